@@ -1,0 +1,3 @@
+"""Reinforcement learning for fair image generation, in JAX."""
+
+__version__ = "0.1.0"

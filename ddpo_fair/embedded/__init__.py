@@ -1,0 +1,1 @@
+"""The small text-to-image model that ships with the package."""

@@ -1,0 +1,1 @@
+"""How balanced, how sure, how good: statistics, quality, figures."""

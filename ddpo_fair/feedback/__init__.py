@@ -1,0 +1,1 @@
+"""Bias evaluation: the classifier, the rewards, the advantages."""

@@ -1,0 +1,1 @@
+"""The objectives (PPO, Truly PPO) and the jitted update."""

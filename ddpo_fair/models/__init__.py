@@ -1,0 +1,1 @@
+"""The networks; modules are named by the paths of the official safetensors files."""

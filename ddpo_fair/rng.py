@@ -1,0 +1,22 @@
+"""Randomness by name: a key is a function of the seed and of what it is for."""
+
+import zlib
+
+import jax
+
+
+def key(seed: int, *names: str | int | jax.Array) -> jax.Array:
+    """Key of one purpose, e.g. `key(0, epoch, "sample", image_index)`.
+
+    Nothing is carried from one use to the next, hence a run can resume from its
+    epoch number alone, and an image is the same on any number of devices.
+
+    Args:
+        seed: the run's seed.
+        names: strings (hashed with CRC-32) and integers, folded in one by one.
+    """
+    result = jax.random.key(seed)
+    for name in names:
+        number = zlib.crc32(name.encode()) if isinstance(name, str) else name
+        result = jax.random.fold_in(result, number)
+    return result
