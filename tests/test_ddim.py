@@ -1,0 +1,264 @@
+"""DDIM against the formula written again, hand arithmetic and diffusers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddpo_fair.diffusion import ddim
+from ddpo_fair.errors import UserError
+
+STABLE_DIFFUSION = {
+    "_class_name": "PNDMScheduler",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "clip_sample": False,
+}
+SHAPE = (2, 4, 4, 3)
+
+
+def normal(seed, shape=SHAPE):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def mean_in_float64(config, timestep, gap, eta, latents, output):
+    """DDIM equations 12 and 16, one scalar timestep, nothing precomputed."""
+    roots = np.linspace(config["beta_start"] ** 0.5, config["beta_end"] ** 0.5, 1000)
+    alphas = np.cumprod(1 - roots**2)
+    alpha = alphas[timestep]
+    alpha_prev = alphas[timestep - gap] if timestep >= gap else alphas[0]
+    std = eta * ((1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)) ** 0.5
+    if config.get("prediction_type") == "v_prediction":
+        original = alpha**0.5 * latents - (1 - alpha) ** 0.5 * output
+        noise = alpha**0.5 * output + (1 - alpha) ** 0.5 * latents
+    else:
+        original = (latents - (1 - alpha) ** 0.5 * output) / alpha**0.5
+        noise = output
+    mean = alpha_prev**0.5 * original + (1 - alpha_prev - std**2) ** 0.5 * noise
+    return mean, std
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_transition_is_the_formula(eta, prediction_type):
+    config = STABLE_DIFFUSION | {"prediction_type": prediction_type}
+    chain = ddim.schedule(config, 50, eta)
+    latents, output = normal(0), normal(1)
+    for index, timestep in enumerate(chain.timesteps):
+        mean, std = ddim.transition(chain[index], jnp.array(latents), jnp.array(output))
+        expected_mean, expected_std = mean_in_float64(
+            config, timestep, 20, eta, np.float64(latents), np.float64(output)
+        )
+        # float32 inputs and coefficients: a few units in the last place.
+        np.testing.assert_allclose(mean, expected_mean, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(std, np.full((1, 1, 1, 1), expected_std), rtol=1e-6)
+
+
+def test_fifty_steps_are_those_of_ddpo():
+    chain = ddim.schedule(STABLE_DIFFUSION, 50, 1.0)
+    assert chain.timesteps.tolist() == [*range(981, 0, -20)]  # 981, 961, ..., 1
+    assert chain.timesteps.dtype == np.int32
+    assert {leaf.shape for leaf in jax.tree.leaves(chain)} == {(50,)}
+
+
+def test_half_precision_inputs_are_raised_to_float32():
+    step = ddim.schedule(STABLE_DIFFUSION, 10, 1.0)[3]
+    mean, std = ddim.transition(
+        step, jnp.array(normal(0)), jnp.array(normal(1), jnp.bfloat16)
+    )
+    next_latents = jnp.ones(SHAPE, jnp.bfloat16)
+    assert mean.dtype == std.dtype == jnp.float32
+    assert ddim.log_prob(next_latents, mean, std).dtype == jnp.float32
+
+
+def test_a_chain_scans_and_gathers():
+    chain = ddim.schedule(STABLE_DIFFUSION, 5, 1.0)
+    latents, output = jnp.array(normal(0)), jnp.array(normal(1))
+
+    def body(carry, step):
+        return carry, ddim.transition(step, latents, output)
+
+    _, (means, stds) = jax.lax.scan(body, 0, chain)
+    indices = jnp.array([4, 2])  # another step for every image
+    mean, std = jax.jit(lambda i: ddim.transition(chain[i], latents, output))(indices)
+    assert std.shape == (2, 1, 1, 1)
+    for image, index in enumerate([4, 2]):
+        # Same coefficients; XLA may fuse one of the two into a multiply-add.
+        np.testing.assert_allclose(
+            mean[image], means[index, image], rtol=1e-5, atol=1e-6
+        )
+        np.testing.assert_array_equal(std[image, 0, 0, 0], stds[index, 0, 0, 0, 0])
+
+
+def test_log_prob_is_the_mean_gaussian_density():
+    next_latents, mean, std = normal(0), normal(1), np.array([0.5, 0.02], np.float32)
+    std = std.reshape(2, 1, 1, 1)
+    density = np.exp(-((next_latents - mean) ** 2) / (2 * std**2)) / np.sqrt(
+        2 * np.pi * std**2
+    )
+    log_density = -((np.float64(next_latents) - mean) ** 2) / (2 * std**2) - np.log(
+        std * np.sqrt(2 * np.pi)
+    )
+    assert np.allclose(np.log(density[0]), log_density[0])
+    actual = ddim.log_prob(jnp.array(next_latents), jnp.array(mean), jnp.array(std))
+    assert actual.shape == (2,)
+    np.testing.assert_allclose(actual, log_density.mean((1, 2, 3)), rtol=1e-5)
+
+
+def test_log_prob_at_the_mean_is_known():
+    # At its mode the density is 1 / (sigma sqrt(2 pi)): -log 2 - 0.918939 for sigma 2.
+    zeros = jnp.zeros(SHAPE)
+    np.testing.assert_allclose(
+        ddim.log_prob(zeros, zeros, jnp.float32(2.0)), [-1.6120857] * 2, rtol=1e-6
+    )
+
+
+def test_kl_is_summed_in_nats():
+    # 48 dimensions, each moved by 0.1 with sigma 0.2: 48 * (0.5 * 0.25) = 6.
+    moved = jnp.full(SHAPE, 0.1)
+    actual = ddim.kl(moved, jnp.zeros(SHAPE), jnp.float32(0.2))
+    np.testing.assert_allclose(actual, [6.0, 6.0], rtol=1e-5)
+
+
+def test_kl_is_the_expected_log_ratio():
+    # E[log p_old - log p_new] under old, by the sampling noise: 20,000 draws.
+    rng = np.random.default_rng(0)
+    mean_old, mean_new, std = 0.3, 0.5, 0.4
+    draws = jnp.array(rng.normal(mean_old, std, (20000, 1)), jnp.float32)
+    old = ddim.log_prob(draws, jnp.full_like(draws, mean_old), jnp.float32(std))
+    new = ddim.log_prob(draws, jnp.full_like(draws, mean_new), jnp.float32(std))
+    exact = ddim.kl(jnp.array([[mean_new]]), jnp.array([[mean_old]]), jnp.float32(std))
+    np.testing.assert_allclose(exact, [0.125], rtol=1e-5)  # 0.2^2 / (2 * 0.4^2)
+    # The variance of the log ratio is 2 KL = 0.25: standard error 0.0035.
+    np.testing.assert_allclose(jnp.mean(old - new), 0.125, atol=0.015)
+
+
+def test_the_last_steps_weigh_most():
+    # KL per squared unit of noise difference at eta 1 is (1-a)/(2a(1-alpha_prev)) with
+    # a = alpha/alpha_prev; Stable Diffusion, 50 steps: 5.36 at t=21, 0.07 mid-chain.
+    chain = ddim.schedule(STABLE_DIFFUSION, 50, 1.0)
+    weights = {}
+    for index, timestep in enumerate(chain.timesteps.tolist()):
+        one = jnp.zeros((1, 2, 2, 1)).at[0, 0, 0, 0].set(1.0)
+        mean_new, std = ddim.transition(chain[index], jnp.zeros_like(one), one)
+        mean_old, _ = ddim.transition(chain[index], jnp.zeros_like(one), 0 * one)
+        weights[timestep] = float(ddim.kl(mean_new, mean_old, std)[0])
+        ratio = chain.alpha[index] / chain.alpha_prev[index]
+        formula = (1 - ratio) / (2 * ratio * (1 - chain.alpha_prev[index]))
+        # 1 - alpha_prev keeps about 3 digits in float32 at the end of the chain.
+        np.testing.assert_allclose(weights[timestep], formula, rtol=2e-3)
+    known = {
+        981: 0.131,
+        741: 0.091,
+        481: 0.071,
+        241: 0.084,
+        81: 0.205,
+        21: 5.36,
+        1: 0.503,
+    }
+    for timestep, weight in known.items():
+        np.testing.assert_allclose(weights[timestep], weight, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "eta", "words"),
+    [
+        ({}, 0.0, "sample.eta=1"),
+        ({"set_alpha_to_one": True}, 1.0, "set_alpha_to_one to false"),
+        ({"steps_offset": 0}, 1.0, "steps_offset to 1"),
+    ],
+)
+def test_a_deterministic_step_is_refused_for_training(changes, eta, words):
+    chain = ddim.schedule(STABLE_DIFFUSION | changes, 10, eta)
+    with pytest.raises(UserError, match=words):
+        ddim.check_policy(chain)
+
+
+def test_a_stochastic_chain_is_accepted_for_training():
+    ddim.check_policy(ddim.schedule(STABLE_DIFFUSION, 50, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"clip_sample": True}, "clip_sample=True"),
+        ({"prediction_type": "sample"}, "prediction_type='sample'"),
+        ({"timestep_spacing": "karras"}, "timestep_spacing='karras'"),
+        ({"beta_schedule": "sigmoid"}, "beta_schedule='sigmoid'"),
+        ({"thresholding": True}, "thresholding=True"),
+        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr=True"),
+    ],
+)
+def test_unsupported_settings_are_named(changes, words):
+    with pytest.raises(UserError, match=words):
+        ddim.schedule(STABLE_DIFFUSION | changes, 10, 1.0)
+
+
+def test_unsaid_clipping_of_the_ddim_class_is_refused():
+    config = STABLE_DIFFUSION | {"_class_name": "DDIMScheduler"}
+    del config["clip_sample"]
+    with pytest.raises(UserError, match="clip_sample=True"):
+        ddim.schedule(config, 10, 1.0)
+
+
+def test_missing_settings_are_named():
+    with pytest.raises(UserError, match="lacks beta_schedule, beta_start, beta_end"):
+        ddim.schedule({"num_train_timesteps": 1000}, 10, 1.0)
+
+
+@pytest.mark.parametrize(("num_steps", "eta"), [(0, 1.0), (1001, 1.0), (10, 1.5)])
+def test_numbers_out_of_range_are_refused(num_steps, eta):
+    with pytest.raises(UserError, match="is outside"):
+        ddim.schedule(STABLE_DIFFUSION, num_steps, eta)
+
+
+def test_a_chain_longer_than_the_training_is_refused():
+    with pytest.raises(UserError, match="starts at timestep 1000"):
+        ddim.schedule(STABLE_DIFFUSION, 1000, 1.0)  # steps_offset 1 would index 1000
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("set_alpha_to_one", [False, True])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize(
+    "beta_schedule", ["scaled_linear", "linear", "squaredcos_cap_v2"]
+)
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_diffusers_takes_the_same_steps(
+    eta, prediction_type, beta_schedule, spacing, set_alpha_to_one
+):
+    torch = pytest.importorskip("torch")
+    diffusers = pytest.importorskip("diffusers")
+    config = STABLE_DIFFUSION | {
+        "_class_name": "DDIMScheduler",
+        "prediction_type": prediction_type,
+        "beta_schedule": beta_schedule,
+        "timestep_spacing": spacing,
+        "set_alpha_to_one": set_alpha_to_one,
+    }
+    reference = diffusers.DDIMScheduler.from_config(config)
+    reference.set_timesteps(12)
+    chain = ddim.schedule(config, 12, eta)
+    assert chain.timesteps.tolist() == reference.timesteps.tolist()
+    for index, timestep in enumerate(reference.timesteps.tolist()):
+        latents, output, noise = (normal(3 * index + i) for i in range(3))
+        expected = reference.step(
+            torch.tensor(output),
+            timestep,
+            torch.tensor(latents),
+            eta=eta,
+            variance_noise=torch.tensor(noise),
+        ).prev_sample
+        mean, std = ddim.transition(chain[index], jnp.array(latents), jnp.array(output))
+        # diffusers accumulates alphas_cumprod in float32, and at the noisy end of the
+        # cosine schedule divides by its tiny square root.
+        scale = np.abs(expected.numpy()).max()
+        np.testing.assert_allclose(
+            mean + std * noise, expected.numpy(), rtol=2e-4, atol=2e-4 * scale
+        )
