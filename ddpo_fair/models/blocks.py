@@ -1,0 +1,134 @@
+"""Blocks of convolutions and attention that UNet and VAE are built from.
+
+Every module's name is a piece of the path of its tensors in the official files.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ddpo_fair.models import layers
+
+
+class ResnetBlock(nn.Module):
+    """Residual block of two convolutions; the time's embedding is optional."""
+
+    features: int
+    num_groups: int
+    epsilon: float
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, time_embedding: jax.Array | None = None
+    ) -> jax.Array:
+        h = layers.GroupNorm(self.num_groups, self.epsilon, self.dtype, name="norm1")(x)
+        h = layers.Conv(self.features, self.dtype, name="conv1")(jax.nn.silu(h))
+        if time_embedding is not None:
+            shift = layers.dense(self.features, "time_emb_proj", self.dtype)(
+                jax.nn.silu(time_embedding)
+            )
+            h = h + shift[:, None, None, :]
+        h = layers.GroupNorm(self.num_groups, self.epsilon, self.dtype, name="norm2")(h)
+        h = layers.Conv(self.features, self.dtype, name="conv2")(jax.nn.silu(h))
+        if x.shape[-1] != self.features:
+            x = layers.Conv(
+                self.features,
+                self.dtype,
+                kernel_size=1,
+                padding=(0, 0),
+                name="conv_shortcut",
+            )(x)
+        return x + h
+
+
+class Attention(nn.Module):
+    """Multi-head attention of [N, L, D] to itself or to a context [N, S, E]."""
+
+    num_heads: int
+    use_bias: bool = False  # of query, key and value; the output always has one
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
+        context = x if context is None else context
+        size = x.shape[-1]
+        h = layers.attend(
+            layers.dense(size, "to_q", self.dtype, self.use_bias)(x),
+            layers.dense(size, "to_k", self.dtype, self.use_bias)(context),
+            layers.dense(size, "to_v", self.dtype, self.use_bias)(context),
+            self.num_heads,
+        )
+        return layers.dense(size, "to_out.0", self.dtype)(h)
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, attention to the text, gated feed-forward."""
+
+    num_heads: int
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, text_states: jax.Array) -> jax.Array:
+        def norm(name: str) -> layers.LayerNorm:
+            return layers.LayerNorm(1e-5, self.dtype, name=name)
+
+        size = x.shape[-1]
+        x = x + Attention(self.num_heads, dtype=self.dtype, name="attn1")(
+            norm("norm1")(x)
+        )
+        x = x + Attention(self.num_heads, dtype=self.dtype, name="attn2")(
+            norm("norm2")(x), text_states
+        )
+        h = layers.dense(8 * size, "ff.net.0.proj", self.dtype)(norm("norm3")(x))
+        h, gate = jnp.split(h, 2, axis=-1)
+        h = h * layers.ACTIVATIONS["gelu"](gate)
+        return x + layers.dense(size, "ff.net.2", self.dtype)(h)
+
+
+class Transformer(nn.Module):
+    """Transformer over the pixels of [N, H, W, C], attending to the text."""
+
+    num_heads: int
+    num_layers: int
+    num_groups: int
+    use_linear_projection: bool
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, text_states: jax.Array) -> jax.Array:
+        N, H, W, C = x.shape
+        h = layers.GroupNorm(self.num_groups, 1e-6, self.dtype, name="norm")(x)
+        h = self._project(h, "proj_in").reshape(N, H * W, C)
+        for i in range(self.num_layers):
+            h = TransformerBlock(
+                self.num_heads, self.dtype, name=f"transformer_blocks.{i}"
+            )(h, text_states)
+        return x + self._project(h.reshape(N, H, W, C), "proj_out")
+
+    def _project(self, x: jax.Array, name: str) -> jax.Array:
+        C = x.shape[-1]
+        if self.use_linear_projection:
+            return layers.dense(C, name, self.dtype)(x)
+        return layers.Conv(C, self.dtype, kernel_size=1, padding=(0, 0), name=name)(x)
+
+
+class ImageAttention(nn.Module):
+    """The VAE's attention over all pixels of [N, H, W, C], one head."""
+
+    num_groups: int
+    epsilon: float
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        N, H, W, C = x.shape
+        h = layers.GroupNorm(
+            self.num_groups, self.epsilon, self.dtype, name="group_norm"
+        )(x)
+        h = h.reshape(N, H * W, C)
+        q, k, v = (
+            layers.dense(C, name, self.dtype)(h) for name in ("to_q", "to_k", "to_v")
+        )
+        h = layers.attend(q, k, v, num_heads=1)
+        return x + layers.dense(C, "to_out.0", self.dtype)(h).reshape(N, H, W, C)

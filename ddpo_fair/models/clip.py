@@ -1,0 +1,123 @@
+"""Text encoder of Stable Diffusion (transformers' CLIPTextModel)."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ddpo_fair import errors
+from ddpo_fair.models import layers, options
+
+NETWORK = "CLIPTextModel"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Options of config.json, under their names there; defaults are transformers'."""
+
+    vocab_size: int = 49408
+    hidden_size: int = 512
+    intermediate_size: int = 2048
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
+    max_position_embeddings: int = 77
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+
+    @classmethod
+    def from_dict(cls, json_dict: dict[str, Any]) -> "Config":
+        """Config of a parsed config.json; what concerns no forward pass is ignored.
+
+        Raises:
+            UserError: if the file is of another model or of an unknown activation.
+        """
+        model_type = json_dict.get("model_type", "clip_text_model")
+        options.require(
+            model_type == "clip_text_model",
+            NETWORK,
+            f"model_type={model_type!r} must be 'clip_text_model'",
+        )
+        known = {field.name for field in dataclasses.fields(cls)}
+        config = cls(**{k: v for k, v in json_dict.items() if k in known})
+        options.require(
+            config.hidden_act in ("gelu", "quick_gelu"),
+            NETWORK,
+            f"hidden_act={config.hidden_act!r} must be 'gelu' or 'quick_gelu'",
+        )
+        options.require(
+            config.hidden_size % config.num_attention_heads == 0,
+            NETWORK,
+            f"num_attention_heads={config.num_attention_heads} must divide "
+            f"hidden_size={config.hidden_size}",
+        )
+        return config
+
+
+class EncoderLayer(nn.Module):
+    """Causal self-attention and feed-forward, normalised first."""
+
+    config: Config
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c = self.config
+        h = layers.LayerNorm(c.layer_norm_eps, self.dtype, name="layer_norm1")(x)
+        q, k, v = (
+            layers.dense(c.hidden_size, f"self_attn.{name}", self.dtype)(h)
+            for name in ("q_proj", "k_proj", "v_proj")
+        )
+        h = layers.attend(q, k, v, c.num_attention_heads, is_causal=True)
+        x = x + layers.dense(c.hidden_size, "self_attn.out_proj", self.dtype)(h)
+        h = layers.LayerNorm(c.layer_norm_eps, self.dtype, name="layer_norm2")(x)
+        h = layers.dense(c.intermediate_size, "mlp.fc1", self.dtype)(h)
+        h = layers.ACTIVATIONS[c.hidden_act](h)
+        return x + layers.dense(c.hidden_size, "mlp.fc2", self.dtype)(h)
+
+
+class TextEncoder(nn.Module):
+    """Last hidden state of the tokens, after the final norm.
+
+    Args of a call:
+        input_ids: int [N, L], L <= max_position_embeddings.
+
+    Returns:
+        float32 [N, L, hidden_size].
+    """
+
+    config: Config
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, input_ids: jax.Array) -> jax.Array:
+        c = self.config
+        length = input_ids.shape[1]
+        if length > c.max_position_embeddings:
+            raise errors.UserError(
+                f"{NETWORK}: {length} tokens, but max_position_embeddings="
+                f"{c.max_position_embeddings}; truncate the prompts."
+            )
+
+        def embed(size: int, name: str) -> nn.Embed:
+            # 0.02: transformers' initializer_range
+            return nn.Embed(
+                size,
+                c.hidden_size,
+                dtype=self.dtype,
+                embedding_init=nn.initializers.normal(0.02),
+                name=f"text_model.embeddings.{name}",
+            )
+
+        tokens = embed(c.vocab_size, "token_embedding")(input_ids)
+        positions = embed(c.max_position_embeddings, "position_embedding")(
+            jnp.arange(length)
+        )
+        x = tokens + positions[None]
+        for i in range(c.num_hidden_layers):
+            x = EncoderLayer(c, self.dtype, name=f"text_model.encoder.layers.{i}")(x)
+        norm = layers.LayerNorm(
+            c.layer_norm_eps, self.dtype, name="text_model.final_layer_norm"
+        )
+        return norm(x).astype(jnp.float32)

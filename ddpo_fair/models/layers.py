@@ -1,0 +1,166 @@
+"""Layers that the four networks share: NHWC, float32 parameters.
+
+`dtype` is the dtype of the computation. Statistics of the norms and the softmax
+of the attention are float32 whatever it is.
+"""
+
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+# PyTorch's default for Linear and Conv2d: U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    # 1.702: Hendrycks and Gimpel 2016, as OpenAI's CLIP was trained
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "silu": jax.nn.silu,
+}
+
+
+def dense(
+    features: int, name: str, dtype: jax.typing.DTypeLike, use_bias: bool = True
+) -> nn.Dense:
+    """Dense layer over the last axis, called `name`."""
+    return nn.Dense(
+        features, use_bias=use_bias, dtype=dtype, kernel_init=kernel_init, name=name
+    )
+
+
+def convolve(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int, int]
+) -> jax.Array:
+    """Convolution [N, H', W', C'] of images with a square kernel.
+
+    Args:
+        x: [N, H, W, C].
+        kernel: [k, k, C, C'], of x's dtype.
+        stride: the same along both axes.
+        padding: zeros before and after, the same along both axes.
+    """
+    if kernel.shape[:2] == (1, 1) and stride == 1 and padding == (0, 0):
+        return x @ kernel[0, 0]
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=(padding, padding),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+class Conv(nn.Module):
+    """Convolution with bias; 3 x 3 with padding 1 unless told otherwise."""
+
+    features: int
+    dtype: jax.typing.DTypeLike = jnp.float32
+    kernel_size: int = 3
+    stride: int = 1
+    padding: tuple[int, int] = (1, 1)
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", kernel_init, shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        y = convolve(
+            x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.padding
+        )
+        return y + bias.astype(self.dtype)[None, None, None]
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation over [H, W, C / groups] of each image."""
+
+    num_groups: int
+    epsilon: float
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        N, H, W, C = x.shape
+        scale = self.param("scale", nn.initializers.ones, (C,))
+        bias = self.param("bias", nn.initializers.zeros, (C,))
+        groups = x.astype(jnp.float32).reshape(
+            N, H * W, self.num_groups, C // self.num_groups
+        )
+        mean = groups.mean(axis=(1, 3), keepdims=True)
+        centred = groups - mean
+        variance = jnp.square(centred).mean(axis=(1, 3), keepdims=True)
+        y = (centred * jax.lax.rsqrt(variance + self.epsilon)).reshape(N, H, W, C)
+        y = y * scale[None, None, None] + bias[None, None, None]
+        return y.astype(self.dtype)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation over the last axis of [N, L, D]."""
+
+    epsilon: float
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        x = x.astype(jnp.float32)
+        centred = x - x.mean(axis=-1, keepdims=True)
+        variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+        y = centred * jax.lax.rsqrt(variance + self.epsilon)
+        return (y * scale[None, None] + bias[None, None]).astype(self.dtype)
+
+
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    num_heads: int,
+    is_causal: bool = False,
+) -> jax.Array:
+    """Scaled dot-product attention [N, L, D]; every attention of the program.
+
+    Args:
+        query: [N, L, D].
+        key, value: [N, S, D].
+        num_heads: divides D.
+        is_causal: whether position i sees positions 0..i only.
+    """
+
+    def split(x: jax.Array) -> jax.Array:
+        return x.reshape(*x.shape[:2], num_heads, -1)  # [N, L, heads, D/heads]
+
+    # Inside, JAX promotes bfloat16 logits to float32, which strict promotion forbids.
+    with jax.numpy_dtype_promotion("standard"):
+        output = jax.nn.dot_product_attention(
+            split(query), split(key), split(value), is_causal=is_causal
+        )
+    return output.reshape(query.shape)
+
+
+def upsample(x: jax.Array) -> jax.Array:
+    """Images [N, 2H, 2W, C], each pixel repeated."""
+    N, H, W, C = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None], (N, H, 2, W, 2, C))
+    return x.reshape(N, 2 * H, 2 * W, C)
+
+
+def timestep_embedding(
+    timesteps: jax.Array, size: int, flip_sin_to_cos: bool, freq_shift: float
+) -> jax.Array:
+    """Sines and cosines of the timesteps: float32 [N, size] (Ho et al. 2020).
+
+    Args:
+        timesteps: [N].
+        size: even.
+        flip_sin_to_cos: cosines first, as Stable Diffusion has them.
+        freq_shift: the lowest frequency is 10000^(-(h-1)/(h-freq_shift)), h = size/2.
+    """
+    half = size // 2
+    exponents = jnp.arange(half, dtype=jnp.float32) / (half - freq_shift)
+    frequencies = jnp.exp(-math.log(10000.0) * exponents)
+    angles = timesteps.astype(jnp.float32)[:, None] * frequencies[None, :]
+    waves = [jnp.sin(angles), jnp.cos(angles)]
+    return jnp.concatenate(waves[::-1] if flip_sin_to_cos else waves, axis=-1)

@@ -1,0 +1,225 @@
+"""Autoencoder of Stable Diffusion (diffusers' AutoencoderKL)."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ddpo_fair.models import blocks, layers, options
+
+NETWORK = "AutoencoderKL"
+EPSILON = 1e-6  # of every norm, fixed in diffusers' Encoder and Decoder
+
+# Options that are understood only at these values.
+FIXED = {
+    "act_fn": ("silu", "swish"),
+    "force_upcast": (False, True),  # says what float16 would break; not ours
+    "use_quant_conv": (True,),
+    "use_post_quant_conv": (True,),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Options of config.json, under their names there; defaults are diffusers'."""
+
+    in_channels: int = 3
+    out_channels: int = 3
+    down_block_types: tuple[str, ...] = ("DownEncoderBlock2D",)
+    up_block_types: tuple[str, ...] = ("UpDecoderBlock2D",)
+    block_out_channels: tuple[int, ...] = (64,)
+    layers_per_block: int = 1
+    latent_channels: int = 4
+    norm_num_groups: int = 32
+    sample_size: int = 32  # image pixels
+    scaling_factor: float = 0.18215  # of the latents, applied by the caller
+    mid_block_add_attention: bool = True
+
+    @classmethod
+    def from_dict(cls, json_dict: dict[str, Any]) -> "Config":
+        """Config of a parsed config.json.
+
+        Raises:
+            UserError: names each option that this network does not support.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        options.refuse(json_dict, NETWORK, FIXED, known)
+        config = cls(
+            **{
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in json_dict.items()
+                if name in known
+            }
+        )
+        config._check()
+        return config
+
+    def _check(self) -> None:
+        channels = self.block_out_channels
+        for name, kind in (
+            ("down_block_types", "DownEncoderBlock2D"),
+            ("up_block_types", "UpDecoderBlock2D"),
+        ):
+            types = getattr(self, name)
+            options.require(
+                types == (kind,) * len(channels),
+                NETWORK,
+                f"{name}={types} must be {len(channels)} times {kind}",
+            )
+        options.require(
+            all(c % self.norm_num_groups == 0 for c in channels),
+            NETWORK,
+            f"norm_num_groups={self.norm_num_groups} must divide "
+            f"block_out_channels={channels}",
+        )
+
+
+class Level(nn.Module):
+    """The resnets of one resolution and the change to the next."""
+
+    config: Config
+    features: int
+    num_layers: int
+    resample: str | None  # "down", "up"
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for i in range(self.num_layers):
+            x = blocks.ResnetBlock(
+                self.features,
+                self.config.norm_num_groups,
+                EPSILON,
+                self.dtype,
+                name=f"resnets.{i}",
+            )(x)
+        if self.resample == "down":
+            x = layers.Conv(
+                self.features,
+                self.dtype,
+                stride=2,
+                padding=(0, 1),
+                name="downsamplers.0.conv",
+            )(x)
+        elif self.resample == "up":
+            conv = layers.Conv(self.features, self.dtype, name="upsamplers.0.conv")
+            x = conv(layers.upsample(x))
+        return x
+
+
+class MidBlock(nn.Module):
+    """Resnet, attention if the config has it, resnet."""
+
+    config: Config
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        norm = (self.config.norm_num_groups, EPSILON, self.dtype)
+        x = blocks.ResnetBlock(x.shape[-1], *norm, name="resnets.0")(x)
+        if self.config.mid_block_add_attention:
+            x = blocks.ImageAttention(*norm, name="attentions.0")(x)
+        return blocks.ResnetBlock(x.shape[-1], *norm, name="resnets.1")(x)
+
+
+class Encoder(nn.Module):
+    """Images to the two halves, mean and log-variance, of the latents."""
+
+    config: Config
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        c = self.config
+        last = len(c.block_out_channels) - 1
+        x = layers.Conv(c.block_out_channels[0], self.dtype, name="conv_in")(images)
+        for i, features in enumerate(c.block_out_channels):
+            resample = "down" if i < last else None
+            x = Level(
+                c,
+                features,
+                c.layers_per_block,
+                resample,
+                self.dtype,
+                name=f"down_blocks.{i}",
+            )(x)
+        x = MidBlock(c, self.dtype, name="mid_block")(x)
+        x = _norm_out(c, self.dtype)(x)
+        return layers.Conv(2 * c.latent_channels, self.dtype, name="conv_out")(
+            jax.nn.silu(x)
+        )
+
+
+class Decoder(nn.Module):
+    """Latents to images."""
+
+    config: Config
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, latents: jax.Array) -> jax.Array:
+        c = self.config
+        last = len(c.block_out_channels) - 1
+        x = layers.Conv(c.block_out_channels[-1], self.dtype, name="conv_in")(latents)
+        x = MidBlock(c, self.dtype, name="mid_block")(x)
+        for i, features in enumerate(reversed(c.block_out_channels)):
+            resample = "up" if i < last else None
+            x = Level(
+                c,
+                features,
+                c.layers_per_block + 1,
+                resample,
+                self.dtype,
+                name=f"up_blocks.{i}",
+            )(x)
+        x = _norm_out(c, self.dtype)(x)
+        return layers.Conv(c.out_channels, self.dtype, name="conv_out")(jax.nn.silu(x))
+
+
+def _norm_out(config: Config, dtype: jax.typing.DTypeLike) -> layers.GroupNorm:
+    return layers.GroupNorm(
+        config.norm_num_groups, EPSILON, dtype, name="conv_norm_out"
+    )
+
+
+class AutoencoderKL(nn.Module):
+    """Images in [-1, 1] to latents and back; the scaling factor is the caller's."""
+
+    config: Config
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        c = self.config
+        self.encoder = Encoder(c, self.dtype)
+        self.decoder = Decoder(c, self.dtype)
+        self.quant_conv = layers.Conv(
+            2 * c.latent_channels, self.dtype, kernel_size=1, padding=(0, 0)
+        )
+        self.post_quant_conv = layers.Conv(
+            c.latent_channels, self.dtype, kernel_size=1, padding=(0, 0)
+        )
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Reconstruction [N, H, W, 3] from the mean of the latents."""
+        return self.decode(self.encode(images)[0])
+
+    def encode(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Mean and log-variance of the latents, float32 [N, h, w, latent_channels].
+
+        Args:
+            images: [N, H, W, 3] in [-1, 1]; H, W multiples of 2^(levels - 1).
+        """
+        moments = self.quant_conv(self.encoder(images)).astype(jnp.float32)
+        mean, log_var = jnp.split(moments, 2, axis=-1)
+        # bounds of diffusers' DiagonalGaussianDistribution
+        return mean, jnp.clip(log_var, -30.0, 20.0)
+
+    def decode(self, latents: jax.Array) -> jax.Array:
+        """Images of latents: float32 [N, H, W, 3], about [-1, 1], not clipped.
+
+        Args:
+            latents: [N, h, w, latent_channels], divided by the scaling factor.
+        """
+        return self.decoder(self.post_quant_conv(latents)).astype(jnp.float32)

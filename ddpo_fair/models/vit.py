@@ -1,0 +1,166 @@
+"""Image classifier (transformers' ViTForImageClassification)."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ddpo_fair import errors
+from ddpo_fair.models import layers, options
+
+NETWORK = "ViTForImageClassification"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Options of config.json, under their names there; defaults are transformers'."""
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-12
+    image_size: int = 224
+    patch_size: int = 16
+    num_channels: int = 3
+    qkv_bias: bool = True
+    id2label: tuple[str, ...] = ("LABEL_0", "LABEL_1")  # class i's name
+
+    @classmethod
+    def from_dict(cls, json_dict: dict[str, Any]) -> "Config":
+        """Config of a parsed config.json; what concerns no forward pass is ignored.
+
+        Raises:
+            UserError: if the file is of another model, of an unknown activation, or
+                its labels are not numbered 0, 1, 2, ...
+        """
+        model_type = json_dict.get("model_type", "vit")
+        options.require(
+            model_type == "vit", NETWORK, f"model_type={model_type!r} must be 'vit'"
+        )
+        known = {field.name for field in dataclasses.fields(cls)} - {"id2label"}
+        values = {k: v for k, v in json_dict.items() if k in known}
+        if "id2label" in json_dict:
+            values["id2label"] = _labels(json_dict["id2label"])
+        config = cls(**values)
+        config._check()
+        return config
+
+    def _check(self) -> None:
+        def require(condition: bool, message: str) -> None:
+            options.require(condition, NETWORK, message)
+
+        require(
+            self.hidden_act in layers.ACTIVATIONS,
+            f"hidden_act={self.hidden_act!r} must be one of {list(layers.ACTIVATIONS)}",
+        )
+        for name in ("image_size", "patch_size"):
+            value = getattr(self, name)
+            require(isinstance(value, int), f"{name}={value!r} must be one integer")
+        require(
+            self.image_size % self.patch_size == 0,
+            f"patch_size={self.patch_size} must divide image_size={self.image_size}",
+        )
+        require(
+            self.hidden_size % self.num_attention_heads == 0,
+            f"num_attention_heads={self.num_attention_heads} must divide "
+            f"hidden_size={self.hidden_size}",
+        )
+
+
+def _labels(id2label: dict[str, str]) -> tuple[str, ...]:
+    names = {int(index): str(name) for index, name in id2label.items()}
+    options.require(
+        sorted(names) == list(range(len(names))),
+        NETWORK,
+        f"id2label={id2label} must number its classes 0, 1, 2, ...",
+    )
+    return tuple(names[i] for i in range(len(names)))
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward, normalised first."""
+
+    config: Config
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c = self.config
+        h = layers.LayerNorm(c.layer_norm_eps, self.dtype, name="layernorm_before")(x)
+        q, k, v = (
+            layers.dense(
+                c.hidden_size, f"attention.attention.{name}", self.dtype, c.qkv_bias
+            )(h)
+            for name in ("query", "key", "value")
+        )
+        h = layers.attend(q, k, v, c.num_attention_heads)
+        x = x + layers.dense(c.hidden_size, "attention.output.dense", self.dtype)(h)
+        h = layers.LayerNorm(c.layer_norm_eps, self.dtype, name="layernorm_after")(x)
+        h = layers.dense(c.intermediate_size, "intermediate.dense", self.dtype)(h)
+        h = layers.ACTIVATIONS[c.hidden_act](h)
+        return x + layers.dense(c.hidden_size, "output.dense", self.dtype)(h)
+
+
+class Embeddings(nn.Module):
+    """Patches and the class token, with their positions: [N, 1 + patches, D]."""
+
+    config: Config
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, pixel_values: jax.Array) -> jax.Array:
+        c = self.config
+        patches = layers.Conv(
+            c.hidden_size,
+            self.dtype,
+            kernel_size=c.patch_size,
+            stride=c.patch_size,
+            padding=(0, 0),
+            name="patch_embeddings.projection",
+        )(pixel_values)
+        N, rows, columns, D = patches.shape
+        init = nn.initializers.truncated_normal(0.02)  # transformers' initializer_range
+        token = self.param("cls_token", init, (1, 1, D))
+        positions = self.param("position_embeddings", init, (1, 1 + rows * columns, D))
+        x = jnp.concatenate(
+            [
+                jnp.broadcast_to(token, (N, 1, D)).astype(self.dtype),
+                patches.reshape(N, rows * columns, D),
+            ],
+            axis=1,
+        )
+        return x + positions.astype(self.dtype)
+
+
+class ImageClassifier(nn.Module):
+    """Logits of images.
+
+    Args of a call:
+        pixel_values: [N, image_size, image_size, num_channels], normalised.
+
+    Returns:
+        float32 [N, K], class i being `config.id2label[i]`.
+    """
+
+    config: Config
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, pixel_values: jax.Array) -> jax.Array:
+        c = self.config
+        expected = (c.image_size, c.image_size, c.num_channels)
+        if pixel_values.shape[1:] != expected:
+            raise errors.UserError(
+                f"{NETWORK}: images of {pixel_values.shape[1:]}, but the model wants "
+                f"{expected}; resize them."
+            )
+        x = Embeddings(c, self.dtype, name="vit.embeddings")(pixel_values)
+        for i in range(c.num_hidden_layers):
+            x = EncoderLayer(c, self.dtype, name=f"vit.encoder.layer.{i}")(x)
+        norm = layers.LayerNorm(c.layer_norm_eps, self.dtype, name="vit.layernorm")
+        classifier = layers.dense(len(c.id2label), "classifier", self.dtype)
+        return classifier(norm(x)[:, 0]).astype(jnp.float32)
