@@ -1,121 +1,13 @@
 """UNet of Stable Diffusion 1.x and 2.x (diffusers' UNet2DConditionModel)."""
 
-import dataclasses
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from ddpo_fair import errors
-from ddpo_fair.models import blocks, layers, options
+from ddpo_fair.models import blocks, layers, unet_config
 
-NETWORK = "UNet2DConditionModel"
-CROSS_DOWN, PLAIN_DOWN = "CrossAttnDownBlock2D", "DownBlock2D"
-CROSS_UP, PLAIN_UP = "CrossAttnUpBlock2D", "UpBlock2D"
-
-# Options that are understood only at these values.
-FIXED = {
-    "act_fn": ("silu", "swish"),
-    "addition_embed_type_num_heads": (64,),
-    "attention_type": ("default",),
-    "conv_in_kernel": (3,),
-    "conv_out_kernel": (3,),
-    "downsample_padding": (1,),
-    "dropout": (0,),
-    "mid_block_scale_factor": (1,),
-    "mid_block_type": ("UNetMidBlock2DCrossAttn",),
-    "resnet_out_scale_factor": (1,),
-    "resnet_time_scale_shift": ("default",),
-    "time_embedding_type": ("positional",),
-    "upcast_attention": (False, True),  # the softmax is float32 in any case
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Options of config.json, under their names there; defaults are diffusers'."""
-
-    sample_size: int | None = None  # latent pixels
-    in_channels: int = 4
-    out_channels: int = 4
-    flip_sin_to_cos: bool = True
-    freq_shift: int = 0
-    down_block_types: tuple[str, ...] = (CROSS_DOWN, CROSS_DOWN, CROSS_DOWN, PLAIN_DOWN)
-    up_block_types: tuple[str, ...] = (PLAIN_UP, CROSS_UP, CROSS_UP, CROSS_UP)
-    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
-    layers_per_block: int = 2
-    norm_num_groups: int = 32
-    norm_eps: float = 1e-5
-    cross_attention_dim: int = 1280
-    transformer_layers_per_block: int = 1
-    # The number of heads, one or one a level: its name is a mistake that every
-    # published config.json repeats.
-    attention_head_dim: int | tuple[int, ...] = 8
-    use_linear_projection: bool = False
-
-    @classmethod
-    def from_dict(cls, json_dict: dict[str, Any]) -> "Config":
-        """Config of a parsed config.json.
-
-        Raises:
-            UserError: names each option that this network does not support.
-        """
-        known = {field.name for field in dataclasses.fields(cls)}
-        options.refuse(json_dict, NETWORK, FIXED, known)
-        config = cls(
-            **{
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in json_dict.items()
-                if name in known
-            }
-        )
-        config._check()
-        return config
-
-    @property
-    def num_heads(self) -> tuple[int, ...]:
-        """Attention heads of each level."""
-        if isinstance(self.attention_head_dim, int):
-            return (self.attention_head_dim,) * len(self.block_out_channels)
-        return self.attention_head_dim
-
-    def _check(self) -> None:
-        def require(condition: bool, message: str) -> None:
-            options.require(condition, NETWORK, message)
-
-        channels = self.block_out_channels
-        for name, allowed in (
-            ("down_block_types", (CROSS_DOWN, PLAIN_DOWN)),
-            ("up_block_types", (CROSS_UP, PLAIN_UP)),
-        ):
-            types = getattr(self, name)
-            require(
-                len(types) == len(channels) and set(types) <= set(allowed),
-                f"{name}={types} must be {len(channels)} of {allowed}",
-            )
-        for name in (
-            "layers_per_block",
-            "cross_attention_dim",
-            "norm_num_groups",
-            "transformer_layers_per_block",
-        ):
-            value = getattr(self, name)
-            require(isinstance(value, int), f"{name}={value!r} must be one integer")
-        require(
-            len(self.num_heads) == len(channels)
-            and all(
-                c % heads == 0
-                for c, heads in zip(channels, self.num_heads, strict=True)
-            ),
-            f"attention_head_dim={self.attention_head_dim} must divide "
-            f"block_out_channels={channels}",
-        )
-        require(
-            all(c % self.norm_num_groups == 0 for c in channels),
-            f"norm_num_groups={self.norm_num_groups} must divide "
-            f"block_out_channels={channels}",
-        )
+Config = unet_config.Config
 
 
 class Level(nn.Module):
@@ -234,13 +126,17 @@ class UNet(nn.Module):
         skips = [x]
         for i in range(last + 1):
             kind, resample = c.down_block_types[i], "down" if i < last else None
-            level = self._level("down", i, i, kind == CROSS_DOWN, 0, resample)
+            level = self._level(
+                "down", i, i, kind == unet_config.CROSS_DOWN, 0, resample
+            )
             skips += level(skips[-1], *context)
         mid = MidBlock(c, self.dtype, self.remat, name="mid_block")
         x = mid(skips[-1], *context)
         for i in range(last + 1):
             kind, resample = c.up_block_types[i], "up" if i < last else None
-            level = self._level("up", i, last - i, kind == CROSS_UP, 1, resample)
+            level = self._level(
+                "up", i, last - i, kind == unet_config.CROSS_UP, 1, resample
+            )
             x = level(x, *context, skips)[-1]
             del skips[-1 - c.layers_per_block :]
         norm = layers.GroupNorm(
@@ -285,7 +181,7 @@ class UNet(nn.Module):
 def _check_size(shape: tuple[int, ...], multiple: int) -> None:
     if shape[1] % multiple or shape[2] % multiple:
         raise errors.UserError(
-            f"{NETWORK}: latents of {shape[1]} x {shape[2]} pixels are not multiples "
+            f"{unet_config.NETWORK}: latents of {shape[1]} x {shape[2]} pixels are not multiples "
             f"of {multiple}, as its {multiple.bit_length()} levels need; choose a "
             "resolution that is."
         )
