@@ -1,0 +1,189 @@
+"""Rewards for balance, computed on the host from what the classifier said.
+
+Two stages: probabilities are gathered from all hosts first, then these functions see
+the whole batch at once, because a share taken per device batch is mostly noise. A group
+is all the images of one prompt; no group influences another.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from ddpo_fair.errors import UserError
+
+NONE = -1  # the label of an image in which no class was recognised
+
+
+def labels(probabilities: np.ndarray, confidence: float = 0.7) -> np.ndarray:
+    """The class of each image, or NONE, int64 [N] (paper section III-C).
+
+    Args:
+        probabilities: [N, K], rows sum to 1. A row with NaN gives NONE.
+        confidence: a class needs a probability above it; 0.7 in the paper.
+    """
+    probabilities = np.asarray(probabilities)
+    classes = np.argmax(probabilities, axis=1)
+    sure = (
+        np.take_along_axis(probabilities, classes[:, None], axis=1)[:, 0] > confidence
+    )
+    return np.where(sure, classes, NONE)
+
+
+def shift(probabilities: np.ndarray, target_class: int | np.ndarray) -> np.ndarray:
+    """The probability of the underrepresented class, float32 [N] (paper eq. 1).
+
+    Args:
+        probabilities: [N, K].
+        target_class: one class, or int [N] from `underrepresented`.
+    """
+    probabilities = np.asarray(probabilities)
+    classes = np.broadcast_to(target_class, probabilities.shape[:1])
+    return probabilities[np.arange(classes.size), classes].astype(np.float32)
+
+
+def underrepresented(
+    labels: np.ndarray, prompts: Sequence[str], target: Sequence[float]
+) -> np.ndarray:
+    """The class that each image's prompt lacks most, int64 [N].
+
+    It is the class with the largest target - frequency; the lowest class on a tie.
+    Arguments and errors as for `balance`.
+    """
+    labels, target = _check(labels, prompts, target)
+    lacking = np.empty(labels.shape, np.int64)
+    for group in _groups(prompts):
+        lacking[group] = np.argmax(target - _frequency(labels[group], target.size))
+    return lacking
+
+
+def balance(
+    labels: np.ndarray, prompts: Sequence[str], target: Sequence[float]
+) -> np.ndarray:
+    """Reward of each image for moving its prompt's group to the target shares.
+
+    `target(class) - frequency(class)`, with frequencies over recognised images; NONE
+    gets -max|target - frequency|. With two classes and target (1/2, 1/2) this is the
+    paper's eq. 3: +|q - 0.5| for the minority, -|q - 0.5| for the others.
+
+    Args:
+        labels: int [N], a class or NONE, over all hosts.
+        prompts: str [N]; frequencies are taken per prompt.
+        target: [K], the wanted share of each class.
+
+    Returns:
+        float32 [N] in [-1, 1]; 0 for a prompt where nothing was recognised.
+
+    Raises:
+        ValueError: if labels and prompts differ in length or a label is not a class.
+        UserError: if the target is not a distribution.
+    """
+    labels, target = _check(labels, prompts, target)
+    rewards = np.zeros(labels.shape, np.float32)
+    for group in _groups(prompts):
+        own = labels[group]
+        if np.all(own == NONE):
+            continue
+        deficit = target - _frequency(own, target.size)
+        rewards[group] = np.where(own == NONE, -np.abs(deficit).max(), deficit[own])
+    return rewards
+
+
+def balance_loo(
+    memberships: np.ndarray, prompts: Sequence[str], target: Sequence[float]
+) -> np.ndarray:
+    """Unbiased reward of each image for J = -1/2 ||P - target||^2, float32 [N].
+
+    With h an image's membership and P the mean membership of the *other* recognised
+    images of its prompt, the reward is (target - P) . h. Leaving the image itself out
+    makes sum(reward * grad log p) an unbiased estimate of N * grad J (`balance` weighs P
+    by (N - 1) / N, which misses an uneven target in small groups). Subtract a baseline,
+    but do not divide by the batch's standard deviation.
+
+    Args:
+        memberships: [N, K], a row per image: classifier probabilities (dense) or
+            `one_hot(labels, K)`. A row of zeros is NONE: it enters no mean and gets
+            -max|target - P|, as in `balance`. That penalty vanishes at the target and
+            is not part of J's gradient.
+        prompts: str [N].
+        target: [K].
+
+    Returns:
+        float32 [N]; 0 where the prompt has no other recognised image.
+
+    Raises:
+        ValueError: if a length differs or a row sums to neither 0 nor 1.
+        UserError: if the target is not a distribution.
+    """
+    memberships = np.asarray(memberships, np.float64)
+    target = check_target(target, memberships.shape[1])
+    recognised = memberships.sum(axis=1)
+    if len(prompts) != len(memberships):
+        raise ValueError(f"{len(memberships)} memberships, {len(prompts)} prompts")
+    if not np.all(np.isclose(recognised, 0) | np.isclose(recognised, 1, atol=1e-3)):
+        raise ValueError("a membership row must sum to 1, or to 0 for NONE")
+    recognised = recognised > 0.5
+    rewards = np.zeros(len(memberships), np.float32)
+    for group in _groups(prompts):
+        own, seen = memberships[group], recognised[group]
+        others = seen.sum() - seen
+        means = (own.sum(axis=0) - own) / np.maximum(others, 1)[:, None]
+        deficits = target - means
+        reward = np.where(
+            seen, np.sum(deficits * own, axis=1), -np.abs(deficits).max(axis=1)
+        )
+        rewards[group] = np.where(others > 0, reward, 0.0)
+    return rewards
+
+
+def one_hot(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Hard memberships for `balance_loo`, float32 [N, K]; zeros for NONE."""
+    labels = np.asarray(labels)
+    return (labels[:, None] == np.arange(num_classes)).astype(np.float32)
+
+
+def check_target(target: Sequence[float], num_classes: int) -> np.ndarray:
+    """The target as float64 [K].
+
+    Raises:
+        UserError: unless it has K shares, none negative, that sum to 1.
+    """
+    shares = np.asarray(target, np.float64)
+    way_out = f"give {num_classes} shares that sum to 1, one for each class"
+    if shares.shape != (num_classes,):
+        raise UserError(
+            f"reward.target={target!r} has shape {shares.shape}, but the classifier has"
+            f" {num_classes} classes; {way_out}."
+        )
+    if not np.all(shares >= 0):
+        raise UserError(f"reward.target={target!r} has a negative share; {way_out}.")
+    if not np.isclose(shares.sum(), 1, rtol=0, atol=1e-6):
+        raise UserError(
+            f"reward.target={target!r} sums to {shares.sum():.6g}; {way_out}."
+        )
+    return shares
+
+
+def _check(labels, prompts, target) -> tuple[np.ndarray, np.ndarray]:
+    labels = np.asarray(labels)
+    target = check_target(target, len(target))
+    if labels.shape != (len(prompts),):
+        raise ValueError(f"labels {labels.shape}, but {len(prompts)} prompts")
+    if labels.size and not NONE <= labels.min() <= labels.max() < target.size:
+        raise ValueError(
+            f"labels from {labels.min()} to {labels.max()}: each must be NONE={NONE}"
+            f" or one of the target's {target.size} classes"
+        )
+    return labels, target
+
+
+def _groups(prompts: Sequence[str]) -> Iterator[np.ndarray]:
+    """Indices of each prompt's images."""
+    distinct, inverse = np.unique(np.asarray(prompts), return_inverse=True)
+    for index in range(len(distinct)):
+        yield np.flatnonzero(inverse == index)
+
+
+def _frequency(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Shares among recognised images, float64 [K]; zeros if there is none."""
+    counts = np.bincount(labels[labels != NONE], minlength=num_classes)
+    return counts / max(counts.sum(), 1)
