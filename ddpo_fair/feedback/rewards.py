@@ -95,9 +95,9 @@ def balance_loo(
 
     With h an image's membership and P the mean membership of the *other* recognised
     images of its prompt, the reward is (target - P) . h. Leaving the image itself out
-    makes sum(reward * grad log p) an unbiased estimate of N * grad J (`balance` weighs P
-    by (N - 1) / N, which misses an uneven target in small groups). Subtract a baseline,
-    but do not divide by the batch's standard deviation.
+    makes sum(reward * grad log p) an unbiased estimate of N * grad J; `balance` weighs
+    P by (N - 1) / N, which misses an uneven target in small groups. Subtract a
+    baseline, but do not divide by the batch's standard deviation.
 
     Args:
         memberships: [N, K], a row per image: classifier probabilities (dense) or
