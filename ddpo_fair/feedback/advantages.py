@@ -1,9 +1,9 @@
 """From rewards to advantages: how far the batch's spread sets the step's size.
 
 Dividing by the batch's own standard deviation cancels the reward's scale: R_balance
-then loses its factor |q - 0.5| and pushes at full strength at q = 0.49. `fixed` keeps the
-scale. All work in float64, where equal rewards have zero spread, not a rounding error to
-be blown up.
+then loses its factor |q - 0.5| and pushes at full strength at q = 0.49. `fixed` keeps
+the scale. All work in float64, where equal rewards have no spread, rather than a
+rounding error to be blown up.
 """
 
 from collections.abc import Sequence
