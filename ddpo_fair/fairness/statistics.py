@@ -45,8 +45,7 @@ def rogan_gladen(successes: int, trials: int, confusion: np.ndarray) -> Interval
     Args:
         successes: images classified as the first class.
         trials: recognised images.
-        confusion: int [2, 2], `confusion[true, predicted]`, measured on images with
-            known classes, recognised ones only.
+        confusion: int [2, 2], `confusion[true, predicted]`, of recognised images.
 
     Raises:
         UserError: if a class was never tested, or the classifier only guesses.
@@ -54,8 +53,8 @@ def rogan_gladen(successes: int, trials: int, confusion: np.ndarray) -> Interval
     confusion = np.asarray(confusion, np.float64)
     if confusion.shape != (2, 2) or not np.all(confusion.sum(axis=1) > 0):
         raise UserError(
-            f"The confusion matrix {confusion.tolist()} must be 2 x 2, rows the true"
-            " classes, with images of both; test the classifier on more images."
+            f"The confusion matrix {confusion.tolist()} must be 2 x 2, a row per true"
+            " class, with images of both; test the classifier on more images."
         )
     tested, correct = confusion.sum(axis=1), np.diag(confusion)
     if np.sum(correct / tested) <= 1:
@@ -70,13 +69,13 @@ def rogan_gladen(successes: int, trials: int, confusion: np.ndarray) -> Interval
     observed = (successes + Z**2 / 2) / trials_prime
     rates = (correct + 1) / tested_prime
     centre = _corrected(observed, *rates)
-    weights = np.array([centre, 1 - centre])
     noise = rates * (1 - rates) / tested_prime
-    offset = 2 * Z**2 * np.dot(weights * [1, -1], noise)
-    variance = observed * (1 - observed) / trials_prime + np.dot(weights**2, noise)
+    offset = 2 * Z**2 * (centre * noise[0] - (1 - centre) * noise[1])
+    variance = observed * (1 - observed) / trials_prime
+    variance += centre**2 * noise[0] + (1 - centre) ** 2 * noise[1]
     half = Z * math.sqrt(variance) / (rates.sum() - 1)
-    bounds = (estimate, centre + offset - half, centre + offset + half)
-    return Interval(*(float(np.clip(bound, 0, 1)) for bound in bounds))
+    bounds = np.clip([estimate, centre + offset - half, centre + offset + half], 0, 1)
+    return Interval(*bounds.tolist())
 
 
 def noise_floor(trials: int) -> float:

@@ -114,14 +114,8 @@ def balance_loo(
         ValueError: if a length differs or a row sums to neither 0 nor 1.
         UserError: if the target is not a distribution.
     """
-    memberships = np.asarray(memberships, np.float64)
+    memberships, recognised = _check_memberships(memberships, prompts)
     target = check_target(target, memberships.shape[1])
-    recognised = memberships.sum(axis=1)
-    if len(prompts) != len(memberships):
-        raise ValueError(f"{len(memberships)} memberships, {len(prompts)} prompts")
-    if not np.all(np.isclose(recognised, 0) | np.isclose(recognised, 1, atol=1e-3)):
-        raise ValueError("a membership row must sum to 1, or to 0 for NONE")
-    recognised = recognised > 0.5
     rewards = np.zeros(len(memberships), np.float32)
     for group in _groups(prompts):
         own, seen = memberships[group], recognised[group]
@@ -174,6 +168,17 @@ def _check(labels, prompts, target) -> tuple[np.ndarray, np.ndarray]:
             f" or one of the target's {target.size} classes"
         )
     return labels, target
+
+
+def _check_memberships(memberships, prompts) -> tuple[np.ndarray, np.ndarray]:
+    """Memberships as float64 [N, K], and bool [N], False for a row of zeros."""
+    memberships = np.asarray(memberships, np.float64)
+    sums = memberships.sum(axis=1)
+    if len(prompts) != len(memberships):
+        raise ValueError(f"{len(memberships)} memberships, {len(prompts)} prompts")
+    if not np.all(np.isclose(sums, 0) | np.isclose(sums, 1, atol=1e-3)):
+        raise ValueError("a membership row must sum to 1, or to 0 for NONE")
+    return memberships, sums > 0.5
 
 
 def _groups(prompts: Sequence[str]) -> Iterator[np.ndarray]:
