@@ -181,8 +181,8 @@ class UNet(nn.Module):
 def _check_size(shape: tuple[int, ...], multiple: int) -> None:
     if shape[1] % multiple or shape[2] % multiple:
         raise errors.UserError(
-            f"{unet_config.NETWORK}: latents of {shape[1]} x {shape[2]} pixels are not multiples "
-            f"of {multiple}, as its {multiple.bit_length()} levels need; choose a "
+            f"{unet_config.NETWORK}: latents of {shape[1]} x {shape[2]} pixels are not "
+            f"multiples of {multiple}, as {multiple.bit_length()} levels need; take a "
             "resolution that is."
         )
 

@@ -1,0 +1,33 @@
+"""One strict JAX for all tests: eight CPU devices, no promotion, no warning, no hub."""
+
+import os
+
+DEVICES = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}".strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import jax  # noqa: E402 - reads XLA_FLAGS
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# What these warn about is theirs to mend.
+THIRD_PARTY = (
+    "absl|etils|diffusers|flax|huggingface_hub|jax|matplotlib|ml_collections|numba"
+    "|orbax|safetensors|tensorboard|tensorflow|tensorflow_datasets|torch|transformers"
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("filterwarnings", "error")
+    config.addinivalue_line("filterwarnings", f"ignore:::({THIRD_PARTY})")
+
+
+@pytest.fixture(scope="session")
+def torch():
+    """PyTorch on one thread; the test is skipped where it is not installed."""
+    module = pytest.importorskip("torch")
+    module.set_num_threads(1)
+    return module
