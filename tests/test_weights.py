@@ -1,0 +1,251 @@
+import json
+import struct
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import parity
+import pytest
+import safetensors.numpy
+
+from ddpo_fair import errors
+from ddpo_fair.models import weights
+
+TEMPLATE = {
+    "blocks.0": {
+        "conv": {
+            "kernel": jax.ShapeDtypeStruct((3, 3, 2, 4), jnp.float32),
+            "bias": jax.ShapeDtypeStruct((4,), jnp.float32),
+        },
+        "norm": {"scale": jax.ShapeDtypeStruct((4,), jnp.float32)},
+    },
+    "proj": {"kernel": jax.ShapeDtypeStruct((4, 5), jnp.float32)},
+    "token": {"embedding": jax.ShapeDtypeStruct((6, 4), jnp.float32)},
+    "cls_token": jax.ShapeDtypeStruct((1, 1, 4), jnp.float32),
+}
+CONFIG = {"b": 1, "a": [1, None, "c"]}
+FILE = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def params():
+    return parity.draw(TEMPLATE)
+
+
+def write(path, tensors):
+    safetensors.numpy.save_file(
+        {name: np.ascontiguousarray(t) for name, t in tensors.items()}, path
+    )
+
+
+def assert_equal(found, expected):
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_file_holds_official_names_and_axes(tmp_path, params):
+    weights.save(tmp_path, params, CONFIG)
+    tensors = safetensors.numpy.load_file(tmp_path / FILE)
+    conv = params["blocks.0"]["conv"]
+    expected = {
+        "blocks.0.conv.weight": conv["kernel"].transpose(3, 2, 0, 1),
+        "blocks.0.conv.bias": conv["bias"],
+        "blocks.0.norm.weight": params["blocks.0"]["norm"]["scale"],
+        "proj.weight": params["proj"]["kernel"].T,
+        "token.weight": params["token"]["embedding"],
+        "cls_token": params["cls_token"],
+    }
+    assert tensors.keys() == expected.keys()
+    assert_equal(tensors, expected)
+    with safetensors.safe_open(tmp_path / FILE, framework="numpy") as file:
+        assert file.metadata() == {"format": "pt"}  # transformers insists on it
+
+
+def test_loading_returns_what_was_saved(tmp_path, params):
+    weights.save(tmp_path, jax.tree.map(jnp.asarray, params), CONFIG)
+    loaded = weights.load(tmp_path, TEMPLATE)
+    assert_equal(loaded, params)
+    assert all(type(x) is np.ndarray for x in jax.tree.leaves(loaded))
+    assert all(x.flags["C_CONTIGUOUS"] for x in jax.tree.leaves(loaded))
+    assert weights.read_config(tmp_path) == CONFIG
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", FILE]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_file_becomes_float32(tmp_path, params, dtype):
+    weights.save(tmp_path, params, CONFIG, dtype=dtype)
+    loaded = weights.load(tmp_path, TEMPLATE)
+    expected = jax.tree.map(lambda x: x.astype(dtype).astype(np.float32), params)
+    assert_equal(loaded, expected)
+    assert {x.dtype for x in jax.tree.leaves(loaded)} == {np.dtype(np.float32)}
+
+
+def test_variant_is_another_file(tmp_path, params):
+    name = "diffusion_pytorch_model.fp16.safetensors"
+    weights.save(tmp_path, params, CONFIG, name, jnp.float16)
+    weights.load(tmp_path, TEMPLATE, variant="fp16")
+    with pytest.raises(errors.UserError, match="variants fp16; choose"):
+        weights.load(tmp_path, TEMPLATE)
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_shards_are_one_tree(tmp_path, params, variant):
+    weights.save(tmp_path, params, CONFIG)
+    tensors = safetensors.numpy.load_file(tmp_path / FILE)
+    (tmp_path / FILE).unlink()
+    weight_map = {}
+    for i, name in enumerate(tensors):
+        weight_map[name] = f"model-{i % 2 + 1:05}-of-00002.safetensors"
+    for shard in sorted(set(weight_map.values())):
+        held = {n: t for n, t in tensors.items() if weight_map[n] == shard}
+        write(tmp_path / shard, held)
+    middle = f".{variant}" if variant else ""
+    index = tmp_path / f"model.safetensors.index{middle}.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    assert_equal(weights.load(tmp_path, TEMPLATE, variant), params)
+
+    write(tmp_path / shard, tensors)  # the other shard's tensors as well
+    with pytest.raises(errors.UserError, match=r"is both in .*00001.*00002"):
+        weights.load(tmp_path, TEMPLATE, variant)
+    (tmp_path / shard).unlink()
+    with pytest.raises(errors.UserError, match=f"names {shard}, which does not exist"):
+        weights.load(tmp_path, TEMPLATE, variant)
+
+
+@pytest.mark.parametrize("name", ["../other.safetensors", "/etc/passwd", "model.bin"])
+def test_index_cannot_name_files_elsewhere(tmp_path, name):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"cls_token": name}}))
+    with pytest.raises(errors.UserError, match="no safetensors file of its folder"):
+        weights.load(tmp_path, TEMPLATE)
+
+
+def test_message_names_each_tensor_that_does_not_fit(tmp_path, params):
+    weights.save(tmp_path, params, CONFIG)
+    tensors = safetensors.numpy.load_file(tmp_path / FILE)
+    del tensors["cls_token"]
+    tensors["proj.weight"] = np.zeros((5, 3), np.float32)
+    tensors["extra.weight"] = np.zeros((7,), np.float32)
+    tensors["token.weight"] = np.zeros((6, 4), np.int8)
+    write(tmp_path / FILE, tensors)
+    with pytest.raises(errors.UserError) as raised:
+        weights.load(tmp_path, TEMPLATE)
+    message = str(raised.value)
+    path = tmp_path / FILE
+    assert "cls_token [1, 1, 4] is missing" in message
+    assert f"proj.weight of {path} has shape [5, 3], expected [5, 4]" in message
+    assert f"extra.weight [7] of {path} is left over" in message
+    assert f"token.weight of {path} is of type I8" in message
+
+
+def test_long_list_of_misfits_is_cut(tmp_path):
+    write(tmp_path / FILE, {f"x{i}": np.zeros(1, np.float32) for i in range(20)})
+    with pytest.raises(errors.UserError, match="and 18 more"):  # 20 + 6 - 8
+        weights.load(tmp_path, TEMPLATE)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "flax_model.msgpack"])
+def test_pickle_is_refused_with_the_way_out(tmp_path, name):
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(errors.UserError, match=f"only {name}.*convert it once"):
+        weights.load(tmp_path, TEMPLATE)
+
+
+def test_missing_folder_is_named(tmp_path):
+    with pytest.raises(errors.UserError, match=r"nowhere .*no such folder"):
+        weights.load(tmp_path / "nowhere", TEMPLATE)
+
+
+def hostile_files(sound):
+    """Files that a broken download or an attacker might leave."""
+    (size,) = struct.unpack("<Q", sound[:8])
+    header = json.loads(sound[8 : 8 + size])
+    data = sound[8 + size :]
+
+    def join(header, data=data):
+        text = header if isinstance(header, bytes) else json.dumps(header).encode()
+        return struct.pack("<Q", len(text)) + text + data
+
+    overlapping = json.loads(json.dumps(header))
+    overlapping["cls_token"]["data_offsets"] = [0, 16]
+    huge = json.loads(json.dumps(header))
+    huge["cls_token"]["shape"] = [2**62, 4]
+    return {
+        "empty": b"",
+        "cut in the header": sound[:20],
+        "cut in the data": sound[:-3],
+        "too much data": sound + b"\0" * 8,
+        "endless header": struct.pack("<Q", 2**63) + sound[8:],
+        "no json": join(b"{" * 50),
+        "deep json": join(b"[" * 100_000),
+        "not utf-8": join(b"\xff" * 50),
+        "a web page": b"<!DOCTYPE html><html></html>",
+        "a pickle": b"\x80\x04\x95" + b"\0" * 50,
+        "overlapping offsets": join(overlapping),
+        "impossible shape": join(huge),
+    }
+
+
+def test_unsound_file_is_a_user_error(tmp_path, params):
+    weights.save(tmp_path, params, CONFIG)
+    path = tmp_path / FILE
+    for name, content in hostile_files(path.read_bytes()).items():
+        path.write_bytes(content)
+        with pytest.raises(errors.UserError, match="no sound safetensors") as raised:
+            weights.load(tmp_path, TEMPLATE)
+        assert str(path) in str(raised.value), name
+
+
+def test_unreadable_config_is_a_user_error(tmp_path):
+    path = tmp_path / "config.json"
+    with pytest.raises(errors.UserError, match="does not exist"):
+        weights.read_config(tmp_path)
+    for content in (b"", b"{", b"[]", b"\xff", b"[" * 100_000):
+        path.write_bytes(content)
+        with pytest.raises(errors.UserError, match=r"config\.json"):
+            weights.read_config(tmp_path)
+
+
+def test_failed_save_leaves_the_old_files(tmp_path, params):
+    weights.save(tmp_path, params, CONFIG)
+    too_large = {"proj": {"kernel": np.full((4, 5), 1e6, np.float32)}}
+    with pytest.raises(errors.UserError, match=r"proj\.weight is not finite in float1"):
+        weights.save(tmp_path, too_large, CONFIG, dtype=jnp.float16)
+    with pytest.raises(TypeError):
+        weights.save(tmp_path, params, {"not json": object()})
+    assert_equal(weights.load(tmp_path, TEMPLATE), params)
+    assert weights.read_config(tmp_path) == CONFIG
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", FILE]
+
+
+def test_loading_holds_one_tensor_more_than_the_weights(tmp_path):
+    """Anonymous memory of a fresh process: 64 tensors of 4 MiB, read as float32."""
+    shape = (1024, 1024)
+    write(tmp_path / FILE, {f"x{i}.weight": np.ones(shape, "f4") for i in range(64)})
+    program = f"""
+        import numpy as np
+        from ddpo_fair.models import weights
+        def peak():
+            status = open("/proc/self/status").read()
+            return int(status.split("RssAnon:")[1].split()[0])
+        class Leaf:
+            shape = {shape}
+        template = {{f"x{{i}}": {{"kernel": Leaf}} for i in range(64)}}
+        seen = []
+        insert = weights._insert
+        weights._insert = lambda *args: (insert(*args), seen.append(peak()))
+        before = peak()
+        params = weights.load({str(tmp_path)!r}, template)
+        print((max(seen) - before) / (64 * 4096))
+    """
+    if not sys.platform.startswith("linux"):
+        pytest.skip("/proc is Linux's")
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert float(result.stdout) < 1.3
