@@ -58,3 +58,12 @@ def draw(template, seed=0):
         }
 
     return walk(template)
+
+
+def randomise_norms(torch, module):
+    """Moves scales and biases only: larger steps would make deep networks explode."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return module.eval()
