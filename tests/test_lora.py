@@ -1,0 +1,130 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import parity
+import pytest
+
+from ddpo_fair import errors
+from ddpo_fair.models import layers, lora
+
+TEMPLATE = {
+    "blocks.0": {
+        "conv1": {
+            "kernel": jax.ShapeDtypeStruct((3, 3, 6, 5), jnp.float32),
+            "bias": jax.ShapeDtypeStruct((5,), jnp.float32),
+        },
+        "norm": {"scale": jax.ShapeDtypeStruct((5,), jnp.float32)},
+        "attn1": {
+            "to_q": {"kernel": jax.ShapeDtypeStruct((6, 7), jnp.float32)},
+            "to_out.0": {"kernel": jax.ShapeDtypeStruct((7, 6), jnp.float32)},
+        },
+    },
+    "not_to_q": {"kernel": jax.ShapeDtypeStruct((6, 7), jnp.float32)},
+}
+EVERY_PATH = [
+    "blocks.0.attn1.to_out.0",
+    "blocks.0.attn1.to_q",
+    "blocks.0.conv1",
+    "not_to_q",
+]
+
+
+@pytest.fixture
+def params():
+    return parity.draw(TEMPLATE)
+
+
+def init(params, sites, rank=2):
+    return lora.init(jax.random.key(0), params, rank, sites)
+
+
+def trained(params, sites=lora.EVERYWHERE):
+    """Adapters whose `up` is no longer zero."""
+    adapters = init(params, sites)
+    for i, path in enumerate(sorted(adapters)):
+        up = adapters[path]["up"]
+        adapters[path]["up"] = jax.random.normal(jax.random.key(i), up.shape)
+    return adapters
+
+
+def test_fresh_adapters_change_nothing(params):
+    merged = lora.merge(params, init(params, lora.EVERYWHERE))
+    jax.tree.map(np.testing.assert_array_equal, merged, params)
+
+
+def test_merged_dense_equals_factorised(params):
+    adapters = trained(params)
+    merged = lora.merge(params, adapters, scale=0.5)
+    x = jax.random.normal(jax.random.key(9), (4, 6))
+    adapter = adapters["blocks.0.attn1.to_q"]
+    kernel = params["blocks.0"]["attn1"]["to_q"]["kernel"]
+    expected = x @ kernel + 0.5 * ((x @ adapter["down"]) @ adapter["up"])
+    found = x @ merged["blocks.0"]["attn1"]["to_q"]["kernel"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)  # sums reordered
+
+
+@pytest.mark.parametrize(("stride", "padding"), [(1, (1, 1)), (2, (0, 1))])
+def test_merged_convolution_equals_factorised(params, stride, padding):
+    adapters = trained(params)
+    merged = lora.merge(params, adapters, scale=0.5)
+    x = jax.random.normal(jax.random.key(9), (2, 8, 8, 6))
+    adapter = adapters["blocks.0.conv1"]
+    assert adapter["down"].shape == (3, 3, 6, 2)
+    assert adapter["up"].shape == (1, 1, 2, 5)
+    low = layers.convolve(x, adapter["down"], stride, padding)
+    expected = layers.convolve(
+        x, jnp.asarray(params["blocks.0"]["conv1"]["kernel"]), stride, padding
+    ) + 0.5 * layers.convolve(low, adapter["up"], 1, (0, 0))
+    kernel = merged["blocks.0"]["conv1"]["kernel"]
+    found = layers.convolve(x, kernel, stride, padding)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)  # sums reordered
+
+
+def test_sites_are_endings_of_paths(params):
+    assert list(init(params, lora.EVERYWHERE)) == EVERY_PATH
+    assert list(init(params, ("to_q", "conv1"))) == [EVERY_PATH[1], EVERY_PATH[2]]
+    assert list(init(params, ("attn1.to_out.0",))) == [EVERY_PATH[0]]
+
+
+def test_adapter_depends_on_no_other_site(params):
+    alone, together = init(params, ("conv1",)), init(params, lora.EVERYWHERE)
+    path = "blocks.0.conv1"
+    np.testing.assert_array_equal(alone[path]["down"], together[path]["down"])
+    assert not np.allclose(
+        together["blocks.0.attn1.to_q"]["down"], together["not_to_q"]["down"]
+    )
+
+
+def test_only_adapted_kernels_change(params):
+    merged = lora.merge(params, trained(params, ("conv1",)))
+    found, given = parity.flatten(merged), parity.flatten(params)
+    changed = {name for name in given if not np.array_equal(found[name], given[name])}
+    assert changed == {"blocks.0.conv1.kernel"}
+    assert found["not_to_q.kernel"] is given["not_to_q.kernel"]  # not copied
+
+
+def test_gradient_starts_in_up_alone(params):
+    def loss(adapters):
+        merged = lora.merge(params, adapters)
+        return sum(jnp.square(x).sum() for x in jax.tree.leaves(merged))
+
+    gradient = jax.jit(jax.grad(loss))(init(params, lora.EVERYWHERE))
+    for adapter in gradient.values():
+        assert (adapter["down"] == 0).all()
+        assert (adapter["up"] != 0).any()
+
+
+def test_unknown_site_is_refused_with_the_known_ones(params):
+    with pytest.raises(errors.UserError, match=r"'to_x'.*conv1, not_to_q, to_q"):
+        init(params, ("to_q", "to_x"))
+
+
+def test_rank_must_be_positive(params):
+    with pytest.raises(errors.UserError, match="rank=0"):
+        init(params, lora.EVERYWHERE, rank=0)
+
+
+def test_adapters_of_another_network_are_refused(params):
+    adapters = init(params, ("conv1",))
+    with pytest.raises(errors.UserError, match=r"lacks: blocks\.0\.conv1"):
+        lora.merge({"not_to_q": params["not_to_q"]}, adapters)
