@@ -25,9 +25,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", f"ignore:::({THIRD_PARTY})")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def torch():
-    """PyTorch on one thread; the test is skipped where it is not installed."""
+    """PyTorch, seeded, on one thread; without it the test is skipped."""
     module = pytest.importorskip("torch")
     module.set_num_threads(1)
+    module.manual_seed(0)
     return module
