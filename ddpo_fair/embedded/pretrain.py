@@ -1,0 +1,215 @@
+"""`python -m ddpo_fair.embedded.pretrain`: the embedded model, from renders to weights.
+
+Renders the pictures, then trains the autoencoder, the classifier and the text encoder
+with the UNet, each stage resuming where it was stopped, and writes the official folders.
+"""
+
+import concurrent.futures
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from absl import app, flags
+from transformers import CLIPTokenizer
+
+from ddpo_fair.embedded import (
+    dataset,
+    tokenizer,
+    train_classifier,
+    train_diffusion,
+    train_vae,
+)
+from ddpo_fair.models import vae, vit, weights
+
+SHARD = 1_000
+VAE_IMAGES = 8_000  # the autoencoder needs no more
+RECONSTRUCTIONS = 6_000  # that the classifier sees next to the renders
+HOLDOUT = 1_000  # last images, kept from the classifier, for its temperature
+STORED = jnp.float16  # halves the package; the weights become float32 when read
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("work_dir", "pretraining", "Renders, checkpoints: kept to resume.")
+flags.DEFINE_string("output", str(Path(__file__).parent / "weights"), "Final folders.")
+flags.DEFINE_integer("seed", 0, "Of the renders and of the training.")
+flags.DEFINE_integer("images", dataset.NUM_TRAIN, "Renders, in thousands rounded up.")
+flags.DEFINE_integer("vae_steps", 2_000, "Updates of the autoencoder.")
+flags.DEFINE_integer("classifier_steps", 3_000, "Updates of the classifier.")
+flags.DEFINE_integer("diffusion_steps", 6_000, "Updates of text encoder and UNet.")
+flags.DEFINE_enum(
+    "until", "diffusion", ["render", "vae", "classifier", "diffusion"], "Last stage."
+)
+
+
+def render_shard(path: Path, seed: int, start: int) -> None:
+    """Write `SHARD` examples from index `start` on to `path`."""
+    rows = [dataset.example(seed, index) for index in range(start, start + SHARD)]
+    partial = path.with_suffix(".part.npz")
+    np.savez(
+        partial,
+        image=np.stack([row["image"] for row in rows]),
+        caption=np.array([row["caption"] for row in rows]),
+        male=np.array([row["male"] for row in rows]),
+        view=np.array([row["view"] for row in rows]),
+    )
+    os.replace(partial, path)
+
+
+def render(folder: Path, seed: int, count: int) -> dict[str, np.ndarray]:
+    """All examples' image, caption, male and view, rendered where not yet on disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    starts = range(0, count, SHARD)
+    paths = [folder / f"faces_{start:07d}.npz" for start in starts]
+    todo = [(p, s) for p, s in zip(paths, starts, strict=True) if not p.exists()]
+    with concurrent.futures.ProcessPoolExecutor() as pool:
+        jobs = [pool.submit(render_shard, path, seed, start) for path, start in todo]
+        done = concurrent.futures.as_completed(jobs)
+        for job in tqdm.tqdm(done, total=len(jobs), desc="renders (thousands)"):
+            job.result()
+    shards = [np.load(path) for path in paths]
+    names = ("image", "caption", "male", "view")
+    return {name: np.concatenate([shard[name] for shard in shards]) for name in names}
+
+
+def save_vae(folder: Path, params: Any) -> None:
+    weights.save(folder, params, train_vae.CONFIG, dtype=STORED)
+
+
+def cached(path: Path, compute: Any) -> np.ndarray:
+    """The array at `path`, computed and saved there the first time."""
+    if not path.exists():
+        np.save(path.with_suffix(".part.npy"), compute())
+        os.replace(path.with_suffix(".part.npy"), path)
+    return np.load(path)
+
+
+def reconstruct(params: Any, images: np.ndarray) -> np.ndarray:
+    """uint8 images after the autoencoder: what its decoder makes of a face."""
+    network = vae.AutoencoderKL(vae.Config.from_dict(train_vae.CONFIG))
+
+    @jax.jit
+    def both_ways(pixels: jax.Array) -> jax.Array:
+        mean, _ = network.apply({"params": params}, pixels, method="encode")
+        return network.apply({"params": params}, mean, method="decode")
+
+    starts = range(0, len(images), 100)
+    rows = [both_ways(train_vae.scale(images[start : start + 100])) for start in starts]
+    pixels = np.clip(np.concatenate([np.asarray(row) for row in rows]), -1, 1)
+    return np.round((pixels + 1) * 127.5).astype(np.uint8)
+
+
+def classifier_stage(work: Path, output: Path, data: dict, autoencoder: Any) -> None:
+    """Train, calibrate and write the classifier."""
+    near = np.flatnonzero(np.isin(data["view"], ("near", "far")))
+    train, holdout = near[near < len(data["view"]) - HOLDOUT], near[-HOLDOUT:]
+    images, labels = data["image"], data["male"].astype(np.int32)
+    copies = cached(
+        work / "reconstructions.npy",
+        lambda: reconstruct(autoencoder, images[train[:RECONSTRUCTIONS]]),
+    )
+    params = train_classifier.train(
+        work / "classifier",
+        np.concatenate([images[train], copies]),
+        np.concatenate([labels[train], labels[train[: len(copies)]]]),
+        FLAGS.classifier_steps,
+        FLAGS.seed,
+    )
+    network = vit.ImageClassifier(vit.Config.from_dict(train_classifier.CONFIG))
+    pixels = train_vae.scale(images[holdout])
+    logits = np.asarray(jax.jit(network.apply)({"params": params}, pixels))
+    params = train_classifier.temper(params, logits, labels[holdout])
+    folder = output / "classifier"
+    weights.save(
+        folder, params, train_classifier.CONFIG, "model.safetensors", dtype=STORED
+    )
+    write_json(folder / "preprocessor_config.json", train_classifier.PREPROCESSOR)
+
+
+def diffusion_stage(work: Path, folder: Path, data: dict, autoencoder: Any) -> None:
+    """Train and write the text encoder and the UNet."""
+    encode = train_vae.encoder(autoencoder)
+    mirrored = data["image"][:, :, ::-1]
+    latents = cached(
+        work / "latents.npy",
+        lambda: np.stack([encode(data["image"]), encode(mirrored)]).astype(np.float16),
+    )
+    tokens = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    settings = {
+        "padding": "max_length",
+        "truncation": True,
+        "max_length": tokenizer.MAX_LENGTH,
+    }
+    ids = np.asarray(tokens(data["caption"].tolist(), **settings)["input_ids"])
+    empty = np.asarray(tokens([""], **settings)["input_ids"])[0]
+    params = train_diffusion.train(
+        work / "diffusion",
+        latents,
+        ids,
+        empty,
+        FLAGS.diffusion_steps,
+        FLAGS.seed,
+        len(tokens),
+    )
+    weights.save(folder / "unet", params["unet"], train_diffusion.UNET, dtype=STORED)
+    weights.save(
+        folder / "text_encoder",
+        params["text_encoder"],
+        train_diffusion.text_config(len(tokens)),
+        "model.safetensors",
+        dtype=STORED,
+    )
+
+
+def write_json(path: Path, value: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def write_layout(folder: Path, captions: list[str]) -> None:
+    """Everything in a diffusers folder that is no weight."""
+    tokenizer.save(folder / "tokenizer", captions)
+    write_json(folder / "scheduler/scheduler_config.json", train_diffusion.SCHEDULER)
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "safety_checker": [None, None],
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+    }
+    write_json(folder / "model_index.json", index)
+
+
+def main(_: list[str]) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("orbax").setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    work, output = Path(FLAGS.work_dir), Path(FLAGS.output)
+    data = render(work / "faces", FLAGS.seed, FLAGS.images)
+    if FLAGS.until == "render":
+        return
+    folder = output / "text_to_image"
+    write_layout(folder, sorted(set(data["caption"].tolist())))
+    images = data["image"][:VAE_IMAGES]
+    trained = train_vae.train(work / "vae", images, FLAGS.vae_steps, FLAGS.seed)
+    autoencoder = train_vae.normalise(trained, images[:2_000])
+    save_vae(folder / "vae", autoencoder)
+    if FLAGS.until == "vae":
+        return
+    classifier_stage(work, output, data, autoencoder)
+    if FLAGS.until == "classifier":
+        return
+    diffusion_stage(work, folder, data, autoencoder)
+
+
+if __name__ == "__main__":
+    app.run(main)
