@@ -1,0 +1,188 @@
+"""The text-to-image model: a folder in the diffusers layout, its networks, guidance."""
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from transformers import CLIPTokenizer
+
+from ddpo_fair.errors import UserError
+from ddpo_fair.models import clip, unet, vae, weights
+
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A loaded model; `params` has the keys "text_encoder", "unet" and "vae"."""
+
+    folder: Path
+    text_encoder: clip.TextEncoder
+    unet: unet.UNet
+    vae: vae.AutoencoderKL
+    tokenizer: CLIPTokenizer
+    configs: dict[str, dict[str, Any]]  # the parsed config.json of each part
+    params: dict[str, Any]
+
+    @property
+    def scheduler(self) -> dict[str, Any]:
+        """The parsed scheduler_config.json."""
+        return self.configs["scheduler"]
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(h, w, C) of one image's latents."""
+        size = self.configs["unet"]["sample_size"]
+        return (size, size, self.configs["unet"]["in_channels"])
+
+    @property
+    def scaling_factor(self) -> float:
+        """What the VAE's latents are multiplied by; 0.18215 in SD 1.x, before it was
+        written into config.json."""
+        return self.configs["vae"].get("scaling_factor", 0.18215)
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the pictures, in pixels."""
+        levels = len(self.configs["vae"]["block_out_channels"])
+        return self.latent_shape[0] * 2 ** (levels - 1)
+
+
+def load(
+    folder: str | Path,
+    dtype: Any = jnp.float32,
+    remat: bool | str = False,
+    variant: str | None = None,
+) -> Model:
+    """The model of a local folder in the diffusers layout.
+
+    Args:
+        folder: with the sub-folders unet, vae, text_encoder, tokenizer, scheduler.
+        dtype: of the computation; the weights stay float32.
+        remat: of the UNet, see `unet.UNet`.
+        variant: e.g. "fp16" for files named so.
+
+    Raises:
+        UserError: if a part is missing or its weights do not fit its config.
+    """
+    folder = Path(folder)
+    missing = [part for part in PARTS if not (folder / part).is_dir()]
+    if missing:
+        raise UserError(
+            f"model={str(folder)!r} is not a model folder: it has no {', '.join(missing)}. "
+            f"A model is a folder in the diffusers layout with {', '.join(PARTS)}."
+        )
+    configs = {part: weights.read_config(folder / part) for part in PARTS[:3]}
+    configs["scheduler"] = _read_json(folder / "scheduler" / "scheduler_config.json")
+    text = clip.TextEncoder(clip.Config.from_dict(configs["text_encoder"]), dtype)
+    net = unet.UNet(unet.Config.from_dict(configs["unet"]), dtype, remat)
+    autoencoder = vae.AutoencoderKL(vae.Config.from_dict(configs["vae"]), dtype)
+    templates = templates_of(text, net, autoencoder, configs)
+    params = {
+        part: weights.load(folder / part, templates[part], variant)
+        for part in ("text_encoder", "unet", "vae")
+    }
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    tokenizer = CLIPTokenizer.from_pretrained(
+        folder / "tokenizer", local_files_only=True
+    )
+    return Model(folder, text, net, autoencoder, tokenizer, configs, params)
+
+
+def templates_of(
+    text: Any, net: Any, autoencoder: Any, configs: dict
+) -> dict[str, Any]:
+    """Shapes of the parameters of the three networks; computes nothing."""
+    config = configs["unet"]
+    size, channels = config["sample_size"], config["in_channels"]
+    tokens = configs["text_encoder"]["max_position_embeddings"]
+    states = (1, tokens, config["cross_attention_dim"])
+    ids = jax.ShapeDtypeStruct((1, tokens), jnp.int32)
+    timestep = jax.ShapeDtypeStruct((1,), jnp.int32)
+    image = (1, 64, 64, configs["vae"]["in_channels"])
+    return {
+        "text_encoder": weights.init_template(text, ids),
+        "unet": weights.init_template(net, (1, size, size, channels), timestep, states),
+        "vae": weights.init_template(autoencoder, image),
+    }
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}); a model folder needs it, copy the "
+            "folder again."
+        ) from error
+
+
+def tokenize(model: Model, prompts: list[str]) -> np.ndarray:
+    """Token numbers int32 [N, L], padded and cut to the text encoder's length."""
+    length = model.configs["text_encoder"]["max_position_embeddings"]
+    ids = model.tokenizer(
+        prompts, padding="max_length", truncation=True, max_length=length
+    )["input_ids"]
+    return np.asarray(ids, np.int32)
+
+
+def encode_prompts(model: Model, prompts: list[str]) -> np.ndarray:
+    """Text states float32 [N, L, D]; each distinct prompt is encoded once."""
+    distinct = list(dict.fromkeys(prompts))
+    encode = jax.jit(model.text_encoder.apply)
+    params = {"params": model.params["text_encoder"]}
+    states = np.concatenate(
+        [np.asarray(encode(params, tokenize(model, [p])), np.float32) for p in distinct]
+    )
+    return states[[distinct.index(prompt) for prompt in prompts]]
+
+
+def guided_noise(
+    network: unet.UNet,
+    params: Any,
+    latents: jax.Array,
+    timesteps: jax.Array,
+    text: jax.Array,
+    null: jax.Array,
+    guidance_scale: float,
+) -> jax.Array:
+    """The UNet's output under classifier-free guidance; sampler and loss share it.
+
+    output = null + guidance_scale * (text - null), both in one batch (Ho and Salimans
+    2022, https://arxiv.org/abs/2207.12598, with guidance_scale = 1 + w).
+
+    Args:
+        network: the UNet.
+        params: its weights.
+        latents: float32 [N, h, w, C].
+        timesteps: int32 [N].
+        text: [N, L, D], of the prompts.
+        null: [L, D], of the empty prompt.
+        guidance_scale: 1 means no guidance, one evaluation instead of two.
+    """
+    variables = {"params": params}
+    if guidance_scale == 1.0:
+        output = network.apply(variables, latents, timesteps, text)
+        return output.astype(jnp.float32)
+    both = network.apply(
+        variables,
+        jnp.concatenate([latents, latents]),
+        jnp.concatenate([timesteps, timesteps]),
+        jnp.concatenate([jnp.broadcast_to(null[None], text.shape), text]),
+    ).astype(jnp.float32)
+    without, with_text = jnp.split(both, 2)
+    return without + guidance_scale * (with_text - without)
+
+
+def decode(model: Model, vae_params: Any, latents: jax.Array) -> jax.Array:
+    """Images float32 [N, H, W, 3] in [0, 1] of latents [N, h, w, C]."""
+    images = model.vae.apply(
+        {"params": vae_params}, latents / model.scaling_factor, method="decode"
+    )
+    return jnp.clip(images.astype(jnp.float32) / 2 + 0.5, 0.0, 1.0)

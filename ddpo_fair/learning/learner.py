@@ -1,0 +1,218 @@
+"""The update: one jitted program that accumulates a gradient and takes an optax step.
+
+The gradient of one update runs over its share of the epoch's images and a random
+subset of their denoising steps, in microbatches, inside one `lax.scan`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
+from ddpo_fair.learning import losses
+from ddpo_fair.models import lora
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the compiled update depends on; see `config.defaults` for the meaning."""
+
+    objective: str
+    surrogate: losses.Settings
+    guidance_scale: float
+    updates_per_epoch: int
+    steps_per_update: int  # denoising steps of each image in one update
+    last_step: int  # steps from this one on are left out of the loss
+    microbatch: int  # images per device in one forward and backward pass
+    lora_scale: float
+
+
+@flax.struct.dataclass
+class TrainState:
+    """What changes in training: weights (all of the UNet's, or LoRA's), optimizer."""
+
+    params: Any
+    optimizer: Any
+    updates: jax.Array  # int32, taken so far
+
+
+def optimizer(settings: Any, total_updates: int) -> optax.GradientTransformation:
+    """AdamW with a clipped global norm, warm-up and an optional decay.
+
+    Args:
+        settings: `config.train`.
+        total_updates: of the whole run, for the decay.
+    """
+    warmup, floor = settings.warmup_updates, settings.final_learning_rate
+
+    def rate(update: jax.Array) -> jax.Array:
+        warm = jnp.minimum(1.0, (update + 1) / max(1, warmup))
+        progress = jnp.clip(update / max(1, total_updates), 0.0, 1.0)
+        return settings.learning_rate * warm * (1.0 + (floor - 1.0) * progress)
+
+    return optax.chain(
+        optax.clip_by_global_norm(settings.max_grad_norm),
+        optax.adamw(
+            rate,
+            b1=settings.adam_beta1,
+            b2=settings.adam_beta2,
+            eps=settings.adam_epsilon,
+            weight_decay=settings.weight_decay,
+        ),
+    )
+
+
+def merged(base: Any, params: Any, settings: Settings) -> Any:
+    """The UNet's weights: `params` itself, or `base` with the LoRA `params` in it."""
+    if settings.lora_scale == 0.0:
+        return params
+    return lora.merge(base, params, settings.lora_scale)
+
+
+def selection(key: jax.Array, settings: Settings, num_devices: int, n: int) -> tuple:
+    """Which images and which of their steps each update of an epoch uses.
+
+    Both depend on an image's place in the epoch alone, not on the number of devices:
+    of every U neighbours each update gets one.
+
+    Returns:
+        images int32 [U, D, n/U], places on their own device; steps int32
+        [U, D, n/U, S], distinct steps of each image, drawn anew for every image.
+    """
+    keys = jax.random.split(key, 2)
+    U, N, T = settings.updates_per_epoch, num_devices * n, settings.last_step
+    turns = jnp.broadcast_to(jnp.arange(U)[None], (N // U, U))
+    turns = jax.random.permutation(keys[0], turns, axis=1, independent=True)
+    images = turns.reshape(num_devices, n // U, U) + jnp.arange(0, n, U)[None, :, None]
+    images = jnp.moveaxis(images, 2, 0)  # [U, D, n/U]
+    steps = jnp.broadcast_to(jnp.arange(T)[None], (N, T))
+    steps = jax.random.permutation(keys[1], steps, axis=1, independent=True)
+    steps = steps[:, : settings.steps_per_update].reshape(num_devices, n, -1)
+    return images, steps[jnp.arange(num_devices)[None, :, None], images]
+
+
+def microbatches(
+    trajectory: sampler.Trajectory,
+    advantages: jax.Array,
+    images: jax.Array,
+    steps: jax.Array,
+) -> dict[str, jax.Array]:
+    """One update's work as arrays [D, m * S, ...]: an image and one of its steps each.
+
+    Args:
+        trajectory: of the whole epoch, [D, n, ...].
+        advantages: float32 [D, n].
+        images: int32 [D, m].
+        steps: int32 [D, m, S].
+    """
+    num_devices, _, per_image = steps.shape
+    # Step by step, so that a microbatch holds different images.
+    flat_steps = steps.swapaxes(1, 2).reshape(num_devices, -1)  # [D, S * m]
+    flat_images = jnp.tile(images, (1, per_image))
+    device = jnp.arange(num_devices)[:, None]
+    return {
+        "latents": trajectory.latents[device, flat_images, flat_steps],
+        "following": trajectory.latents[device, flat_images, flat_steps + 1],
+        "log_prob": trajectory.log_probs[device, flat_images, flat_steps],
+        "keys": trajectory.keys[device, flat_images],
+        "text": trajectory.text[device, flat_images],
+        "advantage": advantages[device, flat_images],
+        "step": flat_steps,
+    }
+
+
+def surrogate_loss(
+    model: stable_diffusion.Model,
+    chain: ddim.Schedule,
+    settings: Settings,
+    params: Any,
+    null: jax.Array,
+    batch: dict[str, jax.Array],
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Mean loss of a microbatch [B] and its metrics (means, but `ratio_deviation`)."""
+    now = chain[batch["step"]]
+    output = stable_diffusion.guided_noise(
+        model.unet,
+        params,
+        batch["latents"],
+        now.timesteps,
+        batch["text"],
+        null,
+        settings.guidance_scale,
+    )
+    mean, std = ddim.transition(now, batch["latents"], output)
+    log_prob = ddim.log_prob(batch["following"], mean, std)
+    noise = jax.vmap(sampler.step_noise, (0, 0, None))(
+        batch["keys"], batch["step"], model.latent_shape
+    )
+    old_mean = batch["following"] - std * noise
+    kl = ddim.kl(mean, old_mean, std)
+    objective = losses.OBJECTIVES[settings.objective]
+    surrogate = objective(
+        log_prob, batch["log_prob"], kl, batch["advantage"], settings.surrogate
+    )
+    ratio = jnp.exp(log_prob - batch["log_prob"])
+    metrics = {
+        "loss": surrogate.loss.mean(),
+        "kl": kl.mean(),
+        "clip_fraction": surrogate.clipped.mean(dtype=jnp.float32),
+        "trust_region_fraction": surrogate.outside.mean(dtype=jnp.float32),
+        "restrained_fraction": surrogate.restrained.mean(dtype=jnp.float32),
+        "ratio_deviation": jnp.abs(ratio - 1.0).max(),
+    }
+    return surrogate.loss.mean(), metrics
+
+
+def make_update(
+    model: stable_diffusion.Model,
+    chain: ddim.Schedule,
+    settings: Settings,
+    transform: optax.GradientTransformation,
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """The jitted update.
+
+    It maps (state, base, trajectory, advantages [D, n], images [D, m],
+    steps [D, m, S], null) to the new state and the metrics of this update.
+    """
+
+    @partial(jax.jit, donate_argnums=0)
+    def update(state, base, trajectory, advantages, images, steps, null):
+        params, pull_back = jax.vjp(lambda p: merged(base, p, settings), state.params)
+        work = microbatches(trajectory, advantages, images, steps)
+        work = jax.tree.map(lambda x: _in_turns(x, settings.microbatch), work)
+        gradient_of = jax.value_and_grad(
+            lambda p, b: surrogate_loss(model, chain, settings, p, null, b),
+            has_aux=True,
+        )
+
+        def accumulate(total, batch):
+            (_, metrics), gradient = gradient_of(params, batch)
+            return jax.tree.map(jnp.add, total, gradient), metrics
+
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        total, metrics = jax.lax.scan(accumulate, zeros, work)
+        turns = len(metrics["loss"])
+        (gradient,) = pull_back(jax.tree.map(lambda g: g / turns, total))
+        changes, opt = transform.update(gradient, state.optimizer, state.params)
+        new = TrainState(
+            optax.apply_updates(state.params, changes), opt, state.updates + 1
+        )
+        summary = {name: values.mean() for name, values in metrics.items()}
+        summary["ratio_deviation"] = metrics["ratio_deviation"].max()
+        summary["grad_norm"] = optax.global_norm(gradient)
+        return new, summary
+
+    return update
+
+
+def _in_turns(array: jax.Array, microbatch: int) -> jax.Array:
+    """[D, k * microbatch, ...] as [k, D * microbatch, ...], still split over devices."""
+    devices, count = array.shape[:2]
+    turns = array.reshape(devices, count // microbatch, microbatch, *array.shape[2:])
+    return turns.swapaxes(0, 1).reshape(-1, devices * microbatch, *array.shape[2:])
