@@ -39,7 +39,7 @@ def pmap(function: Callable, in_axes: Any) -> Callable:
 
 
 def split(array: np.ndarray | jax.Array) -> jax.Array:
-    """[N, ...] on every host as [D, N/D, ...] over the devices; image i keeps its place."""
+    """[N, ...] on every host as [D, N/D, ...] over the devices, in the same order."""
     shape = (num_devices(), len(array) // num_devices(), *array.shape[1:])
     sharding = NamedSharding(mesh(), PartitionSpec(AXIS))
     blocks = array.reshape(shape)

@@ -78,7 +78,7 @@ def denoise(
 def make_sampler(
     model: stable_diffusion.Model, chain: ddim.Schedule, guidance_scale: float
 ) -> Callable[..., Trajectory]:
-    """The pmapped `(unet_params, keys [D, n], text [D, n, L, D], null) -> Trajectory`."""
+    """The pmapped `(unet_params, keys [D, n], text [D, n, ...], null) -> Trajectory`."""
 
     def sample(params: Any, keys: jax.Array, text: jax.Array, null: jax.Array):
         latents, log_probs = denoise(

@@ -75,8 +75,8 @@ def load(
     missing = [part for part in PARTS if not (folder / part).is_dir()]
     if missing:
         raise UserError(
-            f"model={str(folder)!r} is not a model folder: it has no {', '.join(missing)}. "
-            f"A model is a folder in the diffusers layout with {', '.join(PARTS)}."
+            f"model={str(folder)!r} is not a model folder: it has no "
+            f"{', '.join(missing)}. A model is a folder in the diffusers layout with {', '.join(PARTS)}."
         )
     configs = {part: weights.read_config(folder / part) for part in PARTS[:3]}
     configs["scheduler"] = _read_json(folder / "scheduler" / "scheduler_config.json")

@@ -1,7 +1,7 @@
 """`python -m ddpo_fair.embedded.pretrain`: the embedded model, from renders to weights.
 
 Renders the pictures, then trains the autoencoder, the classifier and the text encoder
-with the UNet, each stage resuming where it was stopped, and writes the official folders.
+with the UNet; each stage resumes where it was stopped. Writes the official folders.
 """
 
 import concurrent.futures

@@ -12,10 +12,10 @@ BEGIN, END = "<|startoftext|>", "<|endoftext|>"  # CLIP's names
 
 
 def byte_characters() -> list[str]:
-    """The printable character that stands for each of the 256 bytes in CLIP's vocabulary.
+    """The printable characters that stand for the 256 bytes in CLIP's vocabulary.
 
-    Source: `bytes_to_unicode` of https://github.com/openai/CLIP (GPT-2's rule): a byte that
-    prints stands for itself, the others take the characters from 256 on, in order.
+    Source: `bytes_to_unicode` of https://github.com/openai/CLIP (GPT-2's rule): a byte
+    that prints stands for itself, the others take the characters from 256 on.
     """
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
@@ -38,7 +38,7 @@ def merges_of(words: list[str]) -> list[tuple[str, str]]:
 
 
 def save(folder: Path, captions: list[str]) -> None:
-    """Write the tokenizer whose words are those of `captions`, in the official layout."""
+    """Write the tokenizer with the words of `captions`, in the official layout."""
     folder.mkdir(parents=True, exist_ok=True)
     words = [word for caption in captions for word in caption.lower().split()]
     merges = merges_of([word for word in words if word.isalpha() and word.isascii()])

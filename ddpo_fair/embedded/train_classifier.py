@@ -1,4 +1,4 @@
-"""Pretraining of the embedded classifier: a small ViT that looks at faces, not at colours.
+"""Pretraining of the embedded classifier: a small ViT that looks at faces, not colours.
 
 The pictures are augmented so that reinforcement learning cannot please it by tinting,
 blurring or a new background: hue, grey, blur, noise, shifts, the autoencoder's own
@@ -155,7 +155,7 @@ def train(
 
 
 def temper(params: Any, logits: np.ndarray, labels: np.ndarray) -> Any:
-    """The classifier with the temperature that fits `labels` best folded into its head."""
+    """The classifier with the best temperature for `labels` folded into its head."""
     temperatures = np.exp(np.linspace(-1.5, 1.5, 301))
     margin = (logits[:, 1] - logits[:, 0]) * (2 * labels - 1)
     losses = [np.logaddexp(0.0, -margin / t).mean() for t in temperatures]

@@ -62,7 +62,7 @@ EMPTY_PROMPTS = 0.1  # share of captions dropped, for classifier-free guidance
 
 
 def text_config(vocab_size: int) -> dict:
-    """The text encoder's `config.json` for a vocabulary that ends with begin and end."""
+    """The text encoder's `config.json`; the vocabulary ends with begin and end."""
     end = vocab_size - 1
     tokens = {"bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
     return {**TEXT, "vocab_size": vocab_size, **tokens}
@@ -75,7 +75,7 @@ def networks(vocab_size: int) -> tuple[clip.TextEncoder, unet.UNet]:
 
 
 def quiet(params: Any) -> Any:
-    """The initial UNet with zeros where a residual branch ends, so that it starts still.
+    """The initial UNet with zeros where a residual branch ends: it starts still.
 
     Source: the zero modules of https://github.com/openai/guided-diffusion.
     """
@@ -93,7 +93,7 @@ def loss(
 ):
     """Mean squared error of v = sqrt(alpha) noise - sqrt(1 - alpha) latents.
 
-    The timesteps of a batch are spread evenly over the chain: less noise than at random.
+    The timesteps of a batch are spread evenly over the chain: less noisy than random.
     """
     latents, ids = batch
     keys = jax.random.split(key, 2)

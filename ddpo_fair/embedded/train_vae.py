@@ -1,4 +1,4 @@
-"""Pretraining of the embedded autoencoder: 64 x 64 x 3 images to 16 x 16 x 8 latents."""
+"""Pretraining of the embedded autoencoder, 64 x 64 x 3 pixels to 16 x 16 x 8 latents."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +38,7 @@ def scale(images: np.ndarray) -> jax.Array:
 
 
 def loss(network: vae.AutoencoderKL, params: Any, images: jax.Array, key: jax.Array):
-    """Absolute error of pixels and of their gradients, plus the weighted KL divergence."""
+    """Absolute error of pixels and of their differences, plus the weighted KL."""
     variables = {"params": params}
     mean, log_var = network.apply(variables, images, method="encode")
     noise = jax.random.normal(key, mean.shape)

@@ -1,4 +1,4 @@
-"""The loop that every pretraining stage shares: optimizer, average, resume, progress."""
+"""The loop that the pretraining stages share: optimizer, average, resume, progress."""
 
 import logging
 import time
@@ -22,7 +22,7 @@ SAVE_EVERY_SECONDS = 120.0
 
 @flax.struct.dataclass
 class State:
-    """What a stage needs to go on: weights, their moving average, optimizer, steps done."""
+    """What a stage needs to go on: weights, their average, optimizer, steps done."""
 
     params: Any
     average: Any
@@ -107,7 +107,7 @@ def fit(
     num_steps: int,
     decay: float = 0.999,
 ) -> Any:
-    """The averaged weights after `num_steps` updates, resumed from `folder` if it has some.
+    """The averaged weights after `num_steps` updates, resumed from `folder`.
 
     Args:
         name: shown by the progress bar.

@@ -212,7 +212,7 @@ def make_update(
 
 
 def _in_turns(array: jax.Array, microbatch: int) -> jax.Array:
-    """[D, k * microbatch, ...] as [k, D * microbatch, ...], still split over devices."""
+    """[D, k * microbatch, ...] as [k, D * microbatch, ...], split over devices."""
     devices, count = array.shape[:2]
     turns = array.reshape(devices, count // microbatch, microbatch, *array.shape[2:])
     return turns.swapaxes(0, 1).reshape(-1, devices * microbatch, *array.shape[2:])
