@@ -18,6 +18,7 @@ import tqdm
 from absl import app, flags
 from transformers import CLIPTokenizer
 
+from ddpo_fair import parallel
 from ddpo_fair.embedded import (
     dataset,
     tokenizer,
@@ -105,24 +106,25 @@ def reconstruct(params: Any, images: np.ndarray) -> np.ndarray:
 
 def classifier_stage(work: Path, output: Path, data: dict, autoencoder: Any) -> None:
     """Train, calibrate and write the classifier."""
-    near = np.flatnonzero(np.isin(data["view"], ("near", "far")))
-    train, holdout = near[near < len(data["view"]) - HOLDOUT], near[-HOLDOUT:]
-    images, labels = data["image"], data["male"].astype(np.int32)
+    images, faces = data["image"], np.isin(data["view"], ("near", "far"))
+    male = np.where(faces, data["male"], 0.5).astype(np.float32)
+    train = slice(0, len(images) - HOLDOUT)
     copies = cached(
         work / "reconstructions.npy",
-        lambda: reconstruct(autoencoder, images[train[:RECONSTRUCTIONS]]),
+        lambda: reconstruct(autoencoder, images[:RECONSTRUCTIONS]),
     )
     params = train_classifier.train(
         work / "classifier",
         np.concatenate([images[train], copies]),
-        np.concatenate([labels[train], labels[train[: len(copies)]]]),
+        np.concatenate([male[train], male[:RECONSTRUCTIONS]]),
         FLAGS.classifier_steps,
         FLAGS.seed,
     )
     network = vit.ImageClassifier(vit.Config.from_dict(train_classifier.CONFIG))
+    holdout = np.flatnonzero(faces[-HOLDOUT:]) - HOLDOUT
     pixels = train_vae.scale(images[holdout])
     logits = np.asarray(jax.jit(network.apply)({"params": params}, pixels))
-    params = train_classifier.temper(params, logits, labels[holdout])
+    params = train_classifier.temper(params, logits, data["male"][holdout])
     folder = output / "classifier"
     weights.save(
         folder, params, train_classifier.CONFIG, "model.safetensors", dtype=STORED
@@ -190,6 +192,7 @@ def write_layout(folder: Path, captions: list[str]) -> None:
 
 
 def main(_: list[str]) -> None:
+    parallel.use_all_cores()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("orbax").setLevel(logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)

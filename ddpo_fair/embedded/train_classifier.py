@@ -108,26 +108,26 @@ def augment(key: jax.Array, images: jax.Array) -> jax.Array:
 
 def loss(network: vit.ImageClassifier, params: Any, batch: tuple, key: jax.Array):
     """Cross-entropy, smoothed; pictures without a face should answer one half."""
-    images, targets = batch
+    images, male = batch
     keys = jax.random.split(key, 2)
     count = int(len(images) * FACELESS)
     empty = faceless(keys[0], images[:count])
     images = augment(keys[1], jnp.concatenate([empty, images[count:]]))
-    smooth = optax.smooth_labels(jax.nn.one_hot(targets, 2), LABEL_SMOOTHING)
-    smooth = jnp.concatenate([jnp.full((count, 2), 0.5), smooth[count:]])
+    male = jnp.concatenate([jnp.full((count,), 0.5), male[count:]])
+    targets = optax.smooth_labels(jnp.stack([1.0 - male, male], 1), LABEL_SMOOTHING)
     logits = network.apply({"params": params}, images)
-    return optax.softmax_cross_entropy(logits, smooth).mean()
+    return optax.softmax_cross_entropy(logits, targets).mean()
 
 
 def train(
-    folder: Path, images: np.ndarray, labels: np.ndarray, num_steps: int, seed: int
+    folder: Path, images: np.ndarray, male: np.ndarray, num_steps: int, seed: int
 ) -> Any:
     """The weights of the classifier.
 
     Args:
         folder: of the stage's checkpoints.
         images: uint8 [N, 64, 64, 3], renders and their reconstructions.
-        labels: int [N], 0 female and 1 male, the render's ground truth.
+        male: float [N], 0 or 1, the render's ground truth; 1/2 where no face shows.
         num_steps: updates.
         seed: of the run.
     """
@@ -140,7 +140,7 @@ def train(
     def batch(step: int) -> tuple[jax.Array, jax.Array]:
         rows = np.random.default_rng([seed, 2, step]).integers(0, len(images), BATCH)
         pixels = jnp.asarray(images[rows], jnp.float32) / 127.5 - 1.0
-        return pixels, jnp.asarray(labels[rows], jnp.int32)
+        return pixels, jnp.asarray(male[rows], jnp.float32)
 
     return training.fit(
         "classifier",

@@ -16,7 +16,7 @@ UNET = {
     "_class_name": "UNet2DConditionModel",
     "act_fn": "silu",
     "attention_head_dim": 4,
-    "block_out_channels": [64, 96, 128],
+    "block_out_channels": [48, 96, 128],
     "center_input_sample": False,
     "cross_attention_dim": 64,
     "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],

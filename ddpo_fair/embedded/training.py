@@ -15,6 +15,8 @@ import optax.contrib
 import orbax.checkpoint as ocp
 import tqdm
 
+from ddpo_fair import parallel
+
 WARMUP_STEPS = 100
 DECAY_FRACTION = 0.4  # of all steps: the learning rate falls to zero over the last ones
 SAVE_EVERY_SECONDS = 120.0
@@ -120,8 +122,9 @@ def fit(
         num_steps: updates in all.
         decay: of the moving average.
     """
-    state = State(
-        params, jax.tree.map(jnp.copy, params), transform.init(params), jnp.int32(0)
+    average = jax.tree.map(jnp.copy, params)
+    state = parallel.replicate(
+        State(params, average, transform.init(params), jnp.int32(0))
     )
     manager = ocp.CheckpointManager(
         folder.resolve(), options=ocp.CheckpointManagerOptions(max_to_keep=1)
@@ -136,7 +139,7 @@ def fit(
     first, saved, smooth = int(state.step), time.monotonic(), None
     bar = tqdm.trange(first, num_steps, initial=first, total=num_steps, desc=name)
     for index in bar:
-        state, value = step(state, batch(index), key(index))
+        state, value = step(state, parallel.spread(batch(index)), key(index))
         if index % 10 == 9:
             value = float(value)
             smooth = value if smooth is None else 0.95 * smooth + 0.05 * value
