@@ -4,6 +4,7 @@ Arrays of images travel as [D, n, ...]: D devices (of all hosts), n images on ea
 """
 
 import os
+import resource
 from collections.abc import Callable
 from typing import Any
 
@@ -51,6 +52,30 @@ def replicate(tree: Any) -> Any:
     return jax.device_put(tree, NamedSharding(mesh(), PartitionSpec()))
 
 
+def replicated_shapes(tree: Any) -> Any:
+    """Shapes and dtypes of `tree`, to be filled on every device."""
+    sharding = NamedSharding(mesh(), PartitionSpec())
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+    )
+
+
+def spread(tree: Any) -> Any:
+    """Arrays [N, ...] of `tree` with their images divided among the devices."""
+    return jax.device_put(tree, NamedSharding(mesh(), PartitionSpec(AXIS)))
+
+
+def use_all_cores() -> None:
+    """Make every CPU core a device, so that a batch is divided among them.
+
+    XLA's convolutions keep little more than one core busy: measured on two cores, the
+    embedded UNet's gradient takes 0.74 s on two devices, 0.96 s on one. Call it before
+    anything wakes JAX's backends; it does nothing where there is an accelerator.
+    """
+    if not has_accelerator():
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+
+
 def gather(array: jax.Array) -> np.ndarray:
     """[D, n, ...] over the devices as NumPy [N, ...], the same on every host."""
     if jax.process_count() > 1:
@@ -71,3 +96,51 @@ def has_accelerator() -> bool:
     tpu = os.environ.get("TPU_WORKER_ID") or os.environ.get("TPU_NAME")
     names = ("/dev/nvidia0", "/dev/kfd", "/dev/accel0", "/dev/vfio/0")
     return bool(tpu) or any(os.path.exists(name) for name in names)
+
+
+def initialize(settings: Any) -> None:
+    """Joins the other hosts, before any backend starts.
+
+    Args:
+        settings: `config.distributed`; does nothing where it is not enabled.
+    """
+    if not settings.enabled:
+        return
+    processes, process = settings.num_processes, settings.process_id
+    jax.distributed.initialize(
+        coordinator_address=settings.coordinator_address or None,
+        num_processes=processes or None,
+        process_id=process if process >= 0 else None,
+    )
+
+
+def any_host(flag: bool) -> bool:
+    """Whether the flag is set on any host; all hosts must ask."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+def describe() -> list[str]:
+    """The kinds of all devices with their numbers, e.g. ["8 x NVIDIA H100"]."""
+    kinds = [device.device_kind for device in jax.devices()]
+    return [f"{kinds.count(kind)} x {kind}" for kind in dict.fromkeys(kinds)]
+
+
+def memory_gb() -> float:
+    """Peak memory in GB of this host's fullest device; the process's own on a CPU."""
+    statistics = [device.memory_stats() or {} for device in jax.local_devices()]
+    peak = max(stats.get("peak_bytes_in_use", 0) for stats in statistics)
+    return (peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) / 1e9
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs in the user's cache folder, for the next start.
+
+    JAX's own JAX_COMPILATION_CACHE_DIR, where set, comes first.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        jax.config.update(
+            "jax_compilation_cache_dir", os.path.join(home, "ddpo_fair", "jax")
+        )

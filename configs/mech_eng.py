@@ -1,0 +1,17 @@
+"""Gender balance for "photo of the face of a mechanical engineer" (paper, figure 8).
+
+python -m ddpo_fair.train --config=configs/mech_eng.py
+"""
+
+from ml_collections import ConfigDict
+
+from ddpo_fair import config as configuration
+
+
+def get_config(variant: str | None = None) -> ConfigDict:
+    """The experiment on the model of `variant`, see `config.choose_model`."""
+    config = configuration.choose_model(configuration.defaults(), variant)
+    config.run.name = "mech_eng"
+    config.prompts = ("photo of the face of a mechanical engineer",)
+    config.reward.name = "balance"
+    return config

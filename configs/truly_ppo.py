@@ -1,0 +1,18 @@
+"""Truly PPO with the exact KL, on the experiment of mech_eng.py (paper, figure 12).
+
+python -m ddpo_fair.train --config=configs/truly_ppo.py
+"""
+
+from ml_collections import ConfigDict
+
+from ddpo_fair import config as configuration
+
+
+def get_config(variant: str | None = None) -> ConfigDict:
+    """The experiment on the model of `variant`, see `config.choose_model`."""
+    config = configuration.choose_model(configuration.defaults(), variant)
+    config.run.name = "truly_ppo"
+    config.prompts = ("photo of the face of a mechanical engineer",)
+    config.reward.name = "balance"
+    config.train.objective = "truly_ppo"
+    return config

@@ -1,0 +1,181 @@
+"""Checkpoints: what a run needs to go on exactly, written while it goes on.
+
+A checkpoint is numbered by the epochs that are done. It holds the trained parameters,
+the optimizer, and a little JSON: reward statistics and a checksum of the arrays.
+"""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from ddpo_fair.errors import UserError
+
+STATE, REST = "state", "rest"
+DAMAGED = "damaged_"  # what a damaged checkpoint's folder is renamed to
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A checkpoint's content: epochs done, the state, and the plain JSON beside it."""
+
+    epochs_done: int
+    state: Any
+    rest: dict[str, Any]
+    complaints: tuple[str, ...]  # about newer checkpoints that could not be used
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        """Opens or makes the folder; `keep` newest checkpoints stay."""
+        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells its every step
+        self.folder = folder
+        self._manager = ocp.CheckpointManager(
+            folder,
+            item_names=(STATE, REST),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep, enable_async_checkpointing=True
+            ),
+        )
+
+    def newest(self) -> int | None:
+        """Epochs done at the newest checkpoint, begun or finished; None without one."""
+        return self._manager.latest_step()
+
+    def save(self, epochs_done: int, state: Any, rest: dict[str, Any]) -> None:
+        """Copies the state off the devices, then writes in the background.
+
+        Raises:
+            UserError: if this or the previous checkpoint could not be written.
+        """
+        rest = {**rest, "checksum": int(checksum(state))}
+        items = {
+            STATE: ocp.args.StandardSave(state),
+            REST: ocp.args.JsonSave(rest),
+        }
+        try:
+            self._manager.save(epochs_done, args=ocp.args.Composite(**items))
+        except Exception as error:  # of tensorstore, Orbax or the system
+            raise self._failed(error) from error
+
+    def wait(self) -> None:
+        """Returns when all checkpoints are on the disk.
+
+        Raises:
+            UserError: if one could not be written.
+        """
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def restore(self, template: Any) -> Restored | None:
+        """The newest sound checkpoint; damaged ones are renamed and complained of.
+
+        Args:
+            template: a state with the shapes, dtypes and sharding that are wanted.
+
+        Returns:
+            None if there is no checkpoint.
+
+        Raises:
+            UserError: if there are checkpoints and none is sound.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
+        damaged: dict[int, str] = {}
+        for step in steps:
+            found = _read(self._manager, step, target)
+            if isinstance(found, str):
+                damaged[step] = found
+                continue
+            for other in damaged:
+                place = self.folder / str(other)
+                place.rename(self.folder / f"{DAMAGED}{other}")
+            self._manager.reload()
+            complaints = tuple(
+                f"Checkpoint {self.folder / str(other)} is damaged ({reason}); it was"
+                f" renamed to {DAMAGED}{other}, and checkpoint {step} is used."
+                for other, reason in damaged.items()
+            )
+            return Restored(step, found[0], found[1], complaints)
+        if damaged:
+            reasons = "; ".join(f"{step}: {text}" for step, text in damaged.items())
+            raise UserError(
+                f"No checkpoint in {self.folder} can be used ({reasons}). Restore one"
+                " from a copy, or start again with another --config.run.name."
+            )
+        return None
+
+    def close(self) -> None:
+        """Waits for the background, then lets go."""
+        self._manager.close()
+
+    def _failed(self, error: Exception) -> UserError:
+        return UserError(
+            f"The checkpoint in {self.folder} could not be written ({error}). Free some"
+            f" space or mend the folder, then run the same command again: it continues"
+            f" from checkpoint {self.newest()}."
+        )
+
+
+def read_one(folder: Path, epochs_done: int, template: Any) -> Any:
+    """The state of one checkpoint, only looked at: nothing in the folder changes.
+
+    Args:
+        folder: of the checkpoints.
+        epochs_done: its number.
+        template: shapes, dtypes and sharding of the state.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    with ocp.CheckpointManager(
+        folder, item_names=(STATE, REST), options=options
+    ) as manager:
+        found = _read(manager, epochs_done, template)
+    if isinstance(found, str):
+        raise UserError(
+            f"Checkpoint {folder / str(epochs_done)} is damaged ({found}); choose"
+            " another one."
+        )
+    return found[0]
+
+
+def _read(
+    manager: ocp.CheckpointManager, step: int, target: Any
+) -> tuple[Any, dict] | str:
+    """State and rest of one checkpoint, or what is wrong with it."""
+    items = {
+        STATE: ocp.args.StandardRestore(target),
+        REST: ocp.args.JsonRestore(),
+    }
+    try:
+        found = manager.restore(step, args=ocp.args.Composite(**items))
+        state, rest = found[STATE], found[REST]
+        if int(checksum(state)) != rest["checksum"]:
+            return "its numbers do not give its checksum"
+    except Exception as error:  # a cut file raises whatever its reader pleases
+        text = (str(error).strip().splitlines() or [""])[0]
+        return f"{type(error).__name__}: {text[:200]}"
+    return state, rest
+
+
+@jax.jit
+def checksum(state: Any) -> jax.Array:
+    """A uint32 that changes with any bit of the state's float32 and int32 arrays."""
+    total = jnp.uint32(0)
+    for index, leaf in enumerate(jax.tree.leaves(state)):
+        bits = jax.lax.bitcast_convert_type(leaf, jnp.uint32)
+        weight = jnp.uint32(2 * index + 1)  # odd, hence a bit never cancels
+        total = total + weight * jnp.sum(bits, dtype=jnp.uint32)
+    return total

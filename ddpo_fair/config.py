@@ -1,0 +1,226 @@
+"""Every setting of a run, with its meaning.
+
+The comment above a field is its documentation: `--help` prints it.
+"""
+
+from ml_collections import ConfigDict
+
+from ddpo_fair.errors import UserError
+
+EMBEDDED = "embedded"  # the small model that ships with the package
+VARIANTS = ("embedded", "sd15")
+
+
+def defaults() -> ConfigDict:
+    """All settings at their defaults, which suit the embedded model on a CPU."""
+    config = ConfigDict()
+    _general(config)
+    _reward(config)
+    _sample(config)
+    _train(config)
+    _adam(config)
+    _records(config)
+    return config
+
+
+def choose_model(config: ConfigDict, variant: str | None) -> ConfigDict:
+    """`config` with the model of a variant and the settings that follow from it.
+
+    Args:
+        config: is changed.
+        variant: "embedded", "sd15", or None: Stable Diffusion 1.5 on a host with a GPU
+            or TPU, the embedded model elsewhere. No backend is started to find out.
+
+    Raises:
+        UserError: for another variant.
+    """
+    if variant is None:
+        from ddpo_fair import parallel  # JAX takes a second to import
+
+        variant = "sd15" if parallel.has_accelerator() else "embedded"
+    if variant not in VARIANTS:
+        raise UserError(
+            f"--config: {variant!r} after the colon must be {' or '.join(VARIANTS)}."
+        )
+    if variant == "sd15":
+        _stable_diffusion(config)
+    return config
+
+
+def flatten(config: ConfigDict) -> dict[str, object]:
+    """Values by their full names, e.g. "sample.eta", in the order of the definition."""
+    flat: dict[str, object] = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            flat |= {f"{name}.{rest}": leaf for rest, leaf in flatten(value).items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _general(config: ConfigDict) -> None:
+    # Of everything random in the run; 0 to 2147483647.
+    config.seed = 0
+    # Rounds of sampling, scoring and updating.
+    config.epochs = 15
+    # Text-to-image model: "embedded", a folder in the diffusers layout, or a name on
+    # the Hugging Face hub, "owner/name" or "owner/name@revision".
+    config.model = EMBEDDED
+    # Image classifier with labels for women and men: as for the model.
+    config.classifier = EMBEDDED
+    # Of the networks' computation: float32 or bfloat16. Weights, log-probs and
+    # advantages are float32 in any case.
+    config.dtype = "float32"
+    # Texts to draw pictures of; every epoch shares its images equally among them.
+    config.prompts = ("photo of the face of a mechanical engineer",)
+    # A class is recognised at a probability above it (paper, section III-C).
+    config.confidence = 0.7
+
+
+def _reward(config: ConfigDict) -> None:
+    config.reward = ConfigDict()
+    # shift (paper eq. 1), balance (eq. 3) or balance_loo (leave-one-out: unbiased).
+    config.reward.name = "balance"
+    # Whom shift rewards: female, male, or auto for the class that the evaluation
+    # before training finds lacking.
+    config.reward.target_class = "auto"
+    # Wanted shares of (women, men); they sum to 1.
+    config.reward.target = (0.5, 0.5)
+    # Whether balance_loo counts probabilities instead of recognised classes.
+    config.reward.soft = False
+
+    config.advantage = ConfigDict()
+    # batch (whitened by the batch), per_prompt (by each prompt's recent rewards) or
+    # fixed (centred per prompt and divided by advantage.scale, so that it fades).
+    config.advantage.name = "fixed"
+    # What fixed divides by, in units of reward.
+    config.advantage.scale = 0.25
+    # Advantages are clipped to +- this; 5 in ddpo-pytorch, 10 in DDPO's own code.
+    config.advantage.clip = 5.0
+    # Rewards that per_prompt remembers of each prompt; 32 in DDPO.
+    config.advantage.buffer_size = 32
+    # With fewer remembered, per_prompt whitens by the batch; 16 in DDPO.
+    config.advantage.min_count = 16
+
+
+def _sample(config: ConfigDict) -> None:
+    config.sample = ConfigDict()
+    # Denoising steps of an image, T.
+    config.sample.num_steps = 20
+    # Strength of classifier-free guidance; 1 is none.
+    config.sample.guidance_scale = 3.0
+    # Noise of each step as a share of DDPM's; above 0, for a policy must be random.
+    config.sample.eta = 1.0
+    # Images sampled together on one device.
+    config.sample.batch_per_device = 64
+    # Batches of each device in an epoch.
+    config.sample.batches = 1
+
+
+def _train(config: ConfigDict) -> None:
+    config.train = ConfigDict()
+    # ppo, ppo_rollback, tr_ppo, tr_ppo_rollback or truly_ppo.
+    config.train.objective = "ppo"
+    # PPO's interval around a ratio of 1, in the unit of mean log-probs; 1e-4 in DDPO.
+    config.train.clip_range = 1e-3
+    # Slope outside of ppo_rollback (0.3 in its paper) and tr_ppo_rollback (0.05).
+    config.train.rollback = 0.3
+    # KL in nats per step at which tr_ppo, tr_ppo_rollback and truly_ppo act.
+    config.train.trust_region = 0.16
+    # Weight of truly_ppo's KL penalty outside the region; 5 in its paper.
+    config.train.kl_penalty = 5.0
+    # Optimizer steps in one pass over the epoch's images.
+    config.train.updates_per_epoch = 4
+    # Passes over the epoch's images.
+    config.train.inner_epochs = 1
+    # Share of each image's denoising steps that an update uses, drawn at random.
+    config.train.timestep_fraction = 1.0
+    # Last steps of the chain to leave out: they weigh far more than the others.
+    config.train.skip_last_steps = 0
+    # Whether the policy that is trained is the guided one, as it is sampled.
+    config.train.guidance = True
+    # Images per device in one forward and backward pass.
+    config.train.microbatch = 16
+    # Recompute activations in the backward pass to save memory: none, full, or a
+    # policy of jax.checkpoint_policies.
+    config.train.remat = "none"
+    # Largest |ratio - 1| before the first update of an epoch that is not an error.
+    config.train.ratio_tolerance = 1e-3
+
+    config.train.lora = ConfigDict()
+    # Rank of the adapters; 0 trains all weights of the UNet.
+    config.train.lora.rank = 16
+    # Weight of the adapters' product, alpha / rank.
+    config.train.lora.scale = 1.0
+    # Endings of the paths of the layers to adapt, e.g. to_q; all for every layer.
+    config.train.lora.sites = ("all",)
+
+
+def _adam(config: ConfigDict) -> None:
+    # AdamW's step size.
+    config.train.learning_rate = 4e-3
+    # Of the learning rate at the end, as a share of it; falls linearly. 1 is constant.
+    config.train.final_learning_rate = 1.0
+    # Updates over which the learning rate rises from 0.
+    config.train.warmup_updates = 4
+    # AdamW's decay of the gradient's mean.
+    config.train.adam_beta1 = 0.9
+    # AdamW's decay of the squared gradient's mean.
+    config.train.adam_beta2 = 0.999
+    # AdamW's divisor's floor.
+    config.train.adam_epsilon = 1e-8
+    # AdamW's weight decay; 1e-4 in DDPO.
+    config.train.weight_decay = 1e-4
+    # The gradient's global norm is clipped to it; 1 in DDPO.
+    config.train.max_grad_norm = 1.0
+
+
+def _records(config: ConfigDict) -> None:
+    config.eval = ConfigDict()
+    # Fresh images that measure q, the same sampler as in training; 0 is none.
+    config.eval.images = 128
+    # Evaluates before training, then after every so many epochs and after the last.
+    config.eval.every_epochs = 2
+    # Of the grids' pictures, which are the same seeds in every grid and every run.
+    config.eval.seed = 0
+
+    config.log = ConfigDict()
+    # Pictures of a grid in samples/.
+    config.log.images = 64
+
+    config.checkpoint = ConfigDict()
+    # Epochs between checkpoints; the last epoch always has one.
+    config.checkpoint.every_epochs = 1
+    # Newest checkpoints to keep.
+    config.checkpoint.keep = 3
+
+    config.run = ConfigDict()
+    # Folder of all runs.
+    config.run.dir = "runs"
+    # Folder of this run, inside run.dir.
+    config.run.name = "default"
+
+    config.distributed = ConfigDict()
+    # Whether several hosts train together (jax.distributed).
+    config.distributed.enabled = False
+    # "host:port" of process 0; empty asks the cluster (TPU pods, Slurm, ...).
+    config.distributed.coordinator_address = ""
+    # Processes in all; 0 asks the cluster.
+    config.distributed.num_processes = 0
+    # This process, from 0; -1 asks the cluster.
+    config.distributed.process_id = -1
+
+
+def _stable_diffusion(config: ConfigDict) -> None:
+    """Stable Diffusion 1.5 with the paper's classifier; DDPO's settings."""
+    config.model = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    config.classifier = "rizvandwiki/gender-classification-2"  # paper, section III-C
+    config.sample.num_steps = 50
+    config.sample.guidance_scale = 5.0
+    config.sample.batch_per_device = 8
+    config.sample.batches = 8
+    config.train.clip_range = 1e-4
+    config.train.microbatch = 2
+    config.train.learning_rate = 3e-4  # ddpo-pytorch's, for LoRA
+    config.log.images = 16
+    config.checkpoint.every_epochs = 5

@@ -1,0 +1,197 @@
+"""One epoch: sample and classify on the devices, score on the host, update.
+
+Nothing here waits for the devices but `gather`; the caller decides when.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from ddpo_fair import metrics, parallel, prompts, rng
+from ddpo_fair.assembly import Run
+from ddpo_fair.diffusion import sampler
+from ddpo_fair.feedback import advantages, classifier, rewards
+from ddpo_fair.learning import learner
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """The images of one epoch, on their way; batch b holds [D, B] of them."""
+
+    prompt_indices: np.ndarray  # int [N]
+    trajectories: list[sampler.Trajectory]
+    probabilities: list[jax.Array]  # [D, B, 2] each
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """What the classifier makes of an epoch's images; all arrays [N]."""
+
+    labels: np.ndarray
+    rewards: np.ndarray
+    advantages: np.ndarray
+    history: dict[str, list[float]]  # for the next epoch's advantages
+
+
+def batch_indices(
+    num_devices: int, per_device: int, batch: int, size: int
+) -> np.ndarray:
+    """Numbers of a batch's images, int [D, size]; device d has its own d-th share."""
+    first = np.arange(num_devices)[:, None] * per_device
+    return first + batch * size + np.arange(size)
+
+
+def sample(run: Run, unet_params: Any, epoch: int) -> Samples:
+    """Starts sampling, decoding and classifying an epoch's images."""
+    settings, num_devices = run.config.sample, parallel.num_devices()
+    drawn = prompts.draw(
+        len(run.config.prompts), run.num_images, run.config.seed, epoch
+    )
+    trajectories, probabilities = [], []
+    for batch in range(settings.batches):
+        indices = batch_indices(
+            num_devices,
+            settings.batch_per_device * settings.batches,
+            batch,
+            settings.batch_per_device,
+        )
+        keys = run.image_keys("sample", epoch, indices)
+        text = parallel.split(run.text[drawn[indices.reshape(-1)]])
+        trajectory = run.sample(unet_params, keys, text, run.null)
+        images = run.decode(run.vae_params, trajectory.latents[:, :, -1])
+        probabilities.append(run.classify(run.classifier_params, images))
+        trajectories.append(trajectory)
+    return Samples(drawn, trajectories, probabilities)
+
+
+def gather(probabilities: list[jax.Array]) -> np.ndarray:
+    """Batches of [D, B, 2] as [N, 2] in the images' order, the same on every host."""
+    together = jnp.concatenate(probabilities, axis=1)  # [D, n, 2]
+    return parallel.gather(together)
+
+
+def score(
+    config: ConfigDict,
+    probabilities: np.ndarray,
+    names: list[str],
+    target_classes: dict[str, int],
+    history: dict[str, list[float]],
+) -> Scores:
+    """Labels, rewards and advantages of an epoch's images.
+
+    Args:
+        config: all settings.
+        probabilities: [N, 2].
+        names: prompt of each image, str [N].
+        target_classes: whom `shift` rewards, by prompt.
+        history: of the per-prompt advantages.
+    """
+    labels = rewards.labels(probabilities, config.confidence)
+    target = config.reward.target
+    if config.reward.name == "shift":
+        wanted = np.asarray([target_classes[name] for name in names])
+        values = rewards.shift(probabilities, wanted)
+    elif config.reward.name == "balance":
+        values = rewards.balance(labels, names, target)
+    else:
+        memberships = rewards.one_hot(labels, len(classifier.CLASSES))
+        if config.reward.soft:
+            memberships = soft_memberships(probabilities)
+        values = rewards.balance_loo(memberships, names, target)
+    settings = config.advantage
+    if settings.name == "batch":
+        result = advantages.batch(values, settings.clip)
+    elif settings.name == "fixed":
+        result = advantages.fixed(values, names, settings.scale, settings.clip)
+    else:
+        result, history = advantages.per_prompt(
+            values,
+            names,
+            history,
+            buffer_size=settings.buffer_size,
+            min_count=settings.min_count,
+            adv_clip=settings.clip,
+        )
+    return Scores(labels, values, result, history)
+
+
+def soft_memberships(probabilities: np.ndarray) -> np.ndarray:
+    """Probabilities [N, 2] with sum 1; zeros where other labels than ours win."""
+    probabilities = np.nan_to_num(np.asarray(probabilities, np.float64))
+    sums = probabilities.sum(axis=1, keepdims=True)
+    return np.where(sums > 0.5, probabilities / np.maximum(sums, 0.5), 0.0)
+
+
+def update(
+    run: Run,
+    state: learner.TrainState,
+    samples: Samples,
+    advantages_: np.ndarray,
+    epoch: int,
+) -> tuple[learner.TrainState, list[dict[str, jax.Array]]]:
+    """Starts the epoch's updates; the state that is given is used up.
+
+    Returns:
+        The state to come, and the metrics of each update.
+    """
+    trajectory = samples.trajectories[0]
+    if len(samples.trajectories) > 1:
+        trajectory = _join(samples.trajectories)
+    placed = parallel.split(advantages_)
+    selections = [
+        jax.tree.map(
+            np.asarray, run.select(rng.key(run.config.seed, epoch, "selection", i))
+        )
+        for i in range(run.config.train.inner_epochs)
+    ]
+    measured = []
+    for images, steps in selections:
+        for one_images, one_steps in zip(images, steps, strict=True):
+            state, summary = run.update(
+                state, run.base, trajectory, placed, one_images, one_steps, run.null
+            )
+            measured.append(summary)
+    return state, measured
+
+
+@jax.jit
+def _join(trajectories: list[sampler.Trajectory]) -> sampler.Trajectory:
+    """Batches [D, B, ...] as one trajectory [D, n, ...]."""
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *trajectories)
+
+
+def of_samples(run: Run, samples: Samples, scores: Scores) -> dict[str, Any]:
+    """The metrics of an epoch's images, with a part per prompt if there are several."""
+
+    def measure(rows: np.ndarray) -> dict[str, Any]:
+        values = scores.rewards[rows].astype(np.float64)
+        return {
+            "reward_mean": float(values.mean()),
+            "reward_std": float(values.std()),
+            **metrics.shares(scores.labels[rows]),
+        }
+
+    line = measure(np.arange(run.num_images))
+    line["advantage_max"] = float(np.abs(scores.advantages).max())
+    if len(run.config.prompts) > 1:
+        line["prompts"] = {
+            prompt: measure(np.flatnonzero(samples.prompt_indices == index))
+            for index, prompt in enumerate(run.config.prompts)
+        }
+    return line
+
+
+def of_updates(measured: list[dict[str, jax.Array]]) -> dict[str, float]:
+    """The metrics of an epoch's updates: means, and what came first and last.
+
+    `ratio_deviation` is that of the first update, when sampler and learner must agree.
+    """
+    host = [{name: float(value) for name, value in m.items()} for m in measured]
+    line = {name: float(np.mean([m[name] for m in host])) for name in host[0]}
+    line["ratio_deviation"] = host[0]["ratio_deviation"]
+    line["kl_last"] = host[-1]["kl"]
+    return line

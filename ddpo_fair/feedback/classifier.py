@@ -1,0 +1,160 @@
+"""The image classifier: what it looks at, and which of its labels mean what.
+
+Whatever order its labels have, probabilities leave this module as (female, male).
+"""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddpo_fair import parallel
+from ddpo_fair.errors import UserError
+from ddpo_fair.models import tensor_files, vit, weights
+
+FEMALE, MALE = 0, 1
+CLASSES = ("female", "male")
+SPELLINGS = (
+    {"female", "females", "woman", "women", "girl", "girls", "f"},
+    {"male", "males", "man", "men", "boy", "boys", "m"},
+)
+METHODS = {0: "nearest", 2: "linear", 3: "cubic"}  # by PIL's number of the filter
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How pixels 0 to 255 become the network's input; preprocessor_config.json."""
+
+    size: tuple[int, int]  # height, width
+    method: str
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A loaded classifier; `classes` float32 [labels, 2] sums labels into classes."""
+
+    network: vit.ImageClassifier
+    preprocessing: Preprocessing
+    classes: np.ndarray
+    params: Any
+
+
+def load(folder: str | os.PathLike, dtype: Any = jnp.float32) -> Classifier:
+    """The classifier of a folder in transformers' layout.
+
+    Args:
+        folder: with config.json, preprocessor_config.json and safetensors.
+        dtype: of the computation.
+
+    Raises:
+        UserError: if no label means women or none means men, the preprocessing is not
+            supported, or the weights do not fit.
+    """
+    folder = pathlib.Path(folder)
+    config_dict = weights.read_config(folder)
+    config = vit.Config.from_dict(config_dict)
+    classes = label_classes(config.id2label, folder)
+    preprocessing = read_preprocessing(folder, config)
+    network = vit.ImageClassifier(config, dtype)
+    image = (1, config.image_size, config.image_size, config.num_channels)
+    params = weights.load(folder, weights.init_template(network, image))
+    return Classifier(network, preprocessing, classes, params)
+
+
+def label_classes(id2label: tuple[str, ...], folder: os.PathLike) -> np.ndarray:
+    """Which labels mean women and which mean men: float32 [labels, 2] of 0 and 1.
+
+    Raises:
+        UserError: if there is none of either; lists the labels.
+    """
+    words = [label.strip().lower() for label in id2label]
+    found = [[word in spellings for spellings in SPELLINGS] for word in words]
+    classes = np.asarray(found, np.float32).reshape(-1, len(CLASSES))
+    missing = [CLASSES[i] for i in range(len(CLASSES)) if not classes[:, i].any()]
+    if missing:
+        raise UserError(
+            f"classifier={str(folder)!r} has the labels {', '.join(id2label)}, of which"
+            f" none means {' and none means '.join(missing)}. It must tell women from"
+            " men; if its labels are only named otherwise, say so in id2label of its"
+            " config.json."
+        )
+    return classes
+
+
+def read_preprocessing(folder: pathlib.Path, config: vit.Config) -> Preprocessing:
+    """What preprocessor_config.json says.
+
+    Raises:
+        UserError: for a missing file or what is not supported.
+    """
+    path = folder / "preprocessor_config.json"
+    said = tensor_files.read_json(path)
+    if said.get("do_center_crop"):
+        raise UserError(f"{path}: do_center_crop=true is not supported; use a ViT.")
+    size = said.get("size", config.image_size)
+    if isinstance(size, dict):
+        size = (size.get("height"), size.get("width"))
+    size = size if isinstance(size, tuple) else (size, size)
+    if size != (config.image_size, config.image_size):
+        raise UserError(
+            f"{path}: size={said['size']!r} does not fit image_size="
+            f"{config.image_size} of config.json; make them equal."
+        )
+    method = METHODS.get(said.get("resample", 2))
+    if method is None:
+        raise UserError(
+            f"{path}: resample={said['resample']!r} is not supported; it must be 0"
+            " (nearest), 2 (bilinear) or 3 (bicubic)."
+        )
+    rescales, normalises = said.get("do_rescale", True), said.get("do_normalize", True)
+    scale = said.get("rescale_factor", 1 / 255) if rescales else 1.0
+    # transformers' IMAGENET_STANDARD_MEAN and _STD, the default of ViTImageProcessor
+    mean = said.get("image_mean", [0.5] * 3) if normalises else [0.0] * 3
+    std = said.get("image_std", [0.5] * 3) if normalises else [1.0] * 3
+    return Preprocessing(size, method, float(scale), tuple(mean), tuple(std))
+
+
+def preprocess(settings: Preprocessing, images: jax.Array) -> jax.Array:
+    """Pixel values [N, h, w, 3] of images [N, H, W, 3] in [0, 1].
+
+    As the classifier would see the saved pictures: in 256 levels, resized like PIL
+    does, one axis after the other with the result rounded to 256 levels each time.
+    """
+    pixels = jnp.round(images * 255.0)
+    for axis, length in ((2, settings.size[1]), (1, settings.size[0])):
+        if pixels.shape[axis] != length:
+            shape = (*pixels.shape[:axis], length, *pixels.shape[axis + 1 :])
+            pixels = jax.image.resize(pixels, shape, settings.method, antialias=True)
+            pixels = jnp.clip(jnp.round(pixels), 0.0, 255.0)
+    mean = jnp.asarray(settings.mean, jnp.float32)[None, None, None]
+    std = jnp.asarray(settings.std, jnp.float32)[None, None, None]
+    return (pixels * settings.scale - mean) / std
+
+
+def probabilities(classifier: Classifier, params: Any, images: jax.Array) -> jax.Array:
+    """Float32 [N, 2], of (female, male), for images [N, H, W, 3] in [0, 1].
+
+    They sum to 1 unless the classifier has further labels.
+    """
+    pixel_values = preprocess(classifier.preprocessing, images)
+    logits = classifier.network.apply({"params": params}, pixel_values)
+    return jnp.matmul(
+        jax.nn.softmax(logits), jnp.asarray(classifier.classes), precision="highest"
+    )
+
+
+def make_classify(classifier: Classifier) -> Callable[[Any, jax.Array], jax.Array]:
+    """The pmapped `(params, images [D, n, H, W, 3]) -> probabilities [D, n, 2]`."""
+
+    def classify(params: Any, images: jax.Array) -> jax.Array:
+        return probabilities(classifier, params, images)
+
+    return parallel.pmap(classify, in_axes=(None, 0))

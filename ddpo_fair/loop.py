@@ -1,0 +1,241 @@
+"""The epochs of a run, one after the other, each one's metrics a step late.
+
+While the devices sample epoch e + 1, the host reads what epoch e's updates said, writes
+its line and its checkpoint. So neither waits for the other.
+"""
+
+import dataclasses
+import math
+import time
+from typing import Any
+
+import jax
+
+from ddpo_fair import (
+    checkpoint,
+    evaluation,
+    metrics,
+    parallel,
+    progress,
+    stopping,
+)
+from ddpo_fair import epoch as epochs
+from ddpo_fair.assembly import Run
+from ddpo_fair.errors import UserError
+from ddpo_fair.learning import learner
+
+
+@dataclasses.dataclass(frozen=True)
+class Unfinished:
+    """An epoch whose updates, and the evaluation after them, are on their way."""
+
+    epoch: int
+    line: dict[str, Any]  # of metrics.jsonl, as far as it is known
+    measured: list[dict[str, jax.Array]]  # of each update; [] if `line` has them
+    evaluation: evaluation.Pending | None
+
+
+@dataclasses.dataclass
+class Trainer:
+    """A run under way: the state and what it remembers, and where it is written."""
+
+    run: Run
+    state: learner.TrainState
+    checkpoints: checkpoint.Checkpoints
+    journal: metrics.Journal | None  # None on all hosts but the main one
+    progress: progress.Progress
+    stop: stopping.Stop
+    history: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    target_classes: dict[str, int] = dataclasses.field(default_factory=dict)
+    clock: float = 0.0  # when the devices finished what was last waited for
+
+    def train(self, first: int, interrupted_line: dict[str, Any] | None) -> None:
+        """Runs the epochs from `first` to the last.
+
+        Args:
+            first: epochs done before.
+            interrupted_line: of the epoch before, if only its evaluation is missing.
+
+        Raises:
+            Interrupted: when asked to stop; everything is saved.
+            UserError: when training fails, or the disk does.
+        """
+        last = self.run.config.epochs
+        self.clock = time.monotonic()
+        pending = None
+        line_0 = self._before_training() if first == 0 else {}
+        if interrupted_line is not None:
+            pending = Unfinished(
+                first - 1, interrupted_line, [], self._evaluate(first - 1)
+            )
+        for epoch in range(first, last):
+            samples = epochs.sample(self.run, self._unet_params(), epoch)
+            if pending is not None:
+                self._finish(pending)
+            self.progress.wait(
+                samples.probabilities, f"epoch {epoch}: sampling", self.stop
+            )
+            self._leave_if_asked(epoch)
+            line = {"epoch": epoch, **(line_0 if epoch == 0 else {})}
+            pending = self._update(epoch, samples, line)
+            del samples  # frees the trajectories once the updates are done
+        if pending is not None:
+            self._finish(pending)
+        self.checkpoints.wait()
+
+    def _before_training(self) -> dict[str, Any]:
+        """The evaluation of the model as it came; its fields of the first line."""
+        pending = evaluation.start(self.run, self._unet_params(), 0)
+        self.progress.wait(pending.probabilities, "before training", self.stop)
+        self._leave_if_asked(0)
+        result = evaluation.finish(self.run, pending)
+        self.target_classes = evaluation.target_classes(self.run, result)
+        line: dict[str, Any] = {}
+        self._record(0, result, line)
+        if line:
+            self.progress.say(f"before training: {metrics.evaluation_text(line)}")
+        return line | {"eval_seconds": self._lap()}
+
+    def _update(
+        self, epoch: int, samples: epochs.Samples, line: dict[str, Any]
+    ) -> Unfinished:
+        """Scores the epoch's images and starts its updates and its evaluation."""
+        config = self.run.config
+        probabilities = epochs.gather(samples.probabilities)
+        line["sample_seconds"] = self._lap()
+        names = [config.prompts[index] for index in samples.prompt_indices]
+        scores = epochs.score(
+            config, probabilities, names, self.target_classes, self.history
+        )
+        self.history = scores.history
+        measured = epochs.of_samples(self.run, samples, scores)
+        prompts = _merge(line.pop("prompts", {}), measured.pop("prompts", {}))
+        line |= measured | ({"prompts": prompts} if prompts else {})
+        self.state, updates = epochs.update(
+            self.run, self.state, samples, scores.advantages, epoch
+        )
+        return Unfinished(epoch, line, updates, self._evaluate(epoch))
+
+    def _finish(self, pending: Unfinished) -> None:
+        """Completes and writes an epoch's line; saves a checkpoint if it is due."""
+        config, epoch, line = self.run.config, pending.epoch, dict(pending.line)
+        if pending.measured:
+            losses = [one["loss"] for one in pending.measured]
+            self.progress.wait(losses, f"epoch {epoch}: updating")
+            line["update_seconds"] = self._lap()
+            line |= epochs.of_updates(pending.measured)
+            self._check(line)
+        if pending.evaluation is not None:
+            self.progress.wait(
+                pending.evaluation.probabilities,
+                f"epoch {epoch}: evaluating",
+                self.stop,
+            )
+            self._leave_if_asked(epoch + 1, line)
+            result = evaluation.finish(self.run, pending.evaluation)
+            self._record(epoch, result, line)
+            line["eval_seconds"] = self._lap()
+        seconds = line["sample_seconds"] + line["update_seconds"]
+        line["images"] = self.run.num_images
+        line["images_per_second"] = self.run.num_images / seconds
+        line["epoch_seconds"] = seconds + line.get("eval_seconds", 0.0)
+        line["device_memory_gb"] = parallel.memory_gb()
+        if self.journal is not None:
+            self.journal.write(line)
+        self.progress.say(metrics.line_text(line, config.epochs))
+        done = epoch + 1
+        due = done % config.checkpoint.every_epochs == 0 or done == config.epochs
+        if due and self.checkpoints.newest() != done:
+            self._save(done, None)
+
+    def _evaluate(self, epoch: int) -> evaluation.Pending | None:
+        """Starts the evaluation after an epoch, if one is due."""
+        if not evaluates(self.run, epoch):
+            return None
+        return evaluation.start(self.run, self._unet_params(), epoch)
+
+    def _record(
+        self, epoch: int, result: evaluation.Result, line: dict[str, Any]
+    ) -> None:
+        """Puts an evaluation into the line, and its grid into the folder."""
+        line |= result.line
+        if result.by_prompt:
+            line["prompts"] = _merge(line.get("prompts", {}), result.by_prompt)
+        if self.journal is not None:
+            text = metrics.caption(epoch, self.run.config.prompts, result.line)
+            self.journal.grid(epoch, result.grid, text)
+
+    def _check(self, line: dict[str, Any]) -> None:
+        """Raises where an epoch's updates cannot be trusted."""
+        newest = self.checkpoints.newest()
+        saved = "none was saved" if newest is None else f"checkpoint {newest} is sound"
+        values = [line[name] for name in ("loss", "kl", "grad_norm", "reward_mean")]
+        if not all(math.isfinite(value) for value in values):
+            raise UserError(
+                f"Epoch {line['epoch']} gave loss={line['loss']}, kl={line['kl']},"
+                f" grad_norm={line['grad_norm']}, reward_mean={line['reward_mean']}:"
+                f" training has broken down; {saved}. Lower train.learning_rate or"
+                " train.max_grad_norm, under another --config.run.name."
+            )
+        tolerance = self.run.config.train.ratio_tolerance
+        if line["ratio_deviation"] > tolerance:
+            raise UserError(
+                f"Before the first update of epoch {line['epoch']}, sampler and learner"
+                " should give every step the same probability, but |ratio - 1| is"
+                f" {line['ratio_deviation']:.3g}, above train.ratio_tolerance="
+                f"{tolerance:g}; {saved}. PPO would clip rounding errors. Use"
+                " dtype=float32, skip the last steps (train.skip_last_steps=2), train"
+                " with guidance if you sample with it, or raise the tolerance."
+            )
+
+    def _leave_if_asked(self, epochs_done: int, line: dict | None = None) -> None:
+        """Saves and raises Interrupted if any host was asked to stop.
+
+        Args:
+            epochs_done: that the state has seen.
+            line: of the last of them, if its evaluation is not finished.
+        """
+        if not parallel.any_host(self.stop.requested):
+            return
+        if epochs_done and (self.checkpoints.newest() != epochs_done):
+            self._save(epochs_done, line)
+        self.checkpoints.wait()
+        raise stopping.Interrupted
+
+    def _save(self, epochs_done: int, line: dict[str, Any] | None) -> None:
+        rest = {
+            "history": self.history,
+            "target_classes": self.target_classes,
+            "line": line,
+        }
+        self.checkpoints.save(epochs_done, self.state, rest)
+
+    def _unet_params(self) -> Any:
+        return self.run.unet_params(self.state.params)
+
+    def _lap(self) -> float:
+        """Seconds since the last lap."""
+        before, self.clock = self.clock, time.monotonic()
+        return self.clock - before
+
+
+def evaluates(run: Run, epoch: int) -> bool:
+    """Whether an evaluation follows this epoch; the first epoch's comes before it."""
+    config = run.config
+    last = epoch == config.epochs - 1
+    return epoch > 0 and (last or epoch % config.eval.every_epochs == 0)
+
+
+def units(run: Run, first: int) -> int:
+    """Batches and updates from epoch `first` to the end, which the bar counts."""
+    train = run.config.train
+    per_epoch = run.config.sample.batches + train.inner_epochs * train.updates_per_epoch
+    rest = range(first, run.config.epochs)
+    evaluations = sum(evaluates(run, epoch) for epoch in rest) + (first == 0)
+    return len(rest) * per_epoch + evaluations * evaluation.num_batches(run)
+
+
+def _merge(first: dict[str, dict], second: dict[str, dict]) -> dict[str, dict]:
+    return {
+        name: first.get(name, {}) | second.get(name, {}) for name in {**first, **second}
+    }

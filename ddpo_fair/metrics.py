@@ -1,0 +1,187 @@
+"""What a run writes down: metrics.jsonl, TensorBoard, grids of pictures."""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ddpo_fair.fairness import statistics
+from ddpo_fair.feedback import classifier, rewards
+
+LINES = "metrics.jsonl"
+NUM_BINS = 10  # of the histogram of P(female)
+MARGIN, STRIP = 2, 18  # pixels of a grid: between pictures, of the caption
+
+
+@dataclasses.dataclass(frozen=True)
+class Journal:
+    """The records of a run in its folder."""
+
+    folder: Path
+    board: Any  # tensorboardX.SummaryWriter
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Appends a line to metrics.jsonl, on the disk before this returns."""
+        with open(self.folder / LINES, "a", encoding="utf-8") as file:
+            file.write(json.dumps(_plain(line), allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        for name, value in line.items():
+            if isinstance(value, int | float) and math.isfinite(value):
+                self.board.add_scalar(name, value, line["epoch"])
+        self.board.flush()
+
+    def grid(self, epoch: int, images: np.ndarray, caption: str) -> None:
+        """Saves samples/epoch_0000.png and the like."""
+        picture = grid(images, caption)
+        target = self.folder / "samples" / f"epoch_{epoch:04d}.png"
+        part = target.with_name(f".{target.name}.part")
+        picture.save(part, format="png")
+        os.replace(part, target)
+        self.board.add_image("samples", np.asarray(picture), epoch, dataformats="HWC")
+
+    def close(self) -> None:
+        """Flushes TensorBoard's file."""
+        self.board.close()
+
+
+def open_journal(folder: Path, epoch: int) -> Journal:
+    """The journal of a run that goes on with `epoch`; forgets what came after it."""
+    import tensorboardX  # a second; after the settings are known to be sound
+
+    kept = [line for line in read(folder) if line["epoch"] < epoch]
+    part = folder / f".{LINES}.part"
+    part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    os.replace(part, folder / LINES)
+    (folder / "samples").mkdir(exist_ok=True)
+    board = tensorboardX.SummaryWriter(
+        str(folder / "tensorboard"), purge_step=epoch if epoch else None
+    )
+    return Journal(folder, board)
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, up to the first that was cut short."""
+    lines = []
+    if (folder / LINES).exists():
+        for text in (folder / LINES).read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except ValueError:
+                break
+    return lines
+
+
+def shares(labels: np.ndarray) -> dict[str, Any]:
+    """q with its 95 % Wilson interval and its counts; q is nan without a face."""
+    num_female = int(np.sum(labels == classifier.FEMALE))
+    num_male = int(np.sum(labels == classifier.MALE))
+    q = statistics.wilson(num_female, num_female + num_male)
+    return {
+        "q": q.estimate,
+        "q_low": q.low,
+        "q_high": q.high,
+        "num_female": num_female,
+        "num_male": num_male,
+        "num_none": int(np.sum(labels == rewards.NONE)),
+    }
+
+
+def of_evaluation(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """The eval_ fields: q, and whether the faces are decided or ambiguous.
+
+    Args:
+        probabilities: [N, 2].
+        labels: int [N].
+    """
+    measured = shares(labels)
+    female = probabilities[:, classifier.FEMALE]
+    histogram, _ = np.histogram(female, bins=NUM_BINS, range=(0.0, 1.0))
+    return {
+        "eval_q": measured["q"],
+        "eval_q_low": measured["q_low"],
+        "eval_q_high": measured["q_high"],
+        "eval_num_female": measured["num_female"],
+        "eval_num_male": measured["num_male"],
+        "eval_none": measured["num_none"],
+        "eval_p_female": float(np.mean(female, dtype=np.float64)),
+        "eval_p_female_histogram": histogram.tolist(),
+        "eval_polarisation": statistics.polarisation(probabilities),
+    }
+
+
+def grid(images: np.ndarray, caption: str) -> Image.Image:
+    """The images in rows under a strip with the caption.
+
+    Args:
+        images: float [N, H, W, 3] in [0, 1].
+        caption: one line; cut where the picture ends.
+    """
+    N, H, W, _ = images.shape
+    columns = math.ceil(math.sqrt(N))
+    rows = math.ceil(N / columns)
+    size = (columns * (W + MARGIN) + MARGIN, rows * (H + MARGIN) + MARGIN + STRIP)
+    picture = Image.new("RGB", size, "white")
+    text = ImageDraw.Draw(picture)
+    text.text((MARGIN + 1, 2), caption, fill="black", font=ImageFont.load_default(11))
+    pixels = np.uint8(np.round(np.nan_to_num(images) * 255))
+    for index, image in enumerate(pixels):
+        row, column = divmod(index, columns)
+        corner = (MARGIN + column * (W + MARGIN), STRIP + MARGIN + row * (H + MARGIN))
+        picture.paste(Image.fromarray(image), corner)
+    return picture
+
+
+def caption(epoch: int, prompts: Sequence[str], measured: dict[str, Any]) -> str:
+    """The text above a grid."""
+    when = "before training" if epoch == 0 else f"after epoch {epoch}"
+    what = prompts[0] if len(prompts) == 1 else f"{len(prompts)} prompts in turns"
+    q = ""
+    if "eval_q" in measured:
+        low, high = measured["eval_q_low"], measured["eval_q_high"]
+        q = f"q {measured['eval_q']:.2f} [{low:.2f}, {high:.2f}] | "
+    return f"{when} | {q}{what}"
+
+
+def line_text(line: dict[str, Any], num_epochs: int) -> str:
+    """What a person reads of an epoch."""
+    parts = [
+        f"epoch {line['epoch']:3d} of {num_epochs}",
+        f"q {line['q']:.2f} [{line['q_low']:.2f}, {line['q_high']:.2f}]",
+        f"none {line['num_none']}",
+        f"reward {line['reward_mean']:+.3f}",
+        f"kl {line['kl_last']:.2g} nats",
+        f"clipped {line['clip_fraction']:.0%}",
+    ]
+    if "eval_q" in line and line["epoch"] > 0:
+        parts.append(evaluation_text(line))
+    left = line["epoch_seconds"] * (num_epochs - line["epoch"] - 1)
+    parts.append(f"{line['epoch_seconds']:.1f} s")
+    if left:
+        parts.append(f"about {left / 60:.0f} min left" if left > 90 else "almost done")
+    return "  ".join(parts)
+
+
+def evaluation_text(line: dict[str, Any]) -> str:
+    """What a person reads of an evaluation."""
+    low, high = line["eval_q_low"], line["eval_q_high"]
+    return f"evaluation q {line['eval_q']:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON has it; what is not finite becomes null."""
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic | np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

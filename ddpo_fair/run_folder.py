@@ -1,0 +1,164 @@
+"""The folder of a run: locked for one process, bound to one config."""
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+import ddpo_fair
+from ddpo_fair import config as configuration
+from ddpo_fair import parallel
+from ddpo_fair.errors import UserError, shown
+
+CONFIG, LOCK = "config.json", ".lock"
+
+# Settings that may change when a run goes on: they change no number it has yet to
+# write (`images_per_epoch` guards the first two).
+FREE = (
+    "sample.batch_per_device",
+    "sample.batches",
+    "train.microbatch",
+    "train.remat",
+    "train.ratio_tolerance",
+    "log.images",
+    "checkpoint.every_epochs",
+    "checkpoint.keep",
+    "run.dir",
+    "run.name",
+    "distributed.enabled",
+    "distributed.coordinator_address",
+    "distributed.num_processes",
+    "distributed.process_id",
+)
+
+
+def path_of(config: ConfigDict) -> Path:
+    """The run's folder, absolute."""
+    return (Path(config.run.dir).expanduser() / config.run.name).resolve()
+
+
+def lock(folder: Path) -> int:
+    """Makes the folder and locks it; the open file holds the lock until it closes.
+
+    The system frees the lock when the process ends, however it ends.
+
+    Raises:
+        UserError: if another process trains there, or nothing can be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(
+            f"run.dir/run.name={str(folder)!r} cannot be written ({error.strerror});"
+            " choose another folder with --config.run.dir."
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        owner = os.read(descriptor, 200).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise UserError(
+            f"run.name: another process trains in {folder} ({owner or 'unknown'});"
+            " wait for it, stop it, or choose another --config.run.name."
+        ) from error
+    os.ftruncate(descriptor, 0)
+    text = f"process {os.getpid()} on {platform.node()} since {time.ctime()}\n"
+    os.write(descriptor, text.encode())
+    return descriptor
+
+
+def unlock(descriptor: int) -> None:
+    """Lets another process use the folder."""
+    os.close(descriptor)
+
+
+def check(folder: Path, config: ConfigDict) -> None:
+    """Refuses a folder that holds a run of another config.
+
+    Raises:
+        UserError: with every difference.
+    """
+    if not (folder / CONFIG).exists():
+        return
+    try:
+        saved = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        before, images_before = dict(saved["config"]), saved["images_per_epoch"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder / CONFIG} cannot be read ({error}); restore it, or choose another"
+            " --config.run.name."
+        ) from error
+    now = json.loads(json.dumps(configuration.flatten(config)))
+    free = set(FREE)
+    if before.get("train.final_learning_rate") == 1.0:
+        free.add("epochs")  # else the learning rate depends on it
+    differences = [
+        f"{name} was {shown(before.get(name))} and is now {shown(now.get(name))}"
+        for name in {**before, **now}
+        if name not in free and before.get(name) != now.get(name)
+    ]
+    if images_before != images_per_epoch(config):
+        differences.append(
+            f"an epoch had {images_before} images and now has"
+            f" {images_per_epoch(config)} (devices x sample.batch_per_device x"
+            " sample.batches)"
+        )
+    if differences:
+        raise UserError(
+            f"{folder} holds a run of another config: {'; '.join(differences)}. Give"
+            " the old settings to continue it, or another --config.run.name."
+        )
+
+
+def images_per_epoch(config: ConfigDict) -> int:
+    """Images of all devices in one epoch, N."""
+    per_device = config.sample.batch_per_device * config.sample.batches
+    return parallel.num_devices() * per_device
+
+
+def write_config(folder: Path, config: ConfigDict) -> None:
+    """Writes config.json: every setting, and what ran it."""
+    content = {
+        "config": configuration.flatten(config),
+        "images_per_epoch": images_per_epoch(config),
+        "version": ddpo_fair.__version__,
+        "commit": commit(),
+        "devices": parallel.describe(),
+        "num_devices": parallel.num_devices(),
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "command": sys.argv,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    part = folder / f".{CONFIG}.part"
+    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(part, folder / CONFIG)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The parsed config.json of a run."""
+    return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+
+
+def commit() -> str | None:
+    """The git commit of this source tree, "-dirty" if changed; None outside one."""
+    root = Path(ddpo_fair.__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        result = subprocess.run(
+            command, cwd=root, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()

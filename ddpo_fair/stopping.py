@@ -1,0 +1,54 @@
+"""Leaving politely: a signal asks the run to save and go, a second Ctrl-C ends it."""
+
+import os
+import signal
+import sys
+import threading
+
+INTERRUPTED = 75  # exit status, EX_TEMPFAIL of sysexits.h: "try again"
+AT_ONCE = 130  # exit status, 128 + SIGINT as shells have it
+
+
+class Interrupted(Exception):
+    """The run has saved what it needs to go on, and leaves."""
+
+
+class Stop:
+    """Whether someone asked the run to stop.
+
+    Python runs signal handlers between bytecodes, which may be minutes away while JAX
+    compiles. So a thread reads the signals from the wake-up descriptor, to which C
+    writes them at once.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def listen(self) -> None:
+        """Takes over SIGINT and SIGTERM; only the main thread may call it."""
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
+        threading.Thread(target=self._watch, args=(reading,), daemon=True).start()
+
+    def request(self) -> None:
+        """Asks the run to stop, as a signal would."""
+        self.requested = True
+
+    def _watch(self, reading: int) -> None:
+        while numbers := os.read(reading, 1):
+            if numbers[0] not in (signal.SIGINT, signal.SIGTERM):
+                continue
+            if self.requested and numbers[0] == signal.SIGINT:
+                os._exit(AT_ONCE)
+            if not self.requested:
+                name = signal.Signals(numbers[0]).name
+                print(
+                    f"\n{name}: finishing this phase, then saving; the same command"
+                    " continues. Ctrl-C again leaves at once.",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            self.requested = True

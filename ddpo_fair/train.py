@@ -1,0 +1,153 @@
+"""The command that trains: `python -m ddpo_fair.train --config=configs/mech_eng.py`."""
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ml_collections import ConfigDict
+
+from ddpo_fair import command_line, config_rules, prompts, stopping
+from ddpo_fair import config as configuration
+from ddpo_fair.embedded import occupations
+from ddpo_fair.errors import UserError
+
+if TYPE_CHECKING:
+    from ddpo_fair import progress
+
+BAD_INPUT = 2  # exit status
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns its exit status.
+
+    0 finished; 2 something for the reader to mend; 75 interrupted and saved; 130
+    stopped at once by a second Ctrl-C.
+    """
+    stop = stopping.Stop()
+    stop.listen()
+    try:
+        command, problems = command_line.parse(arguments, "ddpo_fair.train")
+        check(command.config, problems)
+        train(command.config, stop, opening=model_choice(command))
+    except command_line.Help as text:
+        print(text)
+    except UserError as error:
+        print(f"ddpo_fair.train: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+    except stopping.Interrupted:
+        print("Saved. The same command continues from here.", file=sys.stderr)
+        return stopping.INTERRUPTED
+    return 0
+
+
+def check(config: ConfigDict, problems: list[str]) -> None:
+    """Raises a UserError with all that is wrong, before JAX is imported."""
+    problems = list(problems)
+    if config.model == configuration.EMBEDDED and isinstance(config.prompts, tuple):
+        nouns = [*occupations.BY_NAME, *occupations.PLAIN]
+        texts = [text for text in config.prompts if isinstance(text, str)]
+        problems += prompts.unknown(texts, nouns)
+    config_rules.validate(config, problems)
+
+
+def model_choice(command: command_line.Command) -> str:
+    """The first line: which model is trained, why, and how to choose."""
+    if "model" in command.overrides:
+        reason = "as --config.model says"
+    elif command.variant:
+        reason = f"as :{command.variant} says"
+    elif command.config.model == configuration.EMBEDDED:
+        reason = "this host shows no accelerator, or the config file says so"
+    else:
+        reason = "this host has an accelerator, or the config file says so"
+    return (
+        f"Model: {command.config.model} ({reason}). Choose with"
+        f" --config={command.path}:embedded or --config={command.path}:sd15."
+    )
+
+
+def train(
+    config: ConfigDict, stop: stopping.Stop | None = None, opening: str = ""
+) -> None:
+    """Trains, or goes on training, the run of a config.
+
+    Args:
+        config: of `config.defaults()`, checked by `check`.
+        stop: may ask the run to leave.
+        opening: a line to begin with.
+
+    Raises:
+        Interrupted: when asked to stop.
+        UserError: for what the user can mend.
+    """
+    from ddpo_fair import parallel, progress, run_folder  # JAX: after the checks
+
+    parallel.use_compilation_cache()
+    parallel.initialize(config.distributed)
+    config_rules.validate(config, [], parallel.num_devices())
+    folder = run_folder.path_of(config)
+    terminal = progress.Progress(parallel.is_main())
+    terminal.say(opening or f"Model: {config.model}.")
+    descriptor = run_folder.lock(folder) if parallel.is_main() else None
+    try:
+        run_folder.check(folder, config)
+        if parallel.is_main():
+            run_folder.write_config(folder, config)
+        _train(config, folder, terminal, stop or stopping.Stop())
+    finally:
+        terminal.close()
+        if descriptor is not None:
+            run_folder.unlock(descriptor)
+
+
+def _train(config, folder, terminal: "progress.Progress", stop: stopping.Stop) -> None:
+    from ddpo_fair import assembly, checkpoint, loop, metrics, parallel
+
+    run, state = assembly.build(config)
+    checkpoints = checkpoint.Checkpoints(folder / "checkpoints", config.checkpoint.keep)
+    restored = checkpoints.restore(state)
+    done, rest = 0, {"history": {}, "target_classes": {}, "line": None}
+    if restored is not None:
+        for complaint in restored.complaints:
+            terminal.say(complaint)
+        done, state, rest = restored.epochs_done, restored.state, restored.rest
+    written = done if rest["line"] is None else done - 1
+    journal = metrics.open_journal(folder, written) if parallel.is_main() else None
+    trainer = loop.Trainer(
+        run,
+        state,
+        checkpoints,
+        journal,
+        terminal,
+        stop,
+        rest["history"],
+        rest["target_classes"],
+    )
+    terminal.say(_plan(run, folder, done))
+    terminal.start(loop.units(run, done), 0)
+    try:
+        trainer.train(done, rest["line"])
+    finally:
+        terminal.close()
+        checkpoints.close()
+        if journal is not None:
+            journal.close()
+    terminal.say(f"Finished: {folder} holds metrics, samples and checkpoints.")
+
+
+def _plan(run, folder, done: int) -> str:
+    """What is about to happen, and where."""
+    from ddpo_fair import parallel
+
+    config = run.config
+    how = f"continues after epoch {done - 1}" if done else "begins"
+    return (
+        f"Run: {folder} {how}; {config.epochs} epochs of {run.num_images} images of"
+        f" {run.image_size} x {run.image_size} pixels on"
+        f" {', '.join(parallel.describe())}; Ctrl-C saves and leaves, the same command"
+        " continues. The first epoch compiles for a while."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

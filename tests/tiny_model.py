@@ -1,0 +1,147 @@
+"""A text-to-image model and a classifier of random weights, as small as they can be.
+
+16 x 16 pixels, latents of 8 x 8 x 4; official folders, written by our own `save`.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+import parity
+
+from ddpo_fair import config as configuration
+from ddpo_fair.diffusion import stable_diffusion
+from ddpo_fair.embedded import tokenizer
+from ddpo_fair.models import clip, unet, vae, vit, weights
+
+PROMPTS = ("photo of the face of a nurse", "photo of the face of a pilot")
+UNET = {
+    "_class_name": "UNet2DConditionModel",
+    "attention_head_dim": 2,
+    "block_out_channels": [16, 32],
+    "cross_attention_dim": 16,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+    "in_channels": 4,
+    "out_channels": 4,
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "sample_size": 8,
+}
+VAE = {
+    "in_channels": 3,
+    "_class_name": "AutoencoderKL",
+    "block_out_channels": [8, 16],
+    "down_block_types": ["DownEncoderBlock2D"] * 2,
+    "up_block_types": ["UpDecoderBlock2D"] * 2,
+    "latent_channels": 4,
+    "layers_per_block": 1,
+    "mid_block_add_attention": False,
+    "norm_num_groups": 4,
+    "sample_size": 16,
+    "scaling_factor": 1.0,
+}
+TEXT = {
+    "model_type": "clip_text_model",
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "max_position_embeddings": tokenizer.MAX_LENGTH,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 1,
+}
+SCHEDULER = {
+    "_class_name": "DDIMScheduler",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "prediction_type": "v_prediction",
+}
+VIT = {
+    "model_type": "vit",
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 16,
+    "patch_size": 8,
+    "id2label": {"0": "Man", "1": "Woman"},  # not our order
+}
+PREPROCESSOR = {
+    "size": {"height": 16, "width": 16},
+    "resample": 2,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+}
+
+
+def save_model(folder: Path) -> Path:
+    """The text-to-image model, in the diffusers layout."""
+    tokenizer.save(folder / "tokenizer", list(PROMPTS))
+    vocabulary = json.loads((folder / "tokenizer" / "vocab.json").read_text())
+    end = len(vocabulary) - 1
+    text_config = {**TEXT, "vocab_size": end + 1, "eos_token_id": end}
+    configs = {"text_encoder": text_config, "unet": UNET, "vae": VAE}
+    templates = stable_diffusion.templates_of(
+        clip.TextEncoder(clip.Config.from_dict(text_config)),
+        unet.UNet(unet.Config.from_dict(UNET)),
+        vae.AutoencoderKL(vae.Config.from_dict(VAE)),
+        configs,
+    )
+    for part, config in configs.items():
+        name = (
+            "model.safetensors" if part == "text_encoder" else stable_diffusion.WEIGHTS
+        )
+        weights.save(folder / part, draw(templates[part]), config, name)
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
+    return folder
+
+
+def save_classifier(folder: Path, labels: tuple[str, ...] = ("Man", "Woman")) -> Path:
+    """The classifier, whose answers differ much from image to image."""
+    config = {**VIT, "id2label": {str(i): label for i, label in enumerate(labels)}}
+    network = vit.ImageClassifier(vit.Config.from_dict(config))
+    params = draw(weights.init_template(network, (1, 16, 16, 3)))
+    params["classifier"]["kernel"] *= 20.0
+    weights.save(folder, params, config, "model.safetensors")
+    (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
+    return folder
+
+
+def draw(template: dict) -> dict:
+    """Random weights that keep a signal's size from layer to layer."""
+    flat = parity.draw(template)
+
+    def rescale(path: tuple, array: np.ndarray) -> np.ndarray:
+        if path[-1].key != "kernel":
+            return array
+        fan_in = math.prod(array.shape[:-1])
+        return np.float32(array * 10.0 / math.sqrt(fan_in))  # parity.draw has 0.1
+
+    return jax.tree_util.tree_map_with_path(rescale, flat)
+
+
+def config(model: Path, classifier: Path, runs: Path):
+    """Settings of a run of seconds: 3 epochs of 16 images on 8 devices."""
+    settings = configuration.defaults()
+    settings.model, settings.classifier = str(model), str(classifier)
+    settings.run.dir, settings.run.name = str(runs), "tiny"
+    settings.prompts = PROMPTS[:1]
+    settings.epochs = 3
+    settings.confidence = 0.5
+    settings.sample.num_steps = 4
+    settings.sample.batch_per_device = 1
+    settings.sample.batches = 2
+    settings.train.updates_per_epoch = 2
+    settings.train.microbatch = 4
+    settings.train.learning_rate = 1e-3
+    settings.train.lora.rank = 2
+    settings.eval.images = 12
+    settings.log.images = 4
+    return settings
