@@ -97,33 +97,28 @@ def selection(key: jax.Array, settings: Settings, num_devices: int, n: int) -> t
     return images, steps[jnp.arange(num_devices)[None, :, None], images]
 
 
-def microbatches(
+def pairs(
     trajectory: sampler.Trajectory,
     advantages: jax.Array,
     images: jax.Array,
     steps: jax.Array,
 ) -> dict[str, jax.Array]:
-    """One update's work as arrays [D, m * S, ...]: an image and one of its steps each.
+    """What the loss needs of a device's pairs of an image and a step, [b, ...].
 
     Args:
-        trajectory: of the whole epoch, [D, n, ...].
-        advantages: float32 [D, n].
-        images: int32 [D, m].
-        steps: int32 [D, m, S].
+        trajectory: of the device's images, [n, ...].
+        advantages: float32 [n].
+        images: int32 [b].
+        steps: int32 [b].
     """
-    num_devices, _, per_image = steps.shape
-    # Step by step, so that a microbatch holds different images.
-    flat_steps = steps.swapaxes(1, 2).reshape(num_devices, -1)  # [D, S * m]
-    flat_images = jnp.tile(images, (1, per_image))
-    device = jnp.arange(num_devices)[:, None]
     return {
-        "latents": trajectory.latents[device, flat_images, flat_steps],
-        "following": trajectory.latents[device, flat_images, flat_steps + 1],
-        "log_prob": trajectory.log_probs[device, flat_images, flat_steps],
-        "keys": trajectory.keys[device, flat_images],
-        "text": trajectory.text[device, flat_images],
-        "advantage": advantages[device, flat_images],
-        "step": flat_steps,
+        "latents": trajectory.latents[images, steps],
+        "following": trajectory.latents[images, steps + 1],
+        "log_prob": trajectory.log_probs[images, steps],
+        "keys": trajectory.keys[images],
+        "text": trajectory.text[images],
+        "advantage": advantages[images],
+        "step": steps,
     }
 
 
@@ -184,19 +179,23 @@ def make_update(
     @partial(jax.jit, donate_argnums=0)
     def update(state, base, trajectory, advantages, images, steps, null):
         params, pull_back = jax.vjp(lambda p: merged(base, p, settings), state.params)
-        work = microbatches(trajectory, advantages, images, steps)
-        work = jax.tree.map(lambda x: _in_turns(x, settings.microbatch), work)
-        gradient_of = jax.value_and_grad(
-            lambda p, b: surrogate_loss(model, chain, settings, p, null, b),
-            has_aux=True,
-        )
 
-        def accumulate(total, batch):
-            (_, metrics), gradient = gradient_of(params, batch)
+        def loss_of(params, turn):
+            # Device by device: an index or a concatenation across the devices' axis
+            # would gather everything everywhere.
+            batch = jax.vmap(pairs)(trajectory, advantages, *turn)
+            loss = partial(surrogate_loss, model, chain, settings, params, null)
+            losses, metrics = jax.vmap(loss)(batch)
+            return losses.mean(), metrics
+
+        def accumulate(total, turn):
+            gradient, metrics = jax.grad(loss_of, has_aux=True)(params, turn)
             return jax.tree.map(jnp.add, total, gradient), metrics
 
         zeros = jax.tree.map(jnp.zeros_like, params)
-        total, metrics = jax.lax.scan(accumulate, zeros, work)
+        total, metrics = jax.lax.scan(
+            accumulate, zeros, in_turns(images, steps, settings.microbatch)
+        )
         turns = len(metrics["loss"])
         (gradient,) = pull_back(jax.tree.map(lambda g: g / turns, total))
         changes, opt = transform.update(gradient, state.optimizer, state.params)
@@ -211,8 +210,22 @@ def make_update(
     return update
 
 
-def _in_turns(array: jax.Array, microbatch: int) -> jax.Array:
-    """[D, k * microbatch, ...] as [k, D * microbatch, ...], split over devices."""
-    devices, count = array.shape[:2]
-    turns = array.reshape(devices, count // microbatch, microbatch, *array.shape[2:])
-    return turns.swapaxes(0, 1).reshape(-1, devices * microbatch, *array.shape[2:])
+def in_turns(
+    images: jax.Array, steps: jax.Array, microbatch: int
+) -> tuple[jax.Array, jax.Array]:
+    """Images and steps of each microbatch, int32 [k, D, microbatch] both.
+
+    Step by step, so that a microbatch holds different images.
+
+    Args:
+        images: int32 [D, m].
+        steps: int32 [D, m, S].
+        microbatch: divides m * S.
+    """
+    num_devices, _, per_image = steps.shape
+    flat_steps = steps.swapaxes(1, 2).reshape(num_devices, -1)  # [D, S * m]
+    flat_images = jnp.tile(images, (1, per_image))
+    return tuple(
+        flat.reshape(num_devices, -1, microbatch).swapaxes(0, 1)
+        for flat in (flat_images, flat_steps)
+    )
