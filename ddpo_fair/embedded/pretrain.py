@@ -42,8 +42,8 @@ flags.DEFINE_integer("images", dataset.NUM_TRAIN, "Renders, in thousands rounded
 flags.DEFINE_integer("vae_steps", 2_000, "Updates of the autoencoder.")
 flags.DEFINE_integer("classifier_steps", 3_000, "Updates of the classifier.")
 flags.DEFINE_integer("diffusion_steps", 6_000, "Updates of text encoder and UNet.")
-flags.DEFINE_enum(
-    "until", "diffusion", ["render", "vae", "classifier", "diffusion"], "Last stage."
+flags.DEFINE_list(
+    "stages", ["vae", "classifier", "diffusion"], "To run; the first one before others."
 )
 
 
@@ -75,10 +75,6 @@ def render(folder: Path, seed: int, count: int) -> dict[str, np.ndarray]:
     shards = [np.load(path) for path in paths]
     names = ("image", "caption", "male", "view")
     return {name: np.concatenate([shard[name] for shard in shards]) for name in names}
-
-
-def save_vae(folder: Path, params: Any) -> None:
-    weights.save(folder, params, train_vae.CONFIG, dtype=STORED)
 
 
 def cached(path: Path, compute: Any) -> np.ndarray:
@@ -198,20 +194,18 @@ def main(_: list[str]) -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)
     work, output = Path(FLAGS.work_dir), Path(FLAGS.output)
     data = render(work / "faces", FLAGS.seed, FLAGS.images)
-    if FLAGS.until == "render":
-        return
     folder = output / "text_to_image"
     write_layout(folder, sorted(set(data["caption"].tolist())))
-    images = data["image"][:VAE_IMAGES]
-    trained = train_vae.train(work / "vae", images, FLAGS.vae_steps, FLAGS.seed)
-    autoencoder = train_vae.normalise(trained, images[:2_000])
-    save_vae(folder / "vae", autoencoder)
-    if FLAGS.until == "vae":
-        return
-    classifier_stage(work, output, data, autoencoder)
-    if FLAGS.until == "classifier":
-        return
-    diffusion_stage(work, folder, data, autoencoder)
+    if "vae" in FLAGS.stages:
+        images = data["image"][:VAE_IMAGES]
+        trained = train_vae.train(work / "vae", images, FLAGS.vae_steps, FLAGS.seed)
+        trained = train_vae.normalise(trained, images[:2_000])
+        weights.save(folder / "vae", trained, train_vae.CONFIG, dtype=STORED)
+    autoencoder = train_vae.read(folder / "vae")
+    if "classifier" in FLAGS.stages:
+        classifier_stage(work, output, data, autoencoder)
+    if "diffusion" in FLAGS.stages:
+        diffusion_stage(work, folder, data, autoencoder)
 
 
 if __name__ == "__main__":

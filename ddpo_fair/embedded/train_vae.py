@@ -1,4 +1,4 @@
-"""Pretraining of the embedded autoencoder, 64 x 64 x 3 pixels to 16 x 16 x 8 latents."""
+"""Pretraining of the embedded autoencoder: 64 x 64 pixels to 16 x 16 x 8 latents."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ import numpy as np
 
 from ddpo_fair import rng
 from ddpo_fair.embedded import training
-from ddpo_fair.models import vae
+from ddpo_fair.models import vae, weights
 
 CONFIG = {
     "_class_name": "AutoencoderKL",
@@ -105,3 +105,9 @@ def normalise(params: Any, images: np.ndarray) -> Any:
     bias = post["bias"] + jnp.einsum("c,hwco->o", mean, post["kernel"])
     post = {"kernel": post["kernel"] * std[:, None], "bias": bias}
     return {**params, "quant_conv": quant, "post_quant_conv": post}
+
+
+def read(folder: Path) -> Any:
+    """The weights of a saved autoencoder, as every reader of the folder gets them."""
+    network = vae.AutoencoderKL(vae.Config.from_dict(CONFIG))
+    return weights.load(folder, weights.init_template(network, (1, 64, 64, 3)))
