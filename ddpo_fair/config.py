@@ -112,7 +112,7 @@ def _sample(config: ConfigDict) -> None:
     # Noise of each step as a share of DDPM's; above 0, for a policy must be random.
     config.sample.eta = 1.0
     # Images sampled together on one device.
-    config.sample.batch_per_device = 64
+    config.sample.batch_per_device = 32
     # Batches of each device in an epoch.
     config.sample.batches = 1
 
@@ -201,6 +201,10 @@ def _records(config: ConfigDict) -> None:
     config.run.name = "default"
 
     config.distributed = ConfigDict()
+    # Devices that a host without accelerator makes of its CPU: the same number on every
+    # machine, for the same images and the same results. Two are 1.3 times faster than
+    # one on two cores.
+    config.distributed.cpu_devices = 2
     # Whether several hosts train together (jax.distributed).
     config.distributed.enabled = False
     # "host:port" of process 0; empty asks the cluster (TPU pods, Slurm, ...).

@@ -75,6 +75,7 @@ RANGES = {
     "log.images": Range(1, 1024),
     "checkpoint.every_epochs": Range(1, 10**6),
     "checkpoint.keep": Range(2, 10**4),
+    "distributed.cpu_devices": Range(1, 256),
     "distributed.num_processes": Range(0, 10**5),
     "distributed.process_id": Range(-1, 10**5),
 }

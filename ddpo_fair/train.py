@@ -83,6 +83,7 @@ def train(
     from ddpo_fair import parallel, progress, run_folder  # JAX: after the checks
 
     parallel.use_compilation_cache()
+    parallel.divide_cpu(config.distributed.cpu_devices)
     parallel.initialize(config.distributed)
     config_rules.validate(config, [], parallel.num_devices())
     folder = run_folder.path_of(config)

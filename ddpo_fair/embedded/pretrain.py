@@ -188,7 +188,7 @@ def write_layout(folder: Path, captions: list[str]) -> None:
 
 
 def main(_: list[str]) -> None:
-    parallel.use_all_cores()
+    parallel.divide_cpu(2)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("orbax").setLevel(logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)
