@@ -1,0 +1,170 @@
+"""The command that hands a trained model on, in the formats that others read.
+
+python -m ddpo_fair.export --run=runs/mech_eng --output=fair_model [--format=lora]
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+import safetensors
+
+import ddpo_fair
+from ddpo_fair import model_card, saved_run, sources
+from ddpo_fair.diffusion import stable_diffusion
+from ddpo_fair.errors import UserError
+from ddpo_fair.models import lora, lora_files, weights
+
+BAD_INPUT = 2  # exit status
+FORMATS = ("diffusers", "lora")
+TEXT_WEIGHTS = "model.safetensors"
+PIPELINE = {
+    "_class_name": "StableDiffusionPipeline",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns its exit status: 0, or 2 for something to mend."""
+    options = _parse(arguments)
+    try:
+        folder = export(options.run, options.output, options.format, options.checkpoint)
+    except UserError as error:
+        print(f"ddpo_fair.export: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+    print(f"Wrote {folder}; its README.md says what it is and how to use it.")
+    return 0
+
+
+def export(
+    run: str | Path, output: str | Path, format: str, number: int | None = None
+) -> Path:
+    """Writes a checkpoint's model to a new folder, whole or not at all.
+
+    Args:
+        run: folder of the run.
+        output: does not exist yet, or is empty.
+        format: "diffusers": a folder that StableDiffusionPipeline.from_pretrained
+            opens; "lora": adapters for load_lora_weights.
+        number: of the checkpoint; None for the newest.
+
+    Raises:
+        UserError: if there is nothing to export, or it cannot be written.
+    """
+    saved = saved_run.read(run)
+    number = saved_run.choose(saved, number)
+    settings = saved.config.train.lora
+    if format == "lora" and not settings.rank:
+        raise UserError(
+            f"--format=lora: {saved.folder} trained all weights of the UNet"
+            " (train.lora.rank=0), so there are no adapters; use --format=diffusers."
+        )
+    source = sources.model_folder(saved.config.model)
+    with _new_folder(Path(output).expanduser().resolve()) as folder:
+        if format == "lora":
+            _write_adapters(folder, saved, number, source)
+        else:
+            _write_pipeline(folder, saved, number, source)
+        text = model_card.write(saved, number, format)
+        (folder / "README.md").write_text(text, encoding="utf-8")
+    return Path(output)
+
+
+def _write_adapters(
+    folder: Path, saved: saved_run.SavedRun, number: int, source: Path
+) -> None:
+    template = saved_run.unet_template(source)
+    adapters = saved_run.trained_params(saved, number, template)
+    metadata = {
+        "base_model": saved.config.model,
+        "prompts": json.dumps(list(saved.config.prompts)),
+        "result": json.dumps(model_card.result(saved, number)),
+        "rank": str(saved.config.train.lora.rank),
+        "ddpo_fair": ddpo_fair.__version__,
+    }
+    scale = saved.config.train.lora.scale
+    lora_files.save(folder, adapters, scale, metadata)
+
+
+def _write_pipeline(
+    folder: Path, saved: saved_run.SavedRun, number: int, source: Path
+) -> None:
+    model = stable_diffusion.load(source)
+    shapes = jax.eval_shape(lambda: model.params["unet"])
+    params = saved_run.trained_params(saved, number, shapes)
+    settings = saved.config.train.lora
+    if settings.rank:
+        # NumPy arrays, hence nothing is compiled or placed on a device
+        params = jax.tree.map(np.asarray, params)
+        params = lora.merge(model.params["unet"], params, settings.scale)
+    for part, content in {**model.params, "unet": params}.items():
+        of_transformers = part == "text_encoder"
+        name = TEXT_WEIGHTS if of_transformers else stable_diffusion.WEIGHTS
+        weights.save(folder / part, content, model.configs[part], name)
+    for part in ("tokenizer", "scheduler"):
+        shutil.copytree(source / part, folder / part, symlinks=False)
+    scheduler = model.scheduler.get("_class_name", "DDIMScheduler")
+    index = {**PIPELINE, "scheduler": ["diffusers", scheduler]}
+    text = json.dumps(index, indent=2, sort_keys=True)
+    (folder / "model_index.json").write_text(text + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _new_folder(output: Path) -> Iterator[Path]:
+    """A folder to write to, moved to `output` if nothing fails, deleted otherwise."""
+    part = output.with_name(f".{output.name}.part")
+    try:
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise UserError(
+                f"--output={str(output)!r} exists and is not empty; nothing there was"
+                " changed. Choose another folder."
+            )
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        yield part
+        os.replace(part, output)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(
+            f"--output={str(output)!r} could not be written ({error}); free some space"
+            " or choose another folder."
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m ddpo_fair.export",
+        description="Writes a trained model in a format that others read.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--run", required=True, help="folder of the run")
+    parser.add_argument("--output", required=True, help="a new folder to write")
+    parser.add_argument(
+        "--checkpoint", type=int, help="epochs done at it; the newest if not given"
+    )
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="diffusers",
+        help="a whole diffusers folder, or LoRA adapters of the PEFT format",
+    )
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

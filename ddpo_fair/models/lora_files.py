@@ -1,0 +1,72 @@
+"""Adapters in the file format that diffusers and PEFT read."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+
+from ddpo_fair import errors
+from ddpo_fair.models import lora
+
+FILENAME = (
+    "pytorch_lora_weights.safetensors"  # what load_lora_weights(folder) looks for
+)
+PREFIX = "unet"  # the pipeline's part that the adapters belong to
+
+
+def tensors(adapters: lora.Adapters, scale: float) -> dict[str, np.ndarray]:
+    """Float32 tensors by their names in the file, e.g. "unet.conv_in.lora_A.weight".
+
+    PEFT adds (alpha / rank) * lora_B @ lora_A to a weight, and readers that find no
+    alpha take alpha = rank. So the scale is multiplied into lora_B, and the file means
+    the same to every reader.
+
+    Args:
+        adapters: of `lora.init`: down [in, r] or [k, k, in, r], up [r, out] or
+            [1, 1, r, out].
+        scale: weight of the product in training, alpha / rank.
+    """
+    named = {}
+    for path, adapter in adapters.items():
+        up = np.asarray(adapter["up"], np.float32) * np.float32(scale)
+        name = f"{PREFIX}.{path}"
+        named[f"{name}.lora_A.weight"] = _to_torch(np.asarray(adapter["down"]))
+        named[f"{name}.lora_B.weight"] = _to_torch(up)
+    return named
+
+
+def save(
+    folder: str | os.PathLike,
+    adapters: lora.Adapters,
+    scale: float,
+    metadata: Mapping[str, str],
+) -> Path:
+    """Writes the adapters and what they are; returns the file.
+
+    Args:
+        folder: exists.
+        adapters: as for `tensors`.
+        scale: as for `tensors`.
+        metadata: of the file's header.
+
+    Raises:
+        UserError: if a number is not finite.
+    """
+    named = tensors(adapters, scale)
+    for name, array in named.items():
+        if not np.isfinite(array).all():
+            raise errors.UserError(
+                f"{name} of the adapters is not finite: training has broken down;"
+                " export an earlier checkpoint."
+            )
+    path = Path(folder) / FILENAME
+    safetensors.numpy.save_file(named, path, metadata={"format": "pt", **metadata})
+    return path
+
+
+def _to_torch(kernel: np.ndarray) -> np.ndarray:
+    """[in, out] as [out, in]; [k, k, in, out] as [out, in, k, k]."""
+    axes = (3, 2, 0, 1) if kernel.ndim == 4 else (1, 0)
+    return np.ascontiguousarray(kernel.transpose(axes), np.float32)

@@ -1,0 +1,259 @@
+"""Exported models, opened by PyTorch's diffusers, predict what ours predict."""
+
+import json
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import parity
+import pytest
+import safetensors
+import tiny_model
+
+from ddpo_fair import checkpoint, export, model_card, run_folder, saved_run
+from ddpo_fair.diffusion import stable_diffusion
+from ddpo_fair.errors import UserError
+from ddpo_fair.learning import learner
+from ddpo_fair.models import lora, lora_files
+
+SCALE = 0.5
+LINES = (
+    {"epoch": 0, "eval_q": 0.15, "eval_q_low": 0.1, "eval_q_high": 0.22},
+    {"epoch": 1, "eval_q": 0.3, "eval_q_low": 0.23, "eval_q_high": 0.38},
+    {"epoch": 2, "eval_q": 0.5, "eval_q_low": 0.41, "eval_q_high": 0.59},
+)
+COUNTS = {"eval_num_female": 60, "eval_num_male": 60, "eval_none": 8}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """The model's folder, and a run's of LoRA and one of full fine-tuning."""
+    root = tmp_path_factory.mktemp("export")
+    model = tiny_model.save_model(root / "model")
+    index = {**export.PIPELINE, "scheduler": ["diffusers", "DDIMScheduler"]}
+    (model / "model_index.json").write_text(json.dumps(index))
+    return {"model": model} | {
+        name: make_run(root, model, name, rank)
+        for name, rank in (("lora", 2), ("full", 0))
+    }
+
+
+def make_run(root, model, name, rank):
+    """A run's folder with checkpoint 3, as if it had been trained."""
+    config = tiny_model.config(model, root / "no_classifier", root)
+    config.run.name = name
+    config.train.lora.rank, config.train.lora.scale = rank, SCALE
+    folder = run_folder.path_of(config)
+    folder.mkdir()
+    run_folder.write_config(folder, config)
+    base = stable_diffusion.load(model).params["unet"]
+    shapes = jax.eval_shape(lambda: base)
+    if rank:
+        shapes = jax.eval_shape(
+            lambda: lora.init(jax.random.key(0), base, rank, lora.EVERYWHERE)
+        )
+    params = jax.tree.map(lambda x: 1.1 * x, tiny_model.draw(shapes))
+    optimizer = jax.jit(learner.optimizer(config.train, 10).init)(params)
+    state = learner.TrainState(jax.device_put(params), optimizer, jnp.int32(3))
+    manager = checkpoint.Checkpoints(folder / "checkpoints", keep=2)
+    manager.save(3, state, {"history": {}, "target_classes": {}, "line": None})
+    manager.wait()
+    manager.close()
+    text = "".join(json.dumps({**line, **COUNTS}) + "\n" for line in LINES)
+    (folder / "metrics.jsonl").write_text(text)
+    return folder
+
+
+@partial(jax.jit, static_argnums=0)
+def predict(network, params, inputs):
+    return network.apply({"params": params}, *inputs)
+
+
+def our_noise(model_folder, run_folder_, inputs):
+    """The prediction of the trained UNet, merged by hand."""
+    model = stable_diffusion.load(model_folder)
+    run = saved_run.read(run_folder_)
+    template = saved_run.unet_template(model_folder)
+    params = saved_run.trained_params(run, 3, template)
+    if run.config.train.lora.rank:
+        params = jax.jit(lora.merge)(model.params["unet"], params, SCALE)
+    return predict(model.unet, params, inputs)
+
+
+@pytest.fixture
+def inputs():
+    random = np.random.default_rng(0)
+    latents = random.standard_normal((2, 8, 8, 4), dtype=np.float32)
+    states = random.standard_normal((2, 7, 16), dtype=np.float32)
+    return latents, np.asarray([900, 20], np.int32), states
+
+
+def their_noise(torch, pipeline, inputs):
+    latents, timesteps, states = inputs
+    with torch.no_grad():
+        noise = pipeline.unet(
+            parity.to_torch(torch, latents),
+            torch.from_numpy(timesteps),
+            torch.from_numpy(states),
+        ).sample
+    return parity.to_numpy(noise)
+
+
+@pytest.mark.parametrize("run", ["lora", "full"])
+def test_diffusers_opens_the_folder_and_predicts_the_same(
+    torch, folders, inputs, tmp_path, run
+):
+    diffusers = pytest.importorskip("diffusers")
+    output = export.export(folders[run], tmp_path / "out", "diffusers")
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
+        output, safety_checker=None
+    )
+    expected = our_noise(folders["model"], folders[run], inputs)
+    found = their_noise(torch, pipeline, inputs)
+    assert parity.relative_error(found, expected) < 1e-4
+    base = stable_diffusion.load(folders["model"])
+    untrained = predict(base.unet, base.params["unet"], inputs)
+    assert parity.relative_error(expected, untrained) > 0.1  # training changed it
+
+
+def test_the_whole_pipeline_draws(torch, folders, tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    output = export.export(folders["lora"], tmp_path / "out", "diffusers")
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(output)
+    images = pipeline(
+        tiny_model.PROMPTS[0],
+        num_inference_steps=2,
+        output_type="np",
+        eta=1.0,
+        height=16,
+        width=16,
+    ).images
+    assert images.shape == (1, 16, 16, 3)
+
+
+def test_peft_loads_the_adapters_and_predicts_the_same(
+    torch, folders, inputs, tmp_path
+):
+    diffusers = pytest.importorskip("diffusers")
+    pytest.importorskip("peft")
+    output = export.export(folders["lora"], tmp_path / "lora", "lora")
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folders["model"])
+    pipeline.load_lora_weights(output)
+    expected = our_noise(folders["model"], folders["lora"], inputs)
+    found = their_noise(torch, pipeline, inputs)
+    assert parity.relative_error(found, expected) < 1e-4
+
+
+def test_other_parts_keep_their_official_config(folders, tmp_path):
+    output = export.export(folders["lora"], tmp_path / "out", "diffusers")
+    for part in ("unet", "vae", "text_encoder"):
+        before = json.loads((folders["model"] / part / "config.json").read_text())
+        assert json.loads((output / part / "config.json").read_text()) == before
+    name = "scheduler/scheduler_config.json"
+    assert (output / name).read_text() == (folders["model"] / name).read_text()
+    index = json.loads((output / "model_index.json").read_text())
+    assert index["scheduler"] == ["diffusers", "DDIMScheduler"]
+    again = stable_diffusion.load(output)
+    before = stable_diffusion.load(folders["model"])
+    jax.tree.map(
+        np.testing.assert_array_equal, again.params["vae"], before.params["vae"]
+    )
+
+
+def test_the_scale_is_inside_lora_b():
+    random = np.random.default_rng(0)
+    adapters = {
+        "conv_in": {
+            "down": random.standard_normal((3, 3, 4, 2)),
+            "up": random.standard_normal((1, 1, 2, 5)),
+        },
+        "mid.to_q": {
+            "down": random.standard_normal((4, 2)),
+            "up": random.standard_normal((2, 5)),
+        },
+    }
+    found = lora_files.tensors(adapters, 0.25)
+    assert {name: array.shape for name, array in found.items()} == {
+        "unet.conv_in.lora_A.weight": (2, 4, 3, 3),
+        "unet.conv_in.lora_B.weight": (5, 2, 1, 1),
+        "unet.mid.to_q.lora_A.weight": (2, 4),
+        "unet.mid.to_q.lora_B.weight": (5, 2),
+    }
+    product = (
+        found["unet.mid.to_q.lora_B.weight"] @ found["unet.mid.to_q.lora_A.weight"]
+    )
+    adapter = adapters["mid.to_q"]
+    np.testing.assert_allclose(
+        product.T, 0.25 * adapter["down"] @ adapter["up"], rtol=1e-5, atol=1e-6
+    )
+
+
+def test_adapters_say_where_they_come_from(folders, tmp_path):
+    output = export.export(folders["lora"], tmp_path / "out", "lora")
+    with safetensors.safe_open(output / lora_files.FILENAME, "numpy") as file:
+        metadata = file.metadata()
+    assert metadata["base_model"] == str(folders["model"])
+    assert json.loads(metadata["prompts"]) == [tiny_model.PROMPTS[0]]
+    result = json.loads(metadata["result"])
+    assert (result["before"]["q"], result["after"]["q"]) == (0.15, 0.5)
+    assert result["after"] == {
+        "epoch": 2,
+        "q": 0.5,
+        "q_low": 0.41,
+        "q_high": 0.59,
+        "num_female": 60,
+        "num_male": 60,
+        "none": 8,
+    }
+
+
+def test_the_card_tells_use_effect_and_limits(folders, tmp_path):
+    output = export.export(folders["lora"], tmp_path / "out", "lora")
+    card = (output / "README.md").read_text()
+    for words in (
+        "## Intended use",
+        "| before training | 15.0% [10.0%, 22.0%] | 60 | 60 | 8 |",
+        "| after epoch 2 | 50.0% [41.0%, 59.0%] | 60 | 60 | 8 |",
+        "## Limits",
+        tiny_model.PROMPTS[0],
+        "load_lora_weights",
+    ):
+        assert words in card
+    # Newcombe: 0.35 - sqrt(0.09^2 + 0.07^2), 0.35 + sqrt(0.09^2 + 0.05^2)
+    assert "+35.0 points [+23.6, +45.3]" in card
+
+
+def test_an_unmeasured_checkpoint_claims_nothing(folders):
+    run = saved_run.read(folders["lora"])
+    assert model_card.result(run, 1)["after"] is None
+    assert "Not measured" in model_card.write(run, 1, "lora")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--run={root}/nothing",), "not the folder of a run. Runs beside it: "),
+        (("--run={lora}", "--checkpoint=7"), "holds the checkpoints 3"),
+        (("--run={full}", "--format=lora"), "train.lora.rank=0"),
+        (("--run={lora}", "--output={model}"), "exists and is not empty"),
+    ],
+)
+def test_mistakes_are_told(folders, tmp_path, capsys, arguments, message):
+    places = {**folders, "root": folders["model"].parent}
+    given = [argument.format(**places) for argument in arguments]
+    if not any(argument.startswith("--output") for argument in given):
+        given.append(f"--output={tmp_path / 'out'}")
+    assert export.main(given) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []  # nothing half-written
+
+
+def test_a_damaged_checkpoint_is_not_exported(folders, tmp_path):
+    model = folders["model"]
+    folder = make_run(tmp_path, model, "damaged", 2)
+    path = folder / "checkpoints" / "3" / "rest" / "metadata"
+    rest = json.loads(path.read_text())
+    path.write_text(json.dumps({**rest, "checksum": rest["checksum"] ^ 1}))
+    with pytest.raises(UserError, match="Checkpoint .*3 is damaged"):
+        export.export(folder, tmp_path / "out", "lora")
