@@ -48,9 +48,9 @@ def build(config: ConfigDict) -> tuple[Run, learner.TrainState]:
     """
     remat = {"none": False, "full": True}.get(config.train.remat, config.train.remat)
     dtype = jnp.dtype(config.dtype)
-    model_folder = sources.model_folder(config.model)
+    model_folder = sources.model_folder(config.model, config.variant)
     judge = classifier.load(sources.classifier_folder(config.classifier), dtype)
-    model = stable_diffusion.load(model_folder, dtype, remat)
+    model = stable_diffusion.load(model_folder, dtype, remat, config.variant or None)
     chain = ddim.schedule(model.scheduler, config.sample.num_steps, config.sample.eta)
     ddim.check_policy(chain)
     settings = learner_settings(config, model.latent_shape)

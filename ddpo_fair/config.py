@@ -66,6 +66,9 @@ def _general(config: ConfigDict) -> None:
     # Text-to-image model: "embedded", a folder in the diffusers layout, or a name on
     # the Hugging Face hub, "owner/name" or "owner/name@revision".
     config.model = EMBEDDED
+    # Which of the model's files to read: "" for the usual ones, fp16 for those named
+    # so, half as large to download; the weights become float32 in any case.
+    config.variant = ""
     # Image classifier with labels for women and men: as for the model.
     config.classifier = EMBEDDED
     # Of the networks' computation: float32 or bfloat16. Weights, log-probs and

@@ -99,6 +99,7 @@ JOINT = {
 }
 
 MODEL_NAME = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}(@[\w./-]{1,255})?", re.ASCII)
+VARIANT = re.compile(r"\w{0,40}", re.ASCII)
 RUN_NAME = re.compile(r"[A-Za-z0-9][\w.+=-]{0,99}", re.ASCII)
 
 
@@ -176,6 +177,11 @@ def _texts(flat: dict[str, Any]) -> Iterator[str]:
                 f"{name}={shown(flat[name])} must be 'embedded', a folder,"
                 " or owner/name on the Hugging Face hub."
             )
+    if not VARIANT.fullmatch(flat["variant"]):
+        yield (
+            f"variant={shown(flat['variant'])} must be the middle of the names of"
+            " weights, e.g. fp16 for model.fp16.safetensors, or empty."
+        )
     if not RUN_NAME.fullmatch(flat["run.name"]):
         yield (
             f"run.name={shown(flat['run.name'])} must be a folder's name"

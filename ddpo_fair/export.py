@@ -73,7 +73,7 @@ def export(
             f"--format=lora: {saved.folder} trained all weights of the UNet"
             " (train.lora.rank=0), so there are no adapters; use --format=diffusers."
         )
-    source = sources.model_folder(saved.config.model)
+    source = sources.model_folder(saved.config.model, saved.config.variant)
     with _new_folder(Path(output).expanduser().resolve()) as folder:
         if format == "lora":
             _write_adapters(folder, saved, number, source)
@@ -103,7 +103,7 @@ def _write_adapters(
 def _write_pipeline(
     folder: Path, saved: saved_run.SavedRun, number: int, source: Path
 ) -> None:
-    model = stable_diffusion.load(source)
+    model = stable_diffusion.load(source, variant=saved.config.variant or None)
     shapes = jax.eval_shape(lambda: model.params["unet"])
     params = saved_run.trained_params(saved, number, shapes)
     settings = saved.config.train.lora
