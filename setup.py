@@ -41,7 +41,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["ddpo_fair", "ddpo_fair.*"]),
-    package_data={"ddpo_fair.embedded": ["assets/*", "weights/*", "weights/**/*"]},
+    package_data={
+        "ddpo_fair.embedded": ["assets/*", "weights/*", "weights/**/*"],
+        "ddpo_fair.fairness": ["*.css"],
+    },
     install_requires=CORE,
     extras_require={
         "cuda": ["jax[cuda13]>=0.10"],

@@ -1,0 +1,160 @@
+"""How all figures look: sizes, colours, and SVG that follows the page's theme."""
+
+import dataclasses
+import io
+import re
+from collections.abc import Callable
+
+import matplotlib as mpl
+from matplotlib import axes, figure, ticker
+
+from ddpo_fair.fairness import markup
+from ddpo_fair.fairness.markup import Markup
+
+# Colours of figure files; in a page each becomes a CSS variable of its name. Lines
+# also differ in dash and marker, so nothing is told by colour alone.
+COLOURS = {
+    "ink": "#1d2330",
+    "faint": "#626b7d",
+    "rule": "#d6dae2",
+    "paper": "#fefefe",
+    "first": "#1f5fb4",
+    "second": "#b4530a",
+    "third": "#0a7d5c",
+    "fourth": "#7b3fa0",
+    "fifth": "#a8324e",
+    "sixth": "#5c6b12",
+}
+SERIES = ("first", "second", "third", "fourth", "fifth", "sixth")
+DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), "-", (0, (3, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P")
+MARGINS = (0.72, 0.12, 0.48, 0.1)  # inches: left, right, bottom, top
+NARROW, WIDE = (4.0, 2.5), (9.2, 3.3)  # inches: a phone's width, a page's
+STYLE = {
+    "axes.edgecolor": COLOURS["faint"],
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.labelcolor": COLOURS["ink"],
+    "axes.labelsize": 10,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.facecolor": "none",
+    "font.family": ["DejaVu Sans"],
+    "font.size": 10,
+    "grid.color": COLOURS["rule"],
+    "grid.linewidth": 0.7,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4,
+    "svg.fonttype": "none",  # text stays text
+    "text.color": COLOURS["ink"],
+    "xtick.color": COLOURS["faint"],
+    "xtick.labelcolor": COLOURS["ink"],
+    "ytick.color": COLOURS["faint"],
+    "ytick.labelcolor": COLOURS["ink"],
+}
+PERCENT = "{x:.0%}"  # ticks of a share
+PNG_DPI = 200
+BAND = 0.16  # opacity of an interval's band
+NUM_BANDS = 2  # runs that may show their bands in one chart
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """A figure of a page.
+
+    Attributes:
+        name: of its files.
+        title: above it.
+        caption: below it: what is drawn, how to read it.
+        draw: makes it, of so many inches; inside `drawing.style()`.
+        wide: whether it deserves the width of a page.
+    """
+
+    name: str
+    title: str
+    caption: str
+    draw: Callable[[tuple[float, float]], figure.Figure]
+    wide: bool = False
+
+
+def canvas(size: tuple[float, float]) -> tuple[figure.Figure, axes.Axes]:
+    """An empty figure of so many inches, and its axes; made inside `style()`.
+
+    Margins are fixed, hence charts above each other align; matplotlib's layouts, which
+    measure each label, would double the time of a report.
+    """
+    width, height = size
+    sheet = figure.Figure(figsize=size)
+    left, right, bottom, top = MARGINS
+    shares = (left / width, bottom / height)
+    inside = ((width - left - right) / width, (height - bottom - top) / height)
+    return sheet, sheet.add_axes((*shares, *inside))
+
+
+def style() -> object:
+    """The context in which figures are made and saved."""
+    return mpl.rc_context(STYLE)
+
+
+def svg(sheet: figure.Figure, name: str) -> str:
+    """The figure as an SVG document; the same figure gives the same bytes."""
+    file = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": name}):
+        sheet.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    return file.getvalue()
+
+
+def png(sheet: figure.Figure) -> bytes:
+    """The figure as a PNG file on white."""
+    file = io.BytesIO()
+    sheet.savefig(file, format="png", dpi=PNG_DPI, facecolor="white")
+    return file.getvalue()
+
+
+def inline(document: str, description: str, class_: str = "") -> Markup:
+    """An SVG document as an element of a page, in the page's colours and fonts.
+
+    Args:
+        document: from `svg`.
+        description: what the figure shows, for who cannot see it; plain text.
+        class_: of the element.
+    """
+    element = document[document.index("<svg") :]
+    element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
+    element = re.sub(r' xmlns(:\w+)?="[^"]*"', "", element)
+    element = element.replace("xlink:href", "href")
+    element = re.sub(r' id="[a-z]+\d*_\d+"', "", element)  # figure_1, axes_1, ...
+    element = re.sub(r' (width|height)="[\d.]+pt"', "", element, count=2)
+    element = re.sub(r"<style.*?</style>", "", element, flags=re.DOTALL)
+    element = re.sub(r"font-family: [^;\"]*;? ?", "", element)
+    for name, colour in COLOURS.items():
+        element = element.replace(colour, f"var(--{name})")
+    label = markup.text(description)
+    return Markup(
+        element.replace(
+            "<svg", f'<svg role="img" class="{class_}" aria-label="{label}"'
+        )
+    )
+
+
+def look(index: int) -> tuple[str, object, str]:
+    """Colour, dash and marker of a run."""
+    colour = COLOURS[SERIES[index % len(SERIES)]]
+    places = index % len(DASHES), index % len(MARKERS)
+    return colour, DASHES[places[0]], MARKERS[places[1]]
+
+
+def label(name: str) -> str:
+    """A run's name in letters that every font has, never as a formula."""
+    name = name if len(name) <= 24 else f"{name[:23]}~"
+    return ascii(name)[1:-1].replace("$", r"\$").lstrip("_")
+
+
+def finish(plot: axes.Axes, legend: bool) -> None:
+    """Labels the axis of epochs, and the lines if that is wanted."""
+    plot.set_xlabel("epochs of training")
+    plot.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, nbins=8))
+    if legend and plot.get_legend_handles_labels()[0]:
+        plot.legend(loc="best", ncols=2)

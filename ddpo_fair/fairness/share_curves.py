@@ -1,0 +1,191 @@
+"""The share of women over a run, and how sure the classifier was of its faces."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import axes, figure
+
+from ddpo_fair.fairness import drawing, findings, records
+from ddpo_fair.fairness.records import Record, Share
+
+
+def over_time(runs: Sequence[Record]) -> drawing.Chart:
+    """q of every epoch's images and of the evaluations, against the target."""
+    caption = (
+        "Share of women among recognised faces. Line: the images of each epoch's"
+        " training, with a 95 % Wilson band. Points with bars: fresh images, never"
+        " trained on, with their 95 % intervals. Dashed: the target."
+    )
+    if len(runs) > 1:
+        caption = (
+            "Share of women among recognised faces on fresh images (on each epoch's"
+            " own where a run has no evaluation), with 95 % Wilson intervals. Dashed:"
+            " the target."
+        )
+
+    def draw(size: tuple[float, float]) -> figure.Figure:
+        sheet, plot = drawing.canvas(size)
+        for target in sorted({run.target for run in runs}):
+            ink = drawing.COLOURS["ink"]
+            plot.axhline(target, color=ink, linestyle=(0, (6, 4)), linewidth=1.2)
+        for index, run in enumerate(runs):
+            _draw_shares(plot, run, index, alone=len(runs) == 1)
+        plot.set_ylim(-0.02, 1.02)
+        plot.yaxis.set_major_formatter(drawing.PERCENT)
+        drawing.finish(plot, legend=True)
+        return sheet
+
+    return drawing.Chart("share_of_women", "Share of women", caption, draw, wide=True)
+
+
+def mean_gap(runs: Sequence[Record]) -> drawing.Chart | None:
+    """The mean gap over prompts in time; None unless a run has several prompts."""
+    several = [run for run in runs if any(map(records.by_prompt, run.lines))]
+    if not several:
+        return None
+
+    def draw(size: tuple[float, float]) -> figure.Figure:
+        sheet, plot = drawing.canvas(size)
+        for index, run in enumerate(several):
+            colour, dash, marker = drawing.look(index)
+            for fresh, opacity in ((False, 0.45), (True, 1.0)):
+                table = findings.gaps_over_time(run, fresh)
+                if not len(table):
+                    continue
+                plot.plot(
+                    *table[:, :2].T,
+                    color=colour,
+                    linestyle=dash,
+                    marker=marker if fresh else None,
+                    alpha=opacity,
+                    label=_gap_label(run, fresh, len(several) == 1),
+                )
+                if fresh and index == 0 and np.isfinite(table[:, 2]).all():
+                    ink = drawing.COLOURS["ink"]
+                    plot.plot(
+                        *table[:, ::2].T, color=ink, linestyle=(0, (6, 4)), lw=1.2
+                    )
+        plot.set_ylim(0, 1.02)
+        plot.set_ylabel("points")
+        plot.yaxis.set_major_formatter(lambda gap, _: f"{100 * gap:.0f}")
+        drawing.finish(plot, legend=True)
+        return sheet
+
+    return drawing.Chart(
+        "mean_gap",
+        "Mean gap over prompts",
+        "|share of women - share of men| of each prompt, averaged: 0 is balance, 100"
+        " is one gender only. Points: fresh images; faint line: the images of training."
+        " Dashed: what a perfectly fair model would show on so few fresh images.",
+        draw,
+        wide=True,
+    )
+
+
+def _gap_label(run: Record, fresh: bool, alone: bool) -> str | None:
+    if alone:
+        return "fresh images" if fresh else "trained on"
+    return drawing.label(run.name) if fresh else None
+
+
+def histogram(runs: Sequence[Record]) -> drawing.Chart | None:
+    """How sure the classifier was of a woman, first and last; None if unknown."""
+    pairs = [(run, *_histograms(run)) for run in runs]
+    pairs = [pair for pair in pairs if pair[1] is not None]
+    if not pairs:
+        return None
+
+    def draw(size: tuple[float, float]) -> figure.Figure:
+        sheet, plot = drawing.canvas(size)
+        for index, (run, first, last) in enumerate(pairs):
+            name = "" if len(pairs) == 1 else f"{drawing.label(run.name)}, "
+            if index == 0:
+                # Runs of one experiment begin with the same model.
+                faint = drawing.COLOURS["faint"]
+                _steps(plot, first, "before", faint, (0, (1, 1.5)), 0.12)
+            if last is not None:
+                colour, dash = drawing.look(index)[:2]
+                _steps(plot, last, f"{name}after", colour, dash, 0.0)
+        plot.set_xlim(0, 1)
+        plot.set_ylim(bottom=0)
+        plot.yaxis.set_major_formatter(drawing.PERCENT)
+        plot.set_xlabel("probability of a woman")
+        plot.legend(loc="best")
+        return sheet
+
+    return drawing.Chart(
+        "p_female",
+        "How sure the classifier is",
+        "Pictures by the probability of a woman. Balance of clear faces has a peak at"
+        " each end; ambiguous faces gather in the middle.",
+        draw,
+    )
+
+
+def _histograms(run: Record) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Shares of pictures in bins, of the first and the last evaluation."""
+    found = []
+    for line in run.lines:
+        counts = line.get("eval_p_female_histogram")
+        if isinstance(counts, list) and len(counts) > 1:
+            values = [records.number({"n": n}, "n") for n in counts]
+            if all(v >= 0 for v in values) and 0 < sum(values) < math.inf:
+                found.append(np.array(values) / sum(values))
+    return (found[0] if found else None), (found[-1] if len(found) > 1 else None)
+
+
+def _steps(
+    plot: axes.Axes,
+    shares: np.ndarray,
+    label: str,
+    colour: str,
+    dash: object,
+    opacity: float,
+) -> None:
+    edges = np.linspace(0, 1, len(shares) + 1)
+    plot.stairs(shares, edges, color=colour, linestyle=dash, linewidth=2, label=label)
+    if opacity:
+        plot.stairs(shares, edges, color=colour, fill=True, alpha=opacity)
+
+
+def _draw_shares(plot: axes.Axes, run: Record, index: int, alone: bool) -> None:
+    colour, dash, marker = drawing.look(index)
+    trained = [records.trained_on(line, line["epoch"]) for line in run.lines]
+    fresh = [records.evaluated(line, line["epoch"]) for line in run.lines]
+    trained, fresh = _measured(trained), _measured(fresh)
+    if trained and (alone or not fresh):
+        x, q, low, high = _arrays(trained)
+        label = "trained on" if alone else drawing.label(run.name)
+        plot.plot(x, q, color=colour, linestyle=dash, label=label)
+        if index < drawing.NUM_BANDS:
+            plot.fill_between(
+                x, low, high, color=colour, alpha=drawing.BAND, linewidth=0
+            )
+    if fresh:
+        x, q, low, high = _arrays(fresh)
+        errors = np.maximum([q - low, high - q], 0.0)
+        if alone:
+            colour, dash, marker = drawing.look(1)[0], "none", drawing.look(1)[2]
+        plot.errorbar(
+            x if alone else x + 0.08 * index,
+            q,
+            errors,
+            color=colour,
+            linestyle=dash,
+            marker=marker,
+            markersize=5,
+            elinewidth=1.2,
+            capsize=2.5,
+            label="fresh images" if alone else drawing.label(run.name),
+        )
+
+
+def _measured(shares: list[Share | None]) -> list[Share]:
+    return [s for s in shares if s is not None and math.isfinite(s.q.estimate)]
+
+
+def _arrays(shares: list[Share]) -> tuple[np.ndarray, ...]:
+    """Epochs done, q, low and high, [E] each."""
+    table = np.array([(share.epochs_done, *share.q) for share in shares], np.float64)
+    return tuple(table.T)

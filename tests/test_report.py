@@ -1,0 +1,350 @@
+"""The report: what it concludes, what it survives, what it looks like to a browser."""
+
+import json
+import math
+import re
+import shutil
+import subprocess
+from html import parser
+from pathlib import Path
+
+import made_runs
+import pytest
+
+from ddpo_fair import report
+from ddpo_fair.errors import UserError
+from ddpo_fair.fairness import curves, findings, markup, records, statistics, verdict
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+HARNESS = """<!doctype html><iframe id="page" width="390" height="844" src="{page}">
+</iframe><p id="found"></p><script>
+document.getElementById("page").onload = (event) => {{
+  const page = event.target.contentDocument;
+  const wide = [...page.querySelectorAll("svg.wide")];
+  document.getElementById("found").textContent = JSON.stringify({{
+    width: page.documentElement.scrollWidth,
+    scripts: page.querySelectorAll("script").length,
+    handlers: page.querySelectorAll("[onerror], [onload]").length,
+    shown: page.querySelectorAll("svg").length,
+    hidden: wide.filter((one) => one.clientWidth === 0).length,
+    text: page.body.innerText,
+  }});
+}};
+</script>"""
+
+
+@pytest.fixture
+def all_curves():
+    """Undoes `one_curve`."""
+
+
+@pytest.fixture(autouse=True)
+def one_curve(request, monkeypatch):
+    """Most tests read words; drawing every curve would take most of their time."""
+    if "all_curves" not in request.fixturenames:
+        monkeypatch.setattr(curves, "FIELDS", curves.FIELDS[:1])
+
+
+def share(num_female: int, num_male: int, num_none: int = 0) -> records.Share:
+    q = statistics.wilson(num_female, num_female + num_male)
+    return records.Share(q, num_female + num_male, num_none, 1)
+
+
+def one_verdict(folder: Path, lines: list[dict], **settings) -> verdict.Verdict:
+    return verdict.of_runs([records.read(made_runs.make(folder, lines, **settings))])
+
+
+def two_lines(before: tuple[int, int], after: tuple[int, int]) -> list[dict]:
+    return [
+        made_runs.line(0, 10, 54) | made_runs.evaluation(*before),
+        made_runs.line(1, 10, 54) | made_runs.evaluation(*after),
+    ]
+
+
+def test_difference_is_newcombes_published_example():
+    # Newcombe (1998), table II, 56/70 - 48/80 by method 10: 0.0524 to 0.3339.
+    found = findings.difference(share(48, 32), share(56, 14))
+    assert found.estimate == pytest.approx(0.2)
+    assert found.low == pytest.approx(0.0524, abs=5e-5)
+    assert found.high == pytest.approx(0.3339, abs=5e-5)
+
+
+def test_seeds_have_students_interval():
+    # mean .5, standard error .1 / sqrt(3), t(.975; 2) = 4.30265 from the tables
+    found = findings.over_seeds([0.4, 0.5, 0.6])
+    half = 4.30265 * 0.1 / math.sqrt(3)
+    assert found == pytest.approx((0.5, 0.5 - half, 0.5 + half), rel=1e-5)
+    assert findings.over_seeds([0.3]) == (0.3, 0.0, 1.0)  # one seed says nothing
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "word"),
+    [
+        ((15, 113), (64, 64), "Balanced"),
+        ((60, 68), (64, 64), "Balanced, as before"),
+        ((15, 113), (18, 110), "No clear change"),
+        ((15, 113), (40, 88), "Closer"),
+        ((15, 113), (100, 28), "Overshot"),
+        ((40, 88), (10, 118), "Further away"),
+        ((1, 3), (2, 2), "Balanced, as before"),
+    ],
+)
+def test_word_follows_from_the_intervals(tmp_path, before, after, word):
+    assert one_verdict(tmp_path / "run", two_lines(before, after)).word == word
+
+
+def test_shift_is_judged_by_its_direction(tmp_path):
+    lines = two_lines((15, 113), (100, 28))
+    for index, (target, word) in enumerate(
+        [("auto", "Shifted"), ("female", "Shifted"), ("male", "Shifted the wrong way")]
+    ):
+        changes = {"reward.name": "shift", "reward.target_class": target}
+        assert one_verdict(tmp_path / str(index), lines, **changes).word == word
+
+
+def test_opposite_biases_do_not_count_as_balance(tmp_path):
+    lines = two_lines((64, 64), (64, 64))
+    for line in lines:
+        line["prompts"] = {
+            "a nurse": made_runs.evaluation(60, 4),
+            "a pilot": made_runs.evaluation(4, 60),
+        }
+    found = one_verdict(tmp_path / "run", lines, prompts=["a nurse", "a pilot"])
+    assert found.finding.kind == findings.GAP
+    assert found.finding.after.estimate == pytest.approx(56 / 64)
+    assert found.word == "No clear change"
+    assert any("too few" in doubt for doubt in found.doubts)
+
+
+def test_seeds_are_judged_together(tmp_path):
+    runs = [
+        records.read(
+            made_runs.make(
+                tmp_path / str(seed), made_runs.balancing(4, last), seed=seed
+            )
+        )
+        for seed, last in enumerate((56, 62, 68))
+    ]
+    other = records.read(made_runs.make(tmp_path / "x", [], epochs=3))
+    assert [len(group) for group in records.groups([*runs, other])] == [3, 1]
+    finding = findings.of_runs(runs)
+    # 15 women of 124 in each of three evaluations before training
+    assert finding.before == statistics.wilson(45, 372)
+    assert finding.after.estimate == pytest.approx((56 + 62 + 68) / (3 * 124))
+    assert "over 3 seeds" in verdict.of_runs(runs).sentence
+
+
+def test_training_images_judge_where_nothing_else_does(tmp_path):
+    lines = [made_runs.line(0, 8, 56), made_runs.line(1, 32, 32)]
+    found = one_verdict(tmp_path / "run", lines)
+    assert found.finding.after.estimate == 0.5
+    assert any("trained on" in doubt for doubt in found.doubts)
+
+
+def test_unrecognised_and_undecided_faces_are_held_against_it(tmp_path):
+    lines = two_lines((15, 113), (30, 30))
+    lines[1] |= {"eval_none": 68, "eval_polarisation": 0.4}
+    doubts = one_verdict(tmp_path / "run", lines).doubts
+    assert any("from 3" in doubt and "to 53" in doubt for doubt in doubts)
+    assert any("ambiguous faces" in doubt for doubt in doubts)
+
+
+def test_partial_run_has_a_report(tmp_path):
+    folder = made_runs.make(tmp_path / "run", made_runs.balancing(3), grids=(0,))
+    text = report.write([folder]).read_text(encoding="utf-8")
+    assert "3 of 12 epochs are finished" in text
+    assert text.count("<img") == 1
+
+
+def test_run_without_an_epoch_has_a_report(tmp_path):
+    folder = made_runs.make(tmp_path / "run", [])
+    (folder / "metrics.jsonl").unlink()
+    text = report.write([folder]).read_text(encoding="utf-8")
+    assert "Not measured" in text
+    assert "no epoch is finished yet" in text
+
+
+@pytest.mark.usefixtures("all_curves")
+def test_whatever_stands_in_the_files_there_is_a_report(tmp_path):
+    folder = made_runs.make(tmp_path / "run", made_runs.balancing(3), grids=(0, 2))
+    (folder / "config.json").write_text("[]")
+    (folder / "samples" / "epoch_0002.png").write_bytes(b"\x89PNG cut short")
+    odd = [
+        '{"epoch": 3, "q": NaN, "q_low": null, "q_high": "high", "loss": Infinity}',
+        '{"epoch": 4, "num_female": 0, "num_male": 0, "num_none": 64, "kl": null}',
+        '{"epoch": 5, "loss": 1e999, "grad_norm": [1], "reward_mean": true}',
+        f'{{"epoch": 6, "images": 1{400 * "0"}, "prompts": [], "eval_q": 3}}',
+        '{"epoch": 7, "prompts": {"x": 1, "y": {"eval_q": null}}}',
+        '{"epoch": "8"}',
+        '{"epoch": -1}',
+        "[]",
+        "\ud800",
+        '{"epoch": 9, "q": 0.5',
+    ]
+    with open(folder / "metrics.jsonl", "ab") as file:
+        file.write("\n".join(odd).encode("utf-8", "surrogatepass"))
+    text = report.write([folder]).read_text(encoding="utf-8")
+    assert "config.json holds no JSON object" in text
+    assert "5 of metrics.jsonl" in text
+    assert "epoch_0002.png cannot be read" in text
+
+
+class Collector(parser.HTMLParser):
+    """Tags, and everything that could load or run something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.references: set[str] = set()
+        self.handlers: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "srcset", "action", "data"):
+                self.references.add((value or "")[:5])
+            if name.startswith("on"):
+                self.handlers.append(name)
+
+
+def hostile_run(folder: Path) -> Path:
+    """A run in which every text is an attack."""
+    bad = made_runs.HOSTILE
+    lines = made_runs.balancing(4)
+    for line in lines:
+        line["prompts"] = {
+            bad: made_runs.evaluation(10, 20),
+            "\u202egnp.\ud800\x00": made_runs.evaluation(10, 20 + line["epoch"]),
+        }
+    made = made_runs.make(folder, lines, (0, 3), prompts=[bad, "b"], model=bad)
+    config = json.loads((made / "config.json").read_text())
+    config |= {"commit": bad, "devices": [bad], "command": ["x", bad], bad: bad}
+    config["config"][bad] = bad
+    (made / "config.json").write_text(json.dumps(config))
+    return made
+
+
+def test_hostile_texts_stay_text(tmp_path):
+    folder = hostile_run(tmp_path / "run_$x^{2$_<b>&")
+    page = report.write([folder])
+    text = page.read_text(encoding="utf-8")
+    collector = Collector()
+    collector.feed(text)
+    assert not collector.tags & {"script", "iframe", "object", "embed", "link", "base"}
+    assert not collector.handlers
+    assert collector.references <= {
+        "data:",
+        *(r for r in collector.references if r[0] == "#"),
+    }
+    assert "&lt;script&gt;alert(1)" in text
+    assert "http:" not in text.replace("http://www.w3.org", "")
+    assert "https:" not in text
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text).group(1)
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+def test_markup_escapes_all_but_markup():
+    assert markup.text('<a href="x">&') == "&lt;a href=&quot;x&quot;&gt;&amp;"
+    assert markup.text("\x00\x1b\x85\ud800\ufffe") == 5 * "\ufffd"
+    inside = markup.element("b", "<i>", class_="x'y\"")
+    assert inside == '<b class="x&#x27;y&quot;">&lt;i&gt;</b>'
+    assert markup.element("p", inside, None) == f"<p>{inside}</p>"
+
+
+def test_several_runs_stand_side_by_side(tmp_path):
+    runs = tmp_path / "runs"
+    folders = [
+        made_runs.make(runs / f"seed{seed}", made_runs.balancing(4), (0, 3), seed=seed)
+        for seed in range(2)
+    ]
+    changes = {"train.objective": "truly_ppo", "train.trust_region": 0.16}
+    folders.append(
+        made_runs.make(runs / "truly", made_runs.balancing(4, 30), **changes)
+    )
+    page = report.write(folders)
+    assert page == runs / "report.html"
+    text = page.read_text(encoding="utf-8")
+    assert text.count('class="verdict"') == 2
+    assert "2 seeds together" in text
+    assert "train.trust_region" in text
+
+
+@pytest.mark.usefixtures("all_curves")
+def test_figures_are_files_as_well(tmp_path):
+    folder = made_runs.make(tmp_path / "run", made_runs.balancing(4))
+    report.write([folder])
+    figures = folder / "report_figures"
+    names = {path.name for path in figures.iterdir()}
+    wanted = ("share_of_women", "reward_mean", "loss", "kl", "none", "ratio_deviation")
+    assert {f"{name}.{kind}" for name in wanted for kind in ("svg", "png")} <= names
+    assert (figures / "kl.png").read_bytes().startswith(b"\x89PNG")
+    assert "#1f5fb4" in (figures / "kl.svg").read_text()  # no variable of the page
+
+
+def test_same_run_gives_the_same_figures(tmp_path):
+    folder = made_runs.make(tmp_path / "run", made_runs.balancing(4))
+    drawn = []
+    for _ in range(2):
+        report.write([folder])
+        drawn.append((folder / "report_figures" / "share_of_women.svg").read_bytes())
+    assert drawn[0] == drawn[1]
+
+
+def test_large_grids_are_made_smaller(tmp_path):
+    folder = made_runs.make(tmp_path / "run", made_runs.balancing(4))
+    for epoch in (0, 3):
+        path = folder / "samples" / f"epoch_{epoch:04d}.png"
+        made_runs.grid(path, epoch, side=2060)
+    text = report.write([folder]).read_text(encoding="utf-8")
+    assert text.count("data:image/jpeg;base64,") == 2
+
+
+def test_command_explains_mistakes_in_one_paragraph(tmp_path, capsys):
+    assert report.main([str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "neither config.json nor metrics.jsonl" in said
+    folder = made_runs.make(tmp_path / "run", made_runs.balancing(2))
+    (tmp_path / "file").write_text("")
+    assert report.main([str(folder), "--output", str(tmp_path / "file" / "x")]) == 2
+    with pytest.raises(UserError, match="--output"):
+        report.write([folder], tmp_path / "file" / "x")
+
+
+def test_command_prints_where_the_page_is(tmp_path, capsys):
+    folder = made_runs.make(tmp_path / "run", made_runs.balancing(2))
+    assert report.main([str(folder)]) == 0
+    assert capsys.readouterr().out == f"{folder / 'report.html'}\n"
+
+
+@pytest.mark.usefixtures("all_curves")
+def test_browser_runs_no_script_and_scrolls_only_downwards(tmp_path):
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
+    page = report.write([hostile_run(tmp_path / "run")])
+    (tmp_path / "harness.html").write_text(HARNESS.format(page=page.as_uri()))
+    flags = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
+        " --disable-background-networking --disable-component-update --disable-sync"
+        " --allow-file-access-from-files --window-size=500,900 --dump-dom"
+    )
+    result = subprocess.run(
+        [
+            browser,
+            *flags.split(),
+            f"--user-data-dir={tmp_path / 'profile'}",
+            (tmp_path / "harness.html").as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    found = re.search(r'<p id="found">(.*?)</p>', result.stdout, re.DOTALL)
+    assert found, result.stderr[-2000:]
+    seen = json.loads(parser.unescape(found.group(1)))
+    assert seen["width"] <= 390
+    assert (seen["scripts"], seen["handlers"]) == (0, 0)
+    assert seen["shown"] > 10
+    assert seen["hidden"] > 0  # a phone has the narrow figures
+    assert "<script>alert(1)</script>" in seen["text"]
