@@ -15,6 +15,7 @@ import numpy as np
 
 from ddpo_fair import parallel
 from ddpo_fair.errors import UserError
+from ddpo_fair.feedback import resize
 from ddpo_fair.models import tensor_files, vit, weights
 
 FEMALE, MALE = 0, 1
@@ -23,7 +24,7 @@ SPELLINGS = (
     {"female", "females", "woman", "women", "girl", "girls", "f"},
     {"male", "males", "man", "men", "boy", "boys", "m"},
 )
-METHODS = {0: "nearest", 2: "linear", 3: "cubic"}  # by PIL's number of the filter
+METHODS = (resize.NEAREST, resize.BILINEAR, resize.BICUBIC)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Preprocessing:
     """How pixels 0 to 255 become the network's input; preprocessor_config.json."""
 
     size: tuple[int, int]  # height, width
-    method: str
+    method: int  # PIL's number of the filter
     scale: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -108,10 +109,10 @@ def read_preprocessing(folder: pathlib.Path, config: vit.Config) -> Preprocessin
             f"{path}: size={said['size']!r} does not fit image_size="
             f"{config.image_size} of config.json; make them equal."
         )
-    method = METHODS.get(said.get("resample", 2))
-    if method is None:
+    method = said.get("resample", resize.BILINEAR)
+    if method not in METHODS:
         raise UserError(
-            f"{path}: resample={said['resample']!r} is not supported; it must be 0"
+            f"{path}: resample={method!r} is not supported; it must be 0"
             " (nearest), 2 (bilinear) or 3 (bicubic)."
         )
     rescales, normalises = said.get("do_rescale", True), said.get("do_normalize", True)
@@ -125,15 +126,10 @@ def read_preprocessing(folder: pathlib.Path, config: vit.Config) -> Preprocessin
 def preprocess(settings: Preprocessing, images: jax.Array) -> jax.Array:
     """Pixel values [N, h, w, 3] of images [N, H, W, 3] in [0, 1].
 
-    As the classifier would see the saved pictures: in 256 levels, resized like PIL
-    does, one axis after the other with the result rounded to 256 levels each time.
+    As the classifier would see the saved pictures: in 256 levels, resized as Pillow
+    does it.
     """
-    pixels = jnp.round(images * 255.0)
-    for axis, length in ((2, settings.size[1]), (1, settings.size[0])):
-        if pixels.shape[axis] != length:
-            shape = (*pixels.shape[:axis], length, *pixels.shape[axis + 1 :])
-            pixels = jax.image.resize(pixels, shape, settings.method, antialias=True)
-            pixels = jnp.clip(jnp.round(pixels), 0.0, 255.0)
+    pixels = resize.resize(jnp.round(images * 255.0), *settings.size, settings.method)
     mean = jnp.asarray(settings.mean, jnp.float32)[None, None, None]
     std = jnp.asarray(settings.std, jnp.float32)[None, None, None]
     return (pixels * settings.scale - mean) / std
