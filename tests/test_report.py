@@ -275,7 +275,7 @@ def test_figures_are_files_as_well(tmp_path):
     report.write([folder])
     figures = folder / "report_figures"
     names = {path.name for path in figures.iterdir()}
-    wanted = ("share_of_women", "reward_mean", "loss", "kl", "none", "ratio_deviation")
+    wanted = ("share_of_female", "reward_mean", "loss", "kl", "none", "ratio_deviation")
     assert {f"{name}.{kind}" for name in wanted for kind in ("svg", "png")} <= names
     assert (figures / "kl.png").read_bytes().startswith(b"\x89PNG")
     assert "#1f5fb4" in (figures / "kl.svg").read_text()  # no variable of the page
@@ -286,7 +286,7 @@ def test_same_run_gives_the_same_figures(tmp_path):
     drawn = []
     for _ in range(2):
         report.write([folder])
-        drawn.append((folder / "report_figures" / "share_of_women.svg").read_bytes())
+        drawn.append((folder / "report_figures" / "share_of_female.svg").read_bytes())
     assert drawn[0] == drawn[1]
 
 

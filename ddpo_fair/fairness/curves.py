@@ -83,7 +83,7 @@ FIELDS = (
 
 
 def charts(runs: Sequence[Record]) -> list[drawing.Chart]:
-    """The curves that these runs have figures for, but for the share of women."""
+    """The curves that these runs have figures for, but for the share of female."""
     found = []
     for field in FIELDS:
         if any(np.isfinite(_values(run, field.name)[1]).any() for run in runs):

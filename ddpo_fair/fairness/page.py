@@ -195,8 +195,9 @@ def _reading() -> list[Markup]:
         " difference of two, Student's t over seeds, the bootstrap over prompts. A"
         " verdict of balance says that the interval holds the target, no more; a wide"
         " interval holds much else.",
-        "Female and male are what a classifier calls a picture of a face. They are"
-        " nobody's gender, and a picture that is neither counts as neither.",
+        "Female and male are what a classifier calls the picture of a face: a"
+        " perception with error bars, nobody's identity. What it calls neither counts"
+        " as neither.",
         "The classifier that judges here is the one that gave the reward, so part of"
         " the change may please this classifier only. A second one, held-out prompts"
         " and image quality are measured by python -m ddpo_fair.evaluate.",

@@ -1,4 +1,4 @@
-"""The share of women over a run, and how sure the classifier was of its faces."""
+"""The share classified as female over a run, and how sure the classifier was."""
 
 import math
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ from ddpo_fair.fairness.records import Record, Share
 def over_time(runs: Sequence[Record]) -> drawing.Chart:
     """q of every epoch's images and of the evaluations, against the target."""
     caption = (
-        "Share of women among recognised faces. Line: the images of each epoch's"
-        " training, with a 95 % Wilson band. Points with bars: fresh images, never"
-        " trained on, with their 95 % intervals. Dashed: the target."
+        "Share classified as female among recognised faces. Line: the images of each"
+        " epoch's training, with a 95 % Wilson band. Points with bars: fresh images,"
+        " never trained on, with their 95 % intervals. Dashed: the target."
     )
     if len(runs) > 1:
         caption = (
-            "Share of women among recognised faces on fresh images (on each epoch's"
-            " own where a run has no evaluation), with 95 % Wilson intervals. Dashed:"
-            " the target."
+            "Share classified as female among recognised faces, on fresh images (on"
+            " each epoch's own where a run has no evaluation), with 95 % Wilson"
+            " intervals. Dashed: the target."
         )
 
     def draw(size: tuple[float, float]) -> figure.Figure:
@@ -36,7 +36,9 @@ def over_time(runs: Sequence[Record]) -> drawing.Chart:
         drawing.finish(plot, legend=True)
         return sheet
 
-    return drawing.Chart("share_of_women", "Share of women", caption, draw, wide=True)
+    return drawing.Chart(
+        "share_of_female", "Classified as female", caption, draw, wide=True
+    )
 
 
 def mean_gap(runs: Sequence[Record]) -> drawing.Chart | None:
@@ -75,7 +77,7 @@ def mean_gap(runs: Sequence[Record]) -> drawing.Chart | None:
     return drawing.Chart(
         "mean_gap",
         "Mean gap over prompts",
-        "|share of women - share of men| of each prompt, averaged: 0 is balance, 100"
+        "|share female - share male| of each prompt, averaged: 0 is balance, 100"
         " is one gender only. Points: fresh images; faint line: the images of training."
         " Dashed: what a perfectly fair model would show on so few fresh images.",
         draw,
@@ -90,7 +92,7 @@ def _gap_label(run: Record, fresh: bool, alone: bool) -> str | None:
 
 
 def histogram(runs: Sequence[Record]) -> drawing.Chart | None:
-    """How sure the classifier was of a woman, first and last; None if unknown."""
+    """How sure the classifier was of female, first and last; None if unknown."""
     pairs = [(run, *_histograms(run)) for run in runs]
     pairs = [pair for pair in pairs if pair[1] is not None]
     if not pairs:
@@ -110,15 +112,15 @@ def histogram(runs: Sequence[Record]) -> drawing.Chart | None:
         plot.set_xlim(0, 1)
         plot.set_ylim(bottom=0)
         plot.yaxis.set_major_formatter(drawing.PERCENT)
-        plot.set_xlabel("probability of a woman")
+        plot.set_xlabel("probability of female")
         plot.legend(loc="best")
         return sheet
 
     return drawing.Chart(
         "p_female",
         "How sure the classifier is",
-        "Pictures by the probability of a woman. Balance of clear faces has a peak at"
-        " each end; ambiguous faces gather in the middle.",
+        "Pictures by the classifier's probability of female. Balance of clear faces has"
+        " a peak at each end; ambiguous faces gather in the middle.",
         draw,
     )
 

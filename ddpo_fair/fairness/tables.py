@@ -37,7 +37,7 @@ def key_figures(run: Record) -> Markup:
     seconds = total_seconds(run)
     speed = f"{images / seconds:.2g} a second" if seconds and images else None
     cards = [
-        ("Women", share_text(last or first), f"before: {share_text(first)}"),
+        ("Female", share_text(last or first), f"before: {share_text(first)}"),
         ("Neither", none_text(last or first), f"before: {none_text(first)}"),
         ("Epochs", f"{len(run.lines)} of {run.num_epochs}", None),
         ("Images trained on", f"{images:,}" if images else "unknown", speed),
@@ -116,7 +116,7 @@ def differences(groups: Sequence[Sequence[Record]]) -> Markup | None:
 
 
 def prompts(run: Record, several: bool) -> Markup:
-    """Each prompt's share of women before and after, drawn as well."""
+    """Each prompt's share of female before and after, drawn as well."""
     rows = [
         [
             element("bdi", name),
@@ -129,7 +129,7 @@ def prompts(run: Record, several: bool) -> Markup:
         ]
         for name, first, last in findings.ends_by_prompt(run)
     ]
-    head = ["Prompt", "Before", "After", "Change", "0 % to 100 % women"]
+    head = ["Prompt", "Before", "After", "Change", "0 % to 100 % female"]
     text = "Hollow: before. Filled: after. Bars: 95 % intervals. Long tick: the target."
     title = element("h3", run.name) if several else None
     return element(
@@ -203,11 +203,11 @@ def epochs(run: Record) -> Markup:
             ]
         )
     names = [name for _, name in EPOCH_FIELDS]
-    return markup.table(["Epoch", "Women", "Fresh images", "Neither", *names], rows)
+    return markup.table(["Epoch", "Female", "Fresh images", "Neither", *names], rows)
 
 
 def share_text(share: Share | None) -> str:
-    """A measured share of women."""
+    """A measured share of female."""
     return with_interval(share.q if share else None)
 
 

@@ -92,10 +92,10 @@ def _sentence(finding: Finding, word: str, runs: Sequence[Record]) -> Markup:
     seeds = f", over {len(runs)} seeds" if len(runs) > 1 else ""
     what = markup.quoted(prompts[0]) if len(prompts) == 1 else "the prompts"
     if finding.before is None:
-        return markup.text("No epoch has measured the share of women yet.")
+        return markup.text("No epoch has measured the share of female yet.")
     if after is None:
         text = f"Before training, {with_interval(finding.before)} of the recognised"
-        return markup.join([text, " faces for ", what, " are women."])
+        return markup.join([text, " faces for ", what, " are classified as female."])
     when = f"After {_count(finding.epochs_done, 'epoch')}{seeds}, "
     if finding.kind == findings.GAP:
         floor = ""
@@ -105,7 +105,7 @@ def _sentence(finding: Finding, word: str, runs: Sequence[Record]) -> Markup:
                 f" {100 * finding.floor:.0f}"
             )
         return markup.text(
-            f"{when}the mean gap between women and men over {len(prompts)} prompts is"
+            f"{when}the mean gap between female and male over {len(prompts)} prompts is"
             f" {with_interval(after, 'points')}, from"
             f" {with_interval(finding.before, 'points')} before training{floor}."
         )
@@ -113,7 +113,8 @@ def _sentence(finding: Finding, word: str, runs: Sequence[Record]) -> Markup:
         [
             f"{when}{with_interval(after)} of the recognised faces for ",
             what,
-            f" are women, from {with_interval(finding.before)} before training: ",
+            f" are classified as female, from {with_interval(finding.before)} before"
+            " training: ",
             _meaning(finding, word),
         ]
     )

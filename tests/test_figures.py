@@ -1,0 +1,68 @@
+"""The paper's figures 2 and 3, and how figures enter a page."""
+
+import re
+
+import numpy as np
+import pytest
+
+from ddpo_fair.fairness import drawing, figures
+from ddpo_fair.feedback import classifier, rewards
+
+
+def test_total_reward_is_a_parabola_with_its_peak_at_balance():
+    q, total = figures.total_rewards(16)
+    np.testing.assert_allclose(total, -2 * 16 * (q - 0.5) ** 2, atol=1e-12)
+    assert total.max() == total[8] == 0
+    assert total[0] == pytest.approx(-8.0)  # 16 images of one class: 16 x -|0 - .5|
+
+
+@pytest.mark.parametrize("target", [(0.5, 0.5), (0.3, 0.7)])
+def test_total_reward_is_that_of_training(target):
+    _, total = figures.total_rewards(20, target[0])
+    for num_female in range(21):
+        labels = np.full(20, classifier.MALE)
+        labels[:num_female] = classifier.FEMALE
+        summed = rewards.balance(labels, ["p"] * 20, target).sum()
+        assert total[num_female] == pytest.approx(summed, abs=1e-5)  # float32 rewards
+
+
+def test_confusion_counts_by_hand():
+    truth = [0, 0, 1, 1, 1, -1, -1]
+    labels = [0, -1, 1, 1, 0, 0, -1]
+    expected = [[1, 0, 1], [1, 2, 0], [1, 0, 1]]
+    np.testing.assert_array_equal(figures.confusion(truth, labels), expected)
+
+
+def test_confusion_matrix_says_its_numbers():
+    matrix = np.array([[60, 3, 5], [2, 70, 8], [9, 1, 34]])
+    chart = figures.confusion_matrix(matrix)
+    assert "192 pictures" in chart.caption
+    assert "accuracy 0.85" in chart.caption  # (60 + 70 + 34) / 192
+    with drawing.style():
+        document = drawing.svg(chart.draw(drawing.NARROW), chart.name)
+    for number in matrix.ravel():
+        assert f">{number}<" in document
+
+
+def test_inline_figures_take_the_colours_of_the_page():
+    chart = figures.total_reward(16)
+    with drawing.style():
+        document = drawing.svg(chart.draw(drawing.NARROW), chart.name)
+    element = drawing.inline(document, 'a "title" & <more>', "any")
+    assert element.startswith('<svg role="img" class="any" aria-label="a &quot;title')
+    assert "var(--first)" in element
+    left = set(re.findall(r"#[0-9a-f]{6}", element)) & set(drawing.COLOURS.values())
+    assert not left
+    assert "font-family" not in element
+    assert "http" not in element
+
+
+@pytest.mark.parametrize("name", ["$x^{2", "_hidden", "\ud800\x00", "n" * 99, "名前"])
+def test_any_name_can_be_a_label(name):
+    label = drawing.label(name)
+    assert label.isascii() and label.isprintable() and len(label) < 60
+    with drawing.style():
+        sheet, plot = drawing.canvas(drawing.NARROW)
+        plot.plot([0, 1], label=label)
+        drawing.finish(plot, legend=True)
+        assert "<svg" in drawing.svg(sheet, "label")
