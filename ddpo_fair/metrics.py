@@ -16,6 +16,7 @@ from ddpo_fair.feedback import classifier, rewards
 
 LINES = "metrics.jsonl"
 NUM_BINS = 10  # of the histogram of P(female)
+COLUMNS = 8  # of a grid, at least: room for the caption
 MARGIN, STRIP = 2, 18  # pixels of a grid: between pictures, of the caption
 
 
@@ -124,7 +125,7 @@ def grid(images: np.ndarray, caption: str) -> Image.Image:
         caption: one line; cut where the picture ends.
     """
     N, H, W, _ = images.shape
-    columns = math.ceil(math.sqrt(N))
+    columns = max(math.ceil(math.sqrt(N)), min(N, COLUMNS))
     rows = math.ceil(N / columns)
     size = (columns * (W + MARGIN) + MARGIN, rows * (H + MARGIN) + MARGIN + STRIP)
     picture = Image.new("RGB", size, "white")

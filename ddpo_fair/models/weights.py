@@ -131,6 +131,7 @@ def save(
             )
     with _replacing(folder / filename) as part:
         safetensors.numpy.save_file(tensors, part, metadata={"format": "pt"})
+        part.chmod(0o644)  # safetensors writes for the owner's eyes alone
     with _replacing(folder / "config.json") as part:
         text = json.dumps(config_dict, indent=2, sort_keys=True)
         part.write_text(text + "\n", encoding="utf-8")
