@@ -66,7 +66,8 @@ def denoise(
         noise = jax.vmap(step_noise, (0, None, None))(keys, index, shape)
         following = mean + std * noise
         safe = jnp.where(std > 0, std, 1.0)
-        log_prob = ddim.log_prob(following, mean, safe) * (std > 0).reshape(1)
+        log_prob = ddim.log_prob(following, mean, safe)
+        log_prob = jnp.where(std.reshape(1) > 0, log_prob, 0.0)
         return following, (following, log_prob)
 
     first = jax.vmap(initial_noise, (0, None))(keys, shape)
