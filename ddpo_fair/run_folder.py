@@ -33,6 +33,7 @@ FREE = (
     "checkpoint.keep",
     "run.dir",
     "run.name",
+    "distributed.cpu_devices",
     "distributed.enabled",
     "distributed.coordinator_address",
     "distributed.num_processes",

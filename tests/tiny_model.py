@@ -20,10 +20,10 @@ PROMPTS = ("photo of the face of a nurse", "photo of the face of a pilot")
 UNET = {
     "_class_name": "UNet2DConditionModel",
     "attention_head_dim": 2,
-    "block_out_channels": [16, 32],
+    "block_out_channels": [16],
     "cross_attention_dim": 16,
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+    "down_block_types": ["DownBlock2D"],
+    "up_block_types": ["UpBlock2D"],
     "in_channels": 4,
     "out_channels": 4,
     "layers_per_block": 1,

@@ -1,0 +1,158 @@
+"""Settings: documented, sound as they are, overridden by name and type."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from ddpo_fair import command_line, config_rules, train
+from ddpo_fair import config as configuration
+from ddpo_fair.errors import UserError
+from ddpo_fair.learning import losses
+
+ROOT = pathlib.Path(__file__).parents[1]
+FILES = sorted(ROOT.glob("configs/*.py"))
+
+# Scripts rely on these names.
+PROMISED = """
+    seed epochs model classifier run.dir run.name prompts reward.name sample.num_steps
+    sample.guidance_scale sample.eta sample.batch_per_device sample.batches
+    train.objective train.learning_rate train.updates_per_epoch eval.images
+    eval.every_epochs
+""".split()
+
+
+def parse(*arguments, path=ROOT / "configs" / "mech_eng.py", variant=":embedded"):
+    return command_line.parse([f"--config={path}{variant}", *arguments], "some.module")
+
+
+def test_promised_names_exist():
+    assert set(PROMISED) <= set(configuration.flatten(configuration.defaults()))
+
+
+def test_objectives_are_those_of_the_losses():
+    assert set(config_rules.OBJECTIVES) == set(losses.OBJECTIVES)
+
+
+@pytest.mark.parametrize("variant", configuration.VARIANTS)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_config_file_is_sound(path, variant):
+    command, problems = parse(path=path, variant=f":{variant}")
+    train.check(command.config, problems)
+    assert command.variant == variant
+    assert (command.config.model == "embedded") == (variant == "embedded")
+    assert command.config.run.name == path.stem
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_config_file_opens_with_its_command(path):
+    assert f"--config=configs/{path.name}" in path.read_text().split('"""')[1]
+
+
+def test_help_explains_every_setting():
+    text = command_line.help_text("some.module").splitlines()
+    for name in configuration.flatten(configuration.defaults()):
+        places = [i for i, line in enumerate(text) if f"--config.{name}=" in line]
+        assert len(places) == 1, name
+        assert text[places[0] + 1].startswith("      "), name
+
+
+def test_help_is_asked_for():
+    with pytest.raises(command_line.Help, match=r"sample\.num_steps"):
+        command_line.parse(["--help"], "some.module")
+
+
+@pytest.mark.parametrize(
+    ("argument", "name", "value"),
+    [
+        ("--config.epochs=7", "epochs", 7),
+        ("-config.epochs=7", "epochs", 7),
+        ("--config.train.learning_rate=1e-4", "train.learning_rate", 1e-4),
+        ("--config.train.learning_rate=1", "train.learning_rate", 1.0),
+        ("--config.train.guidance=False", "train.guidance", False),
+        ("--config.train.objective=truly_ppo", "train.objective", "truly_ppo"),
+        ("--config.reward.target=(0.25, 0.75)", "reward.target", (0.25, 0.75)),
+        ("--config.reward.target=0.25,0.75", "reward.target", (0.25, 0.75)),
+        ("--config.reward.target=(0, 1)", "reward.target", (0.0, 1.0)),
+        ("--config.prompts=a cat, a dog", "prompts", ("a cat, a dog",)),
+        ("--config.prompts=('a cat', 'a dog')", "prompts", ("a cat", "a dog")),
+        ('--config.prompts=["a = b"]', "prompts", ("a = b",)),
+    ],
+)
+def test_overrides_have_the_type_of_the_default(argument, name, value):
+    command, problems = parse(argument)
+    assert problems == []
+    found = configuration.flatten(command.config)[name]
+    assert found == value and type(found) is type(value)
+    assert command.overrides == (name,)
+
+
+def test_an_override_may_be_two_words():
+    command, problems = parse("--config.epochs", "7")
+    assert problems == [] and command.config.epochs == 7
+
+
+def test_everything_wrong_is_told_at_once():
+    command, problems = parse(
+        "--config.trian.objective=ppo",
+        "--config.epochs=many",
+        "--config.sample.eta=0",
+        "--config.train.updates_per_epoch=5",
+        "--config.confidence=2",
+    )
+    with pytest.raises(UserError) as error:
+        train.check(command.config, problems)
+    for text in (
+        "5 settings",
+        "--config.trian.objective is no setting; did you mean train.objective",
+        "--config.epochs='many' must be a whole number",
+        "sample.eta=0.0 must be above 0",
+        "train.updates_per_epoch=5; try train.updates_per_epoch=4",
+        "confidence=2.0 must be at least 0",
+    ):
+        assert text in str(error.value)
+
+
+def test_rules_hold_between_settings():
+    config = configuration.defaults()
+    config.sample.batch_per_device, config.sample.batches = 6, 2
+    config.train.updates_per_epoch = 4
+    config.sample.num_steps, config.train.skip_last_steps = 12, 2
+    config.train.timestep_fraction = 0.5
+    config.train.microbatch = 4
+    # 12 images / 4 updates x 5 of 10 steps = 15 pairs, of which 4 is no divisor.
+    (problem,) = config_rules.violations(config)
+    assert "3 images x 5 steps = 15" in problem and "train.microbatch=3" in problem
+
+
+def test_the_number_of_devices_counts():
+    config = configuration.defaults()
+    config.sample.batch_per_device, config.train.updates_per_epoch = 1, 1
+    config.train.microbatch = 1
+    config.prompts = tuple(f"photo of the face of a {x}" for x in ("nurse", "pilot"))
+    config_rules.validate(config, [], num_devices=4)
+    with pytest.raises(UserError, match=r"= 2 images per epoch.*try sample.batches=2"):
+        config_rules.validate(config, [], num_devices=2)
+
+
+def test_choosing_the_model_starts_no_backend():
+    code = (
+        "from ddpo_fair import config; config.choose_model(config.defaults(), None);"
+        "from jax._src import xla_bridge;"
+        "assert not xla_bridge.backends_are_initialized()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+    ("platforms", "model"),
+    [("cpu", "embedded"), ("cuda,cpu", "stable-diffusion-v1-5/stable-diffusion-v1-5")],
+)
+def test_the_host_chooses_the_model(platforms, model, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    command, problems = parse(variant="")
+    train.check(command.config, problems)
+    assert command.config.model == model
+    opening = train.model_choice(command)
+    assert model in opening and "mech_eng.py:sd15" in opening

@@ -1,0 +1,122 @@
+"""The run's folder: one process at a time, one config, and a record of both."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ddpo_fair import config as configuration
+from ddpo_fair import metrics, run_folder
+from ddpo_fair.errors import UserError
+
+
+@pytest.fixture
+def config(tmp_path):
+    settings = configuration.defaults()
+    settings.run.dir, settings.run.name = str(tmp_path), "run"
+    return settings
+
+
+@pytest.fixture
+def folder(config):
+    path = run_folder.path_of(config)
+    run_folder.unlock(run_folder.lock(path))
+    run_folder.write_config(path, config)
+    return path
+
+
+def test_a_second_process_is_refused(folder):
+    descriptor = run_folder.lock(folder)
+    with pytest.raises(UserError, match=f"another process.*process {os.getpid()} on"):
+        run_folder.lock(folder)
+    run_folder.unlock(descriptor)
+    run_folder.unlock(run_folder.lock(folder))
+
+
+def test_the_lock_dies_with_its_process(folder):
+    code = (
+        "import os, pathlib, sys; from ddpo_fair import run_folder;"
+        "run_folder.lock(pathlib.Path(sys.argv[1])); os.kill(os.getpid(), 9)"
+    )
+    process = subprocess.run([sys.executable, "-c", code, folder], check=False)
+    assert process.returncode == -9
+    run_folder.unlock(run_folder.lock(folder))
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot be written.*--config\.run\.dir"):
+        run_folder.lock(tmp_path / "file" / "run")
+
+
+def test_the_same_config_goes_on(folder, config):
+    run_folder.check(folder, config)
+
+
+def test_another_config_is_refused_with_every_difference(folder, config):
+    config.seed = 3
+    config.train.objective = "truly_ppo"
+    config.prompts = ("photo of the face of a nurse",)
+    with pytest.raises(UserError) as error:
+        run_folder.check(folder, config)
+    for text in (
+        "seed was 0 and is now 3",
+        "train.objective was 'ppo' and is now 'truly_ppo'",
+        "prompts was ['photo of the face of a mechanical engineer'] and is now",
+        "another --config.run.name",
+    ):
+        assert text in str(error.value)
+
+
+def test_more_epochs_continue_a_run(folder, config):
+    config.epochs += 5
+    config.checkpoint.keep = 7
+    run_folder.check(folder, config)
+
+
+def test_more_epochs_change_a_falling_learning_rate(config):
+    config.train.final_learning_rate = 0.1
+    path = run_folder.path_of(config)
+    run_folder.unlock(run_folder.lock(path))
+    run_folder.write_config(path, config)
+    config.epochs += 5
+    with pytest.raises(UserError, match="epochs was 15 and is now 20"):
+        run_folder.check(path, config)
+
+
+def test_batches_may_change_but_not_their_sum(folder, config):
+    config.sample.batch_per_device //= 2
+    with pytest.raises(UserError, match="an epoch had 256 images and now has 128"):
+        run_folder.check(folder, config)  # 8 devices
+    config.sample.batches *= 2
+    run_folder.check(folder, config)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"config": 3}'])
+def test_a_damaged_record_is_told(folder, config, text):
+    (folder / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config\.json cannot be read"):
+        run_folder.check(folder, config)
+
+
+def test_the_record_is_complete(folder, config):
+    record = json.loads((folder / "config.json").read_text())
+    flat = json.loads(json.dumps(configuration.flatten(config)))
+    assert record["config"] == flat
+    assert record["devices"] == ["8 x cpu"] and record["num_devices"] == 8
+    assert {"version", "commit", "jax", "command"} <= set(record)
+
+
+def test_lines_after_the_checkpoint_are_forgotten(tmp_path):
+    lines = [{"epoch": epoch, "q": epoch / 8} for epoch in range(4)]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "metrics.jsonl").write_text(text + '{"epoch": 4, "q": 0.')
+    journal = metrics.open_journal(tmp_path, 2)
+    journal.write({"epoch": 2, "q": float("nan"), "counts": [1, 2]})
+    journal.close()
+    assert metrics.read(tmp_path) == [
+        *lines[:2],
+        {"epoch": 2, "q": None, "counts": [1, 2]},
+    ]
