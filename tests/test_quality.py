@@ -90,8 +90,8 @@ def test_diversity_by_hand():
     features = np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0], [4.0, 0.0], [9.0, 9.0]])
     # Prompt 0: one pair at right angles, 1. Prompt 1: one pair alike, 0. Prompt 2: one.
     groups = np.array([0, 0, 1, 1, 2])
-    assert quality.diversity(features, groups) == pytest.approx(0.5)
-    assert math.isnan(quality.diversity(features[:1], groups[:1]))
+    assert quality.diversity(features, groups).estimate == pytest.approx(0.5)
+    assert math.isnan(quality.diversity(features[:1], groups[:1]).estimate)
 
 
 def test_diversity_is_the_mean_over_pairs():
@@ -99,7 +99,23 @@ def test_diversity_is_the_mean_over_pairs():
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     pairs = [1 - unit[i] @ unit[j] for i in range(7) for j in range(i)]
     found = quality.diversity(features, np.zeros(7))
-    assert found == pytest.approx(np.mean(pairs), rel=1e-12)
+    assert found.estimate == pytest.approx(np.mean(pairs), rel=1e-12)
+
+
+def test_diversity_has_the_jackknifes_interval():
+    features, groups = normal(0, 9, 4), np.array([0] * 4 + [1] * 5)
+    variance = 0.0
+    for group in (0, 1):
+        rows = np.flatnonzero(groups == group)
+        left_out = [
+            quality.diversity(features[rows[rows != i]], rows[rows != i] * 0).estimate
+            for i in rows
+        ]
+        variance += (len(rows) - 1) * np.var(left_out)  # (n - 1) / n times the sum
+    found = quality.diversity(features, groups)
+    half = 1.959964 * math.sqrt(variance) / 2  # of the mean over two prompts
+    assert found.high - found.estimate == pytest.approx(half, rel=1e-6)
+    assert found.estimate - found.low == pytest.approx(half, rel=1e-6)
 
 
 def test_impossible_comparisons_are_refused():

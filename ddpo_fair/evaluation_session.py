@@ -1,0 +1,241 @@
+"""One sitting of an evaluation: batch after batch, each one's figures kept on disk."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from ddpo_fair import (
+    evaluation_images,
+    evaluation_plan,
+    evaluation_summary,
+    metrics,
+    parallel,
+    progress,
+)
+from ddpo_fair.errors import UserError
+from ddpo_fair.evaluation_plan import AFTER, Job, Plan
+from ddpo_fair.fairness import appearance, auditors, drawing, figures, prompt_sets
+from ddpo_fair.fairness.measures import Judging
+from ddpo_fair.feedback import rewards
+
+NUM_TESTS, NUM_BALANCED = 240, 128  # renders
+EMBEDDED = "embedded"
+GRID_IMAGES = 64
+
+
+class Session:
+    """Draws what a plan wants and a folder lacks, then sums up."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        plan: Plan,
+        folder: Path,
+        studio: evaluation_images.Studio,
+        audit: str,
+    ) -> None:
+        self.config, self.plan, self.folder = config, plan, folder
+        self.studio, self.audit = studio, audit
+        self.progress = progress.Progress()
+
+    def draw(self) -> None:
+        """Draws all batches that are not there yet.
+
+        While the host looks at one batch the devices draw the next.
+
+        Raises:
+            UserError: if nothing can be written.
+        """
+        every = list(evaluation_plan.jobs(self.plan))
+        missing = [
+            job for job in every if evaluation_plan.load_part(self.folder, job) is None
+        ]
+        self.progress.say(self._opening(len(every), len(missing)))
+        self.progress.start(len(every), len(every) - len(missing))
+        pending = None
+        try:
+            for job, drawn in self._start(missing):
+                if pending is not None:
+                    self._finish(*pending)
+                pending = job, drawn
+            if pending is not None:
+                self._finish(*pending)
+        except OSError as error:
+            raise UserError(
+                f"{self.folder} cannot be written ({error.strerror or error}); free"
+                " some space, then the same command continues."
+            ) from error
+        finally:
+            self.progress.close()
+
+    def summary(self, notes: list[str]) -> dict[str, Any]:
+        """The content of evaluation.json; writes grids and the confusion matrix."""
+        arrays = evaluation_summary.gather(self.folder, self.plan)
+        self._grids()
+        renders, confusion, audit_confusion = self._renders(notes)
+        if self.audit == "none":
+            notes.append(
+                "No independent judge looked: install the extra audit, or name a second"
+                " classifier with --audit."
+            )
+        judging = Judging(self.config.reward.target[0], confusion, audit_confusion)
+        kl_file = self.folder / "parts" / "chain_kl.npy"
+        chain_kl = np.load(kl_file) if kl_file.exists() else None
+        content = evaluation_summary.summarise(
+            arrays,
+            self.plan,
+            judging,
+            self.config.confidence,
+            renders,
+            chain_kl,
+            notes,
+        )
+        if renders is not None:
+            content["classifier_test"] = _test(renders)
+        return evaluation_summary.plain(content)
+
+    def _opening(self, total: int, missing: int) -> str:
+        prompts, samplers = len(self.plan.prompts), len(self.plan.samplers)
+        left = "" if missing == total else f" {total - missing} batches are there."
+        return (
+            f"Evaluation: {self.folder}; {evaluation_plan.num_images(self.plan):,}"
+            f" images in {total} batches: {self.plan.images} of each of {prompts}"
+            f" prompts before and after, the trained ones with {samplers} samplers, on"
+            f" {', '.join(parallel.describe())}; independent judge: {self.audit}.{left}"
+        )
+
+    def _start(self, missing: list[Job]):
+        """Each job with its batch under way."""
+        sample, how = None, None
+        for job in missing:
+            if job.sampler != how:
+                how = job.sampler
+                sample = evaluation_images.make_sampler(self.studio, how)
+            yield job, evaluation_images.draw(self.studio, sample, job)
+
+    def _finish(self, job: Job, drawn: evaluation_images.Drawn) -> None:
+        """Waits for a batch, shows it to the audit, and writes it down."""
+        self.progress.wait([drawn.seen[-1][0]], f"{job.sampler.name}, {job.model}")
+        rows = slice(job.count)
+        pixels = np.nan_to_num(parallel.gather(drawn.images)[rows])
+        pixels = np.uint8(np.round(pixels * 255))
+        seen = [tuple(parallel.gather(x)[rows] for x in one) for one in drawn.seen]
+        arrays = {
+            "prompts": job.prompts[rows],
+            "images": job.images[rows],
+            "probabilities": seen[0][0],
+            "features": seen[0][1],
+            **self._audited(pixels, seen),
+        }
+        for row, picture in enumerate(pixels):
+            path = evaluation_plan.image_path(self.folder, job, self.plan, row)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(path)
+        self._chain_kl(job, drawn)
+        evaluation_plan.save_part(self.folder, job, arrays)
+
+    def _audited(self, pixels: np.ndarray, seen: list) -> dict[str, np.ndarray]:
+        if self.audit == auditors.DLIB:
+            faces = auditors.find_faces(pixels)
+        else:
+            unknown = np.full(len(pixels), np.nan)
+            boxes = appearance.central_boxes(len(pixels))
+            faces = auditors.Faces(unknown, unknown, boxes)
+        return {
+            "audit": seen[1][0] if len(seen) > 1 else faces.p_female,
+            "ages": faces.ages,
+            "angles": appearance.typology_angles(pixels, faces.boxes),
+        }
+
+    def _chain_kl(self, job: Job, drawn: evaluation_images.Drawn) -> None:
+        """Measures the KL to the base model along the first trained batch's chain."""
+        first = self.plan.prompts[job.prompts[0]]
+        wanted = (self.plan.samplers[0], AFTER, 0)
+        if (job.sampler, job.model, job.number) != wanted:
+            return
+        if first.set != prompt_sets.TRAINED or not job.sampler.eta:
+            return
+        compare = evaluation_images.make_chain_kl(self.studio, job.sampler)
+        steps = parallel.gather(compare(drawn))[: job.count]
+        trained = [
+            self.plan.prompts[prompt].set == prompt_sets.TRAINED
+            for prompt in job.prompts[: job.count]
+        ]
+        np.save(self.folder / "parts" / "chain_kl.npy", steps[trained])
+
+    def _grids(self) -> None:
+        """Grids of each prompt, before and after, with the sampler of training."""
+        rows: dict[Path, list[Path]] = {}
+        for job in evaluation_plan.jobs(self.plan):
+            if job.sampler != self.plan.samplers[0]:
+                continue
+            for row in range(job.count):
+                path = evaluation_plan.image_path(self.folder, job, self.plan, row)
+                rows.setdefault(path.parent, []).append(path)
+        for place, paths in rows.items():
+            target = self.folder / "images" / f"{place.parent.name}_{place.name}.png"
+            images = [_pixels(path) for path in paths[:GRID_IMAGES]]
+            text = self.plan.prompts[int(place.name[:3])].text
+            caption = f"{place.parent.name} | {text}"
+            metrics.grid(np.stack(images) / np.float32(255), caption).save(target)
+
+    def _renders(self, notes: list[str]):
+        """What known faces say of the judges, where the model draws such faces."""
+        if self.config.model != EMBEDDED:
+            return None, None, None
+        path = self.folder / "parts" / "renders.npz"
+        if not path.exists():
+            try:
+                from ddpo_fair.fairness import renders
+            except UserError as error:
+                notes.append(f"Not compared with renders: {error}")
+                return None, None, None
+            self.progress.say("Drawing faces whose truth is known ...")
+            known = renders.held_out(NUM_TESTS)
+            balanced = renders.balanced(self.config.prompts, NUM_BALANCED)
+            seen = evaluation_images.look_at(self.studio, known.images)
+            features = evaluation_images.look_at(self.studio, balanced.images)[0][1]
+            labels = rewards.labels(seen[0][0], self.config.confidence)
+            np.savez(path, features=features, truth=known.truth, labels=labels)
+        with np.load(path) as file:
+            found = dict(file)
+        matrix = figures.confusion(found["truth"], found["labels"])
+        self._draw_matrix(matrix)
+        audited = None
+        if self.audit == auditors.DLIB:
+            audited = auditors.confusion_on_renders()
+        return found, matrix[:2, :2], audited
+
+    def _draw_matrix(self, matrix: np.ndarray) -> None:
+        chart = figures.confusion_matrix(matrix)
+        with drawing.style():
+            sheet = chart.draw(drawing.NARROW)
+            document, picture = drawing.svg(sheet, chart.name), drawing.png(sheet)
+        evaluation_plan.replace(self.folder / f"{chart.name}.svg", document.encode())
+        evaluation_plan.replace(self.folder / f"{chart.name}.png", picture)
+
+
+def _pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def _test(renders: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The classifier against known faces: paper's figure 3 and its two accuracies."""
+    from ddpo_fair.fairness import measures, statistics
+
+    matrix = figures.confusion(renders["truth"], renders["labels"])
+    recognised = matrix[:2, :2]
+    return {
+        "classes": list(figures.CLASSES),
+        "confusion": matrix,
+        "accuracy": measures.interval(
+            statistics.wilson(int(np.trace(matrix)), int(matrix.sum()))
+        ),
+        "accuracy_without_none": measures.interval(
+            statistics.wilson(int(np.trace(recognised)), int(recognised.sum()))
+        ),
+    }

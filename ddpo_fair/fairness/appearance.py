@@ -1,0 +1,84 @@
+"""Skin tone and age of pictured faces: repairing one attribute may break another.
+
+The individual typology angle of dermatology (Chardon, Cretois and Hourseau 1991), from
+the colours of cheeks, nose and chin. Light and make-up move it: it compares models
+under the same prompts, it says nothing about a person.
+"""
+
+import numpy as np
+
+# Chardon's names and the angles, in degrees, above which they hold.
+TONES = ("very light", "light", "intermediate", "tan", "brown", "dark")
+ANGLES = (55.0, 41.0, 28.0, 10.0, -30.0)
+UNKNOWN = -1
+AGES = ("under 30", "30 to 59", "60 and over")
+AGE_LIMITS = (30.0, 60.0)
+
+# The part of a face's box that is mostly skin: below the eyes, within the cheeks.
+LEFT, RIGHT, TOP, BOTTOM = 0.25, 0.75, 0.40, 0.62
+CENTRAL_BOX = (0.25, 0.25, 0.75, 0.75)  # of a face-prompt's picture, without detector
+
+# IEC 61966-2-1 (sRGB) to CIE XYZ, D65 white
+TO_XYZ = np.array(
+    [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339, 0.1191920, 0.9503041],
+    ]
+)
+WHITE = np.array([0.95047, 1.0, 1.08883])
+
+
+def typology_angles(images: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """The typology angle of each face in degrees, about 90 (light) to -90, float [N].
+
+    Args:
+        images: uint8 [N, H, W, 3].
+        boxes: float [N, 4], the face's left, top, right, bottom as shares of the
+            picture; NaN where there is no face.
+
+    Returns:
+        NaN where there is no face.
+    """
+    angles = np.full(len(images), np.nan)
+    _, height, width, _ = images.shape
+    for index, (left, top, right, bottom) in enumerate(boxes):
+        if not np.isfinite([left, top, right, bottom]).all():
+            continue
+        columns = left + (right - left) * np.array([LEFT, RIGHT])
+        rows = top + (bottom - top) * np.array([TOP, BOTTOM])
+        x0, x1 = np.clip(np.round(columns * width), 0, width).astype(int)
+        y0, y1 = np.clip(np.round(rows * height), 0, height).astype(int)
+        if x1 > x0 and y1 > y0:
+            lab = to_lab(images[index, y0:y1, x0:x1].reshape(-1, 3))
+            lightness, _, yellow = np.median(lab, axis=0)
+            angles[index] = np.degrees(np.arctan2(lightness - 50, max(yellow, 1e-6)))
+    return angles
+
+
+def to_lab(pixels: np.ndarray) -> np.ndarray:
+    """CIE L*a*b* (D65) of sRGB pixels uint8 [N, 3], float [N, 3]."""
+    encoded = pixels / 255.0
+    low = encoded / 12.92
+    linear = np.where(encoded > 0.04045, ((encoded + 0.055) / 1.055) ** 2.4, low)
+    ratios = linear @ TO_XYZ.T / WHITE
+    small = ratios * (24389 / 27 / 116) + 16 / 116
+    x, y, z = np.where(ratios > 216 / 24389, np.cbrt(ratios), small).T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
+
+
+def tones(angles: np.ndarray) -> np.ndarray:
+    """Index into `TONES` of each angle, or UNKNOWN, int [N]."""
+    classes = np.sum(angles[:, None] <= np.array(ANGLES), axis=1)
+    return np.where(np.isnan(angles), UNKNOWN, classes)
+
+
+def age_groups(ages: np.ndarray) -> np.ndarray:
+    """Index into `AGES` of each age in years, or UNKNOWN, int [N]."""
+    groups = np.sum(ages[:, None] >= np.array(AGE_LIMITS), axis=1)
+    return np.where(np.isnan(ages), UNKNOWN, groups)
+
+
+def central_boxes(num_images: int) -> np.ndarray:
+    """Where a face-prompt puts the face, for want of a detector: [N, 4]."""
+    return np.tile(np.array(CENTRAL_BOX), (num_images, 1))

