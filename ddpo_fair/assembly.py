@@ -46,8 +46,7 @@ def build(config: ConfigDict) -> tuple[Run, learner.TrainState]:
     Raises:
         UserError: for weights that are missing, do not fit, or cannot be trained.
     """
-    remat = {"none": False, "full": True}.get(config.train.remat, config.train.remat)
-    dtype = jnp.dtype(config.dtype)
+    remat, dtype = remat_of(config), jnp.dtype(config.dtype)
     model_folder = sources.model_folder(config.model, config.variant)
     judge = classifier.load(sources.classifier_folder(config.classifier), dtype)
     model = stable_diffusion.load(model_folder, dtype, remat, config.variant or None)
@@ -84,6 +83,11 @@ def build(config: ConfigDict) -> tuple[Run, learner.TrainState]:
     return run, state
 
 
+def remat_of(config: ConfigDict) -> bool | str:
+    """`config.train.remat` as `unet.UNet` takes it."""
+    return {"none": False, "full": True}.get(config.train.remat, config.train.remat)
+
+
 def learner_settings(
     config: ConfigDict, latent_shape: tuple[int, int, int]
 ) -> learner.Settings:
@@ -111,12 +115,10 @@ def _initial_state(
     config: ConfigDict, model: stable_diffusion.Model, transform: Any
 ) -> tuple[learner.TrainState, Any]:
     """The state before training, and the weights under LoRA ({} without)."""
-    settings = config.train.lora
-    if settings.rank:
+    if config.train.lora.rank:
         base = parallel.replicate(model.params["unet"])
-        sites = lora.EVERYWHERE if settings.sites == ALL_SITES else settings.sites
         shapes = jax.eval_shape(lambda: base)
-        start = jax.jit(lambda key: lora.init(key, shapes, settings.rank, sites))
+        start = jax.jit(lambda key: adapters(key, config, shapes))
         params = start(rng.key(config.seed, "lora"))
     else:
         base = {}
@@ -124,6 +126,24 @@ def _initial_state(
         params = jax.tree.map(np.array, model.params["unet"])
     state = learner.TrainState(params, transform.init(params), jnp.int32(0))
     return parallel.replicate(state), base
+
+
+def adapters(key: jax.Array, config: ConfigDict, unet_shapes: Any) -> lora.Adapters:
+    """New adapters where `config.train.lora` wants them."""
+    settings = config.train.lora
+    sites = lora.EVERYWHERE if settings.sites == ALL_SITES else settings.sites
+    return lora.init(key, unet_shapes, settings.rank, sites)
+
+
+def state_shapes(config: ConfigDict, unet_shapes: Any) -> learner.TrainState:
+    """Shapes of the state that a run of `config` trains; computes nothing."""
+    params = unet_shapes
+    if config.train.lora.rank:
+        key = jax.random.key(0)
+        params = jax.eval_shape(lambda: adapters(key, config, unet_shapes))
+    transform = learner.optimizer(config.train, 1)  # the number changes no shape
+    optimizer = jax.eval_shape(transform.init, params)
+    return learner.TrainState(params, optimizer, jax.ShapeDtypeStruct((), jnp.int32))
 
 
 def _unet_params(base: Any, settings: learner.Settings) -> Callable[[Any], Any]:

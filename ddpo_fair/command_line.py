@@ -223,7 +223,9 @@ def help_text(module: str) -> str:
             f"python -m {module} --config=configs/mech_eng.py[:embedded|:sd15]"
             " [--config.NAME=VALUE ...]",
             "",
-            "The same command again continues a run that was interrupted.",
+            "The same command again continues a run that was interrupted. With --plan"
+            " it only prints",
+            "what the run would need of each device and what an epoch would cost.",
             "Exit status: 0 finished, 2 something for you to mend, 75 interrupted and"
             " saved,",
             "130 stopped at once by a second Ctrl-C.",

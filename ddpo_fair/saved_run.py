@@ -11,8 +11,7 @@ from ml_collections import ConfigDict
 from ddpo_fair import assembly, checkpoint, metrics, parallel, run_folder
 from ddpo_fair import config as configuration
 from ddpo_fair.errors import UserError
-from ddpo_fair.learning import learner
-from ddpo_fair.models import lora, unet, weights
+from ddpo_fair.models import unet, weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +92,9 @@ def trained_params(run: SavedRun, number: int, unet_template: Any) -> Any:
     Raises:
         UserError: if the checkpoint is damaged.
     """
-    template = parallel.replicated_shapes(_state_shapes(run.config, unet_template))
+    template = parallel.replicated_shapes(
+        assembly.state_shapes(run.config, unet_template)
+    )
     return checkpoint.read_one(run.folder / "checkpoints", number, template).params
 
 
@@ -119,25 +120,6 @@ def result(run: SavedRun, number: int) -> Result:
     before = next((line for line in evaluated if line["epoch"] == 0), None)
     after = [line for line in evaluated if 0 < line["epoch"] < number]
     return Result(before, after[-1] if after else None)
-
-
-def _state_shapes(config: ConfigDict, unet_template: Any) -> learner.TrainState:
-    settings = config.train.lora
-    params = unet_template
-    if settings.rank:
-        sites = (
-            lora.EVERYWHERE if settings.sites == assembly.ALL_SITES else settings.sites
-        )
-        params = jax.eval_shape(
-            lambda key: lora.init(key, unet_template, settings.rank, sites),
-            jax.random.key(0),
-        )
-    transform = learner.optimizer(config.train, 1)  # the number changes no shape
-    return learner.TrainState(
-        params,
-        jax.eval_shape(transform.init, params),
-        jax.ShapeDtypeStruct((), jnp.int32),
-    )
 
 
 def _config(flat: dict[str, Any]) -> ConfigDict:

@@ -5,7 +5,8 @@ from pathlib import Path
 from ddpo_fair import config_rules, hub
 from ddpo_fair.errors import UserError
 
-EMBEDDED = Path(__file__).parent / "embedded" / "weights"
+WEIGHTS = Path(__file__).parent / "embedded" / "weights"
+EMBEDDED = {"model": WEIGHTS / "text_to_image", "classifier": WEIGHTS / "classifier"}
 
 
 def model_folder(reference: str, variant: str = "") -> Path:
@@ -18,7 +19,7 @@ def model_folder(reference: str, variant: str = "") -> Path:
     Raises:
         UserError: if there is no such model, or no way to it.
     """
-    folder = _folder("model", reference, EMBEDDED / "text_to_image")
+    folder = local_folder("model", reference)
     if folder is not None:
         return folder
     return hub.download("model", reference, hub.MODEL_PARTS, _of_model, variant)
@@ -26,33 +27,30 @@ def model_folder(reference: str, variant: str = "") -> Path:
 
 def classifier_folder(reference: str) -> Path:
     """The local folder of `config.classifier`, downloaded if need be."""
-    folder = _folder("classifier", reference, EMBEDDED / "classifier")
+    folder = local_folder("classifier", reference)
     if folder is not None:
         return folder
     return hub.download("classifier", reference, hub.CLASSIFIER_PARTS, _of_classifier)
 
 
-def _of_model(file: str) -> bool:
-    folder, _, name = file.partition("/")
-    return folder == "tokenizer" or (folder, name) == (
-        "scheduler",
-        "scheduler_config.json",
-    )
+def local_folder(field: str, reference: str) -> Path | None:
+    """The folder that a reference means on this machine; None if it is on the hub.
 
+    Args:
+        field: "model" or "classifier".
+        reference: see `model_folder`.
 
-def _of_classifier(file: str) -> bool:
-    return file == "preprocessor_config.json"
-
-
-def _folder(field: str, reference: str, embedded: Path) -> Path | None:
-    """The folder that a reference means on this machine; None if it is on the hub."""
+    Raises:
+        UserError: if it is neither.
+    """
     if reference == "embedded":
-        if not embedded.is_dir():
+        if not EMBEDDED[field].is_dir():
             raise UserError(
-                f"{field}='embedded': this installation lacks {embedded}; install the"
-                " package again, or name a folder or a model on the Hugging Face hub."
+                f"{field}='embedded': this installation lacks {EMBEDDED[field]};"
+                " install the package again, or name a folder or a model on the Hugging"
+                " Face hub."
             )
-        return embedded
+        return EMBEDDED[field]
     folder = Path(reference).expanduser()
     if folder.is_dir():
         return folder
@@ -62,3 +60,12 @@ def _folder(field: str, reference: str, embedded: Path) -> Path | None:
             " folder, or owner/name on the Hugging Face hub."
         )
     return None
+
+
+def _of_model(file: str) -> bool:
+    """Whether a model needs a file beside configs and weights of the networks."""
+    return file.startswith("tokenizer/") or file == "scheduler/scheduler_config.json"
+
+
+def _of_classifier(file: str) -> bool:
+    return file == "preprocessor_config.json"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ddpo_fair import progress
 
 BAD_INPUT = 2  # exit status
+PLAN = "--plan"  # the flag that asks for the costs instead of a run
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -25,9 +26,14 @@ def main(arguments: Sequence[str]) -> int:
     """
     stop = stopping.Stop()
     stop.listen()
+    planning = PLAN in arguments
+    arguments = [argument for argument in arguments if argument != PLAN]
     try:
         command, problems = command_line.parse(arguments, "ddpo_fair.train")
         check(command.config, problems)
+        if planning:
+            print(plan_text(command.config))
+            return 0
         train(command.config, stop, opening=model_choice(command))
     except command_line.Help as text:
         print(text)
@@ -48,6 +54,16 @@ def check(config: ConfigDict, problems: list[str]) -> None:
         texts = [text for text in config.prompts if isinstance(text, str)]
         problems += prompts.unknown(texts, nouns)
     config_rules.validate(config, problems)
+
+
+def plan_text(config: ConfigDict) -> str:
+    """What the run would need and cost; see `plan.text`."""
+    import jax
+
+    from ddpo_fair import plan
+
+    jax.config.update("jax_platforms", "cpu")  # a plan wakes no accelerator
+    return plan.text(plan.make(config))
 
 
 def model_choice(command: command_line.Command) -> str:
