@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Every experiment of the paper (Chen and Foussereau, 2024), each as one command.
+#
+#   launch/paper.sh balance_mech                 one experiment
+#   launch/paper.sh all                          all of them, one after the other
+#   launch/paper.sh list                         names and figures
+#
+# What follows the name goes to the program, e.g. --config.seed=1 or --plan.
+# MODEL=embedded or MODEL=sd15 chooses the model; without it the host decides.
+# The same command again continues what was interrupted.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+readonly PYTHON="${PYTHON:-python3}"
+readonly MODEL="${MODEL:-}"
+
+list() {
+  cat <<'EOF'
+shift             R_shift, electrical engineer               figures 5 to 7
+balance_mech      R_balance, mechanical engineer             figures 8 and 9
+balance_comp      R_balance, computer scientist              figures 10 and 11
+truly_ppo         Truly PPO instead of PPO, mechanical eng.  figure 12
+person_prompt     "photo of a" instead of "photo of the face of a"    table I
+many_prompts      52 occupations at once instead of one      section III-D
+confidence        recognised at 0.5 instead of 0.7           section III-C
+EOF
+}
+
+train() {  # config file, then flags
+  local config="configs/$1.py${MODEL:+:$MODEL}"
+  shift
+  "$PYTHON" -m ddpo_fair.train --config="$config" "$@"
+}
+
+prompts() {  # of all occupations that the embedded model knows
+  "$PYTHON" -c '
+from ddpo_fair.embedded import occupations
+print(tuple(f"photo of the face of {occupations.phrase(o)}" for o in occupations.BY_NAME))
+'
+}
+
+run() {  # name, then flags
+  local name="$1"
+  shift
+  local as="--config.run.name=paper_$name"
+  case "$name" in
+    shift) train elec_eng_shift "$as" "$@" ;;
+    balance_mech) train mech_eng "$as" "$@" ;;
+    balance_comp) train comp_sci "$as" "$@" ;;
+    truly_ppo) train truly_ppo "$as" "$@" ;;
+    person_prompt)
+      train mech_eng "$as" '--config.prompts=photo of a mechanical engineer' "$@"
+      ;;
+    many_prompts)
+      # At least four images of each prompt in an epoch, on one device.
+      local batch=64 batches=4
+      if [[ "$MODEL" == sd15 ]]; then batch=8 batches=32; fi
+      train mech_eng "$as" "--config.prompts=$(prompts)" \
+        --config.sample.batch_per_device=$batch --config.sample.batches=$batches \
+        --config.eval.images=416 --config.eval.every_epochs=5 "$@"
+      ;;
+    confidence) train mech_eng "$as" --config.confidence=0.5 "$@" ;;
+    *)
+      echo "paper.sh: there is no experiment '$name'; these there are:" >&2
+      list >&2
+      return 2
+      ;;
+  esac
+}
+
+main() {
+  local name="${1:-list}"
+  shift || true
+  case "$name" in
+    list | -h | --help) list ;;
+    all)
+      local each
+      while read -r each _; do run "$each" "$@"; done < <(list)
+      ;;
+    *) run "$name" "$@" ;;
+  esac
+}
+
+main "$@"

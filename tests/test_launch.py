@@ -1,0 +1,146 @@
+"""Scripts that shellcheck accepts, manifests that fit together, flags that exist."""
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from ddpo_fair import config as configuration
+
+LAUNCH = pathlib.Path(__file__).parents[1] / "launch"
+ROOT = LAUNCH.parent
+SCRIPTS = sorted(LAUNCH.glob("*.sh"))
+MANIFESTS = sorted(LAUNCH.glob("*.yaml"))
+
+
+def name_of(path):
+    return path.name
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
+def test_scripts_are_sound(path):
+    assert os.access(path, os.X_OK)
+    assert path.read_text().startswith("#!/usr/bin/env bash\n")
+    subprocess.run(["bash", "-n", path], check=True)
+    if shutil.which("shellcheck"):
+        subprocess.run(["shellcheck", path], check=True)
+
+
+@pytest.mark.parametrize(
+    "path", [*SCRIPTS, *MANIFESTS, LAUNCH / "README.md"], ids=name_of
+)
+def test_flags_and_configs_exist(path):
+    known = configuration.flatten(configuration.defaults())
+    text = path.read_text()
+    names = set(re.findall(r"--config\.([a-z_.]+)=", text))
+    assert names <= set(known)
+    for config in re.findall(r"configs/[a-z_]+\.py", text):
+        assert (ROOT / config).is_file()
+
+
+def commands(tmp_path, *arguments, **environment):
+    """What paper.sh would have Python run: one list of arguments a command."""
+    python = tmp_path / "python"
+    log = tmp_path / "log"
+    python.write_text(
+        "#!/usr/bin/env bash\n"
+        f'if [[ "$1" == -c ]]; then exec {sys.executable} "$@"; fi\n'
+        f'printf "%s\\t" "$@" >> {log}; echo >> {log}\n'
+    )
+    python.chmod(0o755)
+    result = subprocess.run(
+        [LAUNCH / "paper.sh", *arguments],
+        env={**os.environ, "PYTHON": str(python), **environment},
+        capture_output=True,
+        text=True,
+    )
+    lines = log.read_text().splitlines() if log.exists() else []
+    return result, [line.split("\t")[:-1] for line in lines]
+
+
+def test_every_experiment_is_one_command(tmp_path):
+    listed, _ = commands(tmp_path, "list")
+    names = [line.split()[0] for line in listed.stdout.splitlines()]
+    assert len(names) >= 6
+    _, ran = commands(tmp_path, "all", "--config.seed=1", MODEL="embedded")
+    assert len(ran) == len(names)
+    runs = set()
+    for command in ran:
+        assert command[:2] == ["-m", "ddpo_fair.train"]
+        config = command[2].removeprefix("--config=").removesuffix(":embedded")
+        assert (ROOT / config).is_file()
+        assert command[-1] == "--config.seed=1"
+        runs |= {flag for flag in command if flag.startswith("--config.run.name=")}
+    assert len(runs) == len(names)
+
+
+def test_all_occupations_are_prompts_of_one_experiment(tmp_path):
+    from ddpo_fair import command_line, config_rules, prompts
+    from ddpo_fair.embedded import occupations
+
+    _, ran = commands(tmp_path, "many_prompts", MODEL="embedded")
+    command, problems = command_line.parse(ran[0][2:], "ddpo_fair.train")
+    assert problems == []
+    config = command.config
+    assert len(config.prompts) == len(occupations.BY_NAME) > 50  # as in the paper
+    assert prompts.unknown(config.prompts, occupations.BY_NAME) == []
+    config_rules.validate(config, [], num_devices=1)
+
+
+def test_an_unknown_experiment_is_told(tmp_path):
+    result, ran = commands(tmp_path, "figure_99")
+    assert (result.returncode, ran) == (2, [])
+    assert "balance_mech" in result.stderr
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=name_of)
+def test_manifests_fit_together(path):
+    yaml = pytest.importorskip("yaml")
+    service, job = yaml.safe_load_all(path.read_text())
+    assert (service["apiVersion"], service["kind"]) == ("v1", "Service")
+    assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
+    name = job["metadata"]["name"]
+    assert service["metadata"]["name"] == name
+    assert service["spec"]["clusterIP"] == "None"  # the text, not YAML's null
+    assert service["spec"]["selector"] == {"job-name": name}
+    spec = job["spec"]
+    assert spec["completionMode"] == "Indexed"
+    assert spec["completions"] == spec["parallelism"] > 1
+    pod = spec["template"]["spec"]
+    assert pod["subdomain"] == name
+    assert pod["restartPolicy"] == "Never"  # what podFailurePolicy wants
+    (container,) = pod["containers"]
+    rules = spec["podFailurePolicy"]["rules"]
+    assert rules[0]["onExitCodes"] == {
+        "containerName": container["name"],
+        "operator": "In",
+        "values": [2],
+    }
+    volumes = {volume["name"] for volume in pod["volumes"]}
+    assert {mount["name"] for mount in container["volumeMounts"]} == volumes
+    (script,) = container["args"]
+    if "gpu" in path.name:
+        assert f"={name}-0.{name}:" in script
+        assert f"num_processes={spec['completions']}" in script
+        assert "process_id=$JOB_COMPLETION_INDEX" in script
+    else:
+        rows, columns = pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split(
+            "x"
+        )
+        chips = container["resources"]["limits"]["google.com/tpu"]
+        assert spec["completions"] * chips == int(rows) * int(columns)
+    for value in container["env"]:
+        assert isinstance(value["value"], str)  # numbers are refused
+
+
+def test_many_hosts_leave_before_they_are_killed():
+    """Slurm's and Kubernetes' notice is longer than the drawing of one batch."""
+    text = (LAUNCH / "slurm.sh").read_text()
+    assert int(re.search(r"--signal=TERM@(\d+)", text)[1]) >= 120
+    for path in MANIFESTS:
+        grace = re.search(r"terminationGracePeriodSeconds: (\d+)", path.read_text())
+        assert int(grace[1]) >= 120
