@@ -26,6 +26,11 @@ def num_devices() -> int:
     return jax.device_count()
 
 
+def on_cpu() -> bool:
+    """Whether the devices are a CPU's; wakes JAX's backends."""
+    return jax.default_backend() == "cpu"
+
+
 def is_main() -> bool:
     """Whether this process writes files and talks to the terminal."""
     return jax.process_index() == 0

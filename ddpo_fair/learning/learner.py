@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import optax
 
 from ddpo_fair import parallel
-
 from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
 from ddpo_fair.learning import losses
 from ddpo_fair.models import lora
