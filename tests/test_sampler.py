@@ -1,0 +1,135 @@
+"""The sampler: DDIM's formula step by step, and the same images on any devices."""
+
+import math
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_model
+
+from ddpo_fair import parallel, rng
+from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
+
+NUM_STEPS, GUIDANCE, NUM_IMAGES = 3, 4.0, 8
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_model.save_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return stable_diffusion.load(folder)
+
+
+def draw(model, order, eta=1.0):
+    """Latents [N, T+1, h, w, C] and log-probs [N, T] of the images in that order."""
+    chain = ddim.schedule(model.scheduler, NUM_STEPS, eta)
+    text = stable_diffusion.encode_prompts(model, ["", tiny_model.PROMPTS[0]])
+    keys = jax.vmap(lambda index: rng.key(7, "image", index))(jnp.asarray(order))
+    sample = sampler.make_sampler(model, chain, GUIDANCE)
+    trajectory = sample(
+        parallel.replicate(model.params["unet"]),
+        parallel.split(keys),
+        parallel.split(np.repeat(text[1:], len(order), axis=0)),
+        parallel.replicate(text[0]),
+    )
+    return parallel.gather(trajectory.latents), parallel.gather(trajectory.log_probs)
+
+
+@pytest.fixture(scope="module")
+def drawn(model):
+    return draw(model, range(NUM_IMAGES))
+
+
+def test_every_step_is_ddim_with_guidance(model, drawn):
+    latents, log_probs = drawn
+    assert latents.shape == (NUM_IMAGES, NUM_STEPS + 1, 8, 8, 4)
+    chain = ddim.schedule(model.scheduler, NUM_STEPS, 1.0)
+    text = stable_diffusion.encode_prompts(model, ["", tiny_model.PROMPTS[0]])
+    unet = jax.jit(model.unet.apply)
+    variables = {"params": model.params["unet"]}
+    for t in range(NUM_STEPS):
+        x, following = np.float64(latents[:, t]), np.float64(latents[:, t + 1])
+        outputs = [
+            np.float64(
+                unet(
+                    variables,
+                    latents[:, t],
+                    np.full(NUM_IMAGES, chain.timesteps[t]),
+                    np.repeat(one[None], NUM_IMAGES, axis=0),
+                )
+            )
+            for one in text
+        ]
+        v = outputs[0] + GUIDANCE * (outputs[1] - outputs[0])
+        alpha, before, std = (
+            float(values[t]) for values in (chain.alpha, chain.alpha_prev, chain.std)
+        )
+        # The definition of v (Salimans and Ho 2022), then eq. 12 of DDIM.
+        original = math.sqrt(alpha) * x - math.sqrt(1 - alpha) * v
+        noise = math.sqrt(alpha) * v + math.sqrt(1 - alpha) * x
+        mean = math.sqrt(before) * original + math.sqrt(1 - before - std**2) * noise
+        unit = (following - mean) / std
+        density = -0.5 * unit**2 - math.log(std) - 0.5 * math.log(2 * math.pi)
+        expected = density.mean(axis=(1, 2, 3))
+        # float32 in the network, divided by std
+        np.testing.assert_allclose(log_probs[:, t], expected, rtol=0, atol=1e-4)
+        assert abs(unit.std() - 1) < 0.05 and abs(unit.mean()) < 0.1
+
+
+def test_the_noise_comes_again_from_the_key(drawn):
+    key = rng.key(7, "image", 3)
+    first = sampler.initial_noise(key, (8, 8, 4))
+    np.testing.assert_array_equal(np.asarray(first), drawn[0][3, 0])
+
+
+def test_an_image_depends_on_its_key_alone(model, drawn):
+    order = [5, 2, 7, 0, 1, 6, 3, 4]
+    latents, log_probs = draw(model, order)
+    # another place in the batch may round otherwise
+    np.testing.assert_allclose(latents, drawn[0][order], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(log_probs, drawn[1][order], rtol=0, atol=1e-5)
+
+
+def test_no_noise_has_no_likelihood(model):
+    latents, log_probs = draw(model, range(NUM_IMAGES), eta=0.0)
+    assert np.isfinite(latents).all()
+    np.testing.assert_array_equal(log_probs, 0.0)
+
+
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_eight_devices_equal_fewer(num_devices, folder, drawn, tmp_path):
+    code = (
+        "import sys, jax, numpy, test_sampler;"
+        "from ddpo_fair.diffusion import stable_diffusion;"
+        f"assert jax.device_count() == {num_devices};"
+        "model = stable_diffusion.load(sys.argv[1]);"
+        f"found = test_sampler.draw(model, range({NUM_IMAGES}));"
+        "numpy.savez(sys.argv[2], *found)"
+    )
+    flags = os.environ["XLA_FLAGS"].replace("count=8", f"count={num_devices}")
+    here = pathlib.Path(__file__).parent
+    path = os.pathsep.join([str(here), str(here.parent)])
+    subprocess.run(
+        [sys.executable, "-c", code, folder, tmp_path / "drawn.npz"],
+        env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": path},
+        check=True,
+    )
+    with np.load(tmp_path / "drawn.npz") as found:
+        # float32 sums in another order where a device has more images
+        np.testing.assert_allclose(found["arr_0"], drawn[0], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(found["arr_1"], drawn[1], rtol=0, atol=1e-5)
+
+
+def test_pictures_are_in_range(model, drawn):
+    decode = sampler.make_decoder(model)
+    images = decode(model.params["vae"], parallel.split(drawn[0][:, -1]))
+    assert images.shape == (8, 1, 16, 16, 3)
+    assert float(images.min()) >= 0 and float(images.max()) <= 1
