@@ -109,13 +109,13 @@ def _reward(config: ConfigDict) -> None:
 def _sample(config: ConfigDict) -> None:
     config.sample = ConfigDict()
     # Denoising steps of an image, T.
-    config.sample.num_steps = 20
+    config.sample.num_steps = 15
     # Strength of classifier-free guidance; 1 is none.
-    config.sample.guidance_scale = 3.0
+    config.sample.guidance_scale = 1.25
     # Noise of each step as a share of DDPM's; above 0, for a policy must be random.
     config.sample.eta = 1.0
     # Images sampled together on one device.
-    config.sample.batch_per_device = 32
+    config.sample.batch_per_device = 64
     # Batches of each device in an epoch.
     config.sample.batches = 1
 
@@ -133,17 +133,18 @@ def _train(config: ConfigDict) -> None:
     # Weight of truly_ppo's KL penalty outside the region; 5 in its paper.
     config.train.kl_penalty = 5.0
     # Optimizer steps in one pass over the epoch's images.
-    config.train.updates_per_epoch = 4
+    config.train.updates_per_epoch = 2
     # Passes over the epoch's images.
     config.train.inner_epochs = 1
     # Share of each image's denoising steps that an update uses, drawn at random.
-    config.train.timestep_fraction = 1.0
-    # Last steps of the chain to leave out: they weigh far more than the others.
-    config.train.skip_last_steps = 0
+    config.train.timestep_fraction = 0.22
+    # Last steps of the chain to leave out: they weigh far more than the others, and
+    # draw details; who is drawn is settled in the first ones.
+    config.train.skip_last_steps = 6
     # Whether the policy that is trained is the guided one, as it is sampled.
     config.train.guidance = True
     # Images per device in one forward and backward pass.
-    config.train.microbatch = 16
+    config.train.microbatch = 32
     # Recompute activations in the backward pass to save memory: none, full, or a
     # policy of jax.checkpoint_policies.
     config.train.remat = "none"
@@ -163,9 +164,9 @@ def _adam(config: ConfigDict) -> None:
     # AdamW's step size.
     config.train.learning_rate = 4e-3
     # Of the learning rate at the end, as a share of it; falls linearly. 1 is constant.
-    config.train.final_learning_rate = 1.0
+    config.train.final_learning_rate = 0.2
     # Updates over which the learning rate rises from 0.
-    config.train.warmup_updates = 4
+    config.train.warmup_updates = 2
     # AdamW's decay of the gradient's mean.
     config.train.adam_beta1 = 0.9
     # AdamW's decay of the squared gradient's mean.
@@ -181,15 +182,15 @@ def _adam(config: ConfigDict) -> None:
 def _records(config: ConfigDict) -> None:
     config.eval = ConfigDict()
     # Fresh images that measure q, the same sampler as in training; 0 is none.
-    config.eval.images = 128
+    config.eval.images = 224
     # Evaluates before training, then after every so many epochs and after the last.
-    config.eval.every_epochs = 2
+    config.eval.every_epochs = 4
     # Of the grids' pictures, which are the same seeds in every grid and every run.
     config.eval.seed = 0
 
     config.log = ConfigDict()
     # Pictures of a grid in samples/.
-    config.log.images = 64
+    config.log.images = 32
 
     config.checkpoint = ConfigDict()
     # Epochs between checkpoints; the last epoch always has one.
@@ -227,6 +228,8 @@ def _stable_diffusion(config: ConfigDict) -> None:
     config.sample.batch_per_device = 8
     config.sample.batches = 8
     config.train.clip_range = 1e-4
+    config.train.timestep_fraction = 1.0
+    config.train.skip_last_steps = 2
     config.train.microbatch = 2
     config.train.learning_rate = 3e-4  # ddpo-pytorch's, for LoRA
     config.log.images = 16

@@ -21,7 +21,7 @@ balance_mech      R_balance, mechanical engineer             figures 8 and 9
 balance_comp      R_balance, computer scientist              figures 10 and 11
 truly_ppo         Truly PPO instead of PPO, mechanical eng.  figure 12
 person_prompt     "photo of a" instead of "photo of the face of a"    table I
-many_prompts      52 occupations at once instead of one      section III-D
+many_prompts      40 occupations at once instead of one      section III-D
 confidence        recognised at 0.5 instead of 0.7           section III-C
 EOF
 }
@@ -32,10 +32,10 @@ train() {  # config file, then flags
   "$PYTHON" -m ddpo_fair.train --config="$config" "$@"
 }
 
-prompts() {  # of all occupations that the embedded model knows
+prompts() {  # of the occupations that are not held out
   "$PYTHON" -c '
 from ddpo_fair.embedded import occupations
-print(tuple(f"photo of the face of {occupations.phrase(o)}" for o in occupations.BY_NAME))
+print(tuple(f"photo of the face of {occupations.phrase(o)}" for o, job in occupations.BY_NAME.items() if not job.held_out))
 '
 }
 
@@ -57,7 +57,7 @@ run() {  # name, then flags
       if [[ "$MODEL" == sd15 ]]; then batch=8 batches=32; fi
       train mech_eng "$as" "--config.prompts=$(prompts)" \
         --config.sample.batch_per_device=$batch --config.sample.batches=$batches \
-        --config.eval.images=416 --config.eval.every_epochs=5 "$@"
+        --config.eval.images=400 --config.eval.every_epochs=5 "$@"
       ;;
     confidence) train mech_eng "$as" --config.confidence=0.5 "$@" ;;
     *)
