@@ -105,6 +105,15 @@ def has_accelerator() -> bool:
     return bool(tpu) or any(os.path.exists(name) for name in names)
 
 
+def has_flash_attention() -> bool:
+    """Whether the devices are NVIDIA GPUs of the Ampere generation or later."""
+    device = jax.local_devices()[0]
+    try:
+        return device.platform == "gpu" and float(device.compute_capability) >= 8.0
+    except (AttributeError, ValueError):  # of another maker: "gfx942"
+        return False
+
+
 def initialize(settings: Any) -> None:
     """Joins the other hosts, before any backend starts.
 

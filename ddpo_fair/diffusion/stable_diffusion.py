@@ -4,15 +4,17 @@ import dataclasses
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from transformers import CLIPTokenizer
 
 from ddpo_fair.errors import UserError
 from ddpo_fair.models import clip, unet, vae, weights
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -26,7 +28,7 @@ class Model:
     text_encoder: clip.TextEncoder
     unet: unet.UNet
     vae: vae.AutoencoderKL
-    tokenizer: CLIPTokenizer
+    tokenizer: "CLIPTokenizer"
     configs: dict[str, dict[str, Any]]  # the parsed config.json of each part
     params: dict[str, Any]
 
@@ -71,12 +73,15 @@ def load(
     Raises:
         UserError: if a part is missing or its weights do not fit its config.
     """
+    from transformers import CLIPTokenizer  # seconds, and only where weights are read
+
     folder = Path(folder)
     missing = [part for part in PARTS if not (folder / part).is_dir()]
     if missing:
         raise UserError(
-            f"model={str(folder)!r} is not a model folder: it has no "
-            f"{', '.join(missing)}. A model is a folder in the diffusers layout with {', '.join(PARTS)}."
+            f"model={str(folder)!r} is not a model folder: it has no"
+            f" {', '.join(missing)}. A model is a folder in the diffusers layout with"
+            f" {', '.join(PARTS)}."
         )
     configs = {part: weights.read_config(folder / part) for part in PARTS[:3]}
     configs["scheduler"] = _read_json(folder / "scheduler" / "scheduler_config.json")
