@@ -348,3 +348,57 @@ def test_browser_runs_no_script_and_scrolls_only_downwards(tmp_path):
     assert seen["shown"] > 10
     assert seen["hidden"] > 0  # a phone has the narrow figures
     assert "<script>alert(1)</script>" in seen["text"]
+
+
+def share_of(estimate: float) -> dict[str, float]:
+    return {"estimate": estimate, "low": estimate - 0.1, "high": estimate + 0.1}
+
+
+def test_evaluation_joins_the_report(tmp_path):
+    folder = made_runs.make(tmp_path / "run", made_runs.balancing(3))
+    q = {"q": share_of(0.41), "q_corrected": share_of(0.45)}
+    sets = {
+        "trained": {"mean_gap": share_of(0.3), "gap_of_a_fair_model": 0.1},
+        "explicit": {"obeyed": share_of(0.9), "audit": {"obeyed": share_of(0.8)}},
+    }
+    model = {"sets": sets, "prompts": {made_runs.ENGINEER: {"audit": q}}}
+    samplers = [
+        {"eta": 1, "guidance_scale": 3, "num_steps": n, "before": model, "after": model}
+        for n in (20, 40)
+    ]
+    content = {
+        "source": {"checkpoint": 3, "audit": "dlib"},
+        "samplers": samplers,
+        "quality": {"trained": {"similarity_to_base": share_of(0.777)}},
+        "kl_to_base": {"nats_per_image": share_of(5.5)},
+        "notes": [made_runs.HOSTILE],
+    }
+    for number, said in ((1, "[]"), (3, json.dumps(content))):
+        (folder / f"evaluation_{number:04d}").mkdir()
+        (folder / f"evaluation_{number:04d}" / "evaluation.json").write_text(said)
+    text = report.write([folder]).read_text(encoding="utf-8")
+    assert "An independent classifier calls 41\xa0% [31,\xa051] female" in text
+    assert "mistakes: 45\xa0%" in text
+    assert "30\xa0points [20,\xa040]" in text
+    assert "0.777 [0.677, 0.877]" in text
+    assert "5.5 [5.4, 5.6] nats" in text
+    assert "80\xa0% [70,\xa090]" in text
+    assert "<script>" not in text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"samplers": 3},
+        {"samplers": [3]},
+        {"samplers": [{"before": [], "after": {"sets": None}}], "notes": {}},
+        {"samplers": [{"after": {"prompts": {made_runs.ENGINEER: {"audit": 1}}}}]},
+        {"samplers": [{"before": {"sets": {"trained": {"mean_gap": {}}}}}]},
+    ],
+)
+def test_odd_evaluation_does_no_harm(tmp_path, content):
+    folder = made_runs.make(tmp_path / "run", made_runs.balancing(2))
+    (folder / "evaluation_0002").mkdir()
+    path = folder / "evaluation_0002" / "evaluation.json"
+    path.write_text(json.dumps(content))
+    assert report.write([folder]).exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 import ddpo_fair
-from ddpo_fair.fairness import markup, tables
+from ddpo_fair.fairness import evaluation_tables, markup, tables
 from ddpo_fair.fairness.markup import Markup, element
 from ddpo_fair.fairness.records import Record
 from ddpo_fair.fairness.verdict import Verdict
@@ -60,6 +60,7 @@ def build(
         section("Before and after", *_pictures(runs)),
         *map(_alone, alone[1:]),
         section("By prompt", *(tables.prompts(run, len(runs) > 1) for run in runs)),
+        *(_evaluated(run, len(runs) > 1) for run in runs),
         section("Training", element("div", *map(_figure, curves), class_="many"))
         if curves
         else None,
@@ -97,13 +98,15 @@ def _header(title: str, runs: Sequence[Record]) -> Markup:
 
 def _verdict(found: Verdict, group: Sequence[Record], several: bool) -> Markup:
     names = ", ".join(run.name for run in group)
+    opinions = [evaluation_tables.second_opinion(run) for run in group]
+    remarks = [*(opinion for opinion in opinions if opinion), *found.doubts]
     return element(
         "section",
         element("p", names, class_="of") if several else None,
         element("p", found.word, class_="word"),
         element("p", found.sentence, class_="said"),
-        element("ul", *(element("li", d) for d in found.doubts), class_="doubts")
-        if found.doubts
+        element("ul", *(element("li", one) for one in remarks), class_="doubts")
+        if remarks
         else None,
         class_="verdict",
     )
@@ -179,6 +182,13 @@ def data_uri(path: Path, side: int) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
+def _evaluated(run: Record, several: bool) -> Markup | None:
+    found = evaluation_tables.section(run)
+    if not found:
+        return None
+    return section(f"Evaluation: {run.name}" if several else "Evaluation", *found)
+
+
 def _origin(run: Record, several: bool) -> Markup:
     return element(
         "div",
@@ -200,6 +210,7 @@ def _reading() -> list[Markup]:
         " as neither.",
         "The classifier that judges here is the one that gave the reward, so part of"
         " the change may please this classifier only. A second one, held-out prompts"
-        " and image quality are measured by python -m ddpo_fair.evaluate.",
+        " and image quality are measured by python -m ddpo_fair.evaluate; write the"
+        " report again after it.",
     )
     return [element("p", text) for text in texts]

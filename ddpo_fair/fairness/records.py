@@ -18,7 +18,8 @@ import numpy as np
 from ddpo_fair.errors import UserError
 from ddpo_fair.fairness import statistics
 
-CONFIG, LINES, EVALUATION = "config.json", "metrics.jsonl", "evaluation.json"
+CONFIG, LINES = "config.json", "metrics.jsonl"
+EVALUATION = "evaluation_*/evaluation.json"
 GRID = re.compile(r"epoch_(\d{1,9})\.png")
 # Settings in which runs of one experiment may differ.
 OF_ONE_RUN = ("seed", "run.name", "run.dir")
@@ -34,7 +35,7 @@ class Record:
         about: the rest of config.json: version, commit, devices, ...
         lines: of metrics.jsonl, one an epoch, in their order.
         grids: the grid of pictures of an epoch.
-        evaluation: evaluation.json; {} without it.
+        evaluation: evaluation.json of the newest checkpoint; {} without one.
         checksum: SHA-256 of metrics.jsonl, "" without it.
         notes: what was missing or unreadable, a sentence each.
     """
@@ -108,9 +109,8 @@ def read(folder: str | Path) -> Record:
     notes: list[str] = []
     about = _read_object(folder / CONFIG, notes)
     settings = about.pop("config", None)
-    evaluation = {}
-    if (folder / EVALUATION).exists():
-        evaluation = _read_object(folder / EVALUATION, notes)
+    evaluations = sorted(folder.glob(EVALUATION))
+    evaluation = _read_object(evaluations[-1], notes) if evaluations else {}
     lines, checksum = _read_lines(folder / LINES, notes)
     return Record(
         folder=folder,

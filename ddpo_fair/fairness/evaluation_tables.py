@@ -1,0 +1,201 @@
+"""The report's part about evaluation.json: sets, samplers, quality, attributes."""
+
+from typing import Any
+
+from ddpo_fair.fairness import markup, records
+from ddpo_fair.fairness.markup import Markup, element
+from ddpo_fair.fairness.records import Record
+from ddpo_fair.fairness.statistics import Interval
+from ddpo_fair.fairness.verdict import with_interval
+
+SETS = {
+    "trained": "Trained prompts",
+    "held_out": "Held-out occupations",
+    "explicit": "With a gender in the prompt",
+    "given": "Further prompts",
+}
+ATTRIBUTES = {"gender": "Gender", "skin_tone": "Skin tone", "age": "Age"}
+
+
+def section(run: Record) -> list[Markup]:
+    """What the newest evaluation found; [] without one."""
+    said = run.evaluation
+    samplers = [one for one in _list(said, "samplers") if isinstance(one, dict)]
+    if not samplers:
+        return []
+    source = said.get("source") if isinstance(said.get("source"), dict) else {}
+    opening = (
+        f"Checkpoint {source.get('checkpoint')}, {said.get('images_per_prompt')} images"
+        " of each prompt, the same seeds before and after. Independent judge:"
+        f" {source.get('audit')}. Gaps are |share female - share male| in points;"
+        " a perfectly fair model would show the gap in the column of that name."
+    )
+    parts = [
+        element("p", opening),
+        _sets(samplers[0]),
+        _samplers(samplers) if len(samplers) > 1 else None,
+        _quality(said),
+        _attributes(samplers[0]),
+        *(element("p", note, class_="meta") for note in _list(said, "notes")),
+    ]
+    return [part for part in parts if part is not None]
+
+
+def second_opinion(run: Record) -> str | None:
+    """What the independent judge says of the trained prompt, where there is one."""
+    samplers = _list(run.evaluation, "samplers")
+    after = _walk(samplers[0], "after", "prompts") if samplers else None
+    if not isinstance(after, dict) or len(run.prompts) != 1:
+        return None
+    audit = _walk(after, run.prompts[0], "audit")
+    q = interval(audit, "q")
+    if q is None:
+        return None
+    corrected = interval(audit, "q_corrected")
+    text = f"An independent classifier calls {with_interval(q)} female"
+    if corrected is not None:
+        text += f"; corrected for its known mistakes: {with_interval(corrected)}"
+    return f"{text}."
+
+
+def interval(found: Any, *path: str) -> Interval | None:
+    """The interval at a path; None where there is none."""
+    said = _walk(found, *path)
+    if not isinstance(said, dict):
+        return None
+    bounds = [records.number(said, name) for name in ("estimate", "low", "high")]
+    return Interval(*bounds) if bounds[0] == bounds[0] else None
+
+
+def _sets(sampler: dict[str, Any]) -> Markup:
+    rows = []
+    for name, title in SETS.items():
+        before, after = (_walk(sampler, m, "sets", name) for m in ("before", "after"))
+        if not isinstance(before, dict):
+            continue
+        obeyed = name == "explicit"
+        figure, unit = ("obeyed", "%") if obeyed else ("mean_gap", "points")
+        label = f"{title}: obeyed" if obeyed else title
+        fair = records.number(after or {}, "gap_of_a_fair_model")
+        rows.append(
+            [
+                label,
+                _text(before, unit, figure),
+                _text(after, unit, figure),
+                "" if obeyed or fair != fair else f"{100 * fair:.0f}",
+                _text(before, unit, "audit", figure),
+                _text(after, unit, "audit", figure),
+            ]
+        )
+    judge = "independent judge"
+    head = ["", "Before", "After", "Fair", f"Before, {judge}", f"After, {judge}"]
+    return markup.table(head, rows)
+
+
+def _samplers(samplers: list[dict[str, Any]]) -> Markup:
+    rows = []
+    for one in samplers:
+        name = (
+            f"eta {one.get('eta')}, guidance {one.get('guidance_scale')},"
+            f" {one.get('num_steps')} steps"
+        )
+        places = [(m, "sets", "trained") for m in ("before", "after")]
+        rows.append(
+            [
+                f"{name} (training)" if one.get("of_training") else name,
+                *(_text(one, "points", *place, "mean_gap") for place in places),
+                *(
+                    _text(one, "points", *place, "audit", "mean_gap")
+                    for place in places
+                ),
+            ]
+        )
+    judge = "independent judge"
+    head = ["Sampler, gap of the trained prompts", "Before", "After"]
+    return markup.table([*head, f"Before, {judge}", f"After, {judge}"], rows)
+
+
+def _quality(said: dict[str, Any]) -> Markup | None:
+    rows = []
+    for name, title in SETS.items():
+        found = _walk(said, "quality", name)
+        if isinstance(found, dict):
+            rows.append(
+                [
+                    title,
+                    _plain(found, "similarity_to_base"),
+                    _plain(found, "diversity_before"),
+                    _plain(found, "diversity_after"),
+                    _plain(found, "distance_to_base", "frechet"),
+                    _plain(found, "base_to_itself", "frechet"),
+                ]
+            )
+    if not rows:
+        return None
+    head = [
+        "Quality, by the classifier's features",
+        "Similarity to the same seed before",
+        "Diversity before",
+        "Diversity after",
+        "Frechet distance to base",
+        "Base to itself",
+    ]
+    renders = []
+    for name in ("before", "after", "reference_itself"):
+        text = _plain(said, "quality", "to_balanced_renders", name, "frechet")
+        if text:
+            renders.append(f"{name.replace('_', ' ')} {text}")
+    chain = _plain(said, "kl_to_base", "nats_per_image")
+    lines = [
+        f"KL from the base model along the whole chain: {chain} nats an image."
+        if chain
+        else None,
+        f"Frechet distance to balanced renders: {', '.join(renders)}."
+        if renders
+        else None,
+    ]
+    shown = [element("p", line, class_="meta") for line in lines if line]
+    return element("div", markup.table(head, rows), *shown)
+
+
+def _attributes(sampler: dict[str, Any]) -> Markup:
+    rows = []
+    for name, title in ATTRIBUTES.items():
+        rows.append(
+            [
+                title,
+                *(
+                    _plain(sampler, model, "sets", set_, "entropies", name)
+                    for set_ in ("trained", "held_out")
+                    for model in ("before", "after")
+                ),
+            ]
+        )
+    head = ["Balance of classes (entropy; 1: all equal)"]
+    head += [f"{w}, {m}" for w in ("Trained", "Held-out") for m in ("before", "after")]
+    return markup.table(head, rows)
+
+
+def _text(found: Any, unit: str, *path: str) -> str:
+    said = interval(found, *path)
+    return with_interval(said, unit) if said else ""
+
+
+def _plain(found: Any, *path: str) -> str:
+    said = interval(found, *path)
+    if said is None:
+        return ""
+    if said.low != said.low:
+        return f"{said.estimate:.3g}"
+    return f"{said.estimate:.3g} [{said.low:.3g}, {said.high:.3g}]"
+
+
+def _walk(found: Any, *path: str) -> Any:
+    for name in path:
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
+
+
+def _list(found: dict[str, Any], name: str) -> list[Any]:
+    said = found.get(name)
+    return said if isinstance(said, list) else []
