@@ -255,5 +255,5 @@ def test_a_damaged_checkpoint_is_not_exported(folders, tmp_path):
     path = folder / "checkpoints" / "3" / "rest" / "metadata"
     rest = json.loads(path.read_text())
     path.write_text(json.dumps({**rest, "checksum": rest["checksum"] ^ 1}))
-    with pytest.raises(UserError, match="Checkpoint .*3 is damaged"):
+    with pytest.raises(UserError, match=r"Checkpoint .*3 is damaged"):
         export.export(folder, tmp_path / "out", "lora")

@@ -79,7 +79,7 @@ def denoise(
 def make_sampler(
     model: stable_diffusion.Model, chain: ddim.Schedule, guidance_scale: float
 ) -> Callable[..., Trajectory]:
-    """The pmapped `(unet_params, keys [D, n], text [D, n, ...], null) -> Trajectory`."""
+    """The pmapped `(params, keys [D, n], text [D, n, L, C], null) -> Trajectory`."""
 
     def sample(params: Any, keys: jax.Array, text: jax.Array, null: jax.Array):
         latents, log_probs = denoise(
