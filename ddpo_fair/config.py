@@ -162,7 +162,7 @@ def _train(config: ConfigDict) -> None:
 
 def _adam(config: ConfigDict) -> None:
     # AdamW's step size.
-    config.train.learning_rate = 4e-3
+    config.train.learning_rate = 3e-3
     # Of the learning rate at the end, as a share of it; falls linearly. 1 is constant.
     config.train.final_learning_rate = 0.2
     # Updates over which the learning rate rises from 0.

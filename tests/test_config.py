@@ -15,12 +15,26 @@ ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted(ROOT.glob("configs/*.py"))
 
 # Scripts rely on these names.
-PROMISED = """
-    seed epochs model classifier run.dir run.name prompts reward.name sample.num_steps
-    sample.guidance_scale sample.eta sample.batch_per_device sample.batches
-    train.objective train.learning_rate train.updates_per_epoch eval.images
-    eval.every_epochs
-""".split()
+PROMISED = [
+    "seed",
+    "epochs",
+    "model",
+    "classifier",
+    "run.dir",
+    "run.name",
+    "prompts",
+    "reward.name",
+    "sample.num_steps",
+    "sample.guidance_scale",
+    "sample.eta",
+    "sample.batch_per_device",
+    "sample.batches",
+    "train.objective",
+    "train.learning_rate",
+    "train.updates_per_epoch",
+    "eval.images",
+    "eval.every_epochs",
+]
 
 
 def parse(*arguments, path=ROOT / "configs" / "mech_eng.py", variant=":embedded"):

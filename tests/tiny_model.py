@@ -138,6 +138,9 @@ def config(model: Path, classifier: Path, runs: Path):
     settings.sample.num_steps = 4
     settings.sample.batch_per_device = 1
     settings.sample.batches = 2
+    settings.sample.guidance_scale = 3.0
+    settings.train.timestep_fraction = 1.0
+    settings.train.skip_last_steps = 0
     settings.train.updates_per_epoch = 2
     settings.train.microbatch = 4
     settings.train.learning_rate = 1e-3

@@ -1,0 +1,297 @@
+"""The update: the right images and steps, the right gradient, on any devices."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny_model
+
+from ddpo_fair import parallel, rng
+from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
+from ddpo_fair.learning import learner, losses
+from ddpo_fair.models import lora
+
+D, N, T, GUIDANCE = 8, 2, 4, 3.0  # devices, images on each, steps
+SITES = ("to_q", "conv_out")
+RATE = 100.0  # of plain gradient descent, so that parameters show the gradient
+
+
+def settings(**changes):
+    chosen = {
+        "objective": "ppo",
+        "surrogate": losses.Settings(1e-3, 0.3, 0.16, 5.0, 8 * 8 * 4),
+        "guidance_scale": GUIDANCE,
+        "updates_per_epoch": 1,
+        "steps_per_update": T,
+        "last_step": T,
+        "microbatch": N * T,
+        "lora_scale": 0.5,
+    }
+    return learner.Settings(**chosen | changes)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tiny_model.save_model(tmp_path_factory.mktemp("model"))
+    return stable_diffusion.load(folder)
+
+
+@pytest.fixture(scope="module")
+def chain(model):
+    return ddim.schedule(model.scheduler, T, 1.0)
+
+
+@pytest.fixture(scope="module")
+def texts(model):
+    return stable_diffusion.encode_prompts(model, ["", tiny_model.PROMPTS[0]])
+
+
+@pytest.fixture(scope="module")
+def adapters(model):
+    """Adapters that have learnt something, so that both factors have a gradient."""
+    tree = lora.init(jax.random.key(0), model.params["unet"], 2, SITES)
+    return jax.tree.map(lambda x: x + 0.02, tree)
+
+
+@pytest.fixture(scope="module")
+def trajectory(model, chain, texts, adapters):
+    """Sampled with the adapters merged, as a run does it."""
+    params = lora.merge(model.params["unet"], adapters, 0.5)
+    keys = jax.vmap(lambda index: rng.key(3, index))(jnp.arange(D * N))
+    sample = sampler.make_sampler(model, chain, GUIDANCE)
+    return sample(
+        parallel.replicate(params),
+        parallel.split(keys),
+        parallel.split(np.repeat(texts[1:], D * N, axis=0)),
+        parallel.replicate(texts[0]),
+    )
+
+
+@pytest.fixture(scope="module")
+def advantages():
+    return np.random.default_rng(0).standard_normal(D * N).astype(np.float32)
+
+
+def update(model, chain, texts, adapters, trajectory, advantages, chosen):
+    """New adapters and metrics after one update of plain gradient descent."""
+    state = learner.TrainState(
+        jax.tree.map(np.array, adapters), optax.sgd(RATE).init(adapters), jnp.int32(0)
+    )
+    images, steps = learner.selection(rng.key(0), chosen, D, N)
+    new, metrics = learner.make_update(model, chain, chosen, optax.sgd(RATE))(
+        parallel.replicate(state),
+        parallel.replicate(model.params["unet"]),
+        trajectory,
+        parallel.split(advantages),
+        np.asarray(images[0]),
+        np.asarray(steps[0]),
+        parallel.replicate(texts[0]),
+    )
+    assert int(new.updates) == 1
+    return jax.device_get((new.params, metrics))
+
+
+@pytest.fixture(scope="module")
+def updated(model, chain, texts, adapters, trajectory, advantages):
+    return update(model, chain, texts, adapters, trajectory, advantages, settings())
+
+
+def test_ratio_is_one_on_policy(updated):
+    _, metrics = updated
+    assert metrics["ratio_deviation"] <= 1e-5
+    assert metrics["kl"] <= 1e-4  # nats; the same weights, rounded otherwise
+    assert metrics["clip_fraction"] == 0
+
+
+def test_gradient_is_that_of_the_written_out_loss(
+    model, chain, texts, adapters, trajectory, advantages, updated
+):
+    latents = parallel.gather(trajectory.latents)
+    old = parallel.gather(trajectory.log_probs)
+
+    pairs = [(image, t) for image in range(D * N) for t in range(T)]
+    images, steps = map(np.asarray, zip(*pairs, strict=True))
+
+    def one(tree, x, following, old, advantage, now):
+        """-A * ratio of one image and step; on policy nothing is clipped."""
+        params = lora.merge(model.params["unet"], tree, 0.5)
+        outputs = [
+            model.unet.apply(
+                {"params": params}, x[None], now.timesteps[None], text[None]
+            )[0]
+            for text in texts
+        ]
+        output = outputs[0] + GUIDANCE * (outputs[1] - outputs[0])
+        mean = now.latents_scale * x + now.output_scale * output
+        residual = (following - mean) / now.std
+        constant = jnp.log(now.std) + 0.5 * np.log(2 * np.pi)
+        log_prob = (-0.5 * residual**2 - constant).mean()
+        return -advantage * jnp.exp(log_prob - old)
+
+    gradients = jax.jit(jax.vmap(jax.grad(one), in_axes=(None, 0, 0, 0, 0, 0)))(
+        adapters,
+        latents[images, steps],
+        latents[images, steps + 1],
+        old[images, steps],
+        advantages[images],
+        chain[steps],
+    )
+    total = jax.tree.map(lambda x: x.sum(axis=0), gradients)
+    expected = np.concatenate([np.ravel(x) for x in jax.tree.leaves(total)])
+    expected = expected / (D * N * T)
+    moved = jax.tree.map(lambda new, old: (old - new) / RATE, updated[0], adapters)
+    found = np.concatenate([np.ravel(x) for x in jax.tree.leaves(moved)])
+    error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    assert error < 1e-3  # float32, summed in another order
+    np.testing.assert_allclose(
+        updated[1]["grad_norm"], np.linalg.norm(expected), rtol=1e-3
+    )
+
+
+def test_microbatches_change_nothing(
+    model, chain, texts, adapters, trajectory, advantages, updated
+):
+    small = update(
+        model,
+        chain,
+        texts,
+        adapters,
+        trajectory,
+        advantages,
+        settings(microbatch=N * T // 2),
+    )
+    for found, expected in zip(
+        jax.tree.leaves(small[0]), jax.tree.leaves(updated[0]), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(small[1]["loss"], updated[1]["loss"], rtol=1e-4)
+
+
+def test_the_gradient_is_the_policy_gradient(model, chain, texts):
+    """It estimates the gradient of the expected reward, which here is known.
+
+    The reward, the mean of the pictures' first channel, can be differentiated through
+    the sampler with its noise held fixed; DDPO must find the same from scores alone.
+    """
+    count, dims = 256, 8 * 8 * 4
+    null, text = texts[0], np.repeat(texts[1:], count, axis=0)
+
+    def merged(bias):
+        head = {**model.params["unet"]["conv_out"]}
+        head["bias"] = head["bias"] + bias
+        return {**model.params["unet"], "conv_out": head}
+
+    def sample(bias, keys):
+        latents, log_probs = sampler.denoise(
+            model, chain, GUIDANCE, merged(bias), keys, text, null
+        )
+        return latents[:, -1, ..., 0].mean((1, 2)), latents, log_probs
+
+    @jax.jit
+    def both(keys):
+        bias = jnp.zeros(4)
+        true = jax.grad(lambda b: sample(b, keys)[0].mean())(bias)
+        rewards, latents, log_probs = sample(bias, keys)
+
+        def loss(b, t):
+            batch = {
+                "latents": latents[:, t],
+                "following": latents[:, t + 1],
+                "log_prob": log_probs[:, t],
+                "keys": keys,
+                "text": text,
+                "advantage": rewards - rewards.mean(),
+                "step": jnp.full((count,), t),
+            }
+            return learner.surrogate_loss(
+                model, chain, settings(), merged(b), null, batch
+            )[0]
+
+        scores = [jax.grad(loss)(bias, t) for t in range(T)]
+        return true, -dims * sum(scores)  # the ratio is of mean log-probs
+
+    batches = [
+        both(jax.vmap(lambda index: rng.key(1, index))(jnp.arange(count) + i * count))
+        for i in range(8)
+    ]
+    true = np.mean([np.asarray(one[0]) for one in batches], axis=0)
+    found = np.mean([np.asarray(one[1]) for one in batches], axis=0)
+    noise = np.std([np.asarray(one[1]) for one in batches], axis=0) / np.sqrt(8)
+    assert abs(true[0]) > 4 * noise[0]  # else the test would say nothing
+    assert np.all(np.abs(found - true) < 4 * noise)
+
+
+def test_an_epoch_uses_every_image_once_and_no_step_twice():
+    chosen = settings(updates_per_epoch=2, steps_per_update=3, last_step=4)
+    images, steps = learner.selection(rng.key(5), chosen, 4, 6)
+    assert images.shape == (2, 4, 3) and steps.shape == (2, 4, 3, 3)
+    for device in range(4):
+        assert sorted(images[:, device].ravel().tolist()) == list(range(6))
+    for row in np.asarray(steps).reshape(-1, 3):
+        assert len(set(row.tolist())) == 3 and set(row.tolist()) <= set(range(4))
+
+
+def test_selection_does_not_know_the_number_of_devices():
+    chosen = settings(updates_per_epoch=2, steps_per_update=2)
+
+    def by_update(num_devices, n):
+        images, steps = learner.selection(rng.key(5), chosen, num_devices, n)
+        images = np.asarray(images) + n * np.arange(num_devices)[None, :, None]
+        return [
+            {
+                int(image): one.tolist()
+                for image, one in zip(
+                    images[u].ravel(), np.asarray(steps[u]).reshape(-1, 2), strict=True
+                )
+            }
+            for u in range(2)
+        ]
+
+    assert by_update(1, 8) == by_update(2, 4) == by_update(4, 2)
+
+
+def test_turns_hold_every_pair_once():
+    images = jnp.asarray([[0, 1], [1, 0]])
+    steps = jnp.arange(12).reshape(2, 2, 3)
+    turn_images, turn_steps = learner.in_turns(images, steps, 3)
+    assert turn_images.shape == turn_steps.shape == (2, 2, 3)
+    for device in range(2):
+        found = zip(
+            turn_images[:, device].ravel().tolist(),
+            turn_steps[:, device].ravel().tolist(),
+            strict=True,
+        )
+        expected = [
+            (int(images[device, m]), int(steps[device, m, s]))
+            for m in range(2)
+            for s in range(3)
+        ]
+        assert sorted(found) == sorted(expected)
+
+
+def test_the_learning_rate_warms_up_and_falls():
+    chosen = types.SimpleNamespace(
+        learning_rate=0.1,
+        final_learning_rate=0.5,
+        warmup_updates=2,
+        adam_beta1=0.0,
+        adam_beta2=0.0,
+        adam_epsilon=1e-12,
+        weight_decay=0.0,
+        max_grad_norm=1e9,
+    )
+    transform = learner.optimizer(chosen, total_updates=4)
+    params = jnp.zeros(1)
+    state = transform.init(params)
+    moved = []
+    for _ in range(4):
+        # Adam without memory moves by the rate, whatever the gradient.
+        with jax.numpy_dtype_promotion("standard"):
+            change, state = transform.update(jnp.ones(1), state, params)
+        moved.append(-float(change[0]))
+    # rate 0.1; half of it at first; then a fall of half of it over 4 updates
+    expected = [0.1 * 0.5 * 1.0, 0.1 * 0.875, 0.1 * 0.75, 0.1 * 0.625]
+    np.testing.assert_allclose(moved, expected, rtol=1e-5)
