@@ -1,6 +1,11 @@
 """One strict JAX for all tests: eight CPU devices, no promotion, no warning, no hub."""
 
 import os
+import tempfile
+
+# Of this session: several tests and their processes compile the same programs.
+CACHE = tempfile.TemporaryDirectory(prefix="ddpo_fair_tests_")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", CACHE.name)
 
 DEVICES = "--xla_force_host_platform_device_count=8"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}".strip()

@@ -1,0 +1,113 @@
+"""The classifier: whatever its labels are called and ordered, women come first."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny_model
+
+from ddpo_fair import parallel
+from ddpo_fair.errors import UserError
+from ddpo_fair.feedback import classifier
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).random((8, 16, 16, 3), dtype=np.float32)
+
+
+def classify(folder, images):
+    judge = classifier.load(folder)
+    return np.asarray(
+        jax.jit(lambda x: classifier.probabilities(judge, judge.params, x))(images)
+    )
+
+
+def softmax_by_hand(folder, images):
+    """Every label's probability: pixels in 256 levels, mean and std 1/2."""
+    judge = classifier.load(folder)
+    pixels = (np.round(images * 255) / 255 - 0.5) / 0.5
+    variables = {"params": judge.params}
+    logits = np.float64(judge.network.apply(variables, np.float32(pixels)))
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("labels", "columns"),
+    [(("Man", "Woman"), (1, 0)), (("female", "male"), (0, 1)), (("F", "M"), (0, 1))],
+)
+def test_women_come_first(tmp_path, images, labels, columns):
+    folder = tiny_model.save_classifier(tmp_path, labels)
+    expected = softmax_by_hand(folder, images)[:, columns]
+    np.testing.assert_allclose(classify(folder, images), expected, atol=1e-5)
+
+
+def test_labels_that_mean_the_same_are_added(tmp_path, images):
+    folder = tiny_model.save_classifier(tmp_path, ("girl", "men", "nobody", "woman"))
+    every = softmax_by_hand(folder, images)
+    expected = np.stack([every[:, 0] + every[:, 3], every[:, 1]], axis=1)
+    np.testing.assert_allclose(classify(folder, images), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "missing"),
+    [
+        (("cat", "dog"), "none means female and none means male"),
+        (("man", "other"), "none means female."),
+        (("woman", "LABEL_1"), "none means male."),
+    ],
+)
+def test_other_labels_are_refused_by_name(tmp_path, labels, missing):
+    folder = tiny_model.save_classifier(tmp_path, labels)
+    with pytest.raises(UserError) as error:
+        classifier.load(folder)
+    assert missing in str(error.value) and ", ".join(labels) in str(error.value)
+    assert "id2label" in str(error.value)
+
+
+def test_all_devices_classify(tmp_path, images):
+    judge = classifier.load(tiny_model.save_classifier(tmp_path))
+    found = classifier.make_classify(judge)(judge.params, parallel.split(images))
+    assert found.shape == (8, 1, 2)
+    expected = classify(tmp_path, images)
+    np.testing.assert_allclose(parallel.gather(found), expected, atol=1e-5)
+
+
+def test_a_broken_image_is_not_a_number(tmp_path, images):
+    images[3, 0, 0, 0] = np.nan
+    found = classify(tiny_model.save_classifier(tmp_path), images)
+    assert np.isnan(found[3]).all() and np.isfinite(np.delete(found, 3, axis=0)).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"do_center_crop": True}, "do_center_crop"),
+        ({"size": {"shortest_edge": 16}}, "does not fit image_size=16"),
+        ({"size": 32}, "does not fit image_size=16"),
+        ({"resample": 1}, "resample=1 is not supported"),
+    ],
+)
+def test_unknown_preprocessing_is_refused(tmp_path, change, part):
+    folder = tiny_model.save_classifier(tmp_path)
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps({**tiny_model.PREPROCESSOR, **change}))
+    with pytest.raises(UserError, match=part):
+        classifier.load(folder)
+
+
+def test_preprocessing_is_that_of_transformers(tmp_path, images):
+    transformers = pytest.importorskip("transformers")
+    folder = tiny_model.save_classifier(tmp_path)
+    change = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}
+    settings = {**tiny_model.PREPROCESSOR, **change}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    processor = transformers.ViTImageProcessorPil.from_pretrained(folder)
+    large = np.random.default_rng(1).random((2, 40, 40, 3), dtype=np.float32)
+    saved = [np.uint8(np.round(image * 255)) for image in large]
+    expected = processor(saved, return_tensors="np")["pixel_values"]
+    judge = classifier.load(folder)
+    found = classifier.preprocess(judge.preprocessing, large)
+    np.testing.assert_allclose(found.transpose(0, 3, 1, 2), expected, atol=1e-3)
