@@ -122,6 +122,11 @@ def make_plan(
     prompts, notes = prompt_sets.build(config.prompts, options.sets, options.prompt)
     if options.images < 2:
         raise UserError(f"--images={options.images} must be at least 2.")
+    if not prompts:
+        raise UserError(f"There is nothing to draw. {' '.join(notes)}")
+    samplers = evaluation_plan.parse_samplers(options.samplers, training)
+    if prompt_sets.TRAINED not in options.sets:
+        samplers = samplers[:1]  # the others draw trained prompts only
     plan = evaluation_plan.Plan(
         source={
             "run": saved.folder.name,
@@ -131,11 +136,12 @@ def make_plan(
             "audit": audit,
             "started": saved.record.get("started"),
         },
-        samplers=evaluation_plan.parse_samplers(options.samplers, training),
+        samplers=samplers,
         prompts=prompts,
         images=options.images,
         seed=options.seed,
         batch=sample.batch_per_device * parallel.num_devices(),
+        num_devices=parallel.num_devices(),
     )
     return plan, notes
 

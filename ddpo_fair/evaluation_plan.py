@@ -40,7 +40,8 @@ class Plan(NamedTuple):
         prompts: of all sets.
         images: of each prompt.
         seed: image i of a prompt is the same noise before and after, in all samplers.
-        batch: images drawn together.
+        batch: most images drawn together.
+        num_devices: a batch is divided among them.
     """
 
     source: dict[str, Any]
@@ -49,10 +50,11 @@ class Plan(NamedTuple):
     images: int
     seed: int
     batch: int
+    num_devices: int
 
 
 class Job(NamedTuple):
-    """One batch: `prompts[i]` and `images[i]` say what row i is; int [batch] each.
+    """One batch: `prompts[i]` and `images[i]` say what row i is; int [B] each.
 
     The last batch is filled up with repeats, from row `count` on.
     """
@@ -117,9 +119,13 @@ def jobs(plan: Plan) -> Iterator[Job]:
         chosen = trained[:MOST_SWEPT] if index else range(len(plan.prompts))
         prompts = np.repeat(np.array(chosen, np.int64), plan.images)
         images = np.tile(np.arange(plan.images), len(chosen))
+        # Batches of one size, as few and as full as can be.
+        num_batches = -(-len(prompts) // plan.batch)
+        share = -(-len(prompts) // (num_batches * plan.num_devices))
+        size = share * plan.num_devices
         for model in (BEFORE, AFTER):
-            for number, first in enumerate(range(0, len(prompts), plan.batch)):
-                rows = np.arange(first, first + plan.batch)
+            for number in range(num_batches):
+                rows = np.arange(number * size, (number + 1) * size)
                 count = int(np.sum(rows < len(prompts)))
                 rows = rows % len(prompts)
                 yield Job(sampler, model, number, prompts[rows], images[rows], count)

@@ -198,10 +198,12 @@ def test_explicit_form_of_a_longer_prompt():
 def test_jobs_cover_each_image_once():
     prompts = (Prompt("a", "trained"), Prompt("b", "held_out"))
     samplers = (Sampler(1.0, 3.0, 4), Sampler(0.0, 3.0, 4))
-    plan = Plan({}, samplers, prompts, images=5, seed=0, batch=8)
+    plan = Plan({}, samplers, prompts, images=5, seed=0, batch=8, num_devices=3)
     jobs = list(evaluation_plan.jobs(plan))
     assert evaluation_plan.num_images(plan) == 2 * (10 + 5)
-    assert all(len(job.prompts) == len(job.images) == 8 for job in jobs)
+    # 10 images in two batches of 6, the multiple of 3 devices; 5 in one of 6.
+    assert all(len(job.prompts) == len(job.images) == 6 for job in jobs)
+    assert [job.count for job in jobs] == [6, 4, 6, 4, 5, 5]
     drawn = [
         (job.prompts[row], job.images[row])
         for job in jobs

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import made_runs
 import pytest
+from PIL import Image
 
 from ddpo_fair import report
 from ddpo_fair.errors import UserError
@@ -147,6 +148,18 @@ def test_unrecognised_and_undecided_faces_are_held_against_it(tmp_path):
     doubts = one_verdict(tmp_path / "run", lines).doubts
     assert any("from 3" in doubt and "to 53" in doubt for doubt in doubts)
     assert any("ambiguous faces" in doubt for doubt in doubts)
+
+
+def test_tinted_pictures_are_held_against_it(tmp_path):
+    folder = made_runs.make(tmp_path / "run", two_lines((15, 113), (64, 64)))
+    for epoch, colour in ((0, (128, 128, 128)), (1, (150, 150, 128))):
+        path = folder / "samples" / f"epoch_{epoch:04d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (64, 84), colour).save(path)
+    # Grey 128 is L* 53.6; the other is L* 61.4, b* about 13: Delta E about 15.
+    assert 10 < findings.colour_shift(records.read(folder)) < 20
+    doubts = verdict.of_runs([records.read(folder)]).doubts
+    assert any("tints its pictures" in doubt for doubt in doubts)
 
 
 def test_partial_run_has_a_report(tmp_path):

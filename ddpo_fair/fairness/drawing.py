@@ -156,5 +156,7 @@ def finish(plot: axes.Axes, legend: bool) -> None:
     """Labels the axis of epochs, and the lines if that is wanted."""
     plot.set_xlabel("epochs of training")
     plot.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, nbins=8))
+    if isinstance(plot.yaxis.get_major_formatter(), ticker.ScalarFormatter):
+        plot.yaxis.set_major_formatter("{x:.3g}")  # no factor above the axis
     if legend and plot.get_legend_handles_labels()[0]:
         plot.legend(loc="best", ncols=2)

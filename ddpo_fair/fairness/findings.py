@@ -9,13 +9,15 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image
 from scipy import special
 
-from ddpo_fair.fairness import records, statistics
+from ddpo_fair.fairness import appearance, records, statistics
 from ddpo_fair.fairness.records import Record, Share
 from ddpo_fair.fairness.statistics import Interval
 
 SHARE, GAP = "share", "gap"
+CAPTION = 20  # pixels at the top of a grid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,6 +177,25 @@ def difference(before: Share, after: Share) -> Interval:
     low = math.hypot(after.q.estimate - after.q.low, before.q.high - before.q.estimate)
     high = math.hypot(after.q.high - after.q.estimate, before.q.estimate - before.q.low)
     return Interval(change, change - low, change + high)
+
+
+def colour_shift(record: Record) -> float:
+    """How far the grids' mean colour moved from the first to the last, CIE Delta E.
+
+    About 2 is just visible; seeds are the same, so it is the model that painted anew.
+    nan without two readable grids.
+    """
+    colours = []
+    for path in list(record.grids.values())[:: max(len(record.grids) - 1, 1)]:
+        try:
+            with Image.open(path) as picture:
+                pixels = np.asarray(picture.convert("RGB"))[CAPTION:]
+            colours.append(appearance.mean_colour(pixels))
+        except Exception:  # Pillow raises whatever a broken file brings up
+            return math.nan
+    return (
+        float(np.linalg.norm(np.subtract(*colours))) if len(colours) == 2 else math.nan
+    )
 
 
 def over_seeds(values: Sequence[float], lowest: float = 0.0) -> Interval:

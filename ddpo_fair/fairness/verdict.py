@@ -13,6 +13,7 @@ from ddpo_fair.fairness.statistics import Interval
 
 WIDE = 0.1  # half an interval that leaves much open
 NONE_RISE = 0.1  # of the share of unrecognised pictures: worth a word
+COLOUR_SHIFT = 5.0  # CIE Delta E; same-seed grids of untainted runs stay below 2
 FEW_PROMPTS = 8  # for the bootstrap over prompts
 DECIDED_FALL = 0.15  # of the polarisation
 
@@ -191,6 +192,13 @@ def _measured_doubts(run: Record, name: str) -> Iterator[Markup]:
             f"{name}The classifier is less sure of its faces (polarisation"
             f" {decided[0]:.2f} before, {decided[-1]:.2f} after): look whether balance"
             " comes from ambiguous faces."
+        )
+    shift = findings.colour_shift(run)
+    if shift > COLOUR_SHIFT:
+        yield markup.text(
+            f"{name}The grids' mean colour moved by {shift:.0f} (CIE Delta E; 2 is just"
+            " visible): look whether the model tints its pictures to please the"
+            " classifier."
         )
     tolerance = records.number(run.settings, "train.ratio_tolerance")
     _, deviations = records.series(run, "ratio_deviation")
