@@ -70,10 +70,14 @@ def test_another_config_is_refused_with_every_difference(folder, config):
         assert text in str(error.value)
 
 
-def test_more_epochs_continue_a_run(folder, config):
+def test_more_epochs_continue_a_run_of_a_constant_learning_rate(config):
+    config.train.final_learning_rate = 1.0
+    path = run_folder.path_of(config)
+    run_folder.unlock(run_folder.lock(path))
+    run_folder.write_config(path, config)
     config.epochs += 5
     config.checkpoint.keep = 7
-    run_folder.check(folder, config)
+    run_folder.check(path, config)
 
 
 def test_more_epochs_change_a_falling_learning_rate(config):
@@ -88,7 +92,7 @@ def test_more_epochs_change_a_falling_learning_rate(config):
 
 def test_batches_may_change_but_not_their_sum(folder, config):
     config.sample.batch_per_device //= 2
-    with pytest.raises(UserError, match="an epoch had 256 images and now has 128"):
+    with pytest.raises(UserError, match="an epoch had 512 images and now has 256"):
         run_folder.check(folder, config)  # 8 devices
     config.sample.batches *= 2
     run_folder.check(folder, config)
