@@ -1,0 +1,181 @@
+"""What the parts of gpu.py share: networks of real size with random weights, clocks."""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+STEPS, TINY_STEPS = 50, 4
+GUIDANCE, RANK = 5.0, 16
+TURNS = 4  # microbatches of an update
+
+
+def num_steps(options: Any) -> int:
+    """Denoising steps of an image."""
+    return TINY_STEPS if options.tiny else STEPS
+
+
+def make(options: Any) -> SimpleNamespace:
+    """Networks of real size with random weights on the device; one batch's inputs."""
+    import jax
+    import jax.numpy as jnp
+
+    from ddpo_fair.diffusion import ddim, stable_diffusion
+    from ddpo_fair.models import clip, unet, vae
+
+    parsed, dtype = configs(options), jnp.bfloat16
+    remat = {"none": False, "full": True}.get(options.remat, options.remat)
+    text = clip.TextEncoder(clip.Config.from_dict(parsed["text_encoder"]), dtype)
+    net = unet.UNet(unet.Config.from_dict(parsed["unet"]), dtype, remat)
+    autoencoder = vae.AutoencoderKL(vae.Config.from_dict(parsed["vae"]), dtype)
+    shapes = stable_diffusion.templates_of(text, net, autoencoder, parsed)
+    model = stable_diffusion.Model(
+        Path(), text, net, autoencoder, None, parsed, params={}
+    )
+    steps = num_steps(options)
+    random = jax.random.key(0)
+    width = parsed["unet"]["cross_attention_dim"]
+    return SimpleNamespace(
+        model=model,
+        chain=ddim.schedule(parsed["scheduler"], steps, 1.0),
+        steps=steps,
+        unet=jax.device_put(_random(shapes["unet"])),
+        vae=jax.device_put(_random(shapes["vae"])),
+        keys=jax.random.split(random, (1, options.batch)),
+        text=jax.random.normal(random, (1, options.batch, 77, width)),
+        null=jax.random.normal(random, (77, width)),
+    )
+
+
+def update(options: Any, setup: Any, trajectory: Any, turns: int) -> tuple:
+    """The jitted update, its state, and its other arguments."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from ddpo_fair.learning import learner, losses
+    from ddpo_fair.models import lora
+
+    settings = learner.Settings(
+        objective="ppo",
+        surrogate=losses.Settings(
+            clip_range=1e-4,
+            rollback=0.3,
+            trust_region=0.16,
+            kl_penalty=5.0,
+            num_dims=int(np.prod(setup.model.latent_shape)),
+        ),
+        guidance_scale=GUIDANCE,
+        updates_per_epoch=1,
+        steps_per_update=turns,
+        last_step=setup.steps,
+        microbatch=options.batch,
+        lora_scale=1.0,
+    )
+    train = SimpleNamespace(
+        learning_rate=3e-4,
+        final_learning_rate=1.0,
+        warmup_updates=0,
+        adam_beta1=0.9,
+        adam_beta2=0.999,
+        adam_epsilon=1e-8,
+        weight_decay=1e-4,
+        max_grad_norm=1.0,
+    )
+    transform = learner.optimizer(train, 100)
+    start = jax.jit(lambda key: lora.init(key, setup.unet, RANK, lora.ATTENTION))
+    params = start(jax.random.key(2))
+    state = learner.TrainState(params, jax.jit(transform.init)(params), jnp.int32(0))
+    update = learner.make_update(setup.model, setup.chain, settings, transform)
+    images = jnp.arange(options.batch, dtype=jnp.int32)[None]
+    chosen = np.linspace(0, setup.steps - 1, turns).astype(np.int32)
+    steps = jnp.broadcast_to(jnp.asarray(chosen), (1, options.batch, turns))
+    advantages = jax.random.normal(jax.random.key(3), (1, options.batch))
+    arguments = (setup.unet, trajectory, advantages, images, steps, setup.null)
+    return update, state, arguments
+
+
+def configs(options: Any) -> dict[str, Any]:
+    """The parsed configs of Stable Diffusion 1.x, or of a toy of its shape."""
+    path = ROOT / "ddpo_fair" / "architectures.json"
+    configs = json.loads(path.read_text(encoding="utf-8"))["stable_diffusion_1"]
+    if options.tiny:
+        narrow = {"block_out_channels": [32, 64, 64, 64], "sample_size": 16}
+        configs["unet"] |= {**narrow, "cross_attention_dim": 32}
+        configs["vae"]["block_out_channels"] = [32, 32, 32, 32]
+        configs["text_encoder"] |= {"hidden_size": 24, "vocab_size": 100}
+    return configs
+
+
+def _random(shapes: Any) -> Any:
+    """Float32 weights that keep a signal's size; cut from one pool, to be quick."""
+    import jax
+    import numpy as np
+
+    pool = np.random.default_rng(0).standard_normal(1 << 24, dtype=np.float32)
+
+    def draw(path: tuple, leaf: Any) -> np.ndarray:
+        if path[-1].key == "scale":
+            return np.ones(leaf.shape, np.float32)
+        if path[-1].key == "bias":
+            return np.zeros(leaf.shape, np.float32)
+        fan_in = np.prod(leaf.shape[:-1])
+        return np.resize(pool, leaf.shape) / np.float32(np.sqrt(fan_in))
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def unet_flops(setup: Any) -> int:
+    """Of one forward pass of one image."""
+    import jax
+    import jax.numpy as jnp
+
+    from ddpo_fair import costs
+
+    def shape(*sizes: int, dtype: Any = jnp.float32) -> Any:
+        return jax.ShapeDtypeStruct(sizes, dtype)
+
+    width = setup.null.shape[-1]
+    return costs.of(
+        lambda params, *x: setup.model.unet.apply({"params": params}, *x),
+        setup.unet,
+        shape(1, *setup.model.latent_shape),
+        shape(1, dtype=jnp.int32),
+        shape(1, 77, width),
+    ).flops
+
+
+def time_of(function: Callable[[], Any], repeats: int) -> dict[str, float]:
+    """Median seconds of a call, and what the first one took longer: the compiler."""
+    begin = time.perf_counter()
+    function()
+    first = time.perf_counter() - begin
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - begin)
+    median = statistics.median(times)
+    return {"seconds": median, "compile_seconds": max(0.0, first - median)}
+
+
+def rates(flops: int, timing: dict[str, float]) -> dict[str, float]:
+    import jax
+
+    memory = jax.local_devices()[0].memory_stats() or {}
+    return {
+        "tflops": flops / timing["seconds"] / 1e12,
+        "peak_gb": memory.get("peak_bytes_in_use", 0) / 1e9,
+    }
+
+
+def profile(options: Any, function: Callable[[], Any]) -> None:
+    if options.profile:
+        import jax
+
+        with jax.profiler.trace(options.profile):
+            function()
