@@ -137,10 +137,10 @@ def _train(config: ConfigDict) -> None:
     # Passes over the epoch's images.
     config.train.inner_epochs = 1
     # Share of each image's denoising steps that an update uses, drawn at random.
-    config.train.timestep_fraction = 0.22
+    config.train.timestep_fraction = 0.5
     # Last steps of the chain to leave out: they weigh far more than the others, and
     # draw details; who is drawn is settled in the first ones.
-    config.train.skip_last_steps = 6
+    config.train.skip_last_steps = 11
     # Whether the policy that is trained is the guided one, as it is sampled.
     config.train.guidance = True
     # Images per device in one forward and backward pass.
@@ -150,14 +150,21 @@ def _train(config: ConfigDict) -> None:
     config.train.remat = "none"
     # Largest |ratio - 1| before the first update of an epoch that is not an error.
     config.train.ratio_tolerance = 1e-3
+    # Updates in a row that may be skipped because loss, gradient or new weights are
+    # not finite; one more ends the run.
+    config.train.max_skipped_updates = 4
+    # KL in nats per step, in an epoch's last update, above which the policy has
+    # collapsed and the run ends; 0 never ends it. A sound run stays below 10.
+    config.train.max_kl = 100.0
 
     config.train.lora = ConfigDict()
     # Rank of the adapters; 0 trains all weights of the UNet.
     config.train.lora.rank = 16
     # Weight of the adapters' product, alpha / rank.
     config.train.lora.scale = 1.0
-    # Endings of the paths of the layers to adapt, e.g. to_q; all for every layer.
-    config.train.lora.sites = ("all",)
+    # Parts of the paths of the layers to adapt, e.g. to_q or mid_block; all for every
+    # layer. The fewer that matter, the less noise: see README, "Where the signal is".
+    config.train.lora.sites = ("mid_block",)
 
 
 def _adam(config: ConfigDict) -> None:
@@ -232,5 +239,6 @@ def _stable_diffusion(config: ConfigDict) -> None:
     config.train.skip_last_steps = 2
     config.train.microbatch = 2
     config.train.learning_rate = 3e-4  # ddpo-pytorch's, for LoRA
+    config.train.lora.sites = ("to_q", "to_k", "to_v", "to_out.0")  # likewise
     config.log.images = 16
     config.checkpoint.every_epochs = 5

@@ -80,10 +80,12 @@ def test_merged_convolution_equals_factorised(params, stride, padding):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)  # sums reordered
 
 
-def test_sites_are_endings_of_paths(params):
+def test_sites_are_parts_of_paths(params):
     assert list(init(params, lora.EVERYWHERE)) == EVERY_PATH
     assert list(init(params, ("to_q", "conv1"))) == [EVERY_PATH[1], EVERY_PATH[2]]
     assert list(init(params, ("attn1.to_out.0",))) == [EVERY_PATH[0]]
+    within = [path for path in EVERY_PATH if path.startswith("blocks.0.")]
+    assert list(init(params, ("blocks.0",))) == within
 
 
 def test_adapter_depends_on_no_other_site(params):
@@ -115,7 +117,7 @@ def test_gradient_starts_in_up_alone(params):
 
 
 def test_unknown_site_is_refused_with_the_known_ones(params):
-    with pytest.raises(errors.UserError, match=r"'to_x'.*conv1, not_to_q, to_q"):
+    with pytest.raises(errors.UserError, match=r"'to_x'.*blocks, conv1, not_to_q, to_out, to_q"):
         init(params, ("to_q", "to_x"))
 
 

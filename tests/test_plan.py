@@ -114,7 +114,7 @@ def folders(tmp_path_factory):
 @pytest.mark.parametrize("rank", [2, 0])
 def test_a_plan_adds_up(folders, rank):
     config = tiny_model.config(*folders)
-    config.train.lora.rank = rank
+    config.train.lora.rank, config.train.lora.sites = rank, ("all",)
     config.sample.batch_per_device, config.sample.batches = 2, 3
     found = plan.make(config)
     read = weights.load(folders[0] / "unet", architectures.model(config).params["unet"])

@@ -32,22 +32,22 @@ def init(
         key: one PRNG key.
         params: of a network, or their shapes.
         rank: of every adapter.
-        sites: endings of the dotted paths of the layers to adapt, e.g. `ATTENTION`;
-            `EVERYWHERE` for all that have a kernel.
+        sites: parts of the dotted paths of the layers to adapt, e.g. `ATTENTION` or
+            "mid_block"; `EVERYWHERE` for all that have a kernel.
 
     Raises:
-        UserError: if the rank is not positive, or a site ends no layer's path.
+        UserError: if the rank is not positive, or a site is part of no layer's path.
     """
     if rank < 1:
         raise errors.UserError(f"LoRA rank={rank} must be at least 1.")
     kernels = dict(_kernels(params))
     chosen = set()
     for site in sites:
-        matches = {path for path in kernels if _ends_with(path, site)}
+        matches = {path for path in kernels if _has_part(path, site)}
         if not matches:
             raise errors.UserError(
-                f"LoRA site {site!r} ends the path of no layer; the paths end with "
-                f"{', '.join(sorted({path.rpartition('.')[2] for path in kernels}))}."
+                f"LoRA site {site!r} is no part of a layer's path; the parts are "
+                f"{', '.join(sorted({n for path in kernels for n in path.split('.')}))}."
             )
         chosen |= matches
     return {
@@ -115,5 +115,5 @@ def _kernels(params: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tup
             yield ".".join(path), value
 
 
-def _ends_with(path: str, site: str) -> bool:
-    return site == "" or path == site or path.endswith(f".{site}")
+def _has_part(path: str, site: str) -> bool:
+    return site == "" or f".{site}." in f".{path}."
