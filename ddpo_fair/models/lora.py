@@ -45,9 +45,10 @@ def init(
     for site in sites:
         matches = {path for path in kernels if _has_part(path, site)}
         if not matches:
+            parts = sorted({part for path in kernels for part in path.split(".")})
             raise errors.UserError(
                 f"LoRA site {site!r} is no part of a layer's path; the parts are "
-                f"{', '.join(sorted({n for path in kernels for n in path.split('.')}))}."
+                f"{', '.join(parts)}."
             )
         chosen |= matches
     return {
