@@ -225,17 +225,17 @@ def _pixels(path: Path) -> np.ndarray:
 
 def _test(renders: dict[str, np.ndarray]) -> dict[str, Any]:
     """The classifier against known faces: paper's figure 3 and its two accuracies."""
-    from ddpo_fair.fairness import measures, statistics
+    from ddpo_fair.fairness import estimates, statistics
 
     matrix = figures.confusion(renders["truth"], renders["labels"])
     recognised = matrix[:2, :2]
     return {
         "classes": list(figures.CLASSES),
         "confusion": matrix,
-        "accuracy": measures.interval(
+        "accuracy": estimates.interval(
             statistics.wilson(int(np.trace(matrix)), int(matrix.sum()))
         ),
-        "accuracy_without_none": measures.interval(
+        "accuracy_without_none": estimates.interval(
             statistics.wilson(int(np.trace(recognised)), int(recognised.sum()))
         ),
     }

@@ -11,7 +11,7 @@ import numpy as np
 import ddpo_fair
 from ddpo_fair import evaluation_plan, run_folder
 from ddpo_fair.evaluation_plan import AFTER, BEFORE, Plan, Sampler
-from ddpo_fair.fairness import comparison, measures, prompt_sets
+from ddpo_fair.fairness import comparison, estimates, measures, prompt_sets
 from ddpo_fair.fairness.measures import Answers, Judging
 from ddpo_fair.feedback import classifier, rewards
 
@@ -134,7 +134,7 @@ def _changes(by_set: dict[str, dict[str, list]]) -> dict[str, Any]:
     changes = {}
     for name, before in by_set[BEFORE].items():
         figure = "obeyed" if name == prompt_sets.EXPLICIT else "gap"
-        found = measures.change(before, by_set[AFTER][name], figure)
+        found = estimates.change(before, by_set[AFTER][name], figure)
         if found is not None:
             changes[name] = {figure: found}
     return changes
@@ -167,8 +167,8 @@ def _chain(chain_kl: np.ndarray | None) -> dict[str, Any] | None:
     totals = chain_kl.sum(axis=1, dtype=np.float64)
     return {
         "images": len(chain_kl),
-        "nats_per_image": measures.interval(measures.mean(totals)),
+        "nats_per_image": estimates.interval(estimates.mean(totals)),
         "nats_per_step": [
-            measures.interval(measures.mean(step)) for step in chain_kl.T
+            estimates.interval(estimates.mean(step)) for step in chain_kl.T
         ],
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpo_fair.fairness import measures, quality
+from ddpo_fair.fairness import estimates, quality
 from ddpo_fair.fairness.statistics import Interval
 
 NUM_SPLITS = 20
@@ -29,9 +29,9 @@ def of_pairs(
     similarity = quality.paired_similarity(before, after, rng)
     figures = {
         "images": len(before),
-        "similarity_to_base": measures.interval(similarity),
-        "diversity_before": measures.interval(quality.diversity(before, prompts)),
-        "diversity_after": measures.interval(quality.diversity(after, prompts)),
+        "similarity_to_base": estimates.interval(similarity),
+        "diversity_before": estimates.interval(quality.diversity(before, prompts)),
+        "diversity_after": estimates.interval(quality.diversity(after, prompts)),
     }
     if len(before) >= 2 * FEWEST:
         figures |= _distances(before, after, rng)
@@ -92,5 +92,5 @@ def _ranges(pairs: list[tuple[float, float]]) -> dict[str, dict[str, float]]:
     figures = {}
     for name, values in zip(("frechet", "kernel"), np.array(pairs).T, strict=True):
         low, high = np.quantile(values, [0.025, 0.975])
-        figures[name] = measures.interval(Interval(values.mean(), low, high))
+        figures[name] = estimates.interval(Interval(values.mean(), low, high))
     return figures

@@ -88,7 +88,7 @@ def _sets(sampler: dict[str, Any]) -> Markup:
             ]
         )
     judge = "independent judge"
-    head = ["", "Before", "After", "Fair", f"Before, {judge}", f"After, {judge}"]
+    head = ["", "Before", "After", "Fair model", f"Before, {judge}", f"After, {judge}"]
     return markup.table(head, rows)
 
 
@@ -96,8 +96,8 @@ def _samplers(samplers: list[dict[str, Any]]) -> Markup:
     rows = []
     for one in samplers:
         name = (
-            f"eta {one.get('eta')}, guidance {one.get('guidance_scale')},"
-            f" {one.get('num_steps')} steps"
+            f"eta {_number(one, 'eta')}, guidance {_number(one, 'guidance_scale')},"
+            f" {_number(one, 'num_steps')} steps"
         )
         places = [(m, "sets", "trained") for m in ("before", "after")]
         rows.append(
@@ -133,11 +133,11 @@ def _quality(said: dict[str, Any]) -> Markup | None:
     if not rows:
         return None
     head = [
-        "Quality, by the classifier's features",
-        "Similarity to the same seed before",
-        "Diversity before",
-        "Diversity after",
-        "Frechet distance to base",
+        "Quality",
+        "Like the same seed before",
+        "Variety before",
+        "Variety after",
+        "Frechet to base",
         "Base to itself",
     ]
     renders = []
@@ -147,6 +147,8 @@ def _quality(said: dict[str, Any]) -> Markup | None:
             renders.append(f"{name.replace('_', ' ')} {text}")
     chain = _plain(said, "kl_to_base", "nats_per_image")
     lines = [
+        "Like: mean cosine, 1 is unchanged. Variety: mean cosine distance within a"
+        " prompt. All by the classifier's features, in which gender counts, too.",
         f"KL from the base model along the whole chain: {chain} nats an image."
         if chain
         else None,
@@ -159,20 +161,25 @@ def _quality(said: dict[str, Any]) -> Markup | None:
 
 
 def _attributes(sampler: dict[str, Any]) -> Markup:
-    rows = []
-    for name, title in ATTRIBUTES.items():
-        rows.append(
-            [
-                title,
-                *(
-                    _plain(sampler, model, "sets", set_, "entropies", name)
-                    for set_ in ("trained", "held_out")
-                    for model in ("before", "after")
-                ),
-            ]
-        )
+    sets = {"trained": "Trained", "held_out": "Held-out"}
+    shown = {
+        name: title
+        for name, title in sets.items()
+        if isinstance(_walk(sampler, "before", "sets", name), dict)
+    }
+    rows = [
+        [
+            title,
+            *(
+                _plain(sampler, model, "sets", name, "entropies", attribute)
+                for name in shown
+                for model in ("before", "after")
+            ),
+        ]
+        for attribute, title in ATTRIBUTES.items()
+    ]
     head = ["Balance of classes (entropy; 1: all equal)"]
-    head += [f"{w}, {m}" for w in ("Trained", "Held-out") for m in ("before", "after")]
+    head += [f"{t}, {m}" for t in shown.values() for m in ("before", "after")]
     return markup.table(head, rows)
 
 
@@ -186,8 +193,16 @@ def _plain(found: Any, *path: str) -> str:
     if said is None:
         return ""
     if said.low != said.low:
-        return f"{said.estimate:.3g}"
-    return f"{said.estimate:.3g} [{said.low:.3g}, {said.high:.3g}]"
+        return _digits(said.estimate)
+    return f"{_digits(said.estimate)} [{_digits(said.low)}, {_digits(said.high)}]"
+
+
+def _digits(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _number(found: dict[str, Any], name: str) -> str:
+    return _digits(records.number(found, name))
 
 
 def _walk(found: Any, *path: str) -> Any:
