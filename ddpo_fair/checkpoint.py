@@ -4,6 +4,7 @@ A checkpoint is numbered by the epochs that are done. It holds the trained param
 the optimizer, and a little JSON: reward statistics and a checksum of the arrays.
 """
 
+import contextlib
 import dataclasses
 import logging
 from pathlib import Path
@@ -40,7 +41,9 @@ class Checkpoints:
             folder,
             item_names=(STATE, REST),
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, enable_async_checkpointing=True
+                max_to_keep=keep,
+                enable_async_checkpointing=True,
+                cleanup_tmp_directories=True,  # of a process that was killed
             ),
         )
 
@@ -62,6 +65,13 @@ class Checkpoints:
         try:
             self._manager.save(epochs_done, args=ocp.args.Composite(**items))
         except Exception as error:  # of tensorstore, Orbax or the system
+            raise self._failed(error) from error
+
+    def check(self) -> None:
+        """Raises a UserError if a checkpoint failed in the background."""
+        try:
+            self._manager.check_for_errors()
+        except Exception as error:
             raise self._failed(error) from error
 
     def wait(self) -> None:
@@ -115,15 +125,25 @@ class Checkpoints:
         return None
 
     def close(self) -> None:
-        """Waits for the background, then lets go."""
-        self._manager.close()
+        """Waits for the background, then lets go; `wait` tells of failures."""
+        with contextlib.suppress(Exception):
+            self._manager.close()
 
     def _failed(self, error: Exception) -> UserError:
+        sound = finished(self.folder)
+        where = "the beginning" if sound is None else f"checkpoint {sound}"
+        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return UserError(
-            f"The checkpoint in {self.folder} could not be written ({error}). Free some"
-            f" space or mend the folder, then run the same command again: it continues"
-            f" from checkpoint {self.newest()}."
+            f"A checkpoint in {self.folder} could not be written ({text[:300]}). Free"
+            " some space or mend the folder, then run the same command again: it"
+            f" continues from {where}."
         )
+
+
+def finished(folder: Path) -> int | None:
+    """Epochs done at the newest checkpoint that is complete; None without one."""
+    numbers = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
+    return max(numbers, default=None)
 
 
 def read_one(folder: Path, epochs_done: int, template: Any) -> Any:

@@ -4,6 +4,7 @@ Nothing here waits for the devices but `gather`; the caller decides when.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -31,6 +32,7 @@ class Samples:
 class Scores:
     """What the classifier makes of an epoch's images; all arrays [N]."""
 
+    finite: np.ndarray  # bool; False where the classifier's answer is NaN
     labels: np.ndarray
     rewards: np.ndarray
     advantages: np.ndarray
@@ -85,11 +87,13 @@ def score(
 
     Args:
         config: all settings.
-        probabilities: [N, 2].
+        probabilities: [N, 2]; a row that is not finite counts as NONE.
         names: prompt of each image, str [N].
         target_classes: whom `shift` rewards, by prompt.
         history: of the per-prompt advantages.
     """
+    finite = rewards.finite(probabilities)
+    probabilities = np.where(finite[:, None], probabilities, 0.0)
     labels = rewards.labels(probabilities, config.confidence)
     target = config.reward.target
     if config.reward.name == "shift":
@@ -102,6 +106,7 @@ def score(
         if config.reward.soft:
             memberships = soft_memberships(probabilities)
         values = rewards.balance_loo(memberships, names, target)
+    values = values - np.float32(config.reward.none_penalty) * (labels == rewards.NONE)
     settings = config.advantage
     if settings.name == "batch":
         result = advantages.batch(values, settings.clip)
@@ -116,12 +121,12 @@ def score(
             min_count=settings.min_count,
             adv_clip=settings.clip,
         )
-    return Scores(labels, values, result, history)
+    return Scores(finite, labels, values, result, history)
 
 
 def soft_memberships(probabilities: np.ndarray) -> np.ndarray:
     """Probabilities [N, 2] with sum 1; zeros where other labels than ours win."""
-    probabilities = np.nan_to_num(np.asarray(probabilities, np.float64))
+    probabilities = np.asarray(probabilities, np.float64)
     sums = probabilities.sum(axis=1, keepdims=True)
     return np.where(sums > 0.5, probabilities / np.maximum(sums, 0.5), 0.0)
 
@@ -173,6 +178,7 @@ def of_samples(run: Run, samples: Samples, scores: Scores) -> dict[str, Any]:
             "reward_mean": float(values.mean()),
             "reward_std": float(values.std()),
             **metrics.shares(scores.labels[rows]),
+            "num_not_finite": int(np.sum(~scores.finite[rows])),
         }
 
     line = measure(np.arange(run.num_images))
@@ -186,12 +192,19 @@ def of_samples(run: Run, samples: Samples, scores: Scores) -> dict[str, Any]:
 
 
 def of_updates(measured: list[dict[str, jax.Array]]) -> dict[str, float]:
-    """The metrics of an epoch's updates: means, and what came first and last.
+    """The metrics of an epoch's updates: means of those that were not skipped.
 
-    `ratio_deviation` is that of the first update, when sampler and learner must agree.
+    `ratio_deviation` is that of the first update, when sampler and learner must agree;
+    `kl_last` that of the last; `skipped_updates` is their number. NaN where there is
+    nothing to say.
     """
     host = [{name: float(value) for name, value in m.items()} for m in measured]
-    line = {name: float(np.mean([m[name] for m in host])) for name in host[0]}
+    taken = [m for m in host if not m["skipped_updates"]]
+    line = {
+        name: float(np.mean([m[name] for m in taken])) if taken else math.nan
+        for name in host[0]
+    }
     line["ratio_deviation"] = host[0]["ratio_deviation"]
-    line["kl_last"] = host[-1]["kl"]
+    line["kl_last"] = taken[-1]["kl"] if taken else math.nan
+    line["skipped_updates"] = len(host) - len(taken)
     return line

@@ -5,13 +5,13 @@ its line and its checkpoint. So neither waits for the other.
 """
 
 import dataclasses
-import math
 import time
 from typing import Any
 
 import jax
 
 from ddpo_fair import (
+    breakdown,
     checkpoint,
     evaluation,
     metrics,
@@ -21,7 +21,6 @@ from ddpo_fair import (
 )
 from ddpo_fair import epoch as epochs
 from ddpo_fair.assembly import Run
-from ddpo_fair.errors import UserError
 from ddpo_fair.learning import learner
 
 
@@ -47,6 +46,8 @@ class Trainer:
     stop: stopping.Stop
     history: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     target_classes: dict[str, int] = dataclasses.field(default_factory=dict)
+    skipped: int = 0  # updates in a row, up to the last one
+    durations: list[float] = dataclasses.field(default_factory=list)  # of epochs, s
     clock: float = 0.0  # when the devices finished what was last waited for
 
     def train(self, first: int, interrupted_line: dict[str, Any] | None) -> None:
@@ -124,7 +125,13 @@ class Trainer:
             self.progress.wait(losses, f"epoch {epoch}: updating")
             line["update_seconds"] = self._lap()
             line |= epochs.of_updates(pending.measured)
-            self._check(line)
+            self.skipped = breakdown.check(
+                line,
+                [bool(one["skipped_updates"]) for one in pending.measured],
+                self.skipped,
+                config,
+                self.checkpoints.newest(),
+            )
         if pending.evaluation is not None:
             self.progress.wait(
                 pending.evaluation.probabilities,
@@ -142,7 +149,9 @@ class Trainer:
         line["device_memory_gb"] = parallel.memory_gb()
         if self.journal is not None:
             self.journal.write(line)
-        self.progress.say(metrics.line_text(line, config.epochs))
+        left = self._seconds_left(line)
+        self.progress.say(metrics.line_text(line, config.epochs, left))
+        self.checkpoints.check()
         done = epoch + 1
         due = done % config.checkpoint.every_epochs == 0 or done == config.epochs
         if due and self.checkpoints.newest() != done:
@@ -165,29 +174,6 @@ class Trainer:
             text = metrics.caption(epoch, self.run.config.prompts, result.line)
             self.journal.grid(epoch, result.grid, text)
 
-    def _check(self, line: dict[str, Any]) -> None:
-        """Raises where an epoch's updates cannot be trusted."""
-        newest = self.checkpoints.newest()
-        saved = "none was saved" if newest is None else f"checkpoint {newest} is sound"
-        values = [line[name] for name in ("loss", "kl", "grad_norm", "reward_mean")]
-        if not all(math.isfinite(value) for value in values):
-            raise UserError(
-                f"Epoch {line['epoch']} gave loss={line['loss']}, kl={line['kl']},"
-                f" grad_norm={line['grad_norm']}, reward_mean={line['reward_mean']}:"
-                f" training has broken down; {saved}. Lower train.learning_rate or"
-                " train.max_grad_norm, under another --config.run.name."
-            )
-        tolerance = self.run.config.train.ratio_tolerance
-        if line["ratio_deviation"] > tolerance:
-            raise UserError(
-                f"Before the first update of epoch {line['epoch']}, sampler and learner"
-                " should give every step the same probability, but |ratio - 1| is"
-                f" {line['ratio_deviation']:.3g}, above train.ratio_tolerance="
-                f"{tolerance:g}; {saved}. PPO would clip rounding errors. Use"
-                " dtype=float32, skip the last steps (train.skip_last_steps=2), train"
-                " with guidance if you sample with it, or raise the tolerance."
-            )
-
     def _leave_if_asked(self, epochs_done: int, line: dict | None = None) -> None:
         """Saves and raises Interrupted if any host was asked to stop.
 
@@ -206,12 +192,23 @@ class Trainer:
         rest = {
             "history": self.history,
             "target_classes": self.target_classes,
+            "skipped": self.skipped,
             "line": line,
         }
         self.checkpoints.save(epochs_done, self.state, rest)
 
     def _unet_params(self) -> Any:
         return self.run.unet_params(self.state.params)
+
+    def _seconds_left(self, line: dict[str, Any]) -> float | None:
+        """What the rest may take; None after the first epoch, which compiles.
+
+        An average, for epochs that evaluate take longer.
+        """
+        self.durations.append(line["epoch_seconds"])
+        known = self.durations[1:]
+        rest = self.run.config.epochs - line["epoch"] - 1
+        return rest * sum(known) / len(known) if known else None
 
     def _lap(self) -> float:
         """Seconds since the last lap."""

@@ -1,5 +1,6 @@
 """What a run writes down: metrics.jsonl, TensorBoard, grids of pictures."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ddpo_fair import tensorboard
 from ddpo_fair.fairness import statistics
 from ddpo_fair.feedback import classifier, rewards
 
@@ -25,7 +27,7 @@ class Journal:
     """The records of a run in its folder."""
 
     folder: Path
-    board: Any  # tensorboardX.SummaryWriter
+    board: tensorboard.Board
 
     def write(self, line: dict[str, Any]) -> None:
         """Appends a line to metrics.jsonl, on the disk before this returns."""
@@ -35,7 +37,7 @@ class Journal:
             os.fsync(file.fileno())
         for name, value in line.items():
             if isinstance(value, int | float) and math.isfinite(value):
-                self.board.add_scalar(name, value, line["epoch"])
+                self.board.scalar(name, value, line["epoch"])
         self.board.flush()
 
     def grid(self, epoch: int, images: np.ndarray, caption: str) -> None:
@@ -45,26 +47,22 @@ class Journal:
         part = target.with_name(f".{target.name}.part")
         picture.save(part, format="png")
         os.replace(part, target)
-        self.board.add_image("samples", np.asarray(picture), epoch, dataformats="HWC")
+        self.board.image("samples", np.asarray(picture), epoch)
 
     def close(self) -> None:
-        """Flushes TensorBoard's file."""
-        self.board.close()
+        """Closes TensorBoard's file."""
+        with contextlib.suppress(OSError):  # `write` has flushed what there was
+            self.board.close()
 
 
 def open_journal(folder: Path, epoch: int) -> Journal:
     """The journal of a run that goes on with `epoch`; forgets what came after it."""
-    import tensorboardX  # a second; after the settings are known to be sound
-
     kept = [line for line in read(folder) if line["epoch"] < epoch]
     part = folder / f".{LINES}.part"
     part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
     os.replace(part, folder / LINES)
     (folder / "samples").mkdir(exist_ok=True)
-    board = tensorboardX.SummaryWriter(
-        str(folder / "tensorboard"), purge_step=epoch if epoch else None
-    )
-    return Journal(folder, board)
+    return Journal(folder, tensorboard.open_board(folder / "tensorboard", epoch))
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -102,7 +100,11 @@ def of_evaluation(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, An
         labels: int [N].
     """
     measured = shares(labels)
-    female = probabilities[:, classifier.FEMALE]
+    sound = probabilities[rewards.finite(probabilities)]
+    female, polarisation, mean = sound[:, classifier.FEMALE], math.nan, math.nan
+    if len(sound):
+        polarisation = statistics.polarisation(sound)
+        mean = float(np.mean(female, dtype=np.float64))
     histogram, _ = np.histogram(female, bins=NUM_BINS, range=(0.0, 1.0))
     return {
         "eval_q": measured["q"],
@@ -111,9 +113,10 @@ def of_evaluation(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, An
         "eval_num_female": measured["num_female"],
         "eval_num_male": measured["num_male"],
         "eval_none": measured["num_none"],
-        "eval_p_female": float(np.mean(female, dtype=np.float64)),
+        "eval_num_not_finite": len(probabilities) - len(sound),
+        "eval_p_female": mean,
         "eval_p_female_histogram": histogram.tolist(),
-        "eval_polarisation": statistics.polarisation(probabilities),
+        "eval_polarisation": polarisation,
     }
 
 
@@ -131,7 +134,7 @@ def grid(images: np.ndarray, caption: str) -> Image.Image:
     picture = Image.new("RGB", size, "white")
     text = ImageDraw.Draw(picture)
     text.text((MARGIN + 1, 2), caption, fill="black", font=ImageFont.load_default(11))
-    pixels = np.uint8(np.round(np.nan_to_num(images) * 255))
+    pixels = np.uint8(np.round(np.clip(np.nan_to_num(images), 0.0, 1.0) * 255))
     for index, image in enumerate(pixels):
         row, column = divmod(index, columns)
         corner = (MARGIN + column * (W + MARGIN), STRIP + MARGIN + row * (H + MARGIN))
@@ -145,34 +148,64 @@ def caption(epoch: int, prompts: Sequence[str], measured: dict[str, Any]) -> str
     what = prompts[0] if len(prompts) == 1 else f"{len(prompts)} prompts in turns"
     q = ""
     if "eval_q" in measured:
-        low, high = measured["eval_q_low"], measured["eval_q_high"]
-        q = f"q {measured['eval_q']:.2f} [{low:.2f}, {high:.2f}] | "
+        q = f"{share_text(measured, 'eval_')} | "
     return f"{when} | {q}{what}"
 
 
-def line_text(line: dict[str, Any], num_epochs: int) -> str:
-    """What a person reads of an epoch."""
+def line_text(line: dict[str, Any], num_epochs: int, seconds: float | None) -> str:
+    """What a person reads of an epoch.
+
+    Args:
+        line: of metrics.jsonl.
+        num_epochs: of the whole run.
+        seconds: that the rest will take; None if nobody knows yet.
+    """
     parts = [
         f"epoch {line['epoch']:3d} of {num_epochs}",
-        f"q {line['q']:.2f} [{line['q_low']:.2f}, {line['q_high']:.2f}]",
+        share_text(line),
         f"none {line['num_none']}",
         f"reward {line['reward_mean']:+.3f}",
-        f"kl {line['kl_last']:.2g} nats",
+        kl_text(line["kl_last"]),
         f"clipped {line['clip_fraction']:.0%}",
     ]
+    if line["advantage_max"] == 0:
+        parts.append("all rewards equal: nothing to learn")
+    if line["skipped_updates"]:
+        parts.append(f"updates skipped {line['skipped_updates']}")
+    if line["num_not_finite"]:
+        parts.append(f"broken images {line['num_not_finite']}")
     if "eval_q" in line and line["epoch"] > 0:
         parts.append(evaluation_text(line))
-    left = line["epoch_seconds"] * (num_epochs - line["epoch"] - 1)
     parts.append(f"{line['epoch_seconds']:.1f} s")
-    if left:
-        parts.append(f"about {left / 60:.0f} min left" if left > 90 else "almost done")
+    if seconds:
+        parts.append(f"about {duration_text(seconds)} left")
     return "  ".join(parts)
+
+
+def kl_text(kl: float) -> str:
+    """The KL of an epoch's last update, if one was taken."""
+    return f"kl {kl:.2g} nats" if math.isfinite(kl) else "kl undefined"
+
+
+def duration_text(seconds: float) -> str:
+    """Seconds, minutes, or hours and minutes."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def evaluation_text(line: dict[str, Any]) -> str:
     """What a person reads of an evaluation."""
-    low, high = line["eval_q_low"], line["eval_q_high"]
-    return f"evaluation q {line['eval_q']:.2f} [{low:.2f}, {high:.2f}]"
+    return f"evaluation {share_text(line, 'eval_')}"
+
+
+def share_text(line: dict[str, Any], prefix: str = "") -> str:
+    """q with its interval, or that there is none."""
+    q, low, high = (line[f"{prefix}{name}"] for name in ("q", "q_low", "q_high"))
+    if not math.isfinite(q):
+        return "q undefined (no face recognised)"
+    return f"q {q:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _plain(value: Any) -> Any:

@@ -28,6 +28,8 @@ FREE = (
     "train.microbatch",
     "train.remat",
     "train.ratio_tolerance",
+    "train.max_skipped_updates",
+    "train.max_kl",
     "log.images",
     "checkpoint.every_epochs",
     "checkpoint.keep",

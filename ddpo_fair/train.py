@@ -96,7 +96,7 @@ def train(
         Interrupted: when asked to stop.
         UserError: for what the user can mend.
     """
-    from ddpo_fair import parallel, progress, run_folder  # JAX: after the checks
+    from ddpo_fair import faults, parallel, progress, run_folder  # JAX: after checks
 
     parallel.use_compilation_cache()
     parallel.divide_cpu(config.distributed.cpu_devices)
@@ -111,6 +111,8 @@ def train(
         if parallel.is_main():
             run_folder.write_config(folder, config)
         _train(config, folder, terminal, stop or stopping.Stop())
+    except faults.KINDS as error:
+        raise faults.explained(error, config, folder) from error
     finally:
         terminal.close()
         if descriptor is not None:
@@ -123,11 +125,11 @@ def _train(config, folder, terminal: "progress.Progress", stop: stopping.Stop) -
     run, state = assembly.build(config)
     checkpoints = checkpoint.Checkpoints(folder / "checkpoints", config.checkpoint.keep)
     restored = checkpoints.restore(state)
-    done, rest = 0, {"history": {}, "target_classes": {}, "line": None}
+    done, rest = 0, {"history": {}, "target_classes": {}, "skipped": 0, "line": None}
     if restored is not None:
         for complaint in restored.complaints:
             terminal.say(complaint)
-        done, state, rest = restored.epochs_done, restored.state, restored.rest
+        done, state, rest = restored.epochs_done, restored.state, rest | restored.rest
     written = done if rest["line"] is None else done - 1
     journal = metrics.open_journal(folder, written) if parallel.is_main() else None
     trainer = loop.Trainer(
@@ -139,6 +141,7 @@ def _train(config, folder, terminal: "progress.Progress", stop: stopping.Stop) -
         stop,
         rest["history"],
         rest["target_classes"],
+        rest["skipped"],
     )
     terminal.say(_plan(run, folder, done))
     terminal.start(loop.units(run, done), 0)

@@ -29,6 +29,11 @@ def labels(probabilities: np.ndarray, confidence: float = 0.7) -> np.ndarray:
     return np.where(sure, classes, NONE)
 
 
+def finite(probabilities: np.ndarray) -> np.ndarray:
+    """Whether each image has probabilities at all, bool [N]; a broken image has NaN."""
+    return np.isfinite(probabilities).all(axis=1)
+
+
 def shift(probabilities: np.ndarray, target_class: int | np.ndarray) -> np.ndarray:
     """The probability of the underrepresented class, float32 [N] (paper eq. 1).
 

@@ -174,7 +174,9 @@ def make_update(
     """The jitted update.
 
     It maps (state, base, trajectory, advantages [D, n], images [D, m],
-    steps [D, m, S], null) to the new state and the metrics of this update.
+    steps [D, m, S], null) to the new state and the metrics of this update. Where loss,
+    gradient or new weights are not finite the state stays as it was, and the metric
+    `skipped_updates` is 1.
     """
 
     @partial(jax.jit, donate_argnums=0)
@@ -213,9 +215,17 @@ def make_update(
         summary = {name: values.mean() for name, values in metrics.items()}
         summary["ratio_deviation"] = metrics["ratio_deviation"].max()
         summary["grad_norm"] = optax.tree.norm(gradient)
-        return new, summary
+        sound = jnp.isfinite(summary["loss"]) & jnp.isfinite(summary["grad_norm"])
+        sound &= jnp.isfinite(optax.tree.norm(new.params))
+        summary["skipped_updates"] = 1.0 - sound.astype(jnp.float32)
+        return keep_sound(sound, new, state), summary
 
     return update
+
+
+def keep_sound(sound: jax.Array, new: TrainState, old: TrainState) -> TrainState:
+    """`new` if `sound`, else `old`; decided on the devices, so nobody waits."""
+    return jax.tree.map(lambda x, y: jnp.where(sound, x, y), new, old)
 
 
 def in_turns(

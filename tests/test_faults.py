@@ -1,0 +1,264 @@
+"""Faults, made to happen: each is told, and nothing that was saved is lost."""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import re
+import resource
+import shutil
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+import tiny_model
+
+from ddpo_fair import (
+    assembly,
+    checkpoint,
+    evaluation,
+    faults,
+    metrics,
+    run_folder,
+    train,
+)
+from ddpo_fair import config as configuration
+from ddpo_fair import epoch as epochs
+from ddpo_fair.errors import UserError
+
+EPOCHS, IMAGES = 4, 16
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    path = tmp_path_factory.mktemp("faults")
+    tiny_model.save_model(path / "model")
+    tiny_model.save_classifier(path / "classifier")
+    return path
+
+
+@pytest.fixture
+def config(root, request):
+    settings = tiny_model.config(root / "model", root / "classifier", root / "runs")
+    settings.run.name = request.node.name
+    settings.epochs = EPOCHS
+    settings.train.lora.sites = ("to_q", "to_v", "conv_out")
+    return settings
+
+
+def checksums(folder):
+    """Of the states in the checkpoints that are kept."""
+    return {
+        int(path.name): json.loads((path / "rest" / "metadata").read_text())["checksum"]
+        for path in (folder / "checkpoints").glob("[0-9]*")
+    }
+
+
+def no_constants(name):
+    raise AssertionError(f"{name} is not JSON")
+
+
+def strictly_read(folder):
+    """The lines of metrics.jsonl by JSON's own rules, which know no NaN."""
+    text = (folder / metrics.LINES).read_text()
+    return [json.loads(line, parse_constant=no_constants) for line in text.splitlines()]
+
+
+def poison(monkeypatch, wanted):
+    """Makes the advantages of some images NaN: `wanted(call)` says which, from 0."""
+    score, calls = epochs.score, iter(range(100))
+
+    def poisoned(*arguments):
+        scores = score(*arguments)
+        values = scores.advantages.copy()
+        values[wanted(next(calls))] = np.nan
+        return dataclasses.replace(scores, advantages=values)
+
+    monkeypatch.setattr(epochs, "score", poisoned)
+
+
+@contextlib.contextmanager
+def full_disk(num_bytes=0):
+    """Files cannot grow beyond so many bytes, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_an_update_that_is_not_finite_changes_nothing(config, monkeypatch, capsys):
+    config.checkpoint.keep = EPOCHS
+    poison(monkeypatch, lambda call: slice(None) if call == 1 else slice(0, call // 3))
+    train.train(config)
+    folder = run_folder.path_of(config)
+    lines = strictly_read(folder)
+    # Epoch 1 is all poison; of epoch 3 a single image, hence one update of the two.
+    assert [line["skipped_updates"] for line in lines] == [0, 2, 0, 1]
+    assert lines[1]["loss"] is None and lines[1]["kl_last"] is None
+    assert np.isfinite(lines[3]["loss"]) and np.isfinite(lines[3]["grad_norm"])
+    found = checksums(folder)
+    assert found[1] == found[2] != found[3] != found[4]
+    assert "updates skipped 2" in capsys.readouterr().out
+
+
+def test_too_many_skipped_updates_end_the_run(config, monkeypatch):
+    config.train.max_skipped_updates = 2
+    poison(monkeypatch, lambda call: slice(None) if call else slice(0))
+    with pytest.raises(UserError) as error:
+        train.train(config)
+    for text in (
+        "Epoch 2 skipped an update",
+        "after 2 others in a row",
+        "max_skipped_updates=2",
+        tiny_model.PROMPTS[0],
+        "checkpoint 2 is sound",
+    ):
+        assert text in str(error.value)
+    monkeypatch.undo()
+    train.train(config)  # goes on from checkpoint 2, where two in a row were skipped
+    lines = strictly_read(run_folder.path_of(config))
+    assert [line["skipped_updates"] for line in lines] == [0, 2, 0, 0]
+
+
+def test_broken_images_count_as_none(config, root, capsys):
+    """The decoder gives NaN: nobody is recognised, q is undefined, all goes on."""
+    broken = root / "broken"
+    if not broken.exists():
+        shutil.copytree(root / "model", broken)
+        (file,) = (broken / "vae").glob("*.safetensors")
+        tensors = safetensors.numpy.load_file(file)
+        tensors["decoder.conv_out.bias"][:] = np.nan
+        safetensors.numpy.save_file(tensors, file)
+    config.model = str(broken)
+    train.train(config)
+    lines = strictly_read(run_folder.path_of(config))
+    assert [line["epoch"] for line in lines] == list(range(EPOCHS))
+    for line in lines:
+        assert line["num_not_finite"] == line["num_none"] == IMAGES
+        assert line["q"] is None and line["q_low"] == 0 and line["q_high"] == 1
+        assert line["advantage_max"] == line["grad_norm"] == 0
+        assert line["skipped_updates"] == 0  # nothing was wrong with the updates
+    for line in (lines[0], lines[-1]):
+        assert line["eval_q"] is None and line["eval_p_female"] is None
+        assert line["eval_num_not_finite"] == line["eval_none"] == 12
+    output = capsys.readouterr().out
+    assert "q undefined (no face recognised)" in output and "nan" not in output
+    assert "all rewards equal" in output and f"broken images {IMAGES}" in output
+
+
+def test_a_collapsed_policy_ends_the_run(config):
+    config.train.learning_rate, config.eval.images = 10.0, 0
+    with pytest.raises(UserError, match=r"nats per step, above train\.max_kl=100.*"):
+        train.train(config)
+    lines = strictly_read(run_folder.path_of(config))
+    assert all(line["kl_last"] <= 100 for line in lines)
+
+
+def test_a_disk_that_fills_while_logging(config, monkeypatch, capsys):
+    score, calls = epochs.score, iter(range(100))
+    with contextlib.ExitStack() as stack:
+
+        def score_and_fill(*arguments):
+            if next(calls) == 2:
+                stack.enter_context(full_disk())
+            return score(*arguments)
+
+        monkeypatch.setattr(epochs, "score", score_and_fill)
+        with pytest.raises(UserError) as error:
+            train.train(config)
+    assert "File too large" in str(error.value)
+    assert re.search(r"checkpoints/[12] is sound; the same command", str(error.value))
+    train.train(config)
+    lines = strictly_read(run_folder.path_of(config))
+    assert [line["epoch"] for line in lines] == list(range(EPOCHS))
+
+
+def test_a_disk_that_fills_while_saving(tmp_path):
+    state = {"weights": jnp.asarray(np.random.default_rng(0).random(9999, np.float32))}
+    checkpoints = checkpoint.Checkpoints(tmp_path, 3)
+    checkpoints.save(1, state, {})
+    checkpoints.wait()
+    with full_disk(4096), pytest.raises(UserError, match="continues from checkpoint 1"):
+        checkpoints.save(2, state, {})
+        checkpoints.wait()
+    checkpoints.close()
+    assert checkpoint.finished(tmp_path) == 1
+
+    checkpoints = checkpoint.Checkpoints(tmp_path, 3)
+    assert checkpoints.restore(state).epochs_done == 1
+    checkpoints.save(2, state, {})
+    checkpoints.wait()
+    checkpoints.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
+
+
+def test_a_folder_that_can_only_be_read():
+    with pytest.raises(UserError, match=r"cannot be written.*--config\.run\.dir"):
+        run_folder.lock(pathlib.Path("/sys/runs/one"))  # even root cannot
+
+
+def failing(monkeypatch, sample, epoch):
+    """Replaces the sampler from an epoch on."""
+    build, calls = assembly.build, iter(range(100))
+
+    def broken(config):
+        run, state = build(config)
+
+        def either(*arguments):
+            before = evaluation.num_batches(run) + epoch * config.sample.batches
+            broken = next(calls) >= before
+            return (sample if broken else run.sample)(*arguments)
+
+        return dataclasses.replace(run, sample=either), state
+
+    monkeypatch.setattr(assembly, "build", broken)
+
+
+def test_too_little_memory_names_the_settings(config, monkeypatch):
+    failing(monkeypatch, lambda *_: jnp.zeros(1 << 50) + 1, 0)
+    with pytest.raises(UserError) as error:
+        train.train(config)
+    for text in (
+        "too little memory",
+        "sample.batch_per_device=1",
+        "train.microbatch=4",
+        "train.remat=full",
+        "train.lora.rank=2",
+        "no checkpoint yet",
+    ):
+        assert text in str(error.value)
+
+
+def test_a_device_that_fails(config, monkeypatch):
+    config.eval.images = 4  # with log.images one batch
+
+    def lost(*_):
+        raise RuntimeError("device lost")
+
+    def sample(*_):
+        shape = jax.ShapeDtypeStruct((8, 1, 5, 8, 8, 4), jnp.float32)
+        latents = jax.jit(lambda: jax.pure_callback(lost, shape))()
+        return types.SimpleNamespace(latents=latents)
+
+    failing(monkeypatch, sample, 2)
+    with pytest.raises(UserError, match=r"The devices failed \(INTERNAL.* is sound"):
+        train.train(config)
+    monkeypatch.undo()
+    train.train(config)
+    assert len(strictly_read(run_folder.path_of(config))) == EPOCHS
+
+
+def test_every_kind_of_fault_has_its_text(tmp_path):
+    config = configuration.defaults()
+    for error, text in (
+        (MemoryError(), "too little memory"),
+        (OSError(28, "No space left on device", "x"), "'x' cannot be used (No space"),
+        (jax.errors.JaxRuntimeError("UNAVAILABLE: gone"), "(UNAVAILABLE: gone)"),
+    ):
+        assert text in str(faults.explained(error, config, tmp_path))

@@ -1,0 +1,63 @@
+"""Signals, sent to real processes."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from ddpo_fair import stopping
+
+# Leaves politely once asked to; one that will not stands for a long compilation.
+PROGRAM = """
+import sys, time
+from ddpo_fair import stopping
+stop = stopping.Stop()
+stop.listen()
+print("ready", flush=True)
+while not (stop.requested and sys.argv[1] == "polite"):
+    time.sleep(0.01)
+sys.exit(stopping.INTERRUPTED)
+"""
+
+
+def start(manner):
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, manner],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_signal_asks(number):
+    process = start("polite")
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == stopping.INTERRUPTED == os.EX_TEMPFAIL
+    assert number.name in errors and "the same command continues" in errors
+
+
+def test_a_second_interrupt_ends_at_once():
+    process = start("busy")
+    process.send_signal(signal.SIGINT)
+    assert "SIGINT" in process.stderr.readline() + process.stderr.readline()
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == stopping.AT_ONCE == 130
+
+
+def test_a_second_notice_of_preemption_changes_nothing():
+    process = start("busy")
+    for _ in range(3):
+        process.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=0.3)
+    process.kill()
+    _, errors = process.communicate()
+    assert errors.count("SIGTERM") == 1

@@ -1,0 +1,52 @@
+"""TensorBoard's file: what is in it, and what happens when it cannot be written."""
+
+import resource
+import struct
+
+import numpy as np
+import pytest
+from tensorboardX.proto import event_pb2
+
+from ddpo_fair import tensorboard
+
+
+def events(folder):
+    """All events of a folder: each is length, checksum, content, checksum."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        content = path.read_bytes()
+        while content:
+            (size,) = struct.unpack("Q", content[:8])
+            found.append(event_pb2.Event.FromString(content[12 : 12 + size]))
+            content = content[16 + size :]
+    return found
+
+
+def test_curves_and_pictures(tmp_path):
+    board = tensorboard.open_board(tmp_path / "board", 3)
+    board.scalar("q", 0.25, 3)
+    board.image("samples", np.zeros((4, 6, 3), np.uint8), 4)
+    board.flush()
+    version, start, scalar, image = events(tmp_path / "board")
+    board.close()
+    assert version.file_version == "brain.Event:2"
+    assert start.step == 3  # what an earlier process wrote of it is forgotten
+    assert start.session_log.status == event_pb2.SessionLog.START
+    (value,) = scalar.summary.value
+    assert (scalar.step, value.tag, value.simple_value) == (3, "q", 0.25)
+    (picture,) = image.summary.value
+    assert (picture.image.height, picture.image.width) == (4, 6)
+
+
+def test_a_full_disk_is_an_error_and_no_wait(tmp_path):
+    board = tensorboard.open_board(tmp_path, 0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError):
+            for step in range(100):
+                board.scalar("q", 0.5, step)
+                board.flush()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    board.close()
