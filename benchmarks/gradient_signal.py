@@ -1,0 +1,144 @@
+"""Where the reward's signal is: which layers and which denoising steps to train.
+
+    python benchmarks/gradient_signal.py --config=configs/mech_eng.py:embedded
+
+The policy gradient of one group of images is signal plus noise. Groups are independent,
+so the mean inner product of two groups' gradients estimates |signal|^2 without bias,
+and the mean squared norm |signal|^2 + |noise|^2. Their ratio is printed for each part
+of the UNet and each of the first steps: 1 is signal alone, 0 is noise alone. Nothing is
+trained. Embedded model, two cores: about 70 s a batch.
+"""
+
+import argparse
+import collections
+import functools
+import json
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddpo_fair import assembly, command_line, epoch, parallel, sources
+from ddpo_fair.diffusion import ddim, stable_diffusion
+from ddpo_fair.learning import learner
+
+# A part: a block's ResNets, its self- and cross-attention, and the rest.
+PART = re.compile(
+    r"^((?:down|up)_blocks\.\d+|mid_block)\.(resnets|attentions\.\d+).*?(attn1|attn2|$)"
+)
+FIRST = 10_000  # epoch number of the images, far from any that trains
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--batches", type=int, default=4, help="epochs' images to draw")
+    parser.add_argument("--steps", type=int, default=6, help="first steps to measure")
+    parser.add_argument("--output", type=pathlib.Path, help="JSON of the table")
+    options, overrides = parser.parse_known_args()
+    flags = [f"--config={options.config}", *overrides]
+    command, problems = command_line.parse(flags, "benchmarks/gradient_signal.py")
+    if problems:
+        parser.error(" ".join(problems))
+    config = command.config
+    config.train.lora.rank = 0  # the gradient of every weight
+    config.train.skip_last_steps = 0
+    parallel.use_compilation_cache()
+    parallel.divide_cpu(config.distributed.cpu_devices)
+    print(table(measure(config, options.batches, options.steps), options.output))
+
+
+def measure(config, batches: int, steps: int) -> dict[str, np.ndarray]:
+    """Gradients of each layer's kernel, [groups, steps, size], by the layer's path."""
+    run, state = assembly.build(config)
+    gradient = make_gradient(config, run)
+    size = config.train.microbatch
+    found = collections.defaultdict(list)
+    for batch in range(batches):
+        samples = epoch.sample(run, state.params, FIRST + batch)
+        answers = epoch.gather(samples.probabilities)
+        names = [config.prompts[index] for index in samples.prompt_indices]
+        scores = epoch.score(config, answers, names, dict.fromkeys(names, 0), {})
+        print(f"batch {batch}: labels {collections.Counter(scores.labels.tolist())}")
+        placed = parallel.split(scores.advantages)
+        for first in range(0, placed.shape[1] - size + 1, size):
+            images = jnp.tile(jnp.arange(first, first + size), (len(placed), 1))
+            of_steps = [
+                gradient(
+                    state.params,
+                    samples.trajectories[0],
+                    placed,
+                    images,
+                    jnp.full_like(images, step),
+                    run.null,
+                )
+                for step in range(steps)
+            ]
+            for path, _ in jax.tree_util.tree_leaves_with_path(of_steps[0]):
+                keys = [key.key for key in path]
+                if keys[-1] == "kernel":
+                    leaves = [functools.reduce(dict.get, keys, g) for g in of_steps]
+                    stacked = np.stack([np.asarray(leaf).ravel() for leaf in leaves])
+                    found[".".join(keys[:-1])].append(stacked)
+    return {path: np.stack(groups) for path, groups in found.items()}
+
+
+def make_gradient(config, run: assembly.Run):
+    """The jitted policy gradient of one group of images and their steps."""
+    folder = sources.model_folder(config.model, config.variant)
+    model = stable_diffusion.load(folder, jnp.dtype(config.dtype))
+    chain = ddim.schedule(model.scheduler, config.sample.num_steps, config.sample.eta)
+    settings = assembly.learner_settings(config, model.latent_shape)
+
+    @jax.jit
+    def gradient(params, trajectory, advantages, images, steps, null):
+        def loss(params):
+            batch = jax.vmap(learner.pairs)(trajectory, advantages, images, steps)
+            one = functools.partial(
+                learner.surrogate_loss, model, chain, settings, params, null
+            )
+            return jax.vmap(one)(batch)[0].mean()
+
+        return jax.grad(loss)(params)
+
+    return gradient
+
+
+def ratio(gradients: np.ndarray) -> float:
+    """|signal|^2 / (|signal|^2 + |noise|^2) of [groups, size]."""
+    products = gradients @ gradients.T
+    count, diagonal = len(products), np.trace(products)
+    between = (products.sum() - diagonal) / (count * (count - 1))
+    return float(between / (diagonal / count))
+
+
+def table(gradients: dict[str, np.ndarray], output: pathlib.Path | None) -> str:
+    """Parts of the UNet, those with the most signal in the first two steps first."""
+    parts = collections.defaultdict(list)
+    for path, array in gradients.items():
+        match = PART.match(path)
+        parts[".".join(filter(None, match.groups())) if match else path].append(array)
+    parts["all kernels"] = list(gradients.values())
+    rows = {}
+    for part, arrays in parts.items():
+        joined = np.concatenate(arrays, axis=2)
+        by_step = [ratio(joined[:, step]) for step in range(joined.shape[1])]
+        first_two = ratio(joined[:, :2].sum(axis=1))
+        rows[part] = {"first_two": first_two, "steps": by_step, "size": joined.shape[2]}
+    rows = dict(sorted(rows.items(), key=lambda row: -row[1]["first_two"]))
+    if output:
+        output.write_text(json.dumps(rows, indent=1) + "\n")
+    steps = len(next(iter(rows.values()))["steps"])
+    lines = [f"{'part':32s} {'weights':>9s} {'first 2':>8s}  each of the {steps} first"]
+    lines += [
+        f"{part:32s} {row['size']:9,d} {row['first_two']:8.2f}  "
+        + " ".join(f"{value:+.2f}" for value in row["steps"])
+        for part, row in rows.items()
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
