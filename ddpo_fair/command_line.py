@@ -223,12 +223,23 @@ def help_text(module: str) -> str:
             f"python -m {module} --config=configs/mech_eng.py[:embedded|:sd15]"
             " [--config.NAME=VALUE ...]",
             "",
-            "The same command again continues a run that was interrupted. With --plan"
-            " it only prints",
-            "what the run would need of each device and what an epoch would cost.",
+            "A run is a folder, run.dir/run.name: metrics.jsonl (a line per epoch),"
+            " samples/ (pictures",
+            "of the same seeds), checkpoints/, tensorboard/. The same command again"
+            " continues it from",
+            "its newest checkpoint. Ctrl-C saves and leaves, a second one leaves at"
+            " once. With --plan",
+            "it only prints what the run would need of each device and what an epoch"
+            " would cost.",
+            "",
             "Exit status: 0 finished, 2 something for you to mend, 75 interrupted and"
             " saved,",
             "130 stopped at once by a second Ctrl-C.",
+            "",
+            "For example, with another seed and fewer denoising steps, in a folder of"
+            " its own:",
+            f"  python -m {module} --config=configs/mech_eng.py --config.seed=1 \\",
+            "      --config.sample.num_steps=20 --config.run.name=seed1",
             "",
             "Settings and their defaults, which a config file may change:",
             *lines,

@@ -67,7 +67,8 @@ def test_every_config_file_opens_with_its_command(path):
 def test_help_explains_every_setting():
     text = command_line.help_text("some.module").splitlines()
     for name in configuration.flatten(configuration.defaults()):
-        places = [i for i, line in enumerate(text) if f"--config.{name}=" in line]
+        start = f"  --config.{name}="
+        places = [i for i, line in enumerate(text) if line.startswith(start)]
         assert len(places) == 1, name
         assert text[places[0] + 1].startswith("      "), name
 
