@@ -15,4 +15,6 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.prompts = ("photo of the face of a mechanical engineer",)
     config.reward.name = "balance"
     config.train.objective = "truly_ppo"
+    if config.model == configuration.EMBEDDED:
+        config.train.trust_region = 0.005  # what PPO's clip allows is 0.01 to 0.02
     return config

@@ -179,7 +179,7 @@ def _adam(config: ConfigDict) -> None:
     # AdamW's step size.
     config.train.learning_rate = 1e-3
     # Of the learning rate at the end, as a share of it; falls linearly. 1 is constant.
-    config.train.final_learning_rate = 0.25
+    config.train.final_learning_rate = 1.0
     # Updates over which the learning rate rises from 0.
     config.train.warmup_updates = 2
     # AdamW's decay of the gradient's mean.
@@ -232,6 +232,8 @@ def _records(config: ConfigDict) -> None:
     config.distributed.num_processes = 0
     # This process, from 0; -1 asks the cluster.
     config.distributed.process_id = -1
+    # Without a sign of life for so long a process counts as lost, and all others end.
+    config.distributed.timeout_seconds = 100
 
 
 def _stable_diffusion(config: ConfigDict) -> None:
@@ -251,5 +253,6 @@ def _stable_diffusion(config: ConfigDict) -> None:
     config.train.lora.sites = ("to_q", "to_k", "to_v", "to_out.0")  # likewise
     config.train.lora.scale = 1.0
     config.train.adam_beta1, config.train.adam_beta2 = 0.9, 0.999
-    config.log.images = 16
+    config.eval.images, config.log.images = 112, 16
+    config.eval.every_epochs = 5
     config.checkpoint.every_epochs = 5

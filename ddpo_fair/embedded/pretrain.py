@@ -39,9 +39,9 @@ flags.DEFINE_string("work_dir", "pretraining", "Renders, checkpoints: kept to re
 flags.DEFINE_string("output", str(Path(__file__).parent / "weights"), "Final folders.")
 flags.DEFINE_integer("seed", 0, "Of the renders and of the training.")
 flags.DEFINE_integer("images", dataset.NUM_TRAIN, "Renders, in thousands rounded up.")
-flags.DEFINE_integer("vae_steps", 2_000, "Updates of the autoencoder.")
-flags.DEFINE_integer("classifier_steps", 3_000, "Updates of the classifier.")
-flags.DEFINE_integer("diffusion_steps", 6_000, "Updates of text encoder and UNet.")
+flags.DEFINE_integer("vae_steps", 1_600, "Updates of the autoencoder.")
+flags.DEFINE_integer("classifier_steps", 1_500, "Updates of the classifier.")
+flags.DEFINE_integer("diffusion_steps", 1_750, "Updates of text encoder and UNet.")
 flags.DEFINE_list(
     "stages", ["vae", "classifier", "diffusion"], "To run; the first one before others."
 )

@@ -1,0 +1,73 @@
+"""The table of finished runs, in Markdown: `python benchmarks/results.py runs/mech_*`.
+
+q is the share classified as female among recognised faces, on fresh seeds that are
+never trained on; intervals are Wilson's, 95 %.
+"""
+
+import argparse
+import json
+import pathlib
+
+from ddpo_fair import metrics
+from ddpo_fair.fairness import statistics
+
+HEAD = (
+    "run",
+    "q before",
+    "q at the end",
+    "pooled, last third",
+    "mean gap to 0.5 there",
+    "NONE before, at the end",
+    "reward before, at the end",
+    "largest KL, nats",
+    "minutes",
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("run", nargs="+", type=pathlib.Path)
+    print(" | ".join(["", *HEAD, ""]).strip())
+    print("|" + "---|" * len(HEAD))
+    for folder in parser.parse_args().run:
+        print("| " + " | ".join(row(folder)) + " |")
+
+
+def row(folder: pathlib.Path) -> list[str]:
+    """The cells of one run."""
+    lines = metrics.read(folder)
+    epochs = json.loads((folder / "config.json").read_text())["config"]["epochs"]
+    evaluated = [line for line in lines if line.get("eval_q") is not None]
+    first, last = evaluated[0], evaluated[-1]
+    third = [line for line in evaluated if line["epoch"] >= epochs * 2 / 3] or [last]
+    counts = [sum(line[f"eval_num_{c}"] for line in third) for c in ("female", "male")]
+    gaps = [abs(line["eval_q"] - 0.5) for line in third]
+    return [
+        folder.name + ("" if len(lines) == epochs else f" ({len(lines)} of {epochs})"),
+        share(first),
+        share(last),
+        interval(statistics.wilson(counts[0], sum(counts))),
+        f"{sum(gaps) / len(gaps):.3f}",
+        f"{none(first)}, {none(last)}",
+        f"{lines[0]['reward_mean']:.2f}, {lines[-1]['reward_mean']:.2f}",
+        f"{max(line['kl_last'] for line in lines):.3f}",
+        f"{sum(line['epoch_seconds'] for line in lines) / 60:.1f}",
+    ]
+
+
+def share(line: dict) -> str:
+    return interval([line[f"eval_q{bound}"] for bound in ("", "_low", "_high")])
+
+
+def interval(values) -> str:
+    estimate, low, high = values
+    return f"{estimate:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def none(line: dict) -> str:
+    total = sum(line[f"eval_num_{c}"] for c in ("female", "male")) + line["eval_none"]
+    return f"{100 * line['eval_none'] / total:.1f} %"
+
+
+if __name__ == "__main__":
+    main()
