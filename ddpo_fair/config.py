@@ -179,11 +179,11 @@ def _adam(config: ConfigDict) -> None:
     # AdamW's step size.
     config.train.learning_rate = 1e-3
     # Of the learning rate at the end, as a share of it; falls linearly. 1 is constant.
-    config.train.final_learning_rate = 1.0
+    config.train.final_learning_rate = 0.4
     # Updates over which the learning rate rises from 0.
     config.train.warmup_updates = 2
     # AdamW's decay of the gradient's mean.
-    config.train.adam_beta1 = 0.5
+    config.train.adam_beta1 = 0.0
     # AdamW's decay of the squared gradient's mean.
     config.train.adam_beta2 = 0.95
     # AdamW's divisor's floor.
