@@ -40,8 +40,8 @@ SETTINGS = (
 def result(run: saved_run.SavedRun, number: int) -> dict[str, Any]:
     """The figures of a checkpoint as JSON: {"before": {...}, "after": {...}}.
 
-    Each has q (share of women among the recognised faces), its 95 % interval and the
-    counts, or is None if it was not evaluated.
+    Each has q (share classified as female among recognised faces), its 95 % interval
+    and the counts, or is None if it was not evaluated.
     """
     found = saved_run.result(run, number)
 
@@ -154,7 +154,7 @@ def _effect(run: saved_run.SavedRun, number: int) -> str:
             " assume any effect."
         )
     rows = [
-        "| | classified as female, of recognised faces | female | male | neither |",
+        "| | share classified as female | as female | as male | as neither |",
         "|---|---|---|---|---|",
     ]
     for name, line in (

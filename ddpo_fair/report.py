@@ -4,15 +4,12 @@ Writes one HTML page that needs nothing but itself, and its figures as SVG and P
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from ddpo_fair.errors import UserError
 
 BAD_INPUT = 2  # exit status
-PAGE = "report.html"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -25,88 +22,19 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("run", nargs="+", help="folder of a run, e.g. runs/mech_eng")
     parser.add_argument(
         "--output",
-        help=f"the page; by default {PAGE} in the run's folder, or, for several runs,"
-        " in the folder that holds them",
+        help="the page; by default report.html in the run's folder, or, for several"
+        " runs, in the folder that holds them",
     )
     given = parser.parse_args(arguments)
+    from ddpo_fair.fairness import document  # matplotlib: after the help
+
     try:
-        page = write(given.run, given.output)
+        page = document.write(given.run, given.output)
     except UserError as error:
         print(f"ddpo_fair.report: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
     print(page)
     return 0
-
-
-def write(run_folders: Sequence[str | Path], output: str | Path | None = None) -> Path:
-    """Writes the report of one run or several; returns the page's path.
-
-    Args:
-        run_folders: at least one.
-        output: the page; see `default_output`. Its figures go into a folder beside it.
-
-    Raises:
-        UserError: if a folder holds no run, or nothing can be written.
-    """
-    from ddpo_fair.fairness import curves, page, records, share_curves, verdict
-
-    folders = dict.fromkeys(Path(f).expanduser().resolve() for f in run_folders)
-    runs = [records.read(folder) for folder in folders]
-    target = Path(output).expanduser().resolve() if output else default_output(runs)
-    groups = records.groups(runs)
-    alone = [
-        share_curves.mean_gap(runs),
-        share_curves.over_time(runs),
-        share_curves.histogram(runs),
-    ]
-    alone = [chart for chart in alone if chart is not None]
-    try:
-        figures = target.with_name(f"{target.stem}_figures")
-        figures.mkdir(parents=True, exist_ok=True)
-        content = page.build(
-            groups,
-            [verdict.of_runs(group) for group in groups],
-            [_draw(chart, figures) for chart in alone],
-            [_draw(chart, figures) for chart in curves.charts(runs)],
-        )
-        _replace(target, content.encode("utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"--output={str(target)!r} cannot be written ({error.strerror or error});"
-            " choose another path."
-        ) from error
-    return target
-
-
-def default_output(runs: Sequence) -> Path:
-    """report.html in the run's folder, or in the folder that holds all runs."""
-    folders = [str(run.folder) for run in runs]
-    return Path(os.path.commonpath(folders)) / PAGE
-
-
-def _draw(chart, folder: Path):
-    """Saves a chart's files and returns it for the page."""
-    from ddpo_fair.fairness import drawing, page
-    from ddpo_fair.fairness.markup import Markup
-
-    sizes = {"wide": drawing.WIDE} if chart.wide else {}
-    sizes["narrow" if chart.wide else "any"] = drawing.NARROW
-    pictures = []
-    with drawing.style():
-        for index, (name, size) in enumerate(sizes.items()):
-            sheet = chart.draw(size)
-            document = drawing.svg(sheet, f"{chart.name}-{name}")
-            pictures.append(drawing.inline(document, chart.title, name))
-            if index == 0:
-                _replace(folder / f"{chart.name}.svg", document.encode("utf-8"))
-                _replace(folder / f"{chart.name}.png", drawing.png(sheet))
-    return page.Drawn(chart.title, chart.caption, Markup("".join(pictures)))
-
-
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
 
 
 if __name__ == "__main__":

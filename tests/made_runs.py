@@ -78,13 +78,13 @@ def q_fields(prefix: str, num_female: int, num_male: int) -> dict[str, float | N
 
 
 def balancing(num_epochs: int, last: int = 62) -> list[dict[str, Any]]:
-    """Lines of a run whose evaluations go from 15 women in 124 to `last`."""
+    """Lines of a run whose evaluations go from 15 of 124 as female to `last`."""
     lines = []
     for epoch in range(num_epochs):
-        women = round(15 + (last - 15) * epoch / max(num_epochs - 1, 1))
-        lines.append(line(epoch, women // 2, 62 - women // 2, 2))
+        female = round(15 + (last - 15) * epoch / max(num_epochs - 1, 1))
+        lines.append(line(epoch, female // 2, 62 - female // 2, 2))
         if epoch % 2 == 0 or epoch == num_epochs - 1:
-            lines[-1] |= evaluation(women, 124 - women)
+            lines[-1] |= evaluation(female, 124 - female)
     return lines
 
 

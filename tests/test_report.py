@@ -14,7 +14,15 @@ from PIL import Image
 
 from ddpo_fair import report
 from ddpo_fair.errors import UserError
-from ddpo_fair.fairness import curves, findings, markup, records, statistics, verdict
+from ddpo_fair.fairness import (
+    curves,
+    document,
+    findings,
+    markup,
+    records,
+    statistics,
+    verdict,
+)
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 HARNESS = """<!doctype html><iframe id="page" width="390" height="844" src="{page}">
@@ -129,7 +137,7 @@ def test_seeds_are_judged_together(tmp_path):
     other = records.read(made_runs.make(tmp_path / "x", [], epochs=3))
     assert [len(group) for group in records.groups([*runs, other])] == [3, 1]
     finding = findings.of_runs(runs)
-    # 15 women of 124 in each of three evaluations before training
+    # 15 of 124 as female in each of three evaluations before training
     assert finding.before == statistics.wilson(45, 372)
     assert finding.after.estimate == pytest.approx((56 + 62 + 68) / (3 * 124))
     assert "over 3 seeds" in verdict.of_runs(runs).sentence
@@ -150,6 +158,25 @@ def test_unrecognised_and_undecided_faces_are_held_against_it(tmp_path):
     assert any("ambiguous faces" in doubt for doubt in doubts)
 
 
+def test_many_unrecognised_pictures_belong_into_the_verdict(tmp_path):
+    lines = two_lines((15, 113), (30, 34))
+    lines[1]["eval_none"] = 64
+    found = one_verdict(tmp_path / "run", lines)
+    assert found.word == "Balanced, many unrecognised"
+    # 30, 34 and 64 of 128
+    assert "23\xa0% are classified as female, 27\xa0% as male" in found.sentence
+    assert "50\xa0% as neither" in found.sentence
+
+
+def test_balance_that_was_lost_again_is_pointed_out(tmp_path):
+    lines = [*two_lines((15, 113), (62, 66)), made_runs.line(2, 50, 14)]
+    lines[2] |= made_runs.evaluation(100, 28)
+    found = one_verdict(tmp_path / "run", lines)
+    assert found.word == "Overshot"
+    assert any("balanced on the way" in doubt for doubt in found.doubts)
+    assert any("after 2 epochs" in doubt for doubt in found.doubts)
+
+
 def test_tinted_pictures_are_held_against_it(tmp_path):
     folder = made_runs.make(tmp_path / "run", two_lines((15, 113), (64, 64)))
     for epoch, colour in ((0, (128, 128, 128)), (1, (150, 150, 128))):
@@ -164,7 +191,7 @@ def test_tinted_pictures_are_held_against_it(tmp_path):
 
 def test_partial_run_has_a_report(tmp_path):
     folder = made_runs.make(tmp_path / "run", made_runs.balancing(3), grids=(0,))
-    text = report.write([folder]).read_text(encoding="utf-8")
+    text = document.write([folder]).read_text(encoding="utf-8")
     assert "3 of 12 epochs are finished" in text
     assert text.count("<img") == 1
 
@@ -172,7 +199,7 @@ def test_partial_run_has_a_report(tmp_path):
 def test_run_without_an_epoch_has_a_report(tmp_path):
     folder = made_runs.make(tmp_path / "run", [])
     (folder / "metrics.jsonl").unlink()
-    text = report.write([folder]).read_text(encoding="utf-8")
+    text = document.write([folder]).read_text(encoding="utf-8")
     assert "Not measured" in text
     assert "no epoch is finished yet" in text
 
@@ -196,7 +223,7 @@ def test_whatever_stands_in_the_files_there_is_a_report(tmp_path):
     ]
     with open(folder / "metrics.jsonl", "ab") as file:
         file.write("\n".join(odd).encode("utf-8", "surrogatepass"))
-    text = report.write([folder]).read_text(encoding="utf-8")
+    text = document.write([folder]).read_text(encoding="utf-8")
     assert "config.json holds no JSON object" in text
     assert "5 of metrics.jsonl" in text
     assert "epoch_0002.png cannot be read" in text
@@ -239,7 +266,7 @@ def hostile_run(folder: Path) -> Path:
 
 def test_hostile_texts_stay_text(tmp_path):
     folder = hostile_run(tmp_path / "run_$x^{2$_<b>&")
-    page = report.write([folder])
+    page = document.write([folder])
     text = page.read_text(encoding="utf-8")
     collector = Collector()
     collector.feed(text)
@@ -274,7 +301,7 @@ def test_several_runs_stand_side_by_side(tmp_path):
     folders.append(
         made_runs.make(runs / "truly", made_runs.balancing(4, 30), **changes)
     )
-    page = report.write(folders)
+    page = document.write(folders)
     assert page == runs / "report.html"
     text = page.read_text(encoding="utf-8")
     assert text.count('class="verdict"') == 2
@@ -285,7 +312,7 @@ def test_several_runs_stand_side_by_side(tmp_path):
 @pytest.mark.usefixtures("all_curves")
 def test_figures_are_files_as_well(tmp_path):
     folder = made_runs.make(tmp_path / "run", made_runs.balancing(4))
-    report.write([folder])
+    document.write([folder])
     figures = folder / "report_figures"
     names = {path.name for path in figures.iterdir()}
     wanted = ("share_of_female", "reward_mean", "loss", "kl", "none", "ratio_deviation")
@@ -298,7 +325,7 @@ def test_same_run_gives_the_same_figures(tmp_path):
     folder = made_runs.make(tmp_path / "run", made_runs.balancing(4))
     drawn = []
     for _ in range(2):
-        report.write([folder])
+        document.write([folder])
         drawn.append((folder / "report_figures" / "share_of_female.svg").read_bytes())
     assert drawn[0] == drawn[1]
 
@@ -308,7 +335,7 @@ def test_large_grids_are_made_smaller(tmp_path):
     for epoch in (0, 3):
         path = folder / "samples" / f"epoch_{epoch:04d}.png"
         made_runs.grid(path, epoch, side=2060)
-    text = report.write([folder]).read_text(encoding="utf-8")
+    text = document.write([folder]).read_text(encoding="utf-8")
     assert text.count("data:image/jpeg;base64,") == 2
 
 
@@ -321,7 +348,7 @@ def test_command_explains_mistakes_in_one_paragraph(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert report.main([str(folder), "--output", str(tmp_path / "file" / "x")]) == 2
     with pytest.raises(UserError, match="--output"):
-        report.write([folder], tmp_path / "file" / "x")
+        document.write([folder], tmp_path / "file" / "x")
 
 
 def test_command_prints_where_the_page_is(tmp_path, capsys):
@@ -335,7 +362,7 @@ def test_browser_runs_no_script_and_scrolls_only_downwards(tmp_path):
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
-    page = report.write([hostile_run(tmp_path / "run")])
+    page = document.write([hostile_run(tmp_path / "run")])
     (tmp_path / "harness.html").write_text(HARNESS.format(page=page.as_uri()))
     flags = (
         "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
@@ -389,8 +416,8 @@ def test_evaluation_joins_the_report(tmp_path):
     for number, said in ((1, "[]"), (3, json.dumps(content))):
         (folder / f"evaluation_{number:04d}").mkdir()
         (folder / f"evaluation_{number:04d}" / "evaluation.json").write_text(said)
-    text = report.write([folder]).read_text(encoding="utf-8")
-    assert "An independent classifier calls 41\xa0% [31,\xa051] female" in text
+    text = document.write([folder]).read_text(encoding="utf-8")
+    assert "classifier, 41\xa0% [31,\xa051] are classified as female" in text
     assert "mistakes: 45\xa0%" in text
     assert "30\xa0points [20,\xa040]" in text
     assert "0.777 [0.677, 0.877]" in text
@@ -414,4 +441,4 @@ def test_odd_evaluation_does_no_harm(tmp_path, content):
     (folder / "evaluation_0002").mkdir()
     path = folder / "evaluation_0002" / "evaluation.json"
     path.write_text(json.dumps(content))
-    assert report.write([folder]).exists()
+    assert document.write([folder]).exists()

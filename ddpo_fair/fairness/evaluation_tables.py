@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from ddpo_fair.fairness import markup, records
+from ddpo_fair.fairness import markup, records, words
 from ddpo_fair.fairness.markup import Markup, element
 from ddpo_fair.fairness.records import Record
 from ddpo_fair.fairness.statistics import Interval
-from ddpo_fair.fairness.verdict import with_interval
 
 SETS = {
     "trained": "Trained prompts",
@@ -27,8 +26,8 @@ def section(run: Record) -> list[Markup]:
     opening = (
         f"Checkpoint {source.get('checkpoint')}, {said.get('images_per_prompt')} images"
         " of each prompt, the same seeds before and after. Independent judge:"
-        f" {source.get('audit')}. Gaps are |share female - share male| in points;"
-        " a perfectly fair model would show the gap in the column of that name."
+        f" {source.get('audit')}. Gaps are |share classified as female - as male| in"
+        " points; a perfectly fair model would show the gap in the column of that name."
     )
     parts = [
         element("p", opening),
@@ -52,9 +51,10 @@ def second_opinion(run: Record) -> str | None:
     if q is None:
         return None
     corrected = interval(audit, "q_corrected")
-    text = f"An independent classifier calls {with_interval(q)} female"
+    said = words.with_interval(q)
+    text = f"By an independent classifier, {said} are classified as female"
     if corrected is not None:
-        text += f"; corrected for its known mistakes: {with_interval(corrected)}"
+        text += f"; corrected for its known mistakes: {words.with_interval(corrected)}"
     return f"{text}."
 
 
@@ -185,7 +185,7 @@ def _attributes(sampler: dict[str, Any]) -> Markup:
 
 def _text(found: Any, unit: str, *path: str) -> str:
     said = interval(found, *path)
-    return with_interval(said, unit) if said else ""
+    return words.with_interval(said, unit) if said else ""
 
 
 def _plain(found: Any, *path: str) -> str:

@@ -35,7 +35,7 @@ def total_reward(num_images: int, target: float = 0.5) -> drawing.Chart:
         "total_reward",
         "Total reward",
         f"Sum of R_balance over a batch of {num_images} recognised faces against their"
-        " share of female; greatest at the target (dashed).",
+        " share classified as female; greatest at the target (dashed).",
         draw,
     )
 

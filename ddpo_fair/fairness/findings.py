@@ -1,7 +1,8 @@
 """What fine-tuning changed: before, after, the difference, each with its interval.
 
-One prompt is judged by its share of women. Several prompts are judged by their mean
-gap, because a share over all of them is balanced as soon as their biases cancel.
+One prompt is judged by its share classified as female. Several prompts are judged by
+their mean gap, because a share over all of them is balanced as soon as their biases
+cancel.
 """
 
 import dataclasses
@@ -29,7 +30,7 @@ class Finding:
         before: the model as it came; None where nobody measured it.
         after: as last measured; None where nothing followed `before`.
         difference: after - before; None without either.
-        target: the wanted share of women, or 0 for a gap.
+        target: the wanted share classified as female, or 0 for a gap.
         floor: what a model on target would show of a gap on so few images, else nan.
         fresh: whether images were judged that were never trained on.
         epochs_done: training of `after`.

@@ -49,7 +49,7 @@ class Answers:
 
 @dataclasses.dataclass(frozen=True)
 class Judging:
-    """How answers are read: the target share of female, and the judges' known errors.
+    """How answers are read: the target, and the judges' known errors.
 
     The confusion matrices are int [2, 2], `confusion[true, said]` of recognised images,
     or None where nobody measured them.

@@ -64,7 +64,7 @@ class Record:
 
     @property
     def target(self) -> float:
-        """The wanted share of women; 1/2 where the settings do not say."""
+        """The wanted share classified as female; 1/2 where the settings do not say."""
         said = self.settings.get("reward.target")
         share = said[0] if isinstance(said, list) and said else 0.5
         return (
@@ -79,7 +79,7 @@ class Record:
 
 
 class Share(NamedTuple):
-    """The share of women that one measurement of a model found.
+    """The share classified as female that one measurement of a model found.
 
     Attributes:
         q: with its 95 % Wilson interval.

@@ -37,7 +37,7 @@ def over_time(runs: Sequence[Record]) -> drawing.Chart:
         return sheet
 
     return drawing.Chart(
-        "share_of_female", "Classified as female", caption, draw, wide=True
+        "share_of_female", "Share classified as female", caption, draw, wide=True
     )
 
 
@@ -77,9 +77,10 @@ def mean_gap(runs: Sequence[Record]) -> drawing.Chart | None:
     return drawing.Chart(
         "mean_gap",
         "Mean gap over prompts",
-        "|share female - share male| of each prompt, averaged: 0 is balance, 100"
-        " is one gender only. Points: fresh images; faint line: the images of training."
-        " Dashed: what a perfectly fair model would show on so few fresh images.",
+        "|share classified as female - as male| of each prompt, averaged: 0 is"
+        " balance, 100 is one class only. Points: fresh images; faint line: the images"
+        " of training. Dashed: what a perfectly fair model would show on so few fresh"
+        " images.",
         draw,
         wide=True,
     )
@@ -112,7 +113,7 @@ def histogram(runs: Sequence[Record]) -> drawing.Chart | None:
         plot.set_xlim(0, 1)
         plot.set_ylim(bottom=0)
         plot.yaxis.set_major_formatter(drawing.PERCENT)
-        plot.set_xlabel("probability of female")
+        plot.set_xlabel("P(female) of the classifier")
         plot.legend(loc="best")
         return sheet
 

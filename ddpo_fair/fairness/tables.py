@@ -1,15 +1,13 @@
 """The report's figures in words and tables."""
 
-import json
 import math
 import shlex
 from collections.abc import Sequence
-from typing import Any
 
-from ddpo_fair.fairness import findings, markup, records
+from ddpo_fair.fairness import findings, markup, records, words
 from ddpo_fair.fairness.markup import Markup, element
 from ddpo_fair.fairness.records import Record, Share
-from ddpo_fair.fairness.verdict import Verdict, percent, with_interval
+from ddpo_fair.fairness.verdict import Verdict
 
 MOST_ROWS = 200  # of the table of epochs
 ORIGIN = (
@@ -36,12 +34,16 @@ def key_figures(run: Record) -> Markup:
     images = sum(records.count(line, "images") for line in run.lines)
     seconds = total_seconds(run)
     speed = f"{images / seconds:.2g} a second" if seconds and images else None
+    shares, nones = (
+        (said(last or first), f"before: {said(first)}")
+        for said in (share_text, none_text)
+    )
     cards = [
-        ("Female", share_text(last or first), f"before: {share_text(first)}"),
-        ("Neither", none_text(last or first), f"before: {none_text(first)}"),
+        ("Classified as female", *shares),
+        ("Classified as neither", *nones),
         ("Epochs", f"{len(run.lines)} of {run.num_epochs}", None),
         ("Images trained on", f"{images:,}" if images else "unknown", speed),
-        ("Time", duration(seconds) if seconds else "unknown", _speed(run)),
+        ("Time", words.duration(seconds) if seconds else "unknown", _speed(run)),
     ]
     return element(
         "dl",
@@ -75,15 +77,15 @@ def comparison(
                     share_text(last),
                     none_text(last or first),
                     f"{len(run.lines)} of {run.num_epochs}",
-                    duration(seconds) if seconds else "",
+                    words.duration(seconds) if seconds else "",
                 ]
             )
         if len(group) > 1:
             found = verdict.finding
             unit = "%" if found.kind == findings.SHARE else "points of gap"
             before, after = (
-                with_interval(found.before, unit),
-                with_interval(found.after, unit),
+                words.with_interval(found.before, unit),
+                words.with_interval(found.after, unit),
             )
             rows.append(
                 [
@@ -106,7 +108,7 @@ def differences(groups: Sequence[Sequence[Record]]) -> Markup | None:
     rows = []
     for name in names:
         if name not in records.OF_ONE_RUN:
-            values = [value_text(run.settings.get(name)) for run in firsts]
+            values = [words.value_text(run.settings.get(name)) for run in firsts]
             if len(set(values)) > 1:
                 rows.append([name, *values])
     if not rows:
@@ -116,26 +118,29 @@ def differences(groups: Sequence[Sequence[Record]]) -> Markup | None:
 
 
 def prompts(run: Record, several: bool) -> Markup:
-    """Each prompt's share of female before and after, drawn as well."""
+    """Each prompt's share classified as female before and after, drawn as well."""
     rows = [
         [
             element("bdi", name),
             share_text(first),
             share_text(last),
-            with_interval(findings.difference(first, last), "points")
+            words.with_interval(findings.difference(first, last), "points")
             if first and last
             else "",
             span(first, last, run.target),
         ]
         for name, first, last in findings.ends_by_prompt(run)
     ]
-    head = ["Prompt", "Before", "After", "Change", "0 % to 100 % female"]
-    text = "Hollow: before. Filled: after. Bars: 95 % intervals. Long tick: the target."
+    head = ["Prompt", "Before", "After", "Change", "Share classified as female"]
+    text = (
+        "Of recognised faces, from 0 to 100 %. Hollow: before. Filled: after. Bars:"
+        " 95 % intervals. Long tick: the target."
+    )
     title = element("h3", run.name) if several else None
     return element(
         "div",
         title,
-        markup.table(head, rows),
+        markup.table(head, rows, "prompts"),
         element("p", text, class_="meta"),
     )
 
@@ -174,7 +179,7 @@ def origin(run: Record) -> Markup:
             said = run.about[key]
             if key == "command" and isinstance(said, list):
                 said = shlex.join(map(str, said))
-            rows.append([name, value_text(said)])
+            rows.append([name, words.value_text(said)])
     rows.append(["Folder", str(run.folder)])
     if run.checksum:
         rows.append(["SHA-256 of metrics.jsonl", run.checksum])
@@ -183,7 +188,7 @@ def origin(run: Record) -> Markup:
 
 def settings(run: Record) -> Markup:
     """Every setting of the run."""
-    rows = [[name, value_text(value)] for name, value in run.settings.items()]
+    rows = [[name, words.value_text(value)] for name, value in run.settings.items()]
     return markup.table(["Setting", "Value"], rows, "settings")
 
 
@@ -199,30 +204,28 @@ def epochs(run: Record) -> Markup:
                 share_text(records.trained_on(line, line["epoch"])),
                 share_text(fresh) if fresh else "",
                 records.count(line, "num_none"),
-                *(_number_text(records.number(line, name)) for name, _ in EPOCH_FIELDS),
+                *(
+                    words.number_text(records.number(line, name))
+                    for name, _ in EPOCH_FIELDS
+                ),
             ]
         )
     names = [name for _, name in EPOCH_FIELDS]
-    return markup.table(["Epoch", "Female", "Fresh images", "Neither", *names], rows)
+    return markup.table(
+        ["Epoch", "As female", "Of fresh images", "Neither", *names], rows
+    )
 
 
 def share_text(share: Share | None) -> str:
-    """A measured share of female."""
-    return with_interval(share.q if share else None)
+    """A measured share classified as female."""
+    return words.with_interval(share.q if share else None)
 
 
 def none_text(share: Share | None) -> str:
     """The share of pictures that were recognised as neither."""
     if share is None or not share.num_faces + share.num_none:
         return "unknown"
-    return percent(share.num_none / (share.num_faces + share.num_none))
-
-
-def value_text(value: Any) -> str:
-    """A setting as a reader would write it."""
-    if isinstance(value, list):
-        return ", ".join(value_text(item) for item in value)
-    return value if isinstance(value, str) else json.dumps(value)
+    return words.percent(share.num_none / (share.num_faces + share.num_none))
 
 
 def total_seconds(run: Record) -> float:
@@ -231,23 +234,10 @@ def total_seconds(run: Record) -> float:
     return sum(s for s in seconds if math.isfinite(s))
 
 
-def duration(seconds: float) -> str:
-    """A time as people say it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
 def _speed(run: Record) -> str | None:
     seconds = total_seconds(run)
     return f"{seconds / len(run.lines):.1f} s an epoch" if seconds else None
 
 
 def _seed(run: Record) -> str:
-    return value_text(run.settings.get("seed"))
-
-
-def _number_text(number: float) -> str:
-    return f"{number:.3g}" if math.isfinite(number) else ""
+    return words.value_text(run.settings.get("seed"))

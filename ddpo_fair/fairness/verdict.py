@@ -2,20 +2,15 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from ddpo_fair.fairness import findings, markup, records
+from ddpo_fair.fairness import doubts, findings, markup, words
 from ddpo_fair.fairness.findings import Finding
 from ddpo_fair.fairness.markup import Markup
-from ddpo_fair.fairness.records import Record
-from ddpo_fair.fairness.statistics import Interval
+from ddpo_fair.fairness.records import Record, Share
 
-WIDE = 0.1  # half an interval that leaves much open
-NONE_RISE = 0.1  # of the share of unrecognised pictures: worth a word
-COLOUR_SHIFT = 5.0  # CIE Delta E; same-seed grids of untainted runs stay below 2
-FEW_PROMPTS = 8  # for the bootstrap over prompts
-DECIDED_FALL = 0.15  # of the polarisation
+NONE_MANY = 0.2  # of the pictures, after such a rise: belongs into the verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,24 +27,13 @@ def of_runs(runs: Sequence[Record]) -> Verdict:
     """The verdict on runs that differ in their seeds only."""
     finding = findings.of_runs(runs)
     word = _word(finding, runs[0].settings)
-    doubts = tuple(dict.fromkeys(d for run in runs for d in _doubts(run, runs)))
-    return Verdict(word, _sentence(finding, word, runs), doubts, finding)
-
-
-def percent(share: float) -> str:
-    """A share as a percentage, e.g. "49 %"."""
-    return f"{100 * share:.0f}\N{NO-BREAK SPACE}%" if math.isfinite(share) else "none"
-
-
-def with_interval(interval: Interval | None, unit: str = "%") -> str:
-    """A share and its interval, e.g. "49 % [41, 58]"."""
-    if interval is None:
-        return "not measured"
-    if not math.isfinite(interval.estimate):
-        return "no face"
-    space = "\N{NO-BREAK SPACE}"
-    low, high = f"{100 * interval.low:.0f}", f"{100 * interval.high:.0f}"
-    return f"{100 * interval.estimate:.0f}{space}{unit} [{low},{space}{high}]"
+    sentence = markup.join([_sentence(finding, word, runs), _all_pictures(runs)])
+    found = (doubt for run in runs for doubt in doubts.of_run(run, runs))
+    first, last = (doubts.none_share(shares) for shares in _ends(runs))
+    rose = last > first + doubts.NONE_RISE
+    if rose and last >= NONE_MANY and word != "No clear change":
+        word += ", many unrecognised"
+    return Verdict(word, sentence, tuple(dict.fromkeys(found)), finding)
 
 
 def _word(finding: Finding, settings: dict[str, Any]) -> str:
@@ -93,11 +77,13 @@ def _sentence(finding: Finding, word: str, runs: Sequence[Record]) -> Markup:
     seeds = f", over {len(runs)} seeds" if len(runs) > 1 else ""
     what = markup.quoted(prompts[0]) if len(prompts) == 1 else "the prompts"
     if finding.before is None:
-        return markup.text("No epoch has measured the share of female yet.")
+        return markup.text("No epoch has measured the share classified as female yet.")
     if after is None:
-        text = f"Before training, {with_interval(finding.before)} of the recognised"
+        text = (
+            f"Before training, {words.with_interval(finding.before)} of the recognised"
+        )
         return markup.join([text, " faces for ", what, " are classified as female."])
-    when = f"After {_count(finding.epochs_done, 'epoch')}{seeds}, "
+    when = f"After {words.count(finding.epochs_done, 'epoch')}{seeds}, "
     if finding.kind == findings.GAP:
         floor = ""
         if math.isfinite(finding.floor):
@@ -106,27 +92,50 @@ def _sentence(finding: Finding, word: str, runs: Sequence[Record]) -> Markup:
                 f" {100 * finding.floor:.0f}"
             )
         return markup.text(
-            f"{when}the mean gap between female and male over {len(prompts)} prompts is"
-            f" {with_interval(after, 'points')}, from"
-            f" {with_interval(finding.before, 'points')} before training{floor}."
+            f"{when}the mean gap between the shares classified as female and as male"
+            f" over {len(prompts)} prompts is {words.with_interval(after, 'points')},"
+            f" from {words.with_interval(finding.before, 'points')} before"
+            f" training{floor}."
         )
     return markup.join(
         [
-            f"{when}{with_interval(after)} of the recognised faces for ",
+            f"{when}{words.with_interval(after)} of the recognised faces for ",
             what,
-            f" are classified as female, from {with_interval(finding.before)} before"
-            " training: ",
+            f" are classified as female, from {words.with_interval(finding.before)}"
+            " before training: ",
             _meaning(finding, word),
         ]
     )
 
 
+def _ends(runs: Sequence[Record]) -> tuple[list[Share], list[Share]]:
+    """The first and the last measurement of all runs that have both."""
+    ends = [findings.ends(run)[:2] for run in runs]
+    whole = [pair for pair in ends if None not in pair]
+    return [first for first, _ in whole], [last for _, last in whole]
+
+
+def _all_pictures(runs: Sequence[Record]) -> str:
+    """What the share among recognised faces leaves out, where that is much."""
+    shares = _ends(runs)[1]
+    none, faces = doubts.none_share(shares), sum(share.num_faces for share in shares)
+    if none < doubts.NONE_RISE or not faces:
+        return ""
+    female = sum(share.q.estimate * share.num_faces for share in shares) / faces
+    parts = [female * (1 - none), (1 - female) * (1 - none), none]
+    female, male, none = map(words.percent, parts)
+    return (
+        f" Of all pictures, {female} are classified as female, {male} as male and"
+        f" {none} as neither."
+    )
+
+
 def _meaning(finding: Finding, word: str) -> str:
     """What follows the colon."""
-    target = percent(finding.target)
+    target = words.percent(finding.target)
     after = finding.after
     inside = after.low <= finding.target <= after.high
-    change = with_interval(finding.difference, "points")
+    change = words.with_interval(finding.difference, "points")
     if word.startswith("Shifted"):
         return f"a shift of {change}."
     if word == "No clear change":
@@ -139,76 +148,3 @@ def _meaning(finding: Finding, word: str) -> str:
         if word != "Overshot"
         else (f"now {side} the target of {target}.")
     )
-
-
-def _doubts(run: Record, runs: Sequence[Record]) -> Iterator[Markup]:
-    """What should be held against the verdict, a sentence each."""
-    name = f"{run.name}: " if len(runs) > 1 else ""
-    first, last, fresh = findings.ends(run)
-    done = len(run.lines)
-    if done < run.num_epochs:
-        yield markup.text(
-            f"{name}{done} of {_count(run.num_epochs, 'epoch')} are finished; the same"
-            " command continues the run."
-        )
-    if not fresh:
-        yield markup.text(
-            f"{name}Judged by the images it trained on, for lack of an evaluation on"
-            " fresh seeds (eval.images, eval.every_epochs)."
-        )
-    if last is not None and len(runs) == 1 and last.num_faces:
-        half = (last.q.high - last.q.low) / 2
-        if half > WIDE or last.num_faces < 30:
-            yield markup.text(
-                f"{last.num_faces} faces leave ±{100 * half:.0f} points of doubt;"
-                " 1,000 (--config.eval.images=1000) would leave ±3."
-            )
-    if first is not None and last is not None:
-        rates = [
-            share.num_none / max(share.num_none + share.num_faces, 1)
-            for share in (first, last)
-        ]
-        if rates[1] > rates[0] + NONE_RISE:
-            yield markup.text(
-                f"{name}Pictures recognised as neither rose from {percent(rates[0])} to"
-                f" {percent(rates[1])}: part of the change may be faces that became"
-                " unclear."
-            )
-    if 1 < len(run.prompts) < FEW_PROMPTS:
-        yield markup.text(
-            f"{name}{len(run.prompts)} prompts are too few for an interval that speaks"
-            " about other prompts; read the table of prompts."
-        )
-    yield from _measured_doubts(run, name)
-    for note in run.notes:
-        yield markup.text(f"{name}{note}")
-
-
-def _measured_doubts(run: Record, name: str) -> Iterator[Markup]:
-    _, decided = records.series(run, "eval_polarisation")
-    decided = decided[[math.isfinite(value) for value in decided]]
-    if len(decided) > 1 and decided[-1] < decided[0] - DECIDED_FALL:
-        yield markup.text(
-            f"{name}The classifier is less sure of its faces (polarisation"
-            f" {decided[0]:.2f} before, {decided[-1]:.2f} after): look whether balance"
-            " comes from ambiguous faces."
-        )
-    shift = findings.colour_shift(run)
-    if shift > COLOUR_SHIFT:
-        yield markup.text(
-            f"{name}The grids' mean colour moved by {shift:.0f} (CIE Delta E; 2 is just"
-            " visible): look whether the model tints its pictures to please the"
-            " classifier."
-        )
-    tolerance = records.number(run.settings, "train.ratio_tolerance")
-    _, deviations = records.series(run, "ratio_deviation")
-    worst = max((d for d in deviations if math.isfinite(d)), default=0.0)
-    if math.isfinite(tolerance) and worst > tolerance:
-        yield markup.text(
-            f"{name}Sampler and learner disagreed by {worst:.2g} on a probability ratio"
-            f" that should be 1 (tolerance {tolerance:g})."
-        )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
