@@ -145,6 +145,7 @@ def config(model: Path, classifier: Path, runs: Path):
     settings.train.microbatch = 4
     settings.train.learning_rate = 1e-3
     settings.train.lora.rank = 2
+    settings.train.lora.sites = ("all",)
     settings.eval.images = 12
     settings.log.images = 4
     return settings
