@@ -62,7 +62,7 @@ def _general(config: ConfigDict) -> None:
     # Of everything random in the run; 0 to 2147483647.
     config.seed = 0
     # Rounds of sampling, scoring and updating.
-    config.epochs = 15
+    config.epochs = 20
     # Text-to-image model: "embedded", a folder in the diffusers layout, or a name on
     # the Hugging Face hub, "owner/name" or "owner/name@revision".
     config.model = EMBEDDED
@@ -184,7 +184,7 @@ def _adam(config: ConfigDict) -> None:
     # AdamW's step size.
     config.train.learning_rate = 1e-3
     # Of the learning rate at the end, as a share of it; falls linearly. 1 is constant.
-    config.train.final_learning_rate = 0.1
+    config.train.final_learning_rate = 0.25
     # Updates over which the learning rate rises from 0.
     config.train.warmup_updates = 2
     # AdamW's decay of the gradient's mean.
@@ -204,7 +204,7 @@ def _records(config: ConfigDict) -> None:
     # Fresh images that measure q, the same sampler as in training; 0 is none.
     config.eval.images = 224
     # Evaluates before training, then after every so many epochs and after the last.
-    config.eval.every_epochs = 2
+    config.eval.every_epochs = 3
     # Of the grids' pictures, which are the same seeds in every grid and every run.
     config.eval.seed = 0
 
