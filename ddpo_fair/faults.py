@@ -5,8 +5,8 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from ddpo_fair import checkpoint
-from ddpo_fair.errors import UserError
+from ddpo_fair import checkpoint, parallel
+from ddpo_fair.errors import HostLost, UserError
 
 # What may come from the system and the devices at any moment.
 KINDS = (OSError, MemoryError, jax.errors.JaxRuntimeError)
@@ -25,11 +25,18 @@ def explained(error: Exception, config: ConfigDict, folder: Path) -> UserError:
     """
     if isinstance(error, MemoryError) or SCARCE in str(error):
         return UserError(f"{_memory(error, config)} {way_on(folder)}")
+    if isinstance(error, BrokenPipeError):
+        return UserError(f"Nobody reads the output any more. {way_on(folder)}")
     if isinstance(error, OSError):
         place = error.filename or folder
         return UserError(
             f"{str(place)!r} cannot be used ({error.strerror or error}). Free some"
             f" space or mend the folder. {way_on(folder)}"
+        )
+    if parallel.num_processes() > 1:
+        return HostLost(
+            f"Another process, or a device, was lost ({_first_line(error)}). Start the"
+            f" same command on all hosts. {way_on(folder)}"
         )
     return UserError(
         f"The devices failed ({_first_line(error)}). If one was lost, bring it back or"

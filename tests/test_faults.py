@@ -259,6 +259,7 @@ def test_every_kind_of_fault_has_its_text(tmp_path):
     for error, text in (
         (MemoryError(), "too little memory"),
         (OSError(28, "No space left on device", "x"), "'x' cannot be used (No space"),
+        (BrokenPipeError(32, "Broken pipe"), "Nobody reads the output any more."),
         (jax.errors.JaxRuntimeError("UNAVAILABLE: gone"), "(UNAVAILABLE: gone)"),
     ):
         assert text in str(faults.explained(error, config, tmp_path))
