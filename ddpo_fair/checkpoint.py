@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from ddpo_fair import parallel
 from ddpo_fair.errors import UserError
 
 STATE, REST = "state", "rest"
@@ -106,9 +107,11 @@ class Checkpoints:
             if isinstance(found, str):
                 damaged[step] = found
                 continue
-            for other in damaged:
-                place = self.folder / str(other)
-                place.rename(self.folder / f"{DAMAGED}{other}")
+            if damaged and parallel.is_main():
+                for other in damaged:
+                    place = self.folder / str(other)
+                    place.rename(self.folder / f"{DAMAGED}{other}")
+            parallel.any_host(bool(damaged))  # nobody goes on before it is done
             self._manager.reload()
             complaints = tuple(
                 f"Checkpoint {self.folder / str(other)} is damaged ({reason}); it was"

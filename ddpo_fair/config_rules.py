@@ -81,6 +81,7 @@ RANGES = {
     "distributed.cpu_devices": Range(1, 256),
     "distributed.num_processes": Range(0, 10**5),
     "distributed.process_id": Range(-1, 10**5),
+    "distributed.timeout_seconds": Range(5, 10**5),
 }
 
 WAYS_OUT = {

@@ -10,6 +10,10 @@ class UserError(ValueError):
     """
 
 
+class HostLost(UserError):
+    """Another process or a device is gone: the same command continues the run."""
+
+
 def shown(value: object) -> str:
     """A value as messages repeat it: quoted, on one line, not too long."""
     text = repr(value)

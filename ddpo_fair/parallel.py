@@ -5,6 +5,8 @@ Arrays of images travel as [D, n, ...]: D devices (of all hosts), n images on ea
 
 import os
 import resource
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -13,12 +15,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ddpo_fair.errors import UserError
+
 AXIS = "data"
 
 
 def mesh() -> Mesh:
-    """All devices of all hosts on one axis, in the order `pmap` uses."""
-    return Mesh(np.asarray(jax.devices()), (AXIS,))
+    """All devices of all hosts on one axis, in the order `pmap` uses: host by host."""
+    devices = sorted(jax.devices(), key=lambda device: device.process_index)
+    return Mesh(np.asarray(devices), (AXIS,))
 
 
 def num_devices() -> int:
@@ -31,6 +36,11 @@ def on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
+def num_processes() -> int:
+    """Processes of all hosts that train together."""
+    return jax.process_count()
+
+
 def is_main() -> bool:
     """Whether this process writes files and talks to the terminal."""
     return jax.process_index() == 0
@@ -41,7 +51,31 @@ def pmap(function: Callable, in_axes: Any) -> Callable:
 
     The output is [D, n, ...] with the sharding that the jitted update takes: no copy.
     """
-    return jax.pmap(function, axis_name=AXIS, in_axes=in_axes)
+    mapped = jax.pmap(function, axis_name=AXIS, in_axes=in_axes)
+    specs = [PartitionSpec(*([] if axis is None else [AXIS])) for axis in in_axes]
+
+    def on_all_hosts(*arguments: Any) -> Any:
+        # Among several processes pmap takes and returns each one's own part.
+        own = [
+            jax.tree.map(lambda x, spec=spec: _own(x, spec), argument)
+            for argument, spec in zip(arguments, specs, strict=True)
+        ]
+        return multihost_utils.host_local_array_to_global_array(
+            mapped(*own), mesh(), PartitionSpec(AXIS)
+        )
+
+    def call(*arguments: Any) -> Any:
+        one_process = jax.process_count() == 1
+        return (mapped if one_process else on_all_hosts)(*arguments)
+
+    return call
+
+
+def _own(x: Any, spec: PartitionSpec) -> Any:
+    """This process's part of an array over all hosts; else `x` itself. No copy."""
+    if not isinstance(x, jax.Array):
+        return x
+    return multihost_utils.global_array_to_host_local_array(x, mesh(), spec)
 
 
 def split(array: np.ndarray | jax.Array) -> jax.Array:
@@ -53,8 +87,18 @@ def split(array: np.ndarray | jax.Array) -> jax.Array:
 
 
 def replicate(tree: Any) -> Any:
-    """`tree` on every device."""
-    return jax.device_put(tree, NamedSharding(mesh(), PartitionSpec()))
+    """`tree`, the same on every host, on every device."""
+    sharding = NamedSharding(mesh(), PartitionSpec())
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+    # Here device_put would send all weights around, to see that they are the same.
+    return jax.tree.map(lambda x: _placed(np.asarray(x), sharding), tree)
+
+
+def _placed(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    return jax.make_array_from_callback(
+        array.shape, sharding, lambda index: array[index]
+    )
 
 
 def replicated_shapes(tree: Any) -> Any:
@@ -119,15 +163,60 @@ def initialize(settings: Any) -> None:
 
     Args:
         settings: `config.distributed`; does nothing where it is not enabled.
+
+    Raises:
+        UserError: if they cannot be joined.
     """
     if not settings.enabled:
         return
+    # JAX's own answer to SIGTERM would replace ours, which saves and leaves.
+    jax.config.update("jax_enable_preemption_service", False)
     processes, process = settings.num_processes, settings.process_id
-    jax.distributed.initialize(
-        coordinator_address=settings.coordinator_address or None,
-        num_processes=processes or None,
-        process_id=process if process >= 0 else None,
+    try:
+        jax.distributed.initialize(
+            coordinator_address=settings.coordinator_address or None,
+            num_processes=processes or None,
+            process_id=process if process >= 0 else None,
+            heartbeat_timeout_seconds=settings.timeout_seconds,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"The other hosts cannot be joined ({error}). Start the same command on all"
+            " of them within five minutes, with the same"
+            " distributed.coordinator_address, which is process 0's, and num_processes,"
+            " each with its own process_id from 0; TPU slices and Slurm need none of"
+            " the three."
+        ) from error
+
+
+def leave(status: int) -> int:
+    """`status`; but where other processes would wait for this one, it ends here.
+
+    A Python that exits in good order stays until all others do so too.
+    """
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def last_words(text: str) -> Callable[[], None]:
+    """A promise to print `text` if this process is ended, until what returns is called.
+
+    When a process is lost JAX ends the others and asks nobody. So a shell waits at the
+    other end of a pipe.
+    """
+    shell = subprocess.Popen(
+        ["sh", "-c", 'read word || echo "$0" >&2', text],
+        stdin=subprocess.PIPE,
+        start_new_session=True,  # a Ctrl-C is not for it
     )
+
+    def take_back() -> None:
+        shell.communicate(b"\n")
+
+    return take_back
 
 
 def any_host(flag: bool) -> bool:

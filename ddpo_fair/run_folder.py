@@ -40,6 +40,7 @@ FREE = (
     "distributed.coordinator_address",
     "distributed.num_processes",
     "distributed.process_id",
+    "distributed.timeout_seconds",
 )
 
 
@@ -100,7 +101,11 @@ def check(folder: Path, config: ConfigDict) -> None:
             f"{folder / CONFIG} cannot be read ({error}); restore it, or choose another"
             " --config.run.name."
         ) from error
-    now = json.loads(json.dumps(configuration.flatten(config)))
+    now, defaults = (
+        json.loads(json.dumps(configuration.flatten(one)))
+        for one in (config, configuration.defaults())
+    )
+    before = defaults | before  # what an older version did not have is default
     free = set(FREE)
     if before.get("train.final_learning_rate") == 1.0:
         free.add("epochs")  # else the learning rate depends on it

@@ -1,7 +1,7 @@
 """The command that trains: `python -m ddpo_fair.train --config=configs/mech_eng.py`."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from ddpo_fair import command_line, config_rules, prompts, stopping
 from ddpo_fair import config as configuration
 from ddpo_fair.embedded import occupations
-from ddpo_fair.errors import UserError
+from ddpo_fair.errors import HostLost, UserError
 
 if TYPE_CHECKING:
     from ddpo_fair import progress
@@ -21,8 +21,8 @@ PLAN = "--plan"  # the flag that asks for the costs instead of a run
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit status.
 
-    0 finished; 2 something for the reader to mend; 75 interrupted and saved; 130
-    stopped at once by a second Ctrl-C.
+    0 finished; 2 something for the reader to mend; 75 interrupted and saved, or
+    another process was lost; 130 stopped at once by a second Ctrl-C.
     """
     stop = stopping.Stop()
     stop.listen()
@@ -39,11 +39,22 @@ def main(arguments: Sequence[str]) -> int:
         print(text)
     except UserError as error:
         print(f"ddpo_fair.train: {' '.join(str(error).split())}", file=sys.stderr)
-        return BAD_INPUT
+        return _leave(
+            stopping.INTERRUPTED if isinstance(error, HostLost) else BAD_INPUT
+        )
     except stopping.Interrupted:
         print("Saved. The same command continues from here.", file=sys.stderr)
         return stopping.INTERRUPTED
     return 0
+
+
+def _leave(status: int) -> int:
+    """`status`, if no other process waits for this one; ends it otherwise."""
+    if "jax" not in sys.modules:  # refused before anything started
+        return status
+    from ddpo_fair import parallel
+
+    return parallel.leave(status)
 
 
 def check(config: ConfigDict, problems: list[str]) -> None:
@@ -105,9 +116,9 @@ def train(
     folder = run_folder.path_of(config)
     terminal = progress.Progress(parallel.is_main())
     terminal.say(opening or f"Model: {config.model}.")
-    descriptor = run_folder.lock(folder) if parallel.is_main() else None
+    descriptor = _enter(folder, config)
+    take_back = _last_words(folder)
     try:
-        run_folder.check(folder, config)
         if parallel.is_main():
             run_folder.write_config(folder, config)
         _train(config, folder, terminal, stop or stopping.Stop())
@@ -115,8 +126,41 @@ def train(
         raise faults.explained(error, config, folder) from error
     finally:
         terminal.close()
+        take_back()
         if descriptor is not None:
             run_folder.unlock(descriptor)
+
+
+def _enter(folder, config: ConfigDict) -> int | None:
+    """Locks the run's folder for the main process, if all agree that it is theirs."""
+    from ddpo_fair import parallel, run_folder
+
+    descriptor, refusal = None, None
+    try:
+        if parallel.is_main():
+            descriptor = run_folder.lock(folder)
+        run_folder.check(folder, config)
+    except UserError as error:
+        refusal = error
+    if not parallel.any_host(refusal is not None):
+        return descriptor
+    if descriptor is not None:
+        run_folder.unlock(descriptor)
+    raise refusal or UserError("Another process refused; its message says why.")
+
+
+def _last_words(folder) -> Callable[[], None]:
+    """Has said what to do if another process is lost, until what returns is called."""
+    from ddpo_fair import parallel
+
+    count = parallel.num_processes()
+    if count == 1:
+        return lambda: None
+    return parallel.last_words(
+        f"ddpo_fair.train: this process was ended, or one of the other {count - 1} was"
+        " lost, without which none can go on. Start the same command on all hosts: it"
+        f" continues from the newest checkpoint in {folder}."
+    )
 
 
 def _train(config, folder, terminal: "progress.Progress", stop: stopping.Stop) -> None:

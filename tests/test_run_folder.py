@@ -55,6 +55,17 @@ def test_the_same_config_goes_on(folder, config):
     run_folder.check(folder, config)
 
 
+def test_what_an_older_version_did_not_have_is_default(folder, config):
+    path = folder / "config.json"
+    record = json.loads(path.read_text())
+    del record["config"]["train.recompute_log_probs"]
+    path.write_text(json.dumps(record))
+    run_folder.check(folder, config)
+    config.train.recompute_log_probs = True
+    with pytest.raises(UserError, match="log_probs was False and is now True"):
+        run_folder.check(folder, config)
+
+
 def test_another_config_is_refused_with_every_difference(folder, config):
     config.seed = 3
     config.train.objective = "truly_ppo"
