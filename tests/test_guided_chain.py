@@ -1,0 +1,123 @@
+"""The whole guided chain against diffusers' pipeline, small and at full size."""
+
+import functools
+import types
+
+import jax
+import numpy as np
+import official_configs
+import parity
+import pytest
+
+from ddpo_fair import rng
+from ddpo_fair.diffusion import ddim, sampler
+from ddpo_fair.models import unet, weights
+
+NUM_STEPS, GUIDANCE = 5, 5.0
+
+# https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5, as DDIM reads it
+SCHEDULER = {
+    "_class_name": "DDIMScheduler",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "clip_sample": False,
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+SMALL = {
+    "_class_name": "UNet2DConditionModel",
+    "attention_head_dim": 4,
+    "block_out_channels": [16, 32],
+    "cross_attention_dim": 24,
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+    "in_channels": 4,
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "out_channels": 4,
+    "sample_size": 8,
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+}
+
+
+def run_pipeline(torch, monkeypatch, reference, text, null, noises):
+    """diffusers' latents after each step [T, N, h, w, C]; it adds our noises [T+1]."""
+    diffusers = pytest.importorskip("diffusers")
+    pipeline = diffusers.StableDiffusionPipeline(
+        vae=None,
+        text_encoder=None,
+        tokenizer=None,
+        unet=reference,
+        scheduler=diffusers.DDIMScheduler.from_config(SCHEDULER),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    first, *later = [parity.to_torch(torch, noise) for noise in noises]
+    scheduling = diffusers.schedulers.scheduling_ddim
+    queue = iter(later)
+    monkeypatch.setattr(scheduling, "randn_tensor", lambda *_, **__: next(queue))
+    found = []
+
+    def keep(_, step, timestep, now):
+        found.append(parity.to_numpy(now["latents"]))
+        return now
+
+    pipeline(
+        prompt_embeds=torch.from_numpy(text),
+        negative_prompt_embeds=torch.from_numpy(np.repeat(null[None], len(text), 0)),
+        latents=first,
+        eta=1.0,
+        guidance_scale=GUIDANCE,
+        num_inference_steps=NUM_STEPS,
+        output_type="latent",
+        callback_on_step_end=keep,
+    )
+    return np.stack(found)
+
+
+@pytest.mark.parametrize(
+    ("config", "num_images"),
+    [
+        pytest.param(SMALL, 2, id="small"),
+        pytest.param(
+            official_configs.UNET_1_5, 1, id="UNET_1_5", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_chain_equals_diffusers(torch, monkeypatch, tmp_path, config, num_images):
+    diffusers = pytest.importorskip("diffusers")
+    size, channels = config["sample_size"], config["in_channels"]
+    shape = (size, size, channels)
+    random = np.random.default_rng(0)
+    states = (num_images + 1, 77, config["cross_attention_dim"])
+    null, *text = random.standard_normal(states, dtype=np.float32)
+    text = np.stack(text)
+    keys = jax.vmap(functools.partial(rng.key, 3))(np.arange(num_images))
+    draw = jax.vmap(sampler.step_noise, (0, None, None))
+    noises = [np.array(jax.vmap(sampler.initial_noise, (0, None))(keys, shape))]
+    noises += [np.array(draw(keys, step, shape)) for step in range(NUM_STEPS)]
+
+    reference = parity.randomise_norms(
+        torch, diffusers.UNet2DConditionModel.from_config(config)
+    )
+    expected = run_pipeline(torch, monkeypatch, reference, text, null, noises)
+    reference.save_pretrained(tmp_path)
+    del reference  # 3.4 GB at full size
+
+    network = unet.UNet(unet.Config.from_dict(weights.read_config(tmp_path)))
+    inputs = ((1, *shape), (1,), (1, *text.shape[1:]))
+    params = weights.load(tmp_path, weights.init_template(network, *inputs))
+    model = types.SimpleNamespace(unet=network, latent_shape=shape)
+    chain = ddim.schedule(SCHEDULER, NUM_STEPS, 1.0)
+    denoise = functools.partial(sampler.denoise, model, chain, GUIDANCE)
+    latents, _ = jax.jit(denoise)(params, keys, text, null)
+    found = np.moveaxis(np.asarray(latents)[:, 1:], 1, 0)
+    errors = [
+        parity.relative_error(*pair) for pair in zip(found, expected, strict=True)
+    ]
+    print(f"relative errors of {NUM_STEPS} steps: {errors}")
+    # float32 sums in another order, which guidance multiplies
+    assert max(errors) < (1e-3 if size == 64 else 1e-4)
