@@ -1,5 +1,6 @@
 """The command that trains: `python -m ddpo_fair.train --config=configs/mech_eng.py`."""
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -197,6 +198,21 @@ def _train(config, folder, terminal: "progress.Progress", stop: stopping.Stop) -
         if journal is not None:
             journal.close()
     terminal.say(f"Finished: {folder} holds metrics, samples and checkpoints.")
+    if parallel.is_main():
+        _report(folder, terminal)
+
+
+def _report(folder, terminal: "progress.Progress") -> None:
+    """Explains the run in report.html; the run is whole without it."""
+    from ddpo_fair.fairness import document
+
+    try:
+        terminal.say(f"Report: {document.write([folder])}")
+    except Exception as error:  # whatever it is, everything else is saved
+        terminal.say(
+            f"The report was not written ({type(error).__name__}: {error}); python -m"
+            f" ddpo_fair.report {shlex.quote(str(folder))} writes it."
+        )
 
 
 def _plan(run, folder, done: int) -> str:

@@ -8,11 +8,13 @@ import subprocess
 from html import parser
 from pathlib import Path
 
+import jax
 import made_runs
 import pytest
+import tiny_model
 from PIL import Image
 
-from ddpo_fair import report
+from ddpo_fair import report, train
 from ddpo_fair.errors import UserError
 from ddpo_fair.fairness import (
     curves,
@@ -52,6 +54,14 @@ def one_curve(request, monkeypatch):
     """Most tests read words; drawing every curve would take most of their time."""
     if "all_curves" not in request.fixturenames:
         monkeypatch.setattr(curves, "FIELDS", curves.FIELDS[:1])
+
+
+@pytest.fixture
+def quick_compilation():
+    """Programs that run once are not worth optimising."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def share(num_female: int, num_male: int, num_none: int = 0) -> records.Share:
@@ -349,6 +359,26 @@ def test_command_explains_mistakes_in_one_paragraph(tmp_path, capsys):
     assert report.main([str(folder), "--output", str(tmp_path / "file" / "x")]) == 2
     with pytest.raises(UserError, match="--output"):
         document.write([folder], tmp_path / "file" / "x")
+
+
+def test_training_ends_with_a_report(tmp_path, monkeypatch, capsys, quick_compilation):
+    model = tiny_model.save_model(tmp_path / "model")
+    judge = tiny_model.save_classifier(tmp_path / "classifier")
+    config = tiny_model.config(model, judge, tmp_path)
+    config.epochs, config.sample.num_steps, config.sample.batches = 1, 1, 1
+    config.train.updates_per_epoch, config.train.microbatch = 1, 1
+    config.eval.images = config.log.images = 8
+    train.train(config)
+    page = tmp_path / "tiny" / "report.html"
+    assert str(page) in capsys.readouterr().out
+    assert "1 of 1" in page.read_text(encoding="utf-8")
+    page.unlink()
+    monkeypatch.setattr(verdict, "of_runs", lambda runs: 1 / 0)
+    train.train(config)  # finds everything done
+    said = capsys.readouterr().out
+    assert "ZeroDivisionError" in said
+    assert f"python -m ddpo_fair.report {page.parent} writes it" in said
+    assert not page.exists()
 
 
 def test_command_prints_where_the_page_is(tmp_path, capsys):
