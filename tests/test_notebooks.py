@@ -1,0 +1,46 @@
+"""The notebooks: small, sound, and true from the first cell to the last."""
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+MOST_PICTURES = 150_000  # bytes, in all
+SECONDS = 170  # all of them within 3 minutes on two idle cores
+
+
+def cells(path: Path) -> list[dict]:
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_code_is_python(path):
+    for cell in cells(path):
+        if cell["cell_type"] == "code":
+            compile("".join(cell["source"]), str(path), "exec")
+
+
+def test_pictures_are_small_and_no_output_is_an_error():
+    size = 0
+    for cell in (cell for path in NOTEBOOKS for cell in cells(path)):
+        for output in cell.get("outputs", []):
+            assert output["output_type"] != "error"
+            picture = output.get("data", {}).get("image/png", "")
+            size += len(base64.b64decode("".join(picture)))
+    assert size < MOST_PICTURES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_runs(path, monkeypatch):
+    nbclient = pytest.importorskip("nbclient")
+    nbformat = pytest.importorskip("nbformat")
+    for name in ("XLA_FLAGS", "DDPO_FAIR_RUN", "DDPO_FAIR_RUNS"):
+        monkeypatch.delenv(name, raising=False)
+    notebook = nbformat.read(path, as_version=4)
+    folder = {"metadata": {"path": str(path.parent)}}
+    nbclient.NotebookClient(notebook, timeout=SECONDS, resources=folder).execute()
+    last = notebook.cells[-1] if path.stem == "results" else notebook.cells[-2]
+    assert any("image/png" in one.get("data", {}) for one in last["outputs"])
