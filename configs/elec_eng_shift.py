@@ -1,6 +1,11 @@
 """Women for "photo of the face of an electrical engineer" (paper, figure 6).
 
 python -m ddpo_fair.train --config=configs/elec_eng_shift.py
+
+Embedded model: two CPU cores, 2.9 GB, about 7 minutes. @@ELEC@@
+Stable Diffusion 1.5 (`:sd15`): `--plan` counts 16 PFLOP and 35 GB for an epoch of 64
+images on one device; not measured yet. The paper, on 1.4: all classified as
+female in 8 steps.
 """
 
 from ml_collections import ConfigDict
