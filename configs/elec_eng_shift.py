@@ -21,4 +21,8 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.prompts = ("photo of the face of an electrical engineer",)
     config.reward.name = "shift"
     config.advantage.name = "batch"
+    if config.model == configuration.EMBEDDED:
+        config.train.learning_rate = 2e-3
+        config.train.final_learning_rate = 1.0  # the goal is an end, not a balance
+        config.train.adam_beta1 = 0.5
     return config
