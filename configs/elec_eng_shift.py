@@ -2,10 +2,11 @@
 
 python -m ddpo_fair.train --config=configs/elec_eng_shift.py
 
-Embedded model: two CPU cores, 2.9 GB, about 7 minutes. @@ELEC@@
+Embedded model: two CPU cores, 2.9 GB, about 6 minutes. The reward, mean P(female), goes
+from .14 to .90 in 12 epochs (seed 0); twice the learning rate overshoots and is worse.
 Stable Diffusion 1.5 (`:sd15`): `--plan` counts 16 PFLOP and 35 GB for an epoch of 64
-images on one device; not measured yet. The paper, on 1.4: all classified as
-female in 8 steps.
+images on one device; not measured yet. The paper, on 1.4: all classified as female in 8
+steps.
 """
 
 from ml_collections import ConfigDict
@@ -21,8 +22,4 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.prompts = ("photo of the face of an electrical engineer",)
     config.reward.name = "shift"
     config.advantage.name = "batch"
-    if config.model == configuration.EMBEDDED:
-        config.train.learning_rate = 2e-3
-        config.train.final_learning_rate = 1.0  # the goal is an end, not a balance
-        config.train.adam_beta1 = 0.5
     return config

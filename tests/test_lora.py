@@ -117,7 +117,8 @@ def test_gradient_starts_in_up_alone(params):
 
 
 def test_unknown_site_is_refused_with_the_known_ones(params):
-    with pytest.raises(errors.UserError, match=r"'to_x'.*blocks, conv1, not_to_q, to_out, to_q"):
+    known = "blocks, conv1, not_to_q, to_out, to_q"
+    with pytest.raises(errors.UserError, match=f"'to_x'.*{known}"):
         init(params, ("to_q", "to_x"))
 
 
