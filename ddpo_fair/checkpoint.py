@@ -7,6 +7,7 @@ the optimizer, and a little JSON: reward statistics and a checksum of the arrays
 import contextlib
 import dataclasses
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,17 +64,13 @@ class Checkpoints:
             STATE: ocp.args.StandardSave(state),
             REST: ocp.args.JsonSave(rest),
         }
-        try:
+        with self._telling():
             self._manager.save(epochs_done, args=ocp.args.Composite(**items))
-        except Exception as error:  # of tensorstore, Orbax or the system
-            raise self._failed(error) from error
 
     def check(self) -> None:
         """Raises a UserError if a checkpoint failed in the background."""
-        try:
+        with self._telling():
             self._manager.check_for_errors()
-        except Exception as error:
-            raise self._failed(error) from error
 
     def wait(self) -> None:
         """Returns when all checkpoints are on the disk.
@@ -81,11 +78,9 @@ class Checkpoints:
         Raises:
             UserError: if one could not be written.
         """
-        try:
+        with self._telling():
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
-        except Exception as error:
-            raise self._failed(error) from error
 
     def restore(self, template: Any) -> Restored | None:
         """The newest sound checkpoint; damaged ones are renamed and complained of.
@@ -131,6 +126,15 @@ class Checkpoints:
         """Waits for the background, then lets go; `wait` tells of failures."""
         with contextlib.suppress(Exception):
             self._manager.close()
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except jax.errors.JaxRuntimeError:  # of a device, or a process that was lost
+            raise
+        except Exception as error:  # of tensorstore, Orbax or the system
+            raise self._failed(error) from error
 
     def _failed(self, error: Exception) -> UserError:
         sound = finished(self.folder)

@@ -18,6 +18,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ddpo_fair.errors import UserError
 
 AXIS = "data"
+ALONE = (
+    "The other processes cannot be joined. Start the same command on all hosts within"
+    " five minutes, with the same distributed.coordinator_address, which is process"
+    " 0's, and num_processes, each with its own process_id from 0; TPU slices and Slurm"
+    " need none of the three."
+)
 
 
 def mesh() -> Mesh:
@@ -172,6 +178,7 @@ def initialize(settings: Any) -> None:
     # JAX's own answer to SIGTERM would replace ours, which saves and leaves.
     jax.config.update("jax_enable_preemption_service", False)
     processes, process = settings.num_processes, settings.process_id
+    take_back = last_words(f"ddpo_fair.train: {ALONE}")
     try:
         jax.distributed.initialize(
             coordinator_address=settings.coordinator_address or None,
@@ -180,13 +187,9 @@ def initialize(settings: Any) -> None:
             heartbeat_timeout_seconds=settings.timeout_seconds,
         )
     except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"The other hosts cannot be joined ({error}). Start the same command on all"
-            " of them within five minutes, with the same"
-            " distributed.coordinator_address, which is process 0's, and num_processes,"
-            " each with its own process_id from 0; TPU slices and Slurm need none of"
-            " the three."
-        ) from error
+        raise UserError(f"{ALONE} ({error})") from error
+    finally:
+        take_back()
 
 
 def leave(status: int) -> int:
