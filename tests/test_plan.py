@@ -161,6 +161,7 @@ def test_the_command_prints_a_plan_and_runs_nothing(folders, capsys, monkeypatch
         "--config=configs/mech_eng.py:embedded",
         f"--config.model={model}",
         f"--config.classifier={classifier}",
+        "--config.train.lora.sites=('all',)",
         "--plan",
     ]
     assert train.main(arguments) == 0

@@ -92,7 +92,7 @@ def test_more_epochs_continue_a_run_of_a_constant_learning_rate(config):
 
 
 def test_more_epochs_change_a_falling_learning_rate(config):
-    config.train.final_learning_rate = 0.1
+    config.epochs, config.train.final_learning_rate = 15, 0.1
     path = run_folder.path_of(config)
     run_folder.unlock(run_folder.lock(path))
     run_folder.write_config(path, config)
