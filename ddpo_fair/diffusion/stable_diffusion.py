@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,9 @@ def load(
     Raises:
         UserError: if a part is missing or its weights do not fit its config.
     """
+    # Of transformers only the tokenizer serves: its advice to install PyTorch would
+    # puzzle.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import CLIPTokenizer  # seconds, and only where weights are read
 
     folder = Path(folder)
