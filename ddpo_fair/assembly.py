@@ -13,7 +13,7 @@ from ddpo_fair import config as configuration
 from ddpo_fair import config_rules, parallel, rng, sources
 from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
 from ddpo_fair.feedback import classifier
-from ddpo_fair.learning import learner, losses
+from ddpo_fair.learning import learner, losses, old_log_probs
 from ddpo_fair.models import lora
 
 ALL_SITES = ("all",)
@@ -30,6 +30,7 @@ class Run:
     decode: Callable[..., jax.Array]
     classify: Callable[..., jax.Array]
     update: Callable[..., tuple[learner.TrainState, dict[str, jax.Array]]]
+    recompute: Callable[..., sampler.Trajectory] | None  # if the config wants it
     select: Callable[[jax.Array], tuple[jax.Array, jax.Array]]
     unet_params: Callable[[Any], Any]  # of the trained parameters
     image_keys: Callable[..., jax.Array]  # (purpose, epoch, first, per_device)
@@ -69,6 +70,9 @@ def build(config: ConfigDict) -> tuple[Run, learner.TrainState]:
         decode=sampler.make_decoder(light),
         classify=classifier.make_classify(dataclasses.replace(judge, params=None)),
         update=learner.make_update(light, chain, settings, transform),
+        recompute=old_log_probs.make_recompute(light, chain, settings)
+        if config.train.recompute_log_probs
+        else None,
         select=jax.jit(
             lambda key: learner.selection(key, settings, num_devices, per_device)
         ),

@@ -48,8 +48,9 @@ def check(
             " should give every step the same probability, but |ratio - 1| is"
             f" {line['ratio_deviation']:.3g}, above train.ratio_tolerance="
             f"{tolerance:g}; {saved}. PPO would clip rounding errors. Use"
-            " dtype=float32, skip the last steps (train.skip_last_steps=2), train"
-            " with guidance if you sample with it, or raise the tolerance."
+            " train.recompute_log_probs or dtype=float32, skip the last steps"
+            " (train.skip_last_steps=2), train with guidance if you sample with it, or"
+            " raise the tolerance."
         )
     return before
 

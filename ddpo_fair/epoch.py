@@ -153,6 +153,12 @@ def update(
         )
         for i in range(run.config.train.inner_epochs)
     ]
+    if run.recompute is not None:
+        for images, steps in selections:
+            for one in zip(images, steps, strict=True):
+                trajectory = run.recompute(
+                    state.params, run.base, trajectory, *one, run.null
+                )
     measured = []
     for images, steps in selections:
         for one_images, one_steps in zip(images, steps, strict=True):

@@ -66,11 +66,13 @@ class Plan:
         """FLOPs of one device in an epoch, by phase."""
         batches, train = self.config.sample.batches, self.config.train
         updates = train.updates_per_epoch * train.inner_epochs
+        # An update is a forward pass and a backward one, which costs twice as much.
+        again = self.updating.flops // 3 if train.recompute_log_probs else 0
         return {
             "sampling": batches * self.sampling.flops,
             "decoding": batches * self.decoding.flops,
             "classifying": batches * self.classifying.flops,
-            "updating": updates * self.updating.flops,
+            "updating": updates * (self.updating.flops + again),
         }
 
 

@@ -1,5 +1,7 @@
 """The published sizes: trees against torch's in the fast tests, outputs in the slow."""
 
+import tracemalloc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -127,6 +129,15 @@ def run_torch(torch, reference, kind, inputs):
         return parity.to_numpy(reference(images, *others).sample)
 
 
+def load_measured(folder, template):
+    """The weights of a folder, and the most memory that loading took, in bytes."""
+    tracemalloc.start()  # NumPy tells it of its arrays
+    params = weights.load(folder, template)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return params, peak
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "name"),
@@ -137,7 +148,7 @@ def run_torch(torch, reference, kind, inputs):
         ("vit", "VIT_BASE"),
     ],
 )
-def test_full_size_output_equals_torch(torch, tmp_path, kind, name):
+def test_full_size_loads_lean_and_equals_torch(torch, tmp_path, kind, name):
     config = getattr(official_configs, name)
     inputs = draw_inputs(kind)
     reference = parity.randomise_norms(torch, make_torch(kind, config))
@@ -146,9 +157,11 @@ def test_full_size_output_equals_torch(torch, tmp_path, kind, name):
     del reference  # 3.4 GB for the UNet
 
     network, shapes = make(kind, weights.read_config(tmp_path))
-    params = weights.load(tmp_path, weights.init_template(network, *shapes))
+    params, peak = load_measured(tmp_path, weights.init_template(network, *shapes))
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     output = jax.jit(network.apply)({"params": params}, *inputs)
     # float32 sums in another order, over up to 11,520 terms and some 100 layers
     error = parity.relative_error(output, expected)
-    print(f"{name}: relative error {error:.1e}")
+    print(f"{name}: relative error {error:.1e}, peak of loading {peak / size:.3f}")
     assert error < 1e-4
+    assert peak < 1.3 * size

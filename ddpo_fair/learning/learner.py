@@ -123,15 +123,15 @@ def pairs(
     }
 
 
-def surrogate_loss(
+def taken_step(
     model: stable_diffusion.Model,
     chain: ddim.Schedule,
     settings: Settings,
     params: Any,
     null: jax.Array,
     batch: dict[str, jax.Array],
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Mean loss of a microbatch [B] and its metrics (means, but `ratio_deviation`)."""
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Log-probs [B] of a microbatch's steps under `params`; their means and stds."""
     now = chain[batch["step"]]
     output = stable_diffusion.guided_noise(
         model.unet,
@@ -143,7 +143,19 @@ def surrogate_loss(
         settings.guidance_scale,
     )
     mean, std = ddim.transition(now, batch["latents"], output)
-    log_prob = ddim.log_prob(batch["following"], mean, std)
+    return ddim.log_prob(batch["following"], mean, std), mean, std
+
+
+def surrogate_loss(
+    model: stable_diffusion.Model,
+    chain: ddim.Schedule,
+    settings: Settings,
+    params: Any,
+    null: jax.Array,
+    batch: dict[str, jax.Array],
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Mean loss of a microbatch [B] and its metrics (means, but `ratio_deviation`)."""
+    log_prob, mean, std = taken_step(model, chain, settings, params, null, batch)
     noise = jax.vmap(sampler.step_noise, (0, 0, None))(
         batch["keys"], batch["step"], model.latent_shape
     )

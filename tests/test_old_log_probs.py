@@ -1,0 +1,86 @@
+"""Old log-probs by the learner's own program: the same numbers, at the right places."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny_model
+
+from ddpo_fair import parallel, rng
+from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
+from ddpo_fair.learning import learner, losses, old_log_probs
+
+D, N, T, GUIDANCE = 8, 2, 3, 3.0  # devices, images on each, steps
+SETTINGS = learner.Settings(
+    objective="ppo",
+    surrogate=losses.Settings(1e-3, 0.3, 0.16, 5.0, 8 * 8 * 4),
+    guidance_scale=GUIDANCE,
+    updates_per_epoch=1,
+    steps_per_update=T - 1,
+    last_step=T,
+    microbatch=4,  # not the sampler's batch: other shapes round otherwise
+    lora_scale=0.0,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_model.save_model(tmp_path_factory.mktemp("model"))
+
+
+def sampled(folder, dtype):
+    """A model that computes in `dtype`, its chain, weights, trajectory, empty text."""
+    model = stable_diffusion.load(folder, dtype)
+    chain = ddim.schedule(model.scheduler, T, 1.0)
+    null, text = stable_diffusion.encode_prompts(model, ["", tiny_model.PROMPTS[0]])
+    keys = jax.vmap(lambda index: rng.key(3, index))(jnp.arange(D * N))
+    params, null = parallel.replicate((model.params["unet"], null))
+    trajectory = sampler.make_sampler(model, chain, GUIDANCE)(
+        params,
+        parallel.split(keys),
+        parallel.split(np.repeat(text[None], D * N, axis=0)),
+        null,
+    )
+    return model, chain, params, trajectory, null
+
+
+def selected():
+    """Images [D, N] and steps [D, N, T - 1] of the only update."""
+    images, steps = learner.selection(rng.key(0), SETTINGS, D, N)
+    return np.asarray(images[0]), np.asarray(steps[0])
+
+
+def test_chosen_log_probs_come_again_and_others_stay(folder):
+    model, chain, params, trajectory, null = sampled(folder, jnp.float32)
+    marked = trajectory.replace(log_probs=jnp.full_like(trajectory.log_probs, 7.0))
+    recompute = old_log_probs.make_recompute(model, chain, SETTINGS)
+    images, steps = selected()
+    found = np.asarray(recompute(params, {}, marked, images, steps, null).log_probs)
+    expected = np.full((D, N, T), 7.0, np.float32)
+    for device in range(D):
+        for image, own in zip(images[device], steps[device], strict=True):
+            kept = np.asarray(trajectory.log_probs)[device, image, own]
+            expected[device, image, own] = kept
+    assert np.sum(found == 7.0) == D * N  # a step of every image is left out
+    # float32 in another program, divided by std
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_the_ratio_is_one_in_bfloat16(folder):
+    model, chain, params, trajectory, null = sampled(folder, jnp.bfloat16)
+    images, steps = selected()
+    recompute = old_log_probs.make_recompute(model, chain, SETTINGS)
+    again = recompute(params, {}, trajectory, images, steps, null)
+    update = learner.make_update(model, chain, SETTINGS, optax.sgd(0.0))
+    zeros = parallel.split(np.zeros(D * N, np.float32))
+    deviations = []
+    for one in (trajectory, again):
+        state = learner.TrainState(params, optax.sgd(0.0).init(params), jnp.int32(0))
+        copy = parallel.replicate(jax.tree.map(np.array, state))
+        # JAX's own attention mixes dtypes in its gradient.
+        with jax.numpy_dtype_promotion("standard"):
+            _, metrics = update(copy, {}, one, zeros, images, steps, null)
+        deviations.append(float(metrics["ratio_deviation"]))
+    print(f"bfloat16: |ratio - 1| {deviations[0]:.1e}, recomputed {deviations[1]:.1e}")
+    assert deviations[1] <= 1e-5
