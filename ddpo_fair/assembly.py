@@ -71,7 +71,7 @@ def build(config: ConfigDict) -> tuple[Run, learner.TrainState]:
         classify=classifier.make_classify(dataclasses.replace(judge, params=None)),
         update=learner.make_update(light, chain, settings, transform),
         recompute=old_log_probs.make_recompute(light, chain, settings)
-        if config.train.recompute_log_probs
+        if settings.recompute
         else None,
         select=jax.jit(
             lambda key: learner.selection(key, settings, num_devices, per_device)
@@ -112,6 +112,7 @@ def learner_settings(
         last_step=config.sample.num_steps - train.skip_last_steps,
         microbatch=train.microbatch,
         lora_scale=train.lora.scale if train.lora.rank else 0.0,
+        recompute=train.recompute_log_probs,
     )
 
 

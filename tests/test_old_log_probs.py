@@ -7,7 +7,7 @@ import optax
 import pytest
 import tiny_model
 
-from ddpo_fair import parallel, rng
+from ddpo_fair import metrics, parallel, rng, run_folder, train
 from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
 from ddpo_fair.learning import learner, losses, old_log_probs
 
@@ -21,6 +21,7 @@ SETTINGS = learner.Settings(
     last_step=T,
     microbatch=4,  # not the sampler's batch: other shapes round otherwise
     lora_scale=0.0,
+    recompute=True,
 )
 
 
@@ -80,7 +81,22 @@ def test_the_ratio_is_one_in_bfloat16(folder):
         copy = parallel.replicate(jax.tree.map(np.array, state))
         # JAX's own attention mixes dtypes in its gradient.
         with jax.numpy_dtype_promotion("standard"):
-            _, metrics = update(copy, {}, one, zeros, images, steps, null)
-        deviations.append(float(metrics["ratio_deviation"]))
+            _, measured = update(copy, {}, one, zeros, images, steps, null)
+        deviations.append(float(measured["ratio_deviation"]))
     print(f"bfloat16: |ratio - 1| {deviations[0]:.1e}, recomputed {deviations[1]:.1e}")
     assert deviations[1] <= 1e-5
+
+
+def test_bfloat16_trains(folder, tmp_path):
+    judge = tiny_model.save_classifier(tmp_path / "classifier")
+    config = tiny_model.config(folder, judge, tmp_path)
+    config.dtype, config.epochs = "bfloat16", 1
+    config.eval.images, config.log.images = 0, 1
+    config.train.lora.sites = ("to_q", "to_v", "conv_out")
+    config.train.recompute_log_probs = True
+    train.check(config, [])
+    with jax.numpy_dtype_promotion("standard"):  # as above
+        train.train(config)
+    (line,) = metrics.read(run_folder.path_of(config))
+    assert line["ratio_deviation"] <= 1e-5
+    assert line["kl_last"] > 0 and line["skipped_updates"] == 0

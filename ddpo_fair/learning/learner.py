@@ -32,6 +32,7 @@ class Settings:
     last_step: int  # steps from this one on are left out of the loss
     microbatch: int  # images per device in one forward and backward pass
     lora_scale: float
+    recompute: bool = False  # the old log-probs, see `old_log_probs`
 
 
 @flax.struct.dataclass
@@ -73,7 +74,8 @@ def merged(base: Any, params: Any, settings: Settings) -> Any:
     """The UNet's weights: `params` itself, or `base` with the LoRA `params` in it."""
     if settings.lora_scale == 0.0:
         return params
-    return lora.merge(base, params, settings.lora_scale)
+    # Behind the barrier they are rounded alike in every program.
+    return jax.lax.optimization_barrier(lora.merge(base, params, settings.lora_scale))
 
 
 def selection(key: jax.Array, settings: Settings, num_devices: int, n: int) -> tuple:
@@ -177,6 +179,15 @@ def surrogate_loss(
     return surrogate.loss.mean(), metrics
 
 
+def rounding(settings: Settings) -> dict[str, bool]:
+    """Compiler options of the learner's programs: whether all round alike.
+
+    XLA may leave out a rounding to bfloat16 where it fuses, which is faster but
+    differs from program to program.
+    """
+    return {"xla_allow_excess_precision": False} if settings.recompute else {}
+
+
 def make_update(
     model: stable_diffusion.Model,
     chain: ddim.Schedule,
@@ -191,7 +202,7 @@ def make_update(
     `skipped_updates` is 1.
     """
 
-    @partial(jax.jit, donate_argnums=0)
+    @partial(jax.jit, donate_argnums=0, compiler_options=rounding(settings))
     def update(state, base, trajectory, advantages, images, steps, null):
         params, pull_back = jax.vjp(lambda p: merged(base, p, settings), state.params)
 

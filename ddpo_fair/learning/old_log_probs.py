@@ -25,7 +25,7 @@ def make_recompute(
     microbatches; others stay. `params` are those that sampled.
     """
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=learner.rounding(settings))
     def recompute(params, base, trajectory, images, steps, null):
         params = learner.merged(base, params, settings)
         unused = jnp.zeros(trajectory.log_probs.shape[:2])  # the advantages
