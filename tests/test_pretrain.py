@@ -1,0 +1,140 @@
+"""The embedded model's pretraining: its loop resumes, its changes of units hold."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy import optimize
+
+from ddpo_fair import rng
+from ddpo_fair.embedded import dataset, train_classifier, train_vae, training
+from ddpo_fair.models import vae
+
+
+@pytest.fixture(autouse=True)
+def standard_promotion():
+    """As in the command, and unlike in the other tests."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def fit(folder, num_steps, batch):
+    """A linear regression by the stages' own loop."""
+    weights = jnp.array([1.0, -2.0, 3.0])
+
+    def loss(params, x, key):
+        noise = 0.1 * jax.random.normal(key, x.shape[:1])
+        return jnp.mean((x @ params["kernel"] - x @ weights - noise) ** 2)
+
+    return training.fit(
+        "regression",
+        folder,
+        {"kernel": jnp.zeros(3)},
+        optax.adam(0.05),
+        loss,
+        batch,
+        lambda step: rng.key(0, "noise", step),
+        num_steps,
+    )
+
+
+def rows(step):
+    return np.random.default_rng([0, step]).normal(size=(16, 3)).astype(np.float32)
+
+
+class Stopped(Exception):
+    """In place of the signal that ends a process."""
+
+
+def test_a_stage_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_EVERY_SECONDS", 0.0)
+
+    def stops(step):
+        if step == 9:
+            raise Stopped
+        return rows(step)
+
+    with pytest.raises(Stopped):
+        fit(tmp_path / "broken", 12, stops)
+    seen = []
+    again = fit(
+        tmp_path / "broken", 12, lambda step: (seen.append(step), rows(step))[1]
+    )
+    unbroken = fit(tmp_path / "unbroken", 12, rows)
+    np.testing.assert_array_equal(again["kernel"], unbroken["kernel"])
+    assert seen and seen[0] >= 8  # not from the beginning
+
+
+def test_a_finished_stage_is_not_run_again(tmp_path):
+    first = fit(tmp_path, 5, rows)
+    again = fit(tmp_path, 5, lambda step: pytest.fail("one more step"))
+    np.testing.assert_array_equal(first["kernel"], again["kernel"])
+
+
+def test_the_loop_learns(tmp_path):
+    found = fit(tmp_path, 400, rows)
+    np.testing.assert_allclose(found["kernel"], [1.0, -2.0, 3.0], atol=0.05)
+
+
+def test_the_learning_rate_warms_up_stays_and_falls():
+    rate = training.learning_rate(2.0, 1_000)
+    assert float(rate(0)) == pytest.approx(2.0 / 100)
+    assert float(rate(99)) == pytest.approx(2.0)
+    assert float(rate(600)) == pytest.approx(2.0)
+    assert float(rate(800)) == pytest.approx(1.0)  # half of the last 40 %
+    assert float(rate(1_000)) == 0.0
+
+
+@pytest.fixture(scope="module")
+def faces():
+    return np.stack([dataset.example(3, index)["image"] for index in range(16)])
+
+
+def test_normalised_latents_decode_to_the_same_pictures(faces):
+    network = vae.AutoencoderKL(vae.Config.from_dict(train_vae.CONFIG))
+    pixels = train_vae.scale(faces)
+    before = jax.jit(network.init)(jax.random.key(0), pixels[:1])["params"]
+    after = train_vae.normalise(before, faces)
+
+    @jax.jit
+    def both_ways(params):
+        coded = network.apply({"params": params}, pixels, method="encode")
+        image = network.apply({"params": params}, coded[0], method="decode")
+        return *coded, image
+
+    (mean, log_var, image), (units, log_units, again) = map(both_ways, (before, after))
+    np.testing.assert_allclose(units.mean((0, 1, 2)), 0.0, atol=1e-4)
+    np.testing.assert_allclose(units.std((0, 1, 2)), 1.0, atol=1e-4)
+    np.testing.assert_allclose(again, image, atol=1e-4)
+    scale = np.asarray(mean).std((0, 1, 2))
+    np.testing.assert_allclose(log_units, log_var - 2 * np.log(scale), atol=1e-4)
+
+
+def test_the_temperature_is_the_likeliest():
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 2, 2_000)
+    margin = 3.0 * ((2 * labels - 1) + draw.normal(size=2_000))  # too sure
+    logits = np.stack([np.zeros_like(margin), margin], 1)
+
+    def negative_log_likelihood(temperature):
+        female, male = (logits / temperature).T
+        total = np.log(np.exp(female) + np.exp(male))
+        return (total - np.where(labels == 1, male, female)).mean()
+
+    best = optimize.minimize_scalar(negative_log_likelihood, bounds=(0.3, 4.0)).x
+    head = {"classifier": {"kernel": jnp.ones((2, 2))}, "other": jnp.ones(3)}
+    tempered = train_classifier.temper(head, logits, labels)
+    np.testing.assert_allclose(1 / tempered["classifier"]["kernel"], best, rtol=0.01)
+    np.testing.assert_array_equal(tempered["other"], 1.0)
+
+
+def test_a_picture_is_augmented_but_not_its_meaning(faces):
+    pixels = train_vae.scale(faces)
+    seen = train_classifier.augment(jax.random.key(0), pixels)
+    assert seen.shape == pixels.shape and np.isfinite(seen).all()
+    assert float(jnp.abs(seen - pixels).mean()) > 0.05
+    empty = train_classifier.faceless(jax.random.key(0), pixels)
+    np.testing.assert_allclose(  # the same colours, no face
+        empty.mean((1, 2)), pixels.mean((1, 2)), atol=0.05
+    )
