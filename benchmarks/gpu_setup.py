@@ -32,7 +32,7 @@ def make(options: Any) -> SimpleNamespace:
     text = clip.TextEncoder(clip.Config.from_dict(parsed["text_encoder"]), dtype)
     net = unet.UNet(unet.Config.from_dict(parsed["unet"]), dtype, remat)
     autoencoder = vae.AutoencoderKL(vae.Config.from_dict(parsed["vae"]), dtype)
-    shapes = stable_diffusion.templates_of(text, net, autoencoder, parsed)
+    shapes = stable_diffusion.templates_of(text, net, autoencoder)
     model = stable_diffusion.Model(
         Path(), text, net, autoencoder, None, parsed, params={}
     )

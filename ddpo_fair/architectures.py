@@ -12,7 +12,7 @@ from ddpo_fair import assembly, sources
 from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.feedback import classifier, resize
-from ddpo_fair.models import clip, tensor_files, unet, vae, vit, weights
+from ddpo_fair.models import options, tensor_files, vit, weights
 
 
 def model(config: ConfigDict) -> stable_diffusion.Model:
@@ -32,12 +32,12 @@ def model(config: ConfigDict) -> stable_diffusion.Model:
         path = folder / "scheduler" / "scheduler_config.json"
         configs["scheduler"] = tensor_files.read_json(path)
     dtype = jnp.dtype(config.dtype)
-    text = clip.TextEncoder(clip.Config.from_dict(configs["text_encoder"]), dtype)
-    settings = unet.Config.from_dict(configs["unet"])
-    net = unet.UNet(settings, dtype, assembly.remat_of(config))
-    autoencoder = vae.AutoencoderKL(vae.Config.from_dict(configs["vae"]), dtype)
-    shapes = stable_diffusion.templates_of(text, net, autoencoder, configs)
-    return stable_diffusion.Model(folder, text, net, autoencoder, None, configs, shapes)
+    with options.of(folder):
+        networks = stable_diffusion.networks_of(
+            configs, dtype, assembly.remat_of(config)
+        )
+    shapes = stable_diffusion.templates_of(*networks)
+    return stable_diffusion.Model(folder, *networks, None, configs, shapes)
 
 
 def judge(config: ConfigDict) -> classifier.Classifier:
@@ -49,7 +49,9 @@ def judge(config: ConfigDict) -> classifier.Classifier:
     known = _known(config.classifier)
     if known is None:
         folder = _folder("classifier", config.classifier)
-        settings = vit.Config.from_dict(weights.read_config(folder))
+        said = weights.read_config(folder)
+        with options.of(folder):
+            settings = vit.Config.from_dict(said)
         preprocessing = classifier.read_preprocessing(folder, settings)
         classes = classifier.label_classes(settings.id2label, folder)
     else:

@@ -14,8 +14,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ddpo_fair import config as configuration
-from ddpo_fair.errors import UserError, shown
+from ddpo_fair import paths
+from ddpo_fair.errors import LONGEST_ECHO, UserError, shown
 
+LONGEST_REASON = 300  # characters of what a config file raises
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
 
@@ -93,13 +95,14 @@ def _split(arguments: Sequence[str], module: str) -> tuple[dict[str, str], list[
 def _load(path: str, variant: str | None) -> ConfigDict:
     """What the config file's `get_config(variant)` returns."""
     file = Path(path)
-    if not file.is_file():
-        folder = file.parent if file.parent.is_dir() else Path("configs")
-        found = sorted(str(other) for other in folder.glob("*.py"))
+    if not paths.given("--config", path).is_file() or file.suffix != ".py":
+        beside = file.parent.is_dir() and any(file.parent.glob("*.py"))
+        folder = file.parent if beside else Path("configs")
+        found = sorted(str(other) for other in folder.glob("*.py"))[:8]
         raise UserError(
-            f"--config={shown(path)} is not a file; choose one of"
-            f" {', '.join(found) or 'your own'}, with :embedded or :sd15 behind it to"
-            " choose the model."
+            f"--config={shown(path)} is not a file of Python, whose name ends in .py;"
+            f" choose one of {', '.join(found) or 'your own'}, with :embedded or :sd15"
+            " behind it to choose the model."
         )
     try:
         spec = importlib.util.spec_from_file_location("experiment", file)
@@ -108,13 +111,13 @@ def _load(path: str, variant: str | None) -> ConfigDict:
         config = module.get_config(variant)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(file)]
         where = f"{path}, line {lines[-1]}" if lines else path
         raise UserError(
             f"--config={shown(path)}: {where}: {type(error).__name__}:"
-            f" {' '.join(str(error).split())}. A config file defines"
+            f" {str(error)[:LONGEST_REASON]}. A config file defines"
             " get_config(variant=None), which returns a changed"
             " ddpo_fair.config.defaults()."
         ) from error
@@ -134,7 +137,8 @@ def _override(
 ) -> str | None:
     """Sets one field; returns what is wrong with it, or None."""
     if name not in known:
-        return f"--config.{shown(name)[1:-1]} is no setting; {_closest(name, known)}."
+        called = f"--config.{name[:LONGEST_ECHO]}{'...' * (len(name) > LONGEST_ECHO)}"
+        return f"{called} is no setting; {_closest(name, known)}."
     default = configuration.flatten(configuration.defaults())[name]
     value = _value(default, text)
     if value is None:
@@ -193,7 +197,7 @@ def _tuple(kind: type, text: str) -> tuple | None:
 def _kind(default: Any) -> str:
     if isinstance(default, tuple):
         return (
-            'texts, e.g. \'("one", "two")\''
+            'texts, e.g. \'("one", "two")\', also where one begins with a bracket'
             if isinstance(default[0], str)
             else "numbers, e.g. '(0.5, 0.5)'"
         )

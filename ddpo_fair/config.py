@@ -5,7 +5,7 @@ The comment above a field is its documentation: `--help` prints it.
 
 from ml_collections import ConfigDict
 
-from ddpo_fair.errors import UserError
+from ddpo_fair.errors import UserError, shown
 
 EMBEDDED = "embedded"  # the small model that ships with the package
 VARIANTS = ("embedded", "sd15")
@@ -40,7 +40,8 @@ def choose_model(config: ConfigDict, variant: str | None) -> ConfigDict:
         variant = "sd15" if parallel.has_accelerator() else "embedded"
     if variant not in VARIANTS:
         raise UserError(
-            f"--config: {variant!r} after the colon must be {' or '.join(VARIANTS)}."
+            f"--config: {shown(variant)} after the colon must be"
+            f" {' or '.join(VARIANTS)}."
         )
     if variant == "sd15":
         _stable_diffusion(config)
@@ -69,7 +70,7 @@ def _general(config: ConfigDict) -> None:
     # Which of the model's files to read: "" for the usual ones, fp16 for those named
     # so, half as large to download; the weights become float32 in any case.
     config.variant = ""
-    # Image classifier with labels for women and men: as for the model.
+    # Image classifier with labels that mean female and male: as for the model.
     config.classifier = EMBEDDED
     # Of the networks' computation: float32 or bfloat16. Weights, log-probs and
     # advantages are float32 in any case.
@@ -87,7 +88,7 @@ def _reward(config: ConfigDict) -> None:
     # Whom shift rewards: female, male, or auto for the class that the evaluation
     # before training finds lacking.
     config.reward.target_class = "auto"
-    # Wanted shares of (women, men); they sum to 1.
+    # Wanted shares classified as (female, male); they sum to 1.
     config.reward.target = (0.5, 0.5)
     # Taken from the reward of a picture in which nobody is recognised. R_balance's own
     # penalty fades at balance, and a model left there may end with ambiguous faces.
@@ -149,8 +150,9 @@ def _train(config: ConfigDict) -> None:
     config.train.guidance = True
     # Images per device in one forward and backward pass.
     config.train.microbatch = 32
-    # Recompute activations in the backward pass to save memory: none, full, or a
-    # policy of jax.checkpoint_policies.
+    # Recompute activations in the backward pass to save memory: none, full, or of
+    # jax.checkpoint_policies nothing_saveable, dots_saveable,
+    # dots_with_no_batch_dims_saveable or everything_saveable.
     config.train.remat = "none"
     # Largest |ratio - 1| before the first update of an epoch that is not an error.
     config.train.ratio_tolerance = 1e-3

@@ -3,92 +3,13 @@
 import math
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from ddpo_fair import config as configuration
-from ddpo_fair import prompts
+from ddpo_fair import config_limits, prompts
 from ddpo_fair.errors import UserError, shown
-
-# Names of learning.losses.OBJECTIVES, which would need JAX to be imported.
-OBJECTIVES = ("ppo", "ppo_rollback", "tr_ppo", "tr_ppo_rollback", "truly_ppo")
-LARGEST = 2**31 - 1  # what a key is folded with
-
-CHOICES = {
-    "dtype": ("float32", "bfloat16"),
-    "reward.name": ("shift", "balance", "balance_loo"),
-    "reward.target_class": ("auto", "female", "male"),
-    "advantage.name": ("batch", "per_prompt", "fixed"),
-    "train.objective": OBJECTIVES,
-}
-
-
-class Range(NamedTuple):
-    """Allowed numbers: `low <= x <= high`, or `low < x` if the bound is left out."""
-
-    low: float
-    high: float = math.inf
-    above: bool = False  # whether `low` itself is left out
-
-    def __str__(self) -> str:
-        low = f"{'above' if self.above else 'at least'} {self.low:g}"
-        return low if self.high == math.inf else f"{low} and at most {self.high:.10g}"
-
-
-RANGES = {
-    "seed": Range(0, LARGEST),
-    "epochs": Range(1, 10**6),
-    "confidence": Range(0, 0.999),
-    "reward.none_penalty": Range(0, 10),
-    "advantage.scale": Range(0, above=True),
-    "advantage.clip": Range(0, above=True),
-    "advantage.buffer_size": Range(1, 10**7),
-    "advantage.min_count": Range(1, 10**7),
-    "sample.num_steps": Range(1, 1000),
-    "sample.guidance_scale": Range(0, 100),
-    "sample.eta": Range(0, 1, above=True),
-    "sample.batch_per_device": Range(1, 10**6),
-    "sample.batches": Range(1, 10**6),
-    "train.clip_range": Range(0, 1, above=True),
-    "train.rollback": Range(0, 100),
-    "train.trust_region": Range(0, above=True),
-    "train.kl_penalty": Range(0),
-    "train.updates_per_epoch": Range(1, 10**6),
-    "train.inner_epochs": Range(1, 10**4),
-    "train.timestep_fraction": Range(0, 1, above=True),
-    "train.skip_last_steps": Range(0, 999),
-    "train.microbatch": Range(1, 10**6),
-    "train.ratio_tolerance": Range(0, above=True),
-    "train.max_skipped_updates": Range(0, 10**6),
-    "train.max_kl": Range(0),
-    "train.lora.rank": Range(0, 4096),
-    "train.lora.scale": Range(0, 1000, above=True),
-    "train.learning_rate": Range(0, 10, above=True),
-    "train.final_learning_rate": Range(0, 1),
-    "train.warmup_updates": Range(0, 10**6),
-    "train.adam_beta1": Range(0, 0.999999),
-    "train.adam_beta2": Range(0, 0.999999),
-    "train.adam_epsilon": Range(0, 1, above=True),
-    "train.weight_decay": Range(0, 1),
-    "train.max_grad_norm": Range(0, above=True),
-    "eval.images": Range(0, 10**6),
-    "eval.every_epochs": Range(1, 10**6),
-    "eval.seed": Range(0, LARGEST),
-    "log.images": Range(1, 1024),
-    "checkpoint.every_epochs": Range(1, 10**6),
-    "checkpoint.keep": Range(2, 10**4),
-    "distributed.cpu_devices": Range(1, 256),
-    "distributed.num_processes": Range(0, 10**5),
-    "distributed.process_id": Range(-1, 10**5),
-    "distributed.timeout_seconds": Range(5, 10**5),
-}
-
-WAYS_OUT = {
-    "sample.eta": "a chain without noise has no likelihood to train; 1 is usual",
-    "checkpoint.keep": "a second one serves where the newest is damaged",
-    "confidence": "the paper has 0.7",
-}
 
 # What the rules between settings compute with.
 JOINT = {
@@ -102,8 +23,12 @@ JOINT = {
     "eval.images",
 }
 
-MODEL_NAME = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}(@[\w./-]{1,255})?", re.ASCII)
+# huggingface_hub's rule; all of owner/name has at most 96 characters.
+MODEL_NAME = re.compile(
+    r"(?=[^@]{3,96}(@|$))\w([\w.-]*\w)?/\w([\w.-]*\w)?(@[\w./-]{1,255})?", re.ASCII
+)
 VARIANT = re.compile(r"\w{0,40}", re.ASCII)
+ADDRESS = re.compile(r"[\w.:\[\]-]{1,255}:\d{1,5}", re.ASCII)
 RUN_NAME = re.compile(r"[A-Za-z0-9][\w.+=-]{0,99}", re.ASCII)
 
 
@@ -159,24 +84,25 @@ def _types(flat: dict[str, Any], defaults: dict[str, Any]) -> Iterator[tuple[str
 
 def _ranges(flat: dict[str, Any]) -> dict[str, str]:
     wrong = {}
-    for name, allowed in RANGES.items():
+    for name, allowed in config_limits.RANGES.items():
         value = flat[name]
-        inside = math.isfinite(value) and allowed.low <= value <= allowed.high
+        inside = allowed.low <= value <= allowed.high and value < math.inf
         if not inside or (allowed.above and value == allowed.low):
-            hint = f"; {WAYS_OUT[name]}" if name in WAYS_OUT else ""
-            wrong[name] = f"{name}={value} must be {allowed}{hint}."
+            hint = config_limits.WAYS_OUT.get(name)
+            rule = f"{allowed}; {hint}" if hint else f"{allowed}"
+            wrong[name] = f"{name}={shown(value)} must be {rule}."
     return wrong
 
 
 def _choices(flat: dict[str, Any]) -> Iterator[str]:
-    for name, allowed in CHOICES.items():
+    for name, allowed in config_limits.CHOICES.items():
         if flat[name] not in allowed:
             yield (f"{name}={shown(flat[name])} must be one of {', '.join(allowed)}.")
 
 
 def _texts(flat: dict[str, Any]) -> Iterator[str]:
     for name in ("model", "classifier"):
-        if not flat[name].strip() or "\0" in flat[name]:
+        if not _can_be_path(flat[name]):
             yield (
                 f"{name}={shown(flat[name])} must be 'embedded', a folder,"
                 " or owner/name on the Hugging Face hub."
@@ -192,11 +118,28 @@ def _texts(flat: dict[str, Any]) -> Iterator[str]:
             " of letters, digits, '.', '_', '-', '+' and '=', at most 100, the first a"
             " letter or digit; run.dir says where the folder is."
         )
-    if not flat["run.dir"].strip() or "\0" in flat["run.dir"]:
-        yield f"run.dir={shown(flat['run.dir'])} must name a folder."
-    if not flat["train.lora.sites"]:
-        yield "train.lora.sites=() must name layers, e.g. ('to_q', 'to_v') or 'all'."
+    if not _can_be_path(flat["run.dir"]):
+        yield (
+            f"run.dir={shown(flat['run.dir'])} must name a folder, without control"
+            " characters; runs is usual."
+        )
+    sites = flat["train.lora.sites"]
+    if not sites or not all(site.strip() for site in sites):
+        yield (
+            f"train.lora.sites={shown(sites)} must name layers, e.g. ('to_q', 'to_v'),"
+            " or be 'all'."
+        )
+    address = flat["distributed.coordinator_address"]
+    if address and not ADDRESS.fullmatch(address):
+        yield (
+            f"distributed.coordinator_address={shown(address)} must be host:port of"
+            " process 0, e.g. 10.0.0.1:1234, or empty where the cluster knows."
+        )
     yield from prompts.problems(flat["prompts"])
+
+
+def _can_be_path(text: str) -> bool:
+    return bool(text.strip()) and not any(ord(c) < 32 for c in text)
 
 
 def _target(flat: dict[str, Any]) -> Iterator[str]:
@@ -207,8 +150,8 @@ def _target(flat: dict[str, Any]) -> Iterator[str]:
         or not math.isclose(sum(target), 1, abs_tol=1e-6)
     ):
         yield (
-            f"reward.target={shown(target)} must be the shares of women"
-            " and of men, not negative, with sum 1, e.g. (0.5, 0.5)."
+            f"reward.target={shown(target)} must be the wanted shares classified as"
+            " female and as male, not negative, with sum 1, e.g. (0.5, 0.5)."
         )
 
 
@@ -246,6 +189,14 @@ def _together(flat: dict[str, Any]) -> Iterator[str]:
         yield (
             "reward.target_class='auto' needs the evaluation before training, but"
             " eval.images=0; give eval.images, or the class: female or male."
+        )
+    processes, process = (
+        flat[f"distributed.{name}"] for name in ("num_processes", "process_id")
+    )
+    if 0 < processes <= process:
+        yield (
+            f"distributed.process_id={process} must be below distributed.num_processes="
+            f"{processes}: processes are numbered from 0."
         )
     if 0 < flat["eval.images"] < len(flat["prompts"]):
         yield (

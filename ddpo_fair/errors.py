@@ -1,6 +1,7 @@
 """The one exception that means: the reader can mend this."""
 
 LONGEST_ECHO = 60  # characters of a value that a message repeats
+LONGEST = 8000  # characters of a message
 
 
 class UserError(ValueError):
@@ -14,9 +15,19 @@ class HostLost(UserError):
     """Another process or a device is gone: the same command continues the run."""
 
 
+def paragraph(error: Exception) -> str:
+    """An error's text as commands print it: one line, nothing a terminal would obey."""
+    text = " ".join(str(error).split())
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+
+
 def shown(value: object) -> str:
     """A value as messages repeat it: quoted, on one line, not too long."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits
+        return f"a {type(value).__name__} too long to show"
     if len(text) > LONGEST_ECHO:
         return f"{text[:LONGEST_ECHO]}... ({len(text)} characters)"
     return text

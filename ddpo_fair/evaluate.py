@@ -7,12 +7,15 @@ sample. Writes evaluation.json and images/; an interrupted evaluation continues.
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ddpo_fair import errors, flags, paths, prompts
+from ddpo_fair.embedded import occupations
 from ddpo_fair.errors import UserError, shown
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
         options, rest = _parser().parse_known_args(arguments)
         path = evaluate(find_run(options.run, options.checkpoint, rest), options)
     except UserError as error:
-        print(f"ddpo_fair.evaluate: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"ddpo_fair.evaluate: {errors.paragraph(error)}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("\nInterrupted; the same command continues.", file=sys.stderr)
@@ -52,21 +55,21 @@ def find_run(
     Raises:
         UserError: if they name no run, or two.
     """
-    folder = Path(checkpoint).expanduser() if checkpoint else None
+    folder = Path(checkpoint) if checkpoint is not None else None
     number = folder.name if folder else None
-    if number is not None and not number.isdecimal():
+    if number is not None and not re.fullmatch("[0-9]{1,9}", number):
         raise UserError(
             f"--checkpoint={shown(checkpoint)} must be the number of epochs done, e.g."
             " 15, or a checkpoint's folder, e.g. runs/mech_eng/checkpoints/15."
         )
-    named = [Path(run)] if run else []
+    named = [paths.given("--run", run)] if run is not None else []
     if folder is not None and len(folder.parts) > 1:
-        named.append(folder.parent.parent)
+        named.append(paths.given("--checkpoint", folder.parent.parent))
     if any(argument.startswith(("--config", "-config")) for argument in rest):
         named.append(_run_of_config(rest))
     elif rest:
         raise UserError(f"{shown(rest[0])} is no flag of this command; see --help.")
-    places = dict.fromkeys(place.expanduser().resolve() for place in named)
+    places = dict.fromkeys(named)
     if len(places) != 1:
         what = ", ".join(map(str, places)) or "none"
         raise UserError(
@@ -90,11 +93,13 @@ def evaluate(where: tuple[Path, int | None], options: argparse.Namespace) -> Pat
     parallel.divide_cpu(saved.config.distributed.cpu_devices)
     audit = choose_audit(options.audit)
     plan, notes = make_plan(saved, number, options, audit)
-    folder = Path(options.output or saved.folder / f"evaluation_{number:04d}")
-    folder = folder.expanduser().resolve()
+    folder = saved.folder / f"evaluation_{number:04d}"
+    if options.output is not None:
+        folder = paths.given("--output", options.output)
+    judges = _judges(saved.config.classifier, audit)
     evaluation_plan.bind(folder, plan)
     started = time.monotonic()
-    content = _evaluate(saved, number, plan, folder, audit, notes)
+    content = _evaluate(saved, number, plan, folder, judges, notes)
     content["seconds"] = time.monotonic() - started
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     try:
@@ -119,10 +124,9 @@ def make_plan(
     training = evaluation_plan.Sampler(
         sample.eta, sample.guidance_scale, sample.num_steps
     )
-    prompts, notes = prompt_sets.build(config.prompts, options.sets, options.prompt)
-    if options.images < 2:
-        raise UserError(f"--images={options.images} must be at least 2.")
-    if not prompts:
+    _check_prompts(config.model, options.prompt)
+    asked, notes = prompt_sets.build(config.prompts, options.sets, options.prompt)
+    if not asked:
         raise UserError(f"There is nothing to draw. {' '.join(notes)}")
     samplers = evaluation_plan.parse_samplers(options.samplers, training)
     if prompt_sets.TRAINED not in options.sets:
@@ -137,13 +141,22 @@ def make_plan(
             "started": saved.record.get("started"),
         },
         samplers=samplers,
-        prompts=prompts,
+        prompts=asked,
         images=options.images,
         seed=options.seed,
         batch=sample.batch_per_device * parallel.num_devices(),
         num_devices=parallel.num_devices(),
     )
     return plan, notes
+
+
+def _check_prompts(model: str, given: list[str]) -> None:
+    """Raises a UserError for a --prompt that could not be trained on either."""
+    wrong = list(prompts.problems(given)) if given else []
+    if model == "embedded" and not wrong:
+        wrong = prompts.unknown(given, [*occupations.BY_NAME, *occupations.PLAIN])
+    if wrong:
+        raise UserError(f"--prompt: {' '.join(wrong)}")
 
 
 def choose_audit(wanted: str) -> str:
@@ -160,14 +173,25 @@ def choose_audit(wanted: str) -> str:
     return wanted
 
 
-def _evaluate(saved, number: int, plan, folder: Path, audit: str, notes: list[str]):
-    from ddpo_fair import evaluation_images, evaluation_session, sources
+def _judges(classifier: str, audit: str) -> list[Path]:
+    """Folders of the run's own classifier and, where there is one, the second."""
+    from ddpo_fair import sources
 
-    folders = [sources.classifier_folder(saved.config.classifier)]
+    folders = [sources.classifier_folder(classifier)]
     if audit not in (NOBODY, "dlib"):
-        folders.append(sources.classifier_folder(audit))
+        try:
+            folders.append(sources.classifier_folder(audit))
+        except UserError as error:
+            raise UserError(f"--audit={shown(audit)}: {error}") from error
+    return folders
+
+
+def _evaluate(saved, number: int, plan, folder: Path, judges, notes: list[str]):
+    from ddpo_fair import evaluation_images, evaluation_session
+
     texts = [prompt.text for prompt in plan.prompts]
-    studio = evaluation_images.load(saved, number, texts, folders, plan.seed)
+    studio = evaluation_images.load(saved, number, texts, judges, plan.seed)
+    audit = plan.source["audit"]
     session = evaluation_session.Session(saved.config, plan, folder, studio, audit)
     session.draw()
     return session.summary(notes)
@@ -186,7 +210,7 @@ def _run_of_config(arguments: list[str]) -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = flags.Parser(
         prog="python -m ddpo_fair.evaluate",
         description=__doc__.split("\n\n")[1],
         allow_abbrev=False,
@@ -196,7 +220,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--checkpoint", help="epochs done at it, or its folder; the newest if not given"
     )
-    add("--images", type=int, default=64, help="of each prompt and model (64)")
+    count, seed = flags.whole_number(2, 10**5), flags.whole_number(0, 2**31 - 1)
+    add("--images", type=count, default=64, help="of each prompt and model (64)")
     add(
         "--sets",
         type=_sets,
@@ -215,7 +240,7 @@ def _parser() -> argparse.ArgumentParser:
         help="independent judge: dlib (extra audit), a folder or hub name of a second"
         " classifier, none, or auto",
     )
-    add("--seed", type=int, default=0, help="of the images (0)")
+    add("--seed", type=seed, default=0, help="of the images (0)")
     add("--output", help="folder; by default evaluation_0015 and the like in the run's")
     return parser
 
@@ -226,7 +251,7 @@ def _sets(text: str) -> tuple[str, ...]:
     wanted = tuple(part.strip() for part in text.split(",") if part.strip())
     if not wanted or set(wanted) - set(prompt_sets.SETS):
         raise argparse.ArgumentTypeError(
-            f"{text!r} must be of {', '.join(prompt_sets.SETS)}, commas between"
+            f"{shown(text)} must be of {', '.join(prompt_sets.SETS)}, commas between"
         )
     return wanted
 

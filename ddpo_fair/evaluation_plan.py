@@ -102,11 +102,15 @@ def parse_samplers(text: str, training: Sampler) -> tuple[Sampler, ...]:
             sampler = Sampler(float(match[1]), float(match[2]), int(match[3]))
         except (TypeError, ValueError):
             sampler = Sampler(-1.0, 0.0, 0)
-        if not (0 <= sampler.eta <= 1 and 1 <= sampler.num_steps <= 1000):
+        if not (
+            0 <= sampler.eta <= 1
+            and 0 <= sampler.guidance_scale <= 100
+            and 1 <= sampler.num_steps <= 1000
+        ):
             raise UserError(
                 f"--samplers={shown(text)} must be all, training, or"
                 " eta:guidance:steps with commas between, e.g. 0:7.5:50,1:5:50 (eta 0"
-                " to 1, steps 1 to 1000)."
+                " to 1, guidance 0 to 100, steps 1 to 1000)."
             )
         found.append(sampler)
     return tuple(dict.fromkeys([training, *found]))
@@ -149,8 +153,8 @@ def bind(folder: Path, plan: Plan) -> None:
             (folder / name).mkdir(parents=True, exist_ok=True)
         if not path.exists():
             replace(path, (json.dumps(content, indent=2) + "\n").encode())
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(
             f"--output={str(folder)!r} cannot be used ({error}); choose another folder."
         ) from error

@@ -17,12 +17,13 @@ import numpy as np
 import safetensors
 
 import ddpo_fair
-from ddpo_fair import model_card, saved_run, sources
+from ddpo_fair import errors, flags, model_card, paths, saved_run, sources
 from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.models import lora, lora_files, weights
 
 BAD_INPUT = 2  # exit status
+MOST_EPOCHS = 10**6
 FORMATS = ("diffusers", "lora")
 TEXT_WEIGHTS = "model.safetensors"
 PIPELINE = {
@@ -40,11 +41,11 @@ PIPELINE = {
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit status: 0, or 2 for something to mend."""
-    options = _parse(arguments)
     try:
+        options = _parse(arguments)
         folder = export(options.run, options.output, options.format, options.checkpoint)
     except UserError as error:
-        print(f"ddpo_fair.export: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"ddpo_fair.export: {errors.paragraph(error)}", file=sys.stderr)
         return BAD_INPUT
     print(f"Wrote {folder}; its README.md says what it is and how to use it.")
     return 0
@@ -65,6 +66,7 @@ def export(
     Raises:
         UserError: if there is nothing to export, or it cannot be written.
     """
+    target = paths.given("--output", output)
     saved = saved_run.read(run)
     number = saved_run.choose(saved, number)
     settings = saved.config.train.lora
@@ -74,14 +76,14 @@ def export(
             " (train.lora.rank=0), so there are no adapters; use --format=diffusers."
         )
     source = sources.model_folder(saved.config.model, saved.config.variant)
-    with _new_folder(Path(output).expanduser().resolve()) as folder:
+    with _new_folder(target) as folder:
         if format == "lora":
             _write_adapters(folder, saved, number, source)
         else:
             _write_pipeline(folder, saved, number, source)
         text = model_card.write(saved, number, format)
         (folder / "README.md").write_text(text, encoding="utf-8")
-    return Path(output)
+    return target
 
 
 def _write_adapters(
@@ -126,7 +128,7 @@ def _write_pipeline(
 @contextlib.contextmanager
 def _new_folder(output: Path) -> Iterator[Path]:
     """A folder to write to, moved to `output` if nothing fails, deleted otherwise."""
-    part = output.with_name(f".{output.name}.part")
+    part = output.parent / f".{output.name}.part"
     try:
         if output.exists() and (not output.is_dir() or any(output.iterdir())):
             raise UserError(
@@ -147,7 +149,7 @@ def _new_folder(output: Path) -> Iterator[Path]:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = flags.Parser(
         prog="python -m ddpo_fair.export",
         description="Writes a trained model in a format that others read.",
         allow_abbrev=False,
@@ -155,7 +157,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--run", required=True, help="folder of the run")
     parser.add_argument("--output", required=True, help="a new folder to write")
     parser.add_argument(
-        "--checkpoint", type=int, help="epochs done at it; the newest if not given"
+        "--checkpoint",
+        type=flags.whole_number(1, MOST_EPOCHS),
+        help="epochs done at it; the newest if not given",
     )
     parser.add_argument(
         "--format",

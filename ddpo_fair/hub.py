@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from ddpo_fair.errors import UserError
+from ddpo_fair.errors import UserError, shown
 
 TIMEOUT_SECONDS = 15  # for the hub to answer a question
 STEMS = {"text_encoder": "model", "": "model"}  # the rest: diffusers' name
@@ -52,6 +52,12 @@ def download(
         found = [file for file in names if others(file)]
         for part in parts:
             found += _part_files(said, part, names, variant)
+        for file in found:
+            if file.startswith("/") or ".." in PurePosixPath(file).parts:
+                raise UserError(
+                    f"{said} lists the file {shown(file)}, which would lie outside of"
+                    " the model's folder; do not trust this model."
+                )
         return list(dict.fromkeys(found))
 
     with _turn(Path(constants.HF_HUB_CACHE), name):

@@ -58,7 +58,7 @@ class Trainer:
             interrupted_line: of the epoch before, if only its evaluation is missing.
 
         Raises:
-            Interrupted: when asked to stop; everything is saved.
+            Interrupted: when asked to stop; what is done is saved.
             UserError: when training fails, or the disk does.
         """
         last = self.run.config.epochs
@@ -175,7 +175,7 @@ class Trainer:
             self.journal.grid(epoch, result.grid, text)
 
     def _leave_if_asked(self, epochs_done: int, line: dict | None = None) -> None:
-        """Saves and raises Interrupted if any host was asked to stop.
+        """Saves what is done and raises Interrupted if any host was asked to stop.
 
         Args:
             epochs_done: that the state has seen.
@@ -186,7 +186,7 @@ class Trainer:
         if epochs_done and (self.checkpoints.newest() != epochs_done):
             self._save(epochs_done, line)
         self.checkpoints.wait()
-        raise stopping.Interrupted
+        raise stopping.Interrupted(epochs_done)
 
     def _save(self, epochs_done: int, line: dict[str, Any] | None) -> None:
         rest = {

@@ -66,14 +66,18 @@ def open_journal(folder: Path, epoch: int) -> Journal:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl, up to the first that was cut short."""
+    """The lines of metrics.jsonl, up to the first that is none or was cut short."""
     lines = []
     if (folder / LINES).exists():
-        for text in (folder / LINES).read_text(encoding="utf-8").splitlines():
+        content = (folder / LINES).read_bytes().decode("utf-8", "replace")
+        for text in content.splitlines():
             try:
-                lines.append(json.loads(text))
-            except ValueError:
+                line = json.loads(text)
+                if type(line["epoch"]) is not int:
+                    break
+            except (ValueError, TypeError, LookupError, RecursionError):
                 break
+            lines.append(line)
     return lines
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -63,7 +64,7 @@ def write(run: saved_run.SavedRun, number: int, format: str) -> str:
         format: "diffusers" or "lora".
     """
     config = run.config
-    listed = "\n".join(f"- {prompt}" for prompt in config.prompts)
+    listed = "\n".join(f"- {_plain(prompt)}" for prompt in config.prompts)
     return f"""{_header(config, format)}
 # Gender balance of {_subject(config)}
 
@@ -121,7 +122,12 @@ def _header(config: ConfigDict, format: str) -> str:
 
 def _subject(config: ConfigDict) -> str:
     prompts = config.prompts
-    return f'"{prompts[0]}"' if len(prompts) == 1 else f"{len(prompts)} prompts"
+    return f'"{_plain(prompts[0])}"' if len(prompts) == 1 else f"{len(prompts)} prompts"
+
+
+def _plain(text: str) -> str:
+    """`text` as Markdown that shows just that."""
+    return re.sub(r"([\\`*_\[\]<>|#~&!])", r"\\\1", text)
 
 
 def _base(config: ConfigDict) -> str:
@@ -165,7 +171,7 @@ def _effect(run: saved_run.SavedRun, number: int) -> str:
             rows.append(_row(name, line))
     for prompt, line in (found.after.get("prompts") or {}).items():
         if "eval_q" in line:
-            rows.append(_row(f"after, {prompt}", line))
+            rows.append(_row(f"after, {_plain(prompt)}", line))
     notes = [
         f"Fresh seeds that were never trained on, recognised at a confidence of"
         f" {config.confidence:g} by the classifier `{config.classifier}`; brackets are"

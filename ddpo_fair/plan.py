@@ -157,8 +157,8 @@ def _trajectory(
     """Shapes of one device's trajectories of an epoch, and of the empty prompt."""
     images = config.sample.batch_per_device * config.sample.batches
     steps = config.sample.num_steps
-    length = model.configs["text_encoder"]["max_position_embeddings"]
-    states = (length, model.configs["unet"]["cross_attention_dim"])
+    length = model.text_encoder.config.max_position_embeddings
+    states = (length, model.unet.config.cross_attention_dim)
     shapes = sampler.Trajectory(
         latents=jax.ShapeDtypeStruct(
             (1, images, steps + 1, *model.latent_shape), jnp.float32

@@ -1,5 +1,6 @@
 """Which prompt each image of an epoch is drawn from, and what prompts may say."""
 
+import collections
 import re
 import unicodedata
 import zlib
@@ -10,6 +11,7 @@ import numpy as np
 from ddpo_fair.errors import shown
 
 LONGEST_PROMPT = 1000  # characters; CLIP reads 77 tokens
+UNSEEN = ("Cc", "Cs", "Zl", "Zp")  # Unicode's controls, surrogates, ends of lines
 
 # The captions that the embedded model was trained on.
 KNOWN_CAPTION = re.compile(r"photo of (the face of )?an? ((female|male) )?(?P<noun>.+)")
@@ -37,22 +39,23 @@ def problems(prompts: Sequence[str]) -> Iterator[str]:
         yield "prompts=() must hold at least one text."
     for index, prompt in enumerate(prompts):
         name = f"prompts[{index}]={shown(prompt)}"
-        if not prompt.strip():
+        if all(unicodedata.category(c)[0] in "CZ" for c in prompt):
             yield f"{name} is empty; say what to draw."
+            continue
         if len(prompt) > LONGEST_PROMPT:
             yield (
                 f"{name} must have at most {LONGEST_PROMPT} characters; the text"
                 " encoder reads about 75 words."
             )
-        odd = [c for c in prompt if unicodedata.category(c) in ("Cc", "Cs")]
+        odd = [c for c in prompt if unicodedata.category(c) in UNSEEN]
         if odd:
             yield (
                 f"{name} holds the control character {odd[0]!r}, which no reader sees;"
                 " remove it."
             )
-    twice = sorted({prompt for prompt in prompts if prompts.count(prompt) > 1})
-    if twice:
-        yield f"prompts: {shown(twice[0])} stands there twice; keep one."
+    most = collections.Counter(prompts).most_common(1)
+    if most and most[0][1] > 1:
+        yield f"prompts: {shown(most[0][0])} stands there twice; keep one."
 
 
 def unknown(prompts: Sequence[str], nouns: Iterable[str]) -> list[str]:

@@ -3,10 +3,10 @@
 Writes one HTML page that needs nothing but itself, and its figures as SVG and PNG.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 
+from ddpo_fair import errors, flags
 from ddpo_fair.errors import UserError
 
 BAD_INPUT = 2  # exit status
@@ -14,10 +14,11 @@ BAD_INPUT = 2  # exit status
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit status: 0, or 2 for what the user can mend."""
-    parser = argparse.ArgumentParser(
+    parser = flags.Parser(
         prog="python -m ddpo_fair.report",
         description="Explain one run, or several side by side, in one HTML page."
         " Runs that differ only in their seed are judged together.",
+        allow_abbrev=False,
     )
     parser.add_argument("run", nargs="+", help="folder of a run, e.g. runs/mech_eng")
     parser.add_argument(
@@ -25,13 +26,13 @@ def main(arguments: Sequence[str]) -> int:
         help="the page; by default report.html in the run's folder, or, for several"
         " runs, in the folder that holds them",
     )
-    given = parser.parse_args(arguments)
-    from ddpo_fair.fairness import document  # matplotlib: after the help
-
     try:
+        given = parser.parse_args(arguments)
+        from ddpo_fair.fairness import document  # matplotlib: after the help
+
         page = document.write(given.run, given.output)
     except UserError as error:
-        print(f"ddpo_fair.report: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"ddpo_fair.report: {errors.paragraph(error)}", file=sys.stderr)
         return BAD_INPUT
     print(page)
     return 0

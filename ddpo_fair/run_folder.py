@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 import ddpo_fair
 from ddpo_fair import config as configuration
-from ddpo_fair import parallel
+from ddpo_fair import parallel, paths
 from ddpo_fair.errors import UserError, shown
 
 CONFIG, LOCK = "config.json", ".lock"
@@ -45,8 +45,12 @@ FREE = (
 
 
 def path_of(config: ConfigDict) -> Path:
-    """The run's folder, absolute."""
-    return (Path(config.run.dir).expanduser() / config.run.name).resolve()
+    """The run's folder, absolute.
+
+    Raises:
+        UserError: if that cannot be a path.
+    """
+    return paths.given("run.dir/run.name", Path(config.run.dir) / config.run.name)
 
 
 def lock(folder: Path) -> int:
@@ -96,7 +100,7 @@ def check(folder: Path, config: ConfigDict) -> None:
     try:
         saved = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         before, images_before = dict(saved["config"]), saved["images_per_epoch"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{folder / CONFIG} cannot be read ({error}); restore it, or choose another"
             " --config.run.name."

@@ -8,10 +8,23 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ddpo_fair import assembly, checkpoint, metrics, parallel, run_folder
+from ddpo_fair import (
+    assembly,
+    checkpoint,
+    config_rules,
+    metrics,
+    parallel,
+    paths,
+    run_folder,
+)
 from ddpo_fair import config as configuration
 from ddpo_fair.errors import UserError
 from ddpo_fair.models import unet, weights
+
+# What parsing a file of JSON that means something else may raise.
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
+UNREADABLE += (RecursionError, OverflowError)
+NEEDED = ("epoch", "eval_q", "eval_q_low", "eval_q_high")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +49,9 @@ def read(folder: str | Path) -> SavedRun:
     """The run of a folder.
 
     Raises:
-        UserError: if it holds none, or config.json cannot be read.
+        UserError: if it holds none, or config.json cannot be read or obeyed.
     """
-    folder = Path(folder).expanduser().resolve()
+    folder = paths.given("--run", folder)
     if not (folder / run_folder.CONFIG).is_file():
         raise UserError(
             f"--run={str(folder)!r} holds no {run_folder.CONFIG}: it is not the folder"
@@ -47,11 +60,17 @@ def read(folder: str | Path) -> SavedRun:
     try:
         record = run_folder.read_config(folder)
         config = _config(record["config"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except UNREADABLE as error:
         raise UserError(
-            f"{folder / run_folder.CONFIG} cannot be read ({error}); restore it from a"
-            " copy."
+            f"{folder / run_folder.CONFIG} cannot be read ({str(error)[:200]}); restore"
+            " it from a copy."
         ) from error
+    wrong = config_rules.violations(config)
+    if wrong:
+        raise UserError(
+            f"{folder / run_folder.CONFIG} holds settings that no run can have had:"
+            f" {' '.join(wrong)} Restore it from a copy."
+        )
     return SavedRun(folder, config, record, metrics.read(folder))
 
 
@@ -116,14 +135,21 @@ def result(run: SavedRun, number: int) -> Result:
     Where its epoch was not evaluated, the latest evaluation before it counts: its
     line's `epoch` says which.
     """
-    evaluated = [line for line in run.lines if line.get("eval_q") is not None]
+    evaluated = [line for line in run.lines if _evaluated(line)]
     before = next((line for line in evaluated if line["epoch"] == 0), None)
     after = [line for line in evaluated if 0 < line["epoch"] < number]
     return Result(before, after[-1] if after else None)
 
 
+def _evaluated(line: dict[str, Any]) -> bool:
+    counts = ("eval_num_female", "eval_num_male", "eval_none")
+    return all(isinstance(line.get(name), int | float) for name in (*NEEDED, *counts))
+
+
 def _config(flat: dict[str, Any]) -> ConfigDict:
     """Settings from their full names; what an older version did not have is default."""
+    if not isinstance(flat, dict):
+        raise TypeError("its config is no JSON object")
     config = configuration.defaults()
     for name in configuration.flatten(config):
         if name not in flat:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from ddpo_fair import config_rules, hub
-from ddpo_fair.errors import UserError
+from ddpo_fair import config_rules, hub, paths
+from ddpo_fair.errors import UserError, shown
 
 WEIGHTS = Path(__file__).parent / "embedded" / "weights"
 EMBEDDED = {"model": WEIGHTS / "text_to_image", "classifier": WEIGHTS / "classifier"}
@@ -51,13 +51,13 @@ def local_folder(field: str, reference: str) -> Path | None:
                 " Face hub."
             )
         return EMBEDDED[field]
-    folder = Path(reference).expanduser()
+    folder = paths.given(field, reference)
     if folder.is_dir():
         return folder
     if not config_rules.MODEL_NAME.fullmatch(reference) or ".." in reference:
         raise UserError(
-            f"{field}={reference!r}: there is no such folder. It must be 'embedded', a"
-            " folder, or owner/name on the Hugging Face hub."
+            f"{field}={shown(reference)}: there is no such folder. It must be"
+            " 'embedded', a folder, or owner/name on the Hugging Face hub."
         )
     return None
 

@@ -12,6 +12,20 @@ AT_ONCE = 130  # exit status, 128 + SIGINT as shells have it
 class Interrupted(Exception):
     """The run has saved what it needs to go on, and leaves."""
 
+    def __init__(self, epochs_done: int = 0) -> None:
+        super().__init__(epochs_done)
+        self.epochs_done = epochs_done
+
+    def told(self) -> str:
+        """What was saved, and what the same command will do."""
+        if not self.epochs_done:
+            return (
+                "Interrupted before the first epoch was done, so there is nothing to"
+                " save. The same command begins again."
+            )
+        done = "1 epoch" if self.epochs_done == 1 else f"{self.epochs_done} epochs"
+        return f"Saved, with {done} done. The same command continues from here."
+
 
 class Stop:
     """Whether someone asked the run to stop.
@@ -46,8 +60,8 @@ class Stop:
             if not self.requested:
                 name = signal.Signals(numbers[0]).name
                 print(
-                    f"\n{name}: finishing this phase, then saving; the same command"
-                    " continues. Ctrl-C again leaves at once.",
+                    f"\n{name}: finishing this phase, then saving what is done; the"
+                    " same command continues. Ctrl-C again leaves at once.",
                     file=sys.stderr,
                     flush=True,
                 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
-from ddpo_fair import command_line, config_rules, prompts, stopping
+from ddpo_fair import command_line, config_rules, errors, prompts, stopping
 from ddpo_fair import config as configuration
 from ddpo_fair.embedded import occupations
 from ddpo_fair.errors import HostLost, UserError
@@ -39,12 +39,12 @@ def main(arguments: Sequence[str]) -> int:
     except command_line.Help as text:
         print(text)
     except UserError as error:
-        print(f"ddpo_fair.train: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"ddpo_fair.train: {errors.paragraph(error)}", file=sys.stderr)
         return _leave(
             stopping.INTERRUPTED if isinstance(error, HostLost) else BAD_INPUT
         )
-    except stopping.Interrupted:
-        print("Saved. The same command continues from here.", file=sys.stderr)
+    except stopping.Interrupted as interrupted:
+        print(interrupted.told(), file=sys.stderr)
         return stopping.INTERRUPTED
     return 0
 
@@ -64,7 +64,8 @@ def check(config: ConfigDict, problems: list[str]) -> None:
     if config.model == configuration.EMBEDDED and isinstance(config.prompts, tuple):
         nouns = [*occupations.BY_NAME, *occupations.PLAIN]
         texts = [text for text in config.prompts if isinstance(text, str)]
-        problems += prompts.unknown(texts, nouns)
+        if not any(prompts.problems(texts)):  # which `validate` tells
+            problems += prompts.unknown(texts, nouns)
     config_rules.validate(config, problems)
 
 

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "ddpo_fair"
 
 # From the ground up; what is not named here belongs to the run.
-GROUND = {"errors", "rng", "parallel"}
+GROUND = {"errors", "paths", "rng", "parallel"}
 ROOMS = ("models", "diffusion", "feedback", "learning", "embedded", "fairness")
 COMMANDS = {"train", "evaluate", "report", "export"}
 RUN, COMMAND = len(ROOMS) + 1, len(ROOMS) + 2

@@ -91,7 +91,6 @@ def save_model(folder: Path) -> Path:
         clip.TextEncoder(clip.Config.from_dict(text_config)),
         unet.UNet(unet.Config.from_dict(UNET)),
         vae.AutoencoderKL(vae.Config.from_dict(VAE)),
-        configs,
     )
     for part, config in configs.items():
         name = (

@@ -12,28 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddpo_fair.diffusion import scheduler_settings
 from ddpo_fair.errors import UserError
-
-REQUIRED = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end")
-# What diffusers 0.42 assumes where an older scheduler_config.json is silent.
-DEFAULTS = {
-    "prediction_type": "epsilon",
-    "rescale_betas_zero_snr": False,
-    "set_alpha_to_one": True,
-    "steps_offset": 0,
-    "thresholding": False,
-    "timestep_spacing": "leading",
-    "trained_betas": None,
-}
-CLIPPING_CLASSES = ("DDIMScheduler", "DDPMScheduler")  # clip_sample=True if unsaid
-ALLOWED = {
-    "beta_schedule": ("scaled_linear", "linear", "squaredcos_cap_v2"),
-    "clip_sample": (False,),
-    "prediction_type": ("epsilon", "v_prediction"),
-    "rescale_betas_zero_snr": (False,),
-    "thresholding": (False,),
-    "timestep_spacing": ("leading", "trailing", "linspace"),
-}
 
 
 @flax.struct.dataclass
@@ -67,7 +47,7 @@ def schedule(scheduler_config: dict, num_steps: int, eta: float) -> Schedule:
     Raises:
         UserError: for a setting that is missing, unsupported or out of range.
     """
-    settings = _settings(scheduler_config)
+    settings = scheduler_settings.read(scheduler_config)
     num_train = settings["num_train_timesteps"]
     if not 1 <= num_steps <= num_train:
         raise UserError(
@@ -166,7 +146,7 @@ def alphas_cumprod(scheduler_config: dict) -> np.ndarray:
     Raises:
         UserError: for a setting that is missing or unsupported.
     """
-    settings = _settings(scheduler_config)
+    settings = scheduler_settings.read(scheduler_config)
     num_train = settings["num_train_timesteps"]
     start, end = settings["beta_start"], settings["beta_end"]
     if settings["trained_betas"] is not None:
@@ -186,24 +166,6 @@ def _per_image(values, latents: jax.Array) -> jax.Array:
     """A step's scalar or [N] as [1, 1, 1, 1] or [N, 1, 1, 1]."""
     ones = (1,) * (latents.ndim - jnp.ndim(values))
     return jnp.reshape(values, jnp.shape(values) + ones)
-
-
-def _settings(scheduler_config: dict) -> dict:
-    missing = [name for name in REQUIRED if name not in scheduler_config]
-    if missing:
-        raise UserError(
-            f"scheduler_config.json lacks {', '.join(missing)}; take the file from the"
-            " model's own repository."
-        )
-    clips = scheduler_config.get("_class_name", "") in CLIPPING_CLASSES
-    settings = DEFAULTS | {"clip_sample": clips} | scheduler_config
-    for name, allowed in ALLOWED.items():
-        if settings[name] not in allowed:
-            raise UserError(
-                f"scheduler_config.json: {name}={settings[name]!r} is not supported;"
-                f" it must be {' or '.join(map(repr, allowed))}."
-            )
-    return settings
 
 
 def _timesteps(settings: dict, num_steps: int) -> np.ndarray:

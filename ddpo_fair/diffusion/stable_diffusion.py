@@ -1,7 +1,6 @@
 """The text-to-image model: a folder in the diffusers layout, its networks, guidance."""
 
 import dataclasses
-import json
 import logging
 import os
 from pathlib import Path
@@ -11,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpo_fair.errors import UserError
-from ddpo_fair.models import clip, unet, vae, weights
+from ddpo_fair.errors import UserError, shown
+from ddpo_fair.models import clip, options, tensor_files, unet, vae, weights
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -41,19 +40,19 @@ class Model:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(h, w, C) of one image's latents."""
-        size = self.configs["unet"]["sample_size"]
-        return (size, size, self.configs["unet"]["in_channels"])
+        size = self.unet.config.sample_size
+        return (size, size, self.unet.config.in_channels)
 
     @property
     def scaling_factor(self) -> float:
         """What the VAE's latents are multiplied by; 0.18215 in SD 1.x, before it was
         written into config.json."""
-        return self.configs["vae"].get("scaling_factor", 0.18215)
+        return self.vae.config.scaling_factor
 
     @property
     def image_size(self) -> int:
         """Height and width of the pictures, in pixels."""
-        levels = len(self.configs["vae"]["block_out_channels"])
+        levels = len(self.vae.config.block_out_channels)
         return self.latent_shape[0] * 2 ** (levels - 1)
 
 
@@ -72,7 +71,8 @@ def load(
         variant: e.g. "fp16" for files named so.
 
     Raises:
-        UserError: if a part is missing or its weights do not fit its config.
+        UserError: if a part is missing, its weights do not fit its config, or the
+            parts do not fit together.
     """
     # Of transformers only the tokenizer serves: its advice to install PyTorch would
     # puzzle.
@@ -88,33 +88,67 @@ def load(
             f" {', '.join(PARTS)}."
         )
     configs = {part: weights.read_config(folder / part) for part in PARTS[:3]}
-    configs["scheduler"] = _read_json(folder / "scheduler" / "scheduler_config.json")
-    text = clip.TextEncoder(clip.Config.from_dict(configs["text_encoder"]), dtype)
-    net = unet.UNet(unet.Config.from_dict(configs["unet"]), dtype, remat)
-    autoencoder = vae.AutoencoderKL(vae.Config.from_dict(configs["vae"]), dtype)
-    templates = templates_of(text, net, autoencoder, configs)
+    place = folder / "scheduler" / "scheduler_config.json"
+    configs["scheduler"] = tensor_files.read_json(place)
+    with options.of(folder):
+        text, net, autoencoder = networks_of(configs, dtype, remat)
+    templates = templates_of(text, net, autoencoder)
     params = {
         part: weights.load(folder / part, templates[part], variant)
         for part in ("text_encoder", "unet", "vae")
     }
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    tokenizer = CLIPTokenizer.from_pretrained(
-        folder / "tokenizer", local_files_only=True
-    )
+    place = folder / "tokenizer"
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(  # a folder: nothing to pin
+            place, local_files_only=True
+        )  # nosec B615
+    except Exception as error:  # whatever a broken file brings up
+        raise UserError(
+            f"{place} holds no CLIP tokenizer that can be read ({type(error).__name__}:"
+            f" {str(error)[:200]}); copy the folder again."
+        ) from error
     return Model(folder, text, net, autoencoder, tokenizer, configs, params)
 
 
+def networks_of(
+    configs: dict[str, dict[str, Any]], dtype: Any, remat: bool | str = False
+) -> tuple[clip.TextEncoder, unet.UNet, vae.AutoencoderKL]:
+    """The networks of a model's parsed config.json files.
+
+    Raises:
+        UserError: for a config that is not supported, or parts that do not fit.
+    """
+    text = clip.TextEncoder(clip.Config.from_dict(configs["text_encoder"]), dtype)
+    net = unet.UNet(unet.Config.from_dict(configs["unet"]), dtype, remat)
+    autoencoder = vae.AutoencoderKL(vae.Config.from_dict(configs["vae"]), dtype)
+    states, latents = text.config.hidden_size, autoencoder.config.latent_channels
+    for name, value, wanted, why in (
+        ("cross_attention_dim", net.config.cross_attention_dim, states, "text_encoder"),
+        ("in_channels", net.config.in_channels, latents, "vae"),
+        ("out_channels", net.config.out_channels, latents, "vae"),
+    ):
+        message = f"{name}={value} must be {wanted}, as its {why} has it"
+        options.require(value == wanted, "unet", message)
+    size = net.config.sample_size
+    options.require(size is not None, "unet", "sample_size is missing")
+    colours = autoencoder.config.in_channels, autoencoder.config.out_channels
+    message = f"in_channels, out_channels={colours} must be 3, for red, green, blue"
+    options.require(colours == (3, 3), "vae", message)
+    return text, net, autoencoder
+
+
 def templates_of(
-    text: Any, net: Any, autoencoder: Any, configs: dict
+    text: clip.TextEncoder, net: unet.UNet, autoencoder: vae.AutoencoderKL
 ) -> dict[str, Any]:
     """Shapes of the parameters of the three networks; computes nothing."""
-    config = configs["unet"]
-    size, channels = config["sample_size"], config["in_channels"]
-    tokens = configs["text_encoder"]["max_position_embeddings"]
-    states = (1, tokens, config["cross_attention_dim"])
+    config = net.config
+    size, channels = config.sample_size, config.in_channels
+    tokens = text.config.max_position_embeddings
+    states = (1, tokens, config.cross_attention_dim)
     ids = jax.ShapeDtypeStruct((1, tokens), jnp.int32)
     timestep = jax.ShapeDtypeStruct((1,), jnp.int32)
-    image = (1, 64, 64, configs["vae"]["in_channels"])
+    image = (1, 64, 64, autoencoder.config.in_channels)
     return {
         "text_encoder": weights.init_template(text, ids),
         "unet": weights.init_template(net, (1, size, size, channels), timestep, states),
@@ -122,23 +156,29 @@ def templates_of(
     }
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}); a model folder needs it, copy the "
-            "folder again."
-        ) from error
-
-
 def tokenize(model: Model, prompts: list[str]) -> np.ndarray:
-    """Token numbers int32 [N, L], padded and cut to the text encoder's length."""
-    length = model.configs["text_encoder"]["max_position_embeddings"]
-    ids = model.tokenizer(
-        prompts, padding="max_length", truncation=True, max_length=length
-    )["input_ids"]
-    return np.asarray(ids, np.int32)
+    """Token numbers int32 [N, L], padded to the text encoder's length.
+
+    Raises:
+        UserError: for a prompt that is longer, or of which it has no token.
+    """
+    config = model.text_encoder.config
+    length = config.max_position_embeddings
+    many = model.tokenizer(prompts, padding="max_length", max_length=length)
+    for prompt, ids in zip(prompts, many["input_ids"], strict=True):
+        if len(ids) > length:
+            raise UserError(
+                f"The prompt {shown(prompt)} has {len(ids)} tokens, but the text"
+                f" encoder reads {length}, of which two mark its ends: the rest would"
+                " be ignored; shorten it."
+            )
+        if max(ids) >= config.vocab_size:
+            raise UserError(
+                f"{model.folder}: the tokenizer's vocabulary is larger than the text"
+                f" encoder's, vocab_size={config.vocab_size}; copy both from the same"
+                " model."
+            )
+    return np.asarray(many["input_ids"], np.int32)
 
 
 def encode_prompts(model: Model, prompts: list[str]) -> np.ndarray:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ddpo_fair import paths
 from ddpo_fair.errors import UserError
 from ddpo_fair.fairness import curves, drawing, page, records, share_curves, verdict
 from ddpo_fair.fairness.markup import Markup
@@ -22,9 +23,9 @@ def write(run_folders: Sequence[str | Path], output: str | Path | None = None) -
     Raises:
         UserError: if a folder holds no run, or nothing can be written.
     """
-    folders = dict.fromkeys(Path(f).expanduser().resolve() for f in run_folders)
+    folders = dict.fromkeys(paths.given("The run", f) for f in run_folders)
     runs = [records.read(folder) for folder in folders]
-    target = Path(output).expanduser().resolve() if output else default_output(runs)
+    target = default_output(runs) if output is None else _page(output)
     groups = records.groups(runs)
     alone = [
         share_curves.mean_gap(runs),
@@ -54,6 +55,20 @@ def default_output(runs: Sequence[Record]) -> Path:
     """report.html in the run's folder, or in the folder that holds all runs."""
     folders = [str(run.folder) for run in runs]
     return Path(os.path.commonpath(folders)) / PAGE
+
+
+def _page(output: str | Path) -> Path:
+    """The page that --output names.
+
+    Raises:
+        UserError: if it is a folder.
+    """
+    target = paths.given("--output", output)
+    if target.is_dir():
+        raise UserError(
+            f"--output={str(target)!r} is a folder; name the page, e.g. {PAGE}."
+        )
+    return target
 
 
 def _draw(chart: drawing.Chart, folder: Path) -> page.Drawn:

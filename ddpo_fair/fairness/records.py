@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ddpo_fair import paths
 from ddpo_fair.errors import UserError
 from ddpo_fair.fairness import statistics
 
@@ -100,7 +101,7 @@ def read(folder: str | Path) -> Record:
     Raises:
         UserError: if the folder holds no run.
     """
-    folder = Path(folder).expanduser().resolve()
+    folder = paths.given("The run", folder)
     if not any((folder / name).is_file() for name in (CONFIG, LINES)):
         raise UserError(
             f"{folder} is no run: it has neither {CONFIG} nor {LINES}. Give the folder"

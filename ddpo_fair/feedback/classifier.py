@@ -4,6 +4,7 @@ Whatever order its labels have, probabilities leave this module as (female, male
 """
 
 import dataclasses
+import math
 import os
 import pathlib
 from collections.abc import Callable
@@ -14,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpo_fair import parallel
-from ddpo_fair.errors import UserError
+from ddpo_fair.errors import UserError, shown
 from ddpo_fair.feedback import resize
-from ddpo_fair.models import tensor_files, vit, weights
+from ddpo_fair.models import options, tensor_files, vit, weights
 
 FEMALE, MALE = 0, 1
 CLASSES = ("female", "male")
@@ -56,12 +57,13 @@ def load(folder: str | os.PathLike, dtype: Any = jnp.float32) -> Classifier:
         dtype: of the computation.
 
     Raises:
-        UserError: if no label means women or none means men, the preprocessing is not
-            supported, or the weights do not fit.
+        UserError: if no label means female or none means male, the preprocessing is
+            not supported, or the weights do not fit.
     """
     folder = pathlib.Path(folder)
     config_dict = weights.read_config(folder)
-    config = vit.Config.from_dict(config_dict)
+    with options.of(folder):
+        config = vit.Config.from_dict(config_dict)
     classes = label_classes(config.id2label, folder)
     preprocessing = read_preprocessing(folder, config)
     network = vit.ImageClassifier(config, dtype)
@@ -71,7 +73,7 @@ def load(folder: str | os.PathLike, dtype: Any = jnp.float32) -> Classifier:
 
 
 def label_classes(id2label: tuple[str, ...], folder: os.PathLike) -> np.ndarray:
-    """Which labels mean women and which mean men: float32 [labels, 2] of 0 and 1.
+    """Which labels mean female and which male: float32 [labels, 2] of 0 and 1.
 
     Raises:
         UserError: if there is none of either; lists the labels.
@@ -82,10 +84,10 @@ def label_classes(id2label: tuple[str, ...], folder: os.PathLike) -> np.ndarray:
     missing = [CLASSES[i] for i in range(len(CLASSES)) if not classes[:, i].any()]
     if missing:
         raise UserError(
-            f"classifier={str(folder)!r} has the labels {', '.join(id2label)}, of which"
-            f" none means {' and none means '.join(missing)}. It must tell women from"
-            " men; if its labels are only named otherwise, say so in id2label of its"
-            " config.json."
+            f"classifier={str(folder)!r} has the labels {shown(', '.join(id2label))},"
+            f" of which none means {' and none means '.join(missing)}. Pictures must be"
+            " classified as female or male; if its labels are only named otherwise, say"
+            " so in id2label of its config.json."
         )
     return classes
 
@@ -120,6 +122,21 @@ def read_preprocessing(folder: pathlib.Path, config: vit.Config) -> Preprocessin
     # transformers' IMAGENET_STANDARD_MEAN and _STD, the default of ViTImageProcessor
     mean = said.get("image_mean", [0.5] * 3) if normalises else [0.0] * 3
     std = said.get("image_std", [0.5] * 3) if normalises else [1.0] * 3
+    for name, values, count in (
+        ("rescale_factor", [scale], 1),
+        ("image_mean", mean, 3),
+        ("image_std", std, 3),
+    ):
+        numbers = values if isinstance(values, list) else []
+        sound = [type(x) in (int, float) and abs(x) < math.inf for x in numbers]
+        zero = name != "image_mean" and 0 in numbers
+        if len(sound) != count or not all(sound) or zero:
+            raise UserError(
+                f"{path}: {name}={shown(said.get(name))} must be"
+                f" {'one number' if count == 1 else 'a list of three numbers'}"
+                f"{'' if name == 'image_mean' else ', not 0'}; take the file from the"
+                " model's own repository."
+            )
     return Preprocessing(size, method, float(scale), tuple(mean), tuple(std))
 
 

@@ -41,6 +41,7 @@ class Config:
         )
         known = {field.name for field in dataclasses.fields(cls)}
         config = cls(**{k: v for k, v in json_dict.items() if k in known})
+        options.check_types(config, NETWORK)
         options.require(
             config.hidden_act in ("gelu", "quick_gelu"),
             NETWORK,

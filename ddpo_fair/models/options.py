@@ -1,8 +1,19 @@
 """What the config.json of a network may say."""
 
+import contextlib
+import dataclasses
+import math
+import os
+import types
+import typing
+from collections.abc import Iterator
 from typing import Any
 
 from ddpo_fair import errors
+
+LARGEST = 10**6  # of a size; the largest vocabularies have a quarter of it
+MOST_LAYERS = 200  # of one kind; the largest published encoders have 48
+FROM_ZERO = ("freq_shift",)  # whole numbers that may be 0
 
 
 def refuse(
@@ -26,11 +37,31 @@ def refuse(
             continue
         allowed = fixed.get(name, (None, False))
         if value not in allowed:
-            wrong.append(f"{name}={value!r} (supported: {_list(allowed)})")
+            wrong.append(f"{name}={errors.shown(value)} (supported: {_list(allowed)})")
     if wrong:
         raise errors.UserError(
             f"{network}: config.json asks for what is not supported: "
             f"{'; '.join(wrong)}. Use a Stable Diffusion 1.x or 2.x model."
+        )
+
+
+def check_types(config: Any, network: str) -> None:
+    """Checks that every option is of its field's type, and of a size that can be.
+
+    Args:
+        config: a dataclass of options.
+        network: its name, for the message.
+
+    Raises:
+        UserError: names the first option that is not.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        require(
+            _fits(value, field.type, _range(field.name)),
+            network,
+            f"{field.name}={errors.shown(value)} must be"
+            f" {_meaning(field.type, _range(field.name))}",
         )
 
 
@@ -41,7 +72,57 @@ def require(condition: bool, network: str, message: str) -> None:
         UserError: network and message, if the condition does not hold.
     """
     if not condition:
-        raise errors.UserError(f"{network}: config.json: {message}")
+        raise errors.UserError(
+            f"{network}: config.json: {message}; use the config.json that came with"
+            " the weights."
+        )
+
+
+@contextlib.contextmanager
+def of(folder: str | os.PathLike) -> Iterator[None]:
+    """Puts the model's folder before the message of a UserError from inside."""
+    try:
+        yield
+    except errors.UserError as error:
+        raise errors.UserError(f"{folder}: {error}") from None
+
+
+def _range(name: str) -> range:
+    most = MOST_LAYERS if "layers" in name else LARGEST
+    return range(0 if name in FROM_ZERO else 1, most + 1)
+
+
+def _fits(value: Any, kind: Any, allowed: range) -> bool:
+    parts = typing.get_args(kind)
+    if isinstance(kind, types.UnionType):
+        return any(_fits(value, part, allowed) for part in parts)
+    if typing.get_origin(kind) is tuple:
+        return (
+            isinstance(value, tuple)
+            and len(value) > 0
+            and all(_fits(item, parts[0], allowed) for item in value)
+        )
+    if kind is int:
+        return type(value) is int and value in allowed
+    if kind is float:
+        return type(value) in (int, float) and 0 < value < math.inf
+    return isinstance(value, kind)
+
+
+def _meaning(kind: Any, allowed: range) -> str:
+    """The rule of `_fits` in words."""
+    parts = typing.get_args(kind)
+    if isinstance(kind, types.UnionType):
+        return " or ".join(_meaning(part, allowed) for part in parts)
+    if typing.get_origin(kind) is tuple:
+        return f"a list, each {_meaning(parts[0], allowed)}"
+    words = {
+        int: f"a whole number from {allowed[0]} to {allowed[-1]}",
+        float: "a number above 0",
+        bool: "true or false",
+        types.NoneType: "null",
+    }
+    return words.get(kind, "a text")
 
 
 def _list(values: tuple) -> str:

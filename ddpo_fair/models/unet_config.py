@@ -79,6 +79,7 @@ class Config:
         def require(condition: bool, message: str) -> None:
             options.require(condition, NETWORK, message)
 
+        options.check_types(self, NETWORK)
         channels = self.block_out_channels
         for name, allowed in (
             ("down_block_types", (CROSS_DOWN, PLAIN_DOWN)),
@@ -89,14 +90,6 @@ class Config:
                 len(types) == len(channels) and set(types) <= set(allowed),
                 f"{name}={types} must be {len(channels)} of {allowed}",
             )
-        for name in (
-            "layers_per_block",
-            "cross_attention_dim",
-            "norm_num_groups",
-            "transformer_layers_per_block",
-        ):
-            value = getattr(self, name)
-            require(isinstance(value, int), f"{name}={value!r} must be one integer")
         require(
             len(self.num_heads) == len(channels)
             and all(

@@ -57,6 +57,7 @@ class Config:
         return config
 
     def _check(self) -> None:
+        options.check_types(self, NETWORK)
         channels = self.block_out_channels
         for name, kind in (
             ("down_block_types", "DownEncoderBlock2D"),

@@ -53,13 +53,15 @@ class Config:
         def require(condition: bool, message: str) -> None:
             options.require(condition, NETWORK, message)
 
+        options.check_types(self, NETWORK)
         require(
             self.hidden_act in layers.ACTIVATIONS,
             f"hidden_act={self.hidden_act!r} must be one of {list(layers.ACTIVATIONS)}",
         )
-        for name in ("image_size", "patch_size"):
-            value = getattr(self, name)
-            require(isinstance(value, int), f"{name}={value!r} must be one integer")
+        require(
+            self.num_channels == 3,
+            f"num_channels={self.num_channels} must be 3, for red, green, blue",
+        )
         require(
             self.image_size % self.patch_size == 0,
             f"patch_size={self.patch_size} must divide image_size={self.image_size}",
@@ -71,14 +73,17 @@ class Config:
         )
 
 
-def _labels(id2label: dict[str, str]) -> tuple[str, ...]:
-    names = {int(index): str(name) for index, name in id2label.items()}
+def _labels(id2label: Any) -> tuple[str, ...]:
+    names = {}
+    if isinstance(id2label, dict):
+        names = {str(index): str(name) for index, name in id2label.items()}
+    numbers = [str(i) for i in range(len(names))]
     options.require(
-        sorted(names) == list(range(len(names))),
+        len(names) > 0 and set(names) == set(numbers),
         NETWORK,
-        f"id2label={id2label} must number its classes 0, 1, 2, ...",
+        f"id2label={errors.shown(id2label)} must number its classes 0, 1, 2, ...",
     )
-    return tuple(names[i] for i in range(len(names)))
+    return tuple(names[number] for number in numbers)
 
 
 class EncoderLayer(nn.Module):
