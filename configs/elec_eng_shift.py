@@ -1,4 +1,4 @@
-"""Women for "photo of the face of an electrical engineer" (paper, figure 6).
+"""R_shift for "photo of the face of an electrical engineer" (paper, figure 6).
 
 python -m ddpo_fair.train --config=configs/elec_eng_shift.py
 

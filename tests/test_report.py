@@ -290,7 +290,10 @@ def test_hostile_texts_stay_text(tmp_path):
     assert "http:" not in text.replace("http://www.w3.org", "")
     assert "https:" not in text
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text).group(1)
-    assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    assert policy == (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:;"
+        " base-uri 'none'; form-action 'none'"
+    )
 
 
 def test_markup_escapes_all_but_markup():

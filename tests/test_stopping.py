@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from ddpo_fair import stopping
+from ddpo_fair import stopping, train
 
 # Leaves politely once asked to; one that will not stands for a long compilation.
 PROGRAM = """
@@ -31,6 +31,25 @@ def start(manner):
     )
     assert process.stdout.readline() == "ready\n"
     return process
+
+
+@pytest.mark.parametrize(
+    ("epochs", "said", "unsaid"),
+    [
+        (0, "nothing to save. The same command begins again", "Saved"),
+        (1, "Saved, with 1 epoch done. The same command continues", "epochs"),
+        (7, "Saved, with 7 epochs done. The same command continues", "begins"),
+    ],
+)
+def test_the_last_line_says_what_is_saved(epochs, said, unsaid, monkeypatch, capsys):
+    def leave(*_, **__):
+        raise stopping.Interrupted(epochs)
+
+    monkeypatch.setattr(stopping.Stop, "listen", lambda self: None)
+    monkeypatch.setattr(train, "train", leave)
+    assert train.main(["--config=configs/mech_eng.py:embedded"]) == 75
+    text = capsys.readouterr().err
+    assert said in text and unsaid not in text
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

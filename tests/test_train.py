@@ -165,7 +165,7 @@ def test_a_request_to_stop_loses_nothing(unbroken, root, monkeypatch):
         return start(run, params, epoch)
 
     monkeypatch.setattr(evaluation, "start", start_and_stop)
-    with pytest.raises(stopping.Interrupted):
+    with pytest.raises(stopping.Interrupted, match="3"):  # epochs that are done
         train.train(config, stop)
     folder = run_folder.path_of(config)
     assert len(metrics.read(folder)) == 2

@@ -136,7 +136,9 @@ def diffusion_stage(work: Path, folder: Path, data: dict, autoencoder: Any) -> N
         work / "latents.npy",
         lambda: np.stack([encode(data["image"]), encode(mirrored)]).astype(np.float16),
     )
-    tokens = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    tokens = CLIPTokenizer.from_pretrained(  # a folder: nothing to pin
+        folder / "tokenizer", local_files_only=True
+    )  # nosec B615
     settings = {
         "padding": "max_length",
         "truncation": True,

@@ -17,7 +17,10 @@ from ddpo_fair.fairness.verdict import Verdict
 
 CSS = Path(__file__).with_name("page.css")
 # No script, no network: even a hole in the escaping would find nothing to call.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:;"
+    " base-uri 'none'; form-action 'none'"
+)
 LARGEST_SIDE = 1100  # pixels of a grid that goes in as it is
 FILM_SIDE, FILM_LENGTH = 420, 3  # pixels and number of the grids in between
 

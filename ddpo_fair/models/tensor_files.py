@@ -112,7 +112,8 @@ def open_all(paths: list[pathlib.Path]) -> dict[str, tuple[Any, pathlib.Path]]:
     for path in paths:
         try:
             file = safetensors.safe_open(path, framework="numpy")
-        except (safetensors.SafetensorError, OSError) as error:
+            _check_names(path)
+        except (safetensors.SafetensorError, OSError, ValueError) as error:
             raise errors.UserError(
                 f"{path} is no sound safetensors file ({error}); download it again."
             ) from None
@@ -126,6 +127,23 @@ def open_all(paths: list[pathlib.Path]) -> dict[str, tuple[Any, pathlib.Path]]:
     return found
 
 
+def _check_names(path: pathlib.Path) -> None:
+    """Raises a ValueError if a header, sound else, holds a name twice.
+
+    safetensors takes the last one, other readers may take the first.
+    """
+    with open(path, "rb") as file:
+        header = file.read(int.from_bytes(file.read(8), "little"))
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ValueError("a name stands there twice")
+        return found
+
+    json.loads(header, object_pairs_hook=once)
+
+
 def read(file: Any, name: str, path: pathlib.Path) -> np.ndarray:
     """One tensor of an open file.
 
@@ -134,7 +152,7 @@ def read(file: Any, name: str, path: pathlib.Path) -> np.ndarray:
     """
     try:
         return file.get_tensor(name)
-    except (safetensors.SafetensorError, OSError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise errors.UserError(
             f"{name} of {path} cannot be read ({error}); download the file again."
         ) from None

@@ -25,6 +25,7 @@ Params = dict[str, Any]  # nested dicts of arrays
 
 FLOATS = ("F16", "BF16", "F32", "F64")
 MOST_NAMED = 8  # tensors that one message lists
+LONGEST_NAME = 200  # characters of one that should not be there
 
 # Tensors of published files that no forward pass of ours reads.
 UNREAD = re.compile(r".*\.position_ids|vit\.pooler\.dense\.(weight|bias)")
@@ -218,7 +219,8 @@ def _check(
         tensor = file.get_slice(name)
         if tensor.get_shape() != expected:
             wrong.append(
-                f"{name} of {where} has shape {tensor.get_shape()}, expected {expected}"
+                f"{name} of {where} has shape {errors.shown(tensor.get_shape())},"
+                f" expected {expected}"
             )
         elif tensor.get_dtype() not in FLOATS:
             wrong.append(
@@ -229,7 +231,8 @@ def _check(
         if not UNREAD.fullmatch(name):
             file, where = found[name]
             shape = file.get_slice(name).get_shape()
-            wrong.append(f"{name} {shape} of {where} is left over")
+            called = f"{name[:LONGEST_NAME]} {errors.shown(shape)}"
+            wrong.append(f"{called} of {where} is left over")
     if wrong:
         more = len(wrong) - MOST_NAMED
         tail = f"; and {more} more" if more > 0 else ""
