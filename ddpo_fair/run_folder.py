@@ -31,6 +31,7 @@ FREE = (
     "train.max_skipped_updates",
     "train.max_kl",
     "log.images",
+    "log.wandb",
     "checkpoint.every_epochs",
     "checkpoint.keep",
     "run.dir",

@@ -168,6 +168,7 @@ def _last_words(folder) -> Callable[[], None]:
 def _train(config, folder, terminal: "progress.Progress", stop: stopping.Stop) -> None:
     from ddpo_fair import assembly, checkpoint, loop, metrics, parallel
 
+    further = _weights_and_biases(config, folder, terminal)
     run, state = assembly.build(config)
     checkpoints = checkpoint.Checkpoints(folder / "checkpoints", config.checkpoint.keep)
     restored = checkpoints.restore(state)
@@ -177,7 +178,9 @@ def _train(config, folder, terminal: "progress.Progress", stop: stopping.Stop) -
             terminal.say(complaint)
         done, state, rest = restored.epochs_done, restored.state, rest | restored.rest
     written = done if rest["line"] is None else done - 1
-    journal = metrics.open_journal(folder, written) if parallel.is_main() else None
+    journal = None
+    if parallel.is_main():
+        journal = metrics.open_journal(folder, written, *further)
     trainer = loop.Trainer(
         run,
         state,
@@ -201,6 +204,17 @@ def _train(config, folder, terminal: "progress.Progress", stop: stopping.Stop) -
     terminal.say(f"Finished: {folder} holds metrics, samples and checkpoints.")
     if parallel.is_main():
         _report(folder, terminal)
+
+
+def _weights_and_biases(config, folder, terminal: "progress.Progress") -> list:
+    """The main process's board there, if the config wants one."""
+    from ddpo_fair import parallel, wandb_board
+
+    if not config.log.wandb or not parallel.is_main():
+        return []
+    board = wandb_board.open_board(folder, config)
+    terminal.say(wandb_board.where(board))
+    return [board]
 
 
 def _report(folder, terminal: "progress.Progress") -> None:
