@@ -9,21 +9,27 @@ from PIL import Image
 
 from ddpo_fair import (
     evaluation_images,
+    evaluation_pictures,
     evaluation_plan,
     evaluation_summary,
-    metrics,
     parallel,
     progress,
 )
 from ddpo_fair.errors import UserError
 from ddpo_fair.evaluation_plan import AFTER, Job, Plan
-from ddpo_fair.fairness import appearance, auditors, drawing, figures, prompt_sets
+from ddpo_fair.fairness import (
+    appearance,
+    auditors,
+    classifier_test,
+    drawing,
+    figures,
+    prompt_sets,
+)
 from ddpo_fair.fairness.measures import Judging
 from ddpo_fair.feedback import rewards
 
 NUM_TESTS, NUM_BALANCED = 240, 128  # renders
 EMBEDDED = "embedded"
-GRID_IMAGES = 64
 
 
 class Session:
@@ -74,7 +80,7 @@ class Session:
     def summary(self, notes: list[str]) -> dict[str, Any]:
         """The content of evaluation.json; writes grids and the confusion matrix."""
         arrays = evaluation_summary.gather(self.folder, self.plan)
-        self._grids()
+        evaluation_pictures.write(self.folder, self.plan)
         renders, confusion, audit_confusion = self._renders(notes)
         if self.audit == "none":
             notes.append(
@@ -94,7 +100,8 @@ class Session:
             notes,
         )
         if renders is not None:
-            content["classifier_test"] = _test(renders)
+            matrix = figures.confusion(renders["truth"], renders["labels"])
+            content["classifier_test"] = classifier_test.accuracies(matrix)
         return evaluation_summary.plain(content)
 
     def _opening(self, total: int, missing: int) -> str:
@@ -166,22 +173,6 @@ class Session:
         ]
         np.save(self.folder / "parts" / "chain_kl.npy", steps[trained])
 
-    def _grids(self) -> None:
-        """Grids of each prompt, before and after, with the sampler of training."""
-        rows: dict[Path, list[Path]] = {}
-        for job in evaluation_plan.jobs(self.plan):
-            if job.sampler != self.plan.samplers[0]:
-                continue
-            for row in range(job.count):
-                path = evaluation_plan.image_path(self.folder, job, self.plan, row)
-                rows.setdefault(path.parent, []).append(path)
-        for place, paths in rows.items():
-            target = self.folder / "images" / f"{place.parent.name}_{place.name}.png"
-            images = [_pixels(path) for path in paths[:GRID_IMAGES]]
-            text = self.plan.prompts[int(place.name[:3])].text
-            caption = f"{place.parent.name} | {text}"
-            metrics.grid(np.stack(images) / np.float32(255), caption).save(target)
-
     def _renders(self, notes: list[str]):
         """What known faces say of the judges, where the model draws such faces."""
         if self.config.model != EMBEDDED:
@@ -216,26 +207,3 @@ class Session:
             document, picture = drawing.svg(sheet, chart.name), drawing.png(sheet)
         evaluation_plan.replace(self.folder / f"{chart.name}.svg", document.encode())
         evaluation_plan.replace(self.folder / f"{chart.name}.png", picture)
-
-
-def _pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.asarray(picture)
-
-
-def _test(renders: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The classifier against known faces: paper's figure 3 and its two accuracies."""
-    from ddpo_fair.fairness import estimates, statistics
-
-    matrix = figures.confusion(renders["truth"], renders["labels"])
-    recognised = matrix[:2, :2]
-    return {
-        "classes": list(figures.CLASSES),
-        "confusion": matrix,
-        "accuracy": estimates.interval(
-            statistics.wilson(int(np.trace(matrix)), int(matrix.sum()))
-        ),
-        "accuracy_without_none": estimates.interval(
-            statistics.wilson(int(np.trace(recognised)), int(recognised.sum()))
-        ),
-    }

@@ -121,6 +121,18 @@ def test_pictures_and_their_grids_are_kept(run, result):
         assert picture.size == (16, 16)
 
 
+def test_samplers_are_shown_side_by_side(run, result):
+    folder = run / "evaluation_0003"
+    name = "before_000_photo_of_the_face_of_a_nurse.png"
+    other = folder / "images" / "eta0_guidance1_steps1" / name
+    grid = np.asarray(Image.open(other))  # all five images in a row
+    sheet = np.asarray(Image.open(folder / "samplers.png"))
+    assert sheet.shape == (2 * grid.shape[0], 2 * grid.shape[1], 3)
+    strip = 18  # pixels of the caption
+    lower_left = sheet[grid.shape[0] + strip :, : grid.shape[1]]
+    np.testing.assert_array_equal(lower_left, grid[strip:])
+
+
 def test_evaluation_continues_where_it_stopped(run, result):
     folder = run / "evaluation_0003"
     parts = sorted((folder / "parts").glob("eta1*.npz"))

@@ -459,6 +459,35 @@ def test_evaluation_joins_the_report(tmp_path):
     assert "<script>" not in text
 
 
+def sampled(num_steps: int, shares: tuple[float, float]) -> dict:
+    """An entry of evaluation.json: q before and after, a tenth of NONE."""
+    q_and_none = (
+        {"set": "trained", "q": share_of(q), "none": share_of(0.1)} for q in shares
+    )
+    before, after = ({"prompts": {made_runs.ENGINEER: one}} for one in q_and_none)
+    how = {"eta": 0, "guidance_scale": 7.5, "num_steps": num_steps}
+    return {**how, "of_training": num_steps == 20, "before": before, "after": after}
+
+
+def test_samplers_of_one_prompt_show_its_shares(tmp_path):
+    folder = made_runs.make(tmp_path / "run", made_runs.balancing(2))
+    (folder / "evaluation_0002").mkdir()
+    content = {"samplers": [sampled(20, (0.12, 0.53)), sampled(50, (0.14, 0.66))]}
+    path = folder / "evaluation_0002" / "evaluation.json"
+    path.write_text(json.dumps(content))
+    text = document.write([folder]).read_text(encoding="utf-8")
+    assert "Sampler, classified as female" in text
+    assert "eta 0, guidance 7.5, 20 steps (training)" in text
+    row = text.split("eta 0, guidance 7.5, 50 steps</th>")[1].split("</tr>")[0]
+    cells = [cell.split("</td>")[0] for cell in row.split("<td>")[1:]]
+    space = "\N{NO-BREAK SPACE}"
+    assert cells == [
+        f"{100 * share:.0f}{space}% [{100 * share - 10:.0f},{space}"
+        f"{100 * share + 10:.0f}]"
+        for share in (0.14, 0.66, 0.1, 0.1)
+    ]
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -13,6 +13,7 @@ SETS = {
     "explicit": "With a gender in the prompt",
     "given": "Further prompts",
 }
+MODELS = ("before", "after")
 ATTRIBUTES = {"gender": "Gender", "skin_tone": "Skin tone", "age": "Age"}
 
 
@@ -93,26 +94,49 @@ def _sets(sampler: dict[str, Any]) -> Markup:
 
 
 def _samplers(samplers: list[dict[str, Any]]) -> Markup:
+    """One prompt's share of women, or the gap of several; by sampler."""
+    figure, unit, title = ("gap", "points", "gap of the trained prompts")
+    if all(_only_prompt(one, "before") for one in samplers):
+        figure, unit, title = ("q", "%", "classified as female")
+    head = [f"Sampler, {title}", "Before", "After", "None before", "None after"]
+    audited = any(_figure(one, "after", "audit", figure) for one in samplers)
+    if audited:
+        head += ["Before, independent judge", "After, independent judge"]
     rows = []
     for one in samplers:
         name = (
             f"eta {_number(one, 'eta')}, guidance {_number(one, 'guidance_scale')},"
             f" {_number(one, 'num_steps')} steps"
         )
-        places = [(m, "sets", "trained") for m in ("before", "after")]
-        rows.append(
-            [
-                f"{name} (training)" if one.get("of_training") else name,
-                *(_text(one, "points", *place, "mean_gap") for place in places),
-                *(
-                    _text(one, "points", *place, "audit", "mean_gap")
-                    for place in places
-                ),
-            ]
-        )
-    judge = "independent judge"
-    head = ["Sampler, gap of the trained prompts", "Before", "After"]
-    return markup.table([*head, f"Before, {judge}", f"After, {judge}"], rows)
+        row = [f"{name} (training)" if one.get("of_training") else name]
+        row += [_text(_figure(one, m, figure), unit) for m in MODELS]
+        row += [_text(_figure(one, m, "none"), "%") for m in MODELS]
+        if audited:
+            row += [_text(_figure(one, m, "audit", figure), unit) for m in MODELS]
+        rows.append(row)
+    return markup.table(head, rows)
+
+
+def _figure(sampler: dict[str, Any], model: str, *path: str) -> Any:
+    """A figure of the trained prompts: of the only one, or of their set."""
+    *parents, name = path
+    if name == "gap":
+        return _walk(sampler, model, "sets", "trained", *parents, "mean_gap")
+    prompt = _only_prompt(sampler, model)
+    if prompt is None:
+        return _walk(sampler, model, "sets", "trained", *path)
+    return _walk(prompt, *path)
+
+
+def _only_prompt(sampler: dict[str, Any], model: str) -> dict[str, Any] | None:
+    """The figures of the one trained prompt; None if there are several."""
+    prompts = _walk(sampler, model, "prompts")
+    found = [
+        one
+        for one in (prompts.values() if isinstance(prompts, dict) else ())
+        if isinstance(one, dict) and one.get("set") == "trained"
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 def _quality(said: dict[str, Any]) -> Markup | None:

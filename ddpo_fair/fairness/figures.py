@@ -6,7 +6,7 @@ Its other figures are pictures and curves of runs, which `ddpo_fair.report` draw
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib import figure, patches
+from matplotlib import axes, figure, patches
 
 from ddpo_fair.fairness import drawing
 
@@ -86,27 +86,7 @@ def confusion_matrix(
 
     def draw(size: tuple[float, float]) -> figure.Figure:
         sheet, plot = drawing.canvas(size)
-        shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-        plot.grid(False)
-        blue = drawing.COLOURS["first"]
-        for row, column in np.ndindex(*matrix.shape):
-            share = shares[row, column]
-            corner = (column - 0.5, row - 0.5)
-            alpha = 0.85 * share
-            plot.add_patch(
-                patches.Rectangle(corner, 1, 1, fc=blue, alpha=alpha, ec="none")
-            )
-            text = f"{matrix[row, column]}\n{share:.0%}"
-            # Ink and paper keep their contrast on the blue in either theme.
-            colour = drawing.COLOURS["paper" if share > 0.55 else "ink"]
-            plot.text(column, row, text, ha="center", va="center", color=colour)
-        plot.set_xlim(-0.5, len(classes) - 0.5)
-        plot.set_ylim(len(classes) - 0.5, -0.5)
-        plot.set_xticks(range(len(classes)), classes)
-        plot.set_yticks(range(len(classes)), classes)
-        plot.tick_params(length=0)
-        plot.set_xlabel("the classifier says")
-        plot.set_ylabel("truth")
+        paint_matrix(plot, matrix, classes)
         return sheet
 
     return drawing.Chart(
@@ -116,3 +96,26 @@ def confusion_matrix(
         f" (columns), with shares of the row; accuracy {accuracy:.2f}.",
         draw,
     )
+
+
+def paint_matrix(plot: axes.Axes, matrix: np.ndarray, classes: Sequence[str]) -> None:
+    """Fills axes with a confusion matrix: counts, and shares of the row as colour."""
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    plot.grid(False)
+    blue = drawing.COLOURS["first"]
+    for row, column in np.ndindex(*matrix.shape):
+        share = shares[row, column]
+        corner = (column - 0.5, row - 0.5)
+        alpha = 0.85 * share
+        plot.add_patch(patches.Rectangle(corner, 1, 1, fc=blue, alpha=alpha, ec="none"))
+        text = f"{matrix[row, column]}\n{share:.0%}"
+        # Ink and paper keep their contrast on the blue in either theme.
+        colour = drawing.COLOURS["paper" if share > 0.55 else "ink"]
+        plot.text(column, row, text, ha="center", va="center", color=colour)
+    plot.set_xlim(-0.5, len(classes) - 0.5)
+    plot.set_ylim(len(classes) - 0.5, -0.5)
+    plot.set_xticks(range(len(classes)), classes)
+    plot.set_yticks(range(len(classes)), classes)
+    plot.tick_params(length=0)
+    plot.set_xlabel("the classifier says")
+    plot.set_ylabel("truth")

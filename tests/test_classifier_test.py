@@ -1,0 +1,83 @@
+"""The classifier's test: figures by hand and by scikit-learn's definitions."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddpo_fair import classifier_evaluation
+from ddpo_fair.fairness import classifier_test, statistics
+
+FEMALE, MALE, NONE = 0, 1, -1
+
+
+def measured():
+    """Ten pictures: four female, four male, two without a face."""
+    truth = np.array([FEMALE] * 4 + [MALE] * 4 + [NONE] * 2)
+    p_female = np.array([0.9, 0.8, 0.6, 0.2, 0.1, 0.1, 0.4, 0.05, 0.95, 0.55])
+    return classifier_test.measure(truth, np.stack([p_female, 1 - p_female], 1), 0.7)
+
+
+def test_the_papers_accuracies_by_hand():
+    found = measured()
+    np.testing.assert_array_equal(found["confusion"], [[2, 1, 1], [0, 3, 1], [1, 0, 1]])
+    assert found["images"] == 10
+    expected = {
+        "accuracy": (6, 10),  # 2 + 3 + 1 on the diagonal
+        "accuracy_without_none": (5, 6),  # of 2 + 1 + 0 + 3
+        "accuracy_of_faces": (5, 8),
+        "accuracy_forced": (7, 8),  # .6 counts as female, .4 as male
+        "none_among_faces": (2, 8),
+    }
+    for name, counts in expected.items():
+        wilson = statistics.wilson(*counts)
+        told = [found[name][key] for key in ("estimate", "low", "high")]
+        assert told == pytest.approx(list(wilson)), name
+    assert found["recognised"]["female"]["estimate"] == 0.5
+    assert found["recognised"]["none"]["estimate"] == 0.5
+
+
+def test_calibration_by_hand():
+    found = measured()
+    # Of eight faces: .6 .6 right; .8 right, .8 wrong; .9 .9 .9 right; .95 right.
+    gaps = [2 * (1 - 0.6), abs(1 - 2 * 0.8), 3 * (1 - 0.9), 1 - 0.95]
+    # Bins of 1/15: (.533, .6], (.733, .8], (.867, .933], (.933, 1].
+    assert found["calibration_error"] == pytest.approx(sum(gaps) / 8)
+    assert [b["images"] for b in found["reliability"]] == [2, 2, 3, 1]
+    assert [b["accuracy"] for b in found["reliability"]] == [1, 0.5, 1, 1]
+
+
+def test_confusion_and_accuracy_are_scikit_learns():
+    metrics = pytest.importorskip("sklearn.metrics")
+    draw = np.random.default_rng(0)
+    truth = draw.integers(-1, 2, 300)
+    female = draw.random(300)
+    seen = np.stack([female, 1 - female], 1)
+    found = classifier_test.measure(truth, seen, 0.7)
+    answers = np.where(female > 0.7, FEMALE, np.where(female < 0.3, MALE, NONE))
+    expected = metrics.confusion_matrix(truth, answers, labels=[FEMALE, MALE, NONE])
+    np.testing.assert_array_equal(found["confusion"], expected)
+    score = metrics.accuracy_score(truth, answers)
+    assert found["accuracy"]["estimate"] == pytest.approx(score)
+    both = (truth != NONE) & (answers != NONE)
+    score = metrics.accuracy_score(truth[both], answers[both])
+    assert found["accuracy_without_none"]["estimate"] == pytest.approx(score)
+
+
+def test_pictures_without_a_face_alone_have_no_calibration():
+    seen = np.array([[0.5, 0.5], [0.9, 0.1]])
+    found = classifier_test.measure(np.array([NONE, NONE]), seen, 0.7)
+    assert "calibration_error" not in found
+    assert found["accuracy"]["estimate"] == 0.5
+    assert "2 pictures" in classifier_test.sentence(found)
+
+
+def test_json_and_picture_are_written(tmp_path):
+    source = {"data": "made here"}
+    paths = classifier_evaluation.write(tmp_path / "test", measured(), source)
+    said = json.loads(paths[0].read_text())
+    assert said["source"] == source
+    assert said["confusion"][0] == [2, 1, 1]
+    with Image.open(paths[1]) as picture:
+        assert picture.width > 1000
