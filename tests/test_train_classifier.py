@@ -1,0 +1,183 @@
+"""Training a classifier: from a folder of pictures to config.classifier."""
+
+import json
+
+import jax
+import made_pictures
+import numpy as np
+import pytest
+import tiny_model
+
+pytest.importorskip("tensorflow_datasets")
+from ddpo_fair import classifier_training
+from ddpo_fair.embedded import train_classifier as pretraining
+from ddpo_fair.errors import UserError
+from ddpo_fair.feedback import classifier, evaluate_classifier, train_classifier
+
+
+@pytest.fixture(autouse=True)
+def standard_promotion():
+    """As in the commands, and unlike in the other tests."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hasty_compiler():
+    """Most of the time is compilation; each program runs a few times."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    return tiny_model.save_classifier(tmp_path_factory.mktemp("start") / "vit")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pictures")
+    return made_pictures.folder(root, {"train": (12, 9), "test": (5, 7)})
+
+
+@pytest.fixture(scope="module")
+def trained(start, pictures, tmp_path_factory):
+    """A folder, and the command's flags without --output."""
+    flags = [f"--data={pictures}", f"--start={start}", "--steps=4", "--batch=16"]
+    output = tmp_path_factory.mktemp("trained") / "vit"
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        assert train_classifier.main([*flags, f"--output={output}"]) == 0
+    return output, flags
+
+
+def test_training_writes_what_config_classifier_takes(trained):
+    output, _ = trained
+    judge = classifier.load(output)
+    assert judge.network.config.id2label == ("Man", "Woman")  # the start's own
+    assert {path.name for path in output.iterdir()} == {
+        "config.json",
+        "evaluation.json",
+        "evaluation.png",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "training.json",
+    }
+    said = json.loads((output / "evaluation.json").read_text())
+    assert said["images"] == np.sum(said["confusion"]) == 12
+    assert said["source"]["split"] == "test"
+
+
+def test_training_is_a_function_of_its_flags(trained, tmp_path, capsys):
+    output, flags = trained
+    assert train_classifier.main([*flags, f"--output={tmp_path / 'vit'}"]) == 0
+    names = "config.json", "model.safetensors"
+    first, second = (
+        [(place / name).read_bytes() for name in names]
+        for place in (output, tmp_path / "vit")
+    )
+    assert first == second
+    assert train_classifier.main([*flags, f"--output={output}"]) == 2
+    assert "holds the finished classifier" in capsys.readouterr().err
+    assert train_classifier.main([*flags, "--seed=1", f"--output={output}"]) == 2
+    assert "seed was 0 and is now 1" in capsys.readouterr().err
+
+
+def test_evaluation_agrees_with_that_of_the_training(trained, pictures, tmp_path):
+    output, _ = trained
+    stem = tmp_path / "again"
+    flags = [f"--data={pictures}", f"--classifier={output}", f"--output={stem}"]
+    assert evaluate_classifier.main(flags) == 0
+    found, expected = (
+        json.loads(path.read_text())
+        for path in (tmp_path / "again.json", output / "evaluation.json")
+    )
+    assert found.pop("source") != expected.pop("source")
+    assert found == expected
+
+
+def test_one_class_alone_is_refused(pictures, tmp_path, capsys):
+    lonely = made_pictures.folder(tmp_path / "data", {"train": (2, 0), "test": (1, 1)})
+    flags = [f"--data={lonely}", f"--output={tmp_path / 'vit'}", "--image_size=16"]
+    assert train_classifier.main(flags) == 2
+    assert "has 2 pictures, but none that is male" in capsys.readouterr().err
+    assert not (tmp_path / "vit").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "told"),
+    [
+        ("--steps=0", "must be a whole number"),
+        ("--batch=9", "multiple of the 8 devices"),
+        ("--holdout=1", "from 0 to below 1"),
+        ("--learning_rate=nan", "above 0"),
+        ("--stepps=1", "nrecognized arguments: --stepps=1"),
+    ],
+)
+def test_wrong_flags_are_told_in_one_line(flag, told, tmp_path, capsys):
+    flags = [f"--data={tmp_path}", f"--output={tmp_path / 'vit'}", flag]
+    assert train_classifier.main(flags) == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert said.count("\n") == 1
+
+
+def test_head_is_kept_where_it_tells_the_same(start):
+    kept = classifier_training.from_folder(start, ("female", "male"), 0)
+    before = classifier.load(start).params["classifier"]["kernel"]
+    np.testing.assert_array_equal(
+        kept.classifier.params["classifier"]["kernel"], before
+    )
+    assert kept.columns.tolist() == [1, 0]  # its labels are Man, Woman
+    names = ("female", "male", "none")
+    other = classifier_training.from_folder(start, names, 0)
+    assert other.classifier.params["classifier"]["kernel"].shape == (16, 3)
+    assert other.config["id2label"] == {"0": "female", "1": "male", "2": "none"}
+    assert other.columns.tolist() == [0, 1, 2]
+
+
+def test_from_scratch_is_a_folder_that_can_be_read(tmp_path):
+    start = classifier_training.from_scratch(("men", "women"), 16, seed=3)
+    classifier_training.save(tmp_path, start, start.classifier.params)
+    read = classifier.load(tmp_path)
+    assert read.preprocessing == start.classifier.preprocessing
+    np.testing.assert_array_equal(read.classes, [[0, 1], [1, 0]])
+
+
+def test_as_many_of_each_class_are_held_out():
+    classes = np.array([0] * 20 + [1] * 50 + [2] * 30)
+    rows, kept = classifier_training.hold_out(classes, 0.25, seed=0)
+    assert np.bincount(classes[kept]).tolist() == [5, 5, 5]  # a quarter of 20
+    assert sorted([*rows, *kept]) == list(range(100))
+    _, other = classifier_training.hold_out(classes, 0.25, seed=1)
+    assert other.tolist() != kept.tolist()
+    with pytest.raises(UserError, match="has 1 pictures"):
+        classifier_training.hold_out(np.array([0, 0, 1]), 0.5, seed=0)
+
+
+def test_batches_read_ahead_come_in_order_and_with_their_errors():
+    def batch(step):
+        if step == 5:
+            raise UserError("unreadable")
+        return step
+
+    with classifier_training.ahead(batch) as read:
+        assert [read(step) for step in range(5)] == list(range(5))
+        with pytest.raises(UserError, match="unreadable"):
+            read(5)
+
+
+def test_temperature_of_three_classes_is_the_likeliest():
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 3, 500)
+    logits = 4.0 * (np.eye(3)[labels] + draw.normal(0, 0.7, (500, 3)))
+    head = {"classifier": {"kernel": np.ones((2, 3))}}
+    found = 1 / pretraining.temper(head, logits, labels)["classifier"]["kernel"][0, 0]
+
+    def loss(temperature):
+        powers = np.exp(logits / temperature)
+        return -np.log(powers[np.arange(500), labels] / powers.sum(1)).mean()
+
+    grid = np.arange(0.3, 4.4, 0.002)
+    best = grid[np.argmin([loss(t) for t in grid])]
+    assert found == pytest.approx(best, rel=0.01)  # its own grid's step is 1 %
