@@ -475,7 +475,9 @@ def test_samplers_of_one_prompt_show_its_shares(tmp_path):
     content = {"samplers": [sampled(20, (0.12, 0.53)), sampled(50, (0.14, 0.66))]}
     path = folder / "evaluation_0002" / "evaluation.json"
     path.write_text(json.dumps(content))
+    Image.new("RGB", (8, 8), "red").save(path.with_name("samplers.png"))
     text = document.write([folder]).read_text(encoding="utf-8")
+    assert 'alt="The same seeds under each sampler' in text
     assert "Sampler, classified as female" in text
     assert "eta 0, guidance 7.5, 20 steps (training)" in text
     row = text.split("eta 0, guidance 7.5, 50 steps</th>")[1].split("</tr>")[0]

@@ -189,7 +189,21 @@ def _evaluated(run: Record, several: bool) -> Markup | None:
     found = evaluation_tables.section(run)
     if not found:
         return None
+    sheets = sorted(run.folder.glob("evaluation_*/samplers.png"))[-1:]
+    found += [_sheet(path) for path in sheets]
     return section(f"Evaluation: {run.name}" if several else "Evaluation", *found)
+
+
+def _sheet(path: Path) -> Markup:
+    """The same seeds under all samplers."""
+    try:
+        source = data_uri(path, LARGEST_SIDE)
+    except Exception as error:  # Pillow raises whatever a broken file brings up
+        text = f"{path.name} cannot be read ({type(error).__name__})."
+        return element("p", text, class_="meta")
+    text = "The same seeds under each sampler, before and after training."
+    picture = element("img", src=source, alt=text)
+    return element("figure", picture, element("figcaption", text))
 
 
 def _origin(run: Record, several: bool) -> Markup:
