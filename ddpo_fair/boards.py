@@ -17,5 +17,8 @@ class Board(Protocol):
     def flush(self) -> None:
         """Hands over what was added."""
 
+    def forget(self, first_step: int) -> None:
+        """Leaves out what came from `first_step` on: it will come again."""
+
     def close(self) -> None:
         """Lets the place go."""

@@ -10,6 +10,10 @@ from ddpo_fair.errors import UserError, shown
 NUM_NAMED = 3  # prompts that a message names
 
 
+class Collapsed(UserError):
+    """An epoch moved the policy too far. An earlier one may be gone back to."""
+
+
 def check(
     line: dict[str, Any],
     skipped: Sequence[bool],
@@ -27,6 +31,7 @@ def check(
         newest: number of the newest checkpoint.
 
     Raises:
+        Collapsed: where the policy moved too far.
         UserError: where training should not go on; names the checkpoint.
     """
     saved = "none was saved" if newest is None else f"checkpoint {newest} is sound"
@@ -35,11 +40,10 @@ def check(
         if before > config.train.max_skipped_updates:
             raise UserError(_not_finite(line, before, config, saved))
     if 0 < config.train.max_kl < line["kl_last"]:
-        raise UserError(
+        raise Collapsed(
             f"Epoch {line['epoch']} moved the policy by {line['kl_last']:.3g} nats per"
             f" step, above train.max_kl={config.train.max_kl:g}: it has collapsed;"
-            f" {saved}. Lower train.learning_rate or train.updates_per_epoch under"
-            " another --config.run.name, or continue with --config.train.max_kl=0."
+            f" {saved}."
         )
     tolerance = config.train.ratio_tolerance
     if line["ratio_deviation"] > tolerance:

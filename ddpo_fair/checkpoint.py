@@ -95,7 +95,7 @@ class Checkpoints:
             UserError: if there are checkpoints and none is sound.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
-        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
+        target = shapes(template)
         damaged: dict[int, str] = {}
         for step in steps:
             found = _read(self._manager, step, target)
@@ -122,6 +122,30 @@ class Checkpoints:
             )
         return None
 
+    def go_back(self, template: Any, every_epochs: int) -> Restored:
+        """Restores the newest regular checkpoint, and deletes those that came later.
+
+        Regular is what a run writes that nothing interrupts. So an interrupted one goes
+        back to the same place, unless `keep` has dropped that meanwhile.
+
+        Args:
+            template: as for `restore`.
+            every_epochs: between regular checkpoints.
+
+        Raises:
+            UserError: if there is none, or none is sound.
+        """
+        self.wait()
+        steps = self._manager.all_steps()
+        regular = [step for step in steps if step % every_epochs == 0] or steps
+        for step in steps:
+            if step > max(regular):
+                self._manager.delete(step)
+        found = self.restore(template)
+        if found is None:
+            raise UserError(f"{self.folder} holds no checkpoint to go back to.")
+        return found
+
     def close(self) -> None:
         """Waits for the background, then lets go; `wait` tells of failures."""
         with contextlib.suppress(Exception):
@@ -145,6 +169,11 @@ class Checkpoints:
             " some space or mend the folder, then run the same command again: it"
             f" continues from {where}."
         )
+
+
+def shapes(state: Any) -> Any:
+    """Shapes, dtypes and sharding of a state: a template to restore it by."""
+    return jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
 
 
 def finished(folder: Path) -> int | None:

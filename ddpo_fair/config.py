@@ -165,8 +165,13 @@ def _train(config: ConfigDict) -> None:
     # not finite; one more ends the run.
     config.train.max_skipped_updates = 4
     # KL in nats per step, in an epoch's last update, above which the policy has
-    # collapsed and the run ends; 0 never ends it. A sound run stays below 10.
+    # collapsed; 0 means never. A sound run stays below 10.
     config.train.max_kl = 100.0
+    # After a collapse: stop, or roll_back to the newest checkpoint before it and go on
+    # from there with other random numbers.
+    config.train.on_collapse = "stop"
+    # Roll-backs of one run; a collapse after them ends it.
+    config.train.max_roll_backs = 3
 
     config.train.lora = ConfigDict()
     # Rank of the adapters; 0 trains all weights of the UNet.

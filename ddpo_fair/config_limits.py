@@ -20,6 +20,7 @@ CHOICES = {
     "reward.target_class": ("auto", "female", "male"),
     "advantage.name": ("batch", "per_prompt", "fixed"),
     "train.objective": OBJECTIVES,
+    "train.on_collapse": ("stop", "roll_back"),
     "train.remat": ("none", "full", *POLICIES),
 }
 
@@ -62,6 +63,7 @@ RANGES = {
     "train.ratio_tolerance": Range(0, above=True),
     "train.max_skipped_updates": Range(0, 10**6),
     "train.max_kl": Range(0),
+    "train.max_roll_backs": Range(1, 1000),
     "train.lora.rank": Range(0, 4096),
     "train.lora.scale": Range(0, 1000, above=True),
     "train.learning_rate": Range(0, 10, above=True),

@@ -48,7 +48,10 @@ def batch_indices(
 
 
 def sample(run: Run, unet_params: Any, epoch: int) -> Samples:
-    """Starts sampling, decoding and classifying an epoch's images."""
+    """Starts sampling, decoding and classifying an epoch's images.
+
+    `epoch` names its random numbers, here and in `update`: see `rng.attempt`.
+    """
     settings, num_devices = run.config.sample, parallel.num_devices()
     drawn = prompts.draw(
         len(run.config.prompts), run.num_images, run.config.seed, epoch

@@ -17,6 +17,8 @@ from ddpo_fair import (
     metrics,
     parallel,
     progress,
+    rng,
+    roll_back,
     stopping,
 )
 from ddpo_fair import epoch as epochs
@@ -47,6 +49,8 @@ class Trainer:
     history: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     target_classes: dict[str, int] = dataclasses.field(default_factory=dict)
     skipped: int = 0  # updates in a row, up to the last one
+    roll_backs: int = 0  # so far
+    before: dict[str, Any] = dataclasses.field(default_factory=dict)  # for epoch 0
     durations: list[float] = dataclasses.field(default_factory=list)  # of epochs, s
     clock: float = 0.0  # when the devices finished what was last waited for
 
@@ -61,23 +65,38 @@ class Trainer:
             Interrupted: when asked to stop; what is done is saved.
             UserError: when training fails, or the disk does.
         """
-        last = self.run.config.epochs
         self.clock = time.monotonic()
         pending = None
-        line_0 = self._before_training() if first == 0 else {}
+        if first == 0:
+            self.before = self._before_training()
+            roll_back.prepare(self)
         if interrupted_line is not None:
             pending = Unfinished(
                 first - 1, interrupted_line, [], self._evaluate(first - 1)
             )
-        for epoch in range(first, last):
-            samples = epochs.sample(self.run, self._unet_params(), epoch)
+        while True:
+            try:
+                return self._train(first, pending)
+            except breakdown.Collapsed as error:
+                collapse = error.with_traceback(None)  # which holds trajectories
+            first, pending = roll_back.after(collapse, self), None
+            self.progress.close()
+            self.progress.start(units(self.run, first), 0)
+            self._lap()
+
+    def _train(self, first: int, pending: Unfinished | None) -> None:
+        """The epochs from `first` to the last, after an unfinished one."""
+        for epoch in range(first, self.run.config.epochs):
+            samples = epochs.sample(
+                self.run, self._unet_params(), rng.attempt(epoch, self.roll_backs)
+            )
             if pending is not None:
                 self._finish(pending)
             self.progress.wait(
                 samples.probabilities, f"epoch {epoch}: sampling", self.stop
             )
             self._leave_if_asked(epoch)
-            line = {"epoch": epoch, **(line_0 if epoch == 0 else {})}
+            line = {"epoch": epoch, **(self.before if epoch == 0 else {})}
             pending = self._update(epoch, samples, line)
             del samples  # frees the trajectories once the updates are done
         if pending is not None:
@@ -113,7 +132,11 @@ class Trainer:
         prompts = _merge(line.pop("prompts", {}), measured.pop("prompts", {}))
         line |= measured | ({"prompts": prompts} if prompts else {})
         self.state, updates = epochs.update(
-            self.run, self.state, samples, scores.advantages, epoch
+            self.run,
+            self.state,
+            samples,
+            scores.advantages,
+            rng.attempt(epoch, self.roll_backs),
         )
         return Unfinished(epoch, line, updates, self._evaluate(epoch))
 
@@ -147,6 +170,7 @@ class Trainer:
         line["images_per_second"] = self.run.num_images / seconds
         line["epoch_seconds"] = seconds + line.get("eval_seconds", 0.0)
         line["device_memory_gb"] = parallel.memory_gb()
+        line["roll_backs"] = self.roll_backs
         if self.journal is not None:
             self.journal.write(line)
         left = self._seconds_left(line)
@@ -155,7 +179,7 @@ class Trainer:
         done = epoch + 1
         due = done % config.checkpoint.every_epochs == 0 or done == config.epochs
         if due and self.checkpoints.newest() != done:
-            self._save(done, None)
+            self.save(done, None)
 
     def _evaluate(self, epoch: int) -> evaluation.Pending | None:
         """Starts the evaluation after an epoch, if one is due."""
@@ -184,18 +208,27 @@ class Trainer:
         if not parallel.any_host(self.stop.requested):
             return
         if epochs_done and (self.checkpoints.newest() != epochs_done):
-            self._save(epochs_done, line)
+            self.save(epochs_done, line)
         self.checkpoints.wait()
         raise stopping.Interrupted(epochs_done)
 
-    def _save(self, epochs_done: int, line: dict[str, Any] | None) -> None:
+    def save(self, epochs_done: int, line: dict[str, Any] | None) -> None:
+        """Starts a checkpoint; `line` is of an epoch whose evaluation is missing."""
         rest = {
             "history": self.history,
             "target_classes": self.target_classes,
             "skipped": self.skipped,
+            "roll_backs": self.roll_backs,
             "line": line,
         }
         self.checkpoints.save(epochs_done, self.state, rest)
+
+    def remember(self, rest: dict[str, Any]) -> None:
+        """Takes what a checkpoint holds beside the state; empty at the beginning."""
+        self.history = rest.get("history", {})
+        self.target_classes = rest.get("target_classes", {})
+        self.skipped = rest.get("skipped", 0)
+        self.roll_backs = rest.get("roll_backs", 0)
 
     def _unet_params(self) -> Any:
         return self.run.unet_params(self.state.params)

@@ -52,6 +52,12 @@ class Journal:
         for board in self.boards:
             board.image("samples", np.asarray(picture), epoch)
 
+    def forget(self, epoch: int) -> None:
+        """Takes back the lines from `epoch` on, which the run will write again."""
+        _keep_before(self.folder, epoch)
+        for board in self.boards:
+            board.forget(epoch)
+
     def close(self) -> None:
         """Closes TensorBoard's file and the like."""
         for board in self.boards:
@@ -67,13 +73,17 @@ def open_journal(folder: Path, epoch: int, *further: boards.Board) -> Journal:
         epoch: the next one.
         further: boards beside TensorBoard's, open; `Journal.close` closes them.
     """
+    _keep_before(folder, epoch)
+    (folder / "samples").mkdir(exist_ok=True)
+    events = tensorboard.open_board(folder / "tensorboard", epoch)
+    return Journal(folder, (events, *further))
+
+
+def _keep_before(folder: Path, epoch: int) -> None:
     kept = [line for line in read(folder) if line["epoch"] < epoch]
     part = folder / f".{LINES}.part"
     part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
     os.replace(part, folder / LINES)
-    (folder / "samples").mkdir(exist_ok=True)
-    events = tensorboard.open_board(folder / "tensorboard", epoch)
-    return Journal(folder, (events, *further))
 
 
 def read(folder: Path) -> list[dict[str, Any]]:

@@ -4,6 +4,8 @@ import zlib
 
 import jax
 
+MOST_EPOCHS = 10**6  # of a run
+
 
 def key(seed: int, *names: str | int | jax.Array) -> jax.Array:
     """Key of one purpose, e.g. `key(0, epoch, "sample", image_index)`.
@@ -20,3 +22,13 @@ def key(seed: int, *names: str | int | jax.Array) -> jax.Array:
         number = zlib.crc32(name.encode()) if isinstance(name, str) else name
         result = jax.random.fold_in(result, number)
     return result
+
+
+def attempt(epoch: int, roll_backs: int) -> int:
+    """The number that stands for an epoch in its keys: another after each roll-back.
+
+    Args:
+        epoch: below `MOST_EPOCHS`.
+        roll_backs: of the run so far, at most 1000: the number is an int32.
+    """
+    return epoch + roll_backs * MOST_EPOCHS

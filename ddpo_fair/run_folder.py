@@ -30,6 +30,8 @@ FREE = (
     "train.ratio_tolerance",
     "train.max_skipped_updates",
     "train.max_kl",
+    "train.on_collapse",
+    "train.max_roll_backs",
     "log.images",
     "log.wandb",
     "checkpoint.every_epochs",

@@ -38,6 +38,14 @@ class Board:
         """
         self.file.flush()
 
+    def forget(self, first_step: int) -> None:
+        """Has TensorBoard leave out what came from `first_step` on."""
+        from tensorboardX.proto import event_pb2
+
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._add(first_step, session_log=start)
+        self.flush()
+
     def close(self) -> None:
         """Lets the file go; what was not flushed may be lost."""
         self.file.close()
@@ -53,11 +61,8 @@ def open_board(folder: Path, first_step: int) -> Board:
     """A new file in the folder; TensorBoard forgets what came from `first_step` on."""
     # a second; after the settings are known to be sound
     from tensorboardX import event_file_writer
-    from tensorboardX.proto import event_pb2
 
     folder.mkdir(exist_ok=True)
     board = Board(event_file_writer.EventsWriter(str(folder / "events")))
-    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-    board._add(first_step, session_log=start)
-    board.flush()
+    board.forget(first_step)
     return board

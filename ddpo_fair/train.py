@@ -172,30 +172,22 @@ def _train(config, folder, terminal: "progress.Progress", stop: stopping.Stop) -
     run, state = assembly.build(config)
     checkpoints = checkpoint.Checkpoints(folder / "checkpoints", config.checkpoint.keep)
     restored = checkpoints.restore(state)
-    done, rest = 0, {"history": {}, "target_classes": {}, "skipped": 0, "line": None}
+    done, rest = 0, {}
     if restored is not None:
         for complaint in restored.complaints:
             terminal.say(complaint)
-        done, state, rest = restored.epochs_done, restored.state, rest | restored.rest
-    written = done if rest["line"] is None else done - 1
+        done, state, rest = restored.epochs_done, restored.state, restored.rest
+    line = rest.get("line")  # of an epoch whose evaluation is missing
+    written = done if line is None else done - 1
     journal = None
     if parallel.is_main():
         journal = metrics.open_journal(folder, written, *further)
-    trainer = loop.Trainer(
-        run,
-        state,
-        checkpoints,
-        journal,
-        terminal,
-        stop,
-        rest["history"],
-        rest["target_classes"],
-        rest["skipped"],
-    )
+    trainer = loop.Trainer(run, state, checkpoints, journal, terminal, stop)
+    trainer.remember(rest)
     terminal.say(_plan(run, folder, done))
     terminal.start(loop.units(run, done), 0)
     try:
-        trainer.train(done, rest["line"])
+        trainer.train(done, line)
     finally:
         terminal.close()
         checkpoints.close()

@@ -65,6 +65,12 @@ class Board:
         for step in sorted(waiting):
             self._ask(lambda run, step=step: run.log(waiting[step], step=step))
 
+    def forget(self, first_step: int) -> None:
+        """Drops what waits; W&B keeps what it has, and takes no step a second time."""
+        self.waiting = {
+            step: logged for step, logged in self.waiting.items() if step < first_step
+        }
+
     def close(self) -> None:
         """Waits until W&B has everything, on its server or in the folder."""
         self.flush()

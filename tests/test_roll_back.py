@@ -1,0 +1,164 @@
+"""A collapse is taken back: the run goes on otherwise, always in the same way."""
+
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+import tiny_model
+
+from ddpo_fair import checkpoint, metrics, rng, run_folder, train
+from ddpo_fair import epoch as epochs
+from ddpo_fair.errors import UserError
+
+EPOCHS = 4
+CLOCKS = ("seconds", "per_second", "memory_gb")  # what no two runs share
+
+
+class Killed(BaseException):
+    """Ends a run at once, as nothing in it expects."""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    path = tmp_path_factory.mktemp("roll_back")
+    tiny_model.save_model(path / "model")
+    tiny_model.save_classifier(path / "classifier")
+    return path
+
+
+def settings(root, name, **changes):
+    config = tiny_model.config(root / "model", root / "classifier", root / "runs")
+    config.run.name = name
+    config.epochs = EPOCHS
+    config.eval.every_epochs = EPOCHS
+    config.train.lora.sites = ("to_q", "to_v", "conv_out")
+    config.train.on_collapse, config.train.max_roll_backs = "roll_back", 100
+    config.checkpoint.keep = 10
+    config.train.update(changes)
+    return config
+
+
+def numbers(folder):
+    """The lines of a run without what the clock and the machine say."""
+    return [
+        {name: x for name, x in line.items() if not name.endswith(CLOCKS)}
+        for line in metrics.read(folder)
+    ]
+
+
+def checksums(folder):
+    """Of the states in the checkpoints, by the epochs that were done."""
+    places = (folder / "checkpoints").glob("[0-9]*/rest/metadata")
+    return {
+        int(place.parents[1].name): json.loads(place.read_text())["checksum"]
+        for place in places
+    }
+
+
+@pytest.fixture(scope="module")
+def unbroken(root):
+    """The folder of a run in which nothing counts as a collapse."""
+    config = settings(root, "unbroken", max_kl=0.0)
+    train.train(config)
+    return run_folder.path_of(config)
+
+
+@pytest.fixture(scope="module")
+def limit(unbroken):
+    """A bound that the run first exceeds after epoch 0, and the epoch of that."""
+    kls = [line["kl_last"] for line in metrics.read(unbroken)]
+    epoch = max(range(1, EPOCHS), key=lambda epoch: kls[epoch])
+    if kls[epoch] <= kls[0]:
+        pytest.fail(f"epoch 0 moves most, choose other settings: {kls}")
+    return 0.99 * kls[epoch], next(
+        e for e in range(EPOCHS) if kls[e] > 0.99 * kls[epoch]
+    )
+
+
+@pytest.fixture(scope="module")
+def rolled_back(root, limit):
+    """The folder of a run that collapsed, and went on."""
+    config = settings(root, "rolled_back", max_kl=limit[0])
+    train.train(config)
+    return run_folder.path_of(config)
+
+
+def test_a_collapse_is_tried_again_with_other_random_numbers(
+    unbroken, rolled_back, limit
+):
+    largest, epoch = limit
+    found, before = numbers(rolled_back), numbers(unbroken)
+    assert [line["epoch"] for line in found] == list(range(EPOCHS))
+    assert found[:epoch] == before[:epoch]  # up to there nothing is different
+    assert found[epoch]["roll_backs"] >= 1 and before[epoch]["roll_backs"] == 0
+    assert found[epoch]["loss"] != before[epoch]["loss"]
+    assert all(line["kl_last"] <= largest for line in found)
+    assert checksums(rolled_back)[epoch] == checksums(unbroken)[epoch]
+    assert checksums(rolled_back)[epoch + 1] != checksums(unbroken)[epoch + 1]
+
+
+def test_killed_after_a_roll_back_it_ends_with_the_same_numbers(
+    root, rolled_back, limit, monkeypatch, capsys
+):
+    config = settings(root, "killed", max_kl=limit[0])
+    update = epochs.update
+
+    def kill_later(run, state, samples, advantages, number):
+        if number >= rng.MOST_EPOCHS:
+            raise Killed
+        return update(run, state, samples, advantages, number)
+
+    monkeypatch.setattr(epochs, "update", kill_later)
+    with pytest.raises(Killed):
+        train.train(config)
+    told = capsys.readouterr().out
+    assert re.search(r"Epoch \d moved .* Roll-back 1 of at most 100: goes on", told)
+    monkeypatch.undo()
+    train.train(config)
+    folder = run_folder.path_of(config)
+    assert numbers(folder) == numbers(rolled_back)
+    assert checksums(folder) == checksums(rolled_back)
+
+
+def test_too_many_roll_backs_end_the_run(root, monkeypatch, capsys):
+    """Also in the first epoch: then it goes back to the state before training."""
+    config = settings(root, "hopeless", max_kl=100.0, max_roll_backs=1)
+    measure = epochs.of_updates
+    monkeypatch.setattr(
+        epochs, "of_updates", lambda measured: measure(measured) | {"kl_last": 101.0}
+    )
+    with pytest.raises(UserError, match=r"after 1 roll-backs.*max_roll_backs=1"):
+        train.train(config)
+    assert "goes on from checkpoint 0 with" in capsys.readouterr().out
+    folder = run_folder.path_of(config)
+    assert set(checksums(folder)) == {0} and metrics.read(folder) == []
+
+
+def test_only_checkpoints_of_an_undisturbed_run_are_gone_back_to(tmp_path):
+    state = {"weights": jnp.arange(3.0)}
+    checkpoints = checkpoint.Checkpoints(tmp_path, 5)
+    for number in (2, 4, 5):  # an interruption left the last one
+        checkpoints.save(number, {"weights": jnp.arange(3.0) + number}, {"line": None})
+    found = checkpoints.go_back(checkpoint.shapes(state), 2)
+    assert found.epochs_done == 4 and found.state["weights"].tolist() == [4, 5, 6]
+    assert checkpoints.newest() == 4
+    checkpoints.save(5, state, {})  # its number is free again
+    checkpoints.wait()
+    assert checkpoints.restore(state).state["weights"].tolist() == [0, 1, 2]
+    checkpoints.close()
+
+
+def test_there_must_be_something_to_go_back_to(tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path, 2)
+    with pytest.raises(UserError, match="no checkpoint to go back to"):
+        checkpoints.go_back({"weights": jnp.arange(3.0)}, 1)
+    checkpoints.close()
+
+
+def test_attempts_have_numbers_of_their_own():
+    found = {rng.attempt(e, r) for e in (0, 1, 999_999) for r in (0, 1, 1000)}
+    assert len(found) == 9 and max(found) < 2**31
+    assert rng.attempt(7, 0) == 7
