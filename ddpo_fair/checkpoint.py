@@ -7,6 +7,8 @@ the optimizer, and a little JSON: reward statistics and a checksum of the arrays
 import contextlib
 import dataclasses
 import logging
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int) -> None:
         """Opens or makes the folder; `keep` newest checkpoints stay."""
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells its every step
+        _hush()
         self.folder = folder
         self._manager = ocp.CheckpointManager(
             folder,
@@ -163,12 +165,24 @@ class Checkpoints:
     def _failed(self, error: Exception) -> UserError:
         sound = finished(self.folder)
         where = "the beginning" if sound is None else f"checkpoint {sound}"
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return UserError(
-            f"A checkpoint in {self.folder} could not be written ({text[:300]}). Free"
-            " some space or mend the folder, then run the same command again: it"
+            f"A checkpoint in {self.folder} could not be written ({_reason(error)})."
+            " Free some space or mend the folder, then run the same command again: it"
             f" continues from {where}."
         )
+
+
+def _hush() -> None:
+    """Silences Orbax, which tells its every step, and pages of tracebacks."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+
+def _reason(error: Exception) -> str:
+    """The system's own words, where tensorstore wraps them in hundreds of others."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code:
+        return os.strerror(int(code[1]))
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def shapes(state: Any) -> Any:
@@ -193,7 +207,7 @@ def read_one(folder: Path, epochs_done: int, template: Any) -> Any:
     Raises:
         UserError: if it is damaged.
     """
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    _hush()
     options = ocp.CheckpointManagerOptions(read_only=True)
     with ocp.CheckpointManager(
         folder, item_names=(STATE, REST), options=options

@@ -68,10 +68,7 @@ def lock(folder: Path) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise UserError(
-            f"run.dir/run.name={str(folder)!r} cannot be written ({error.strerror});"
-            " choose another folder with --config.run.dir."
-        ) from error
+        raise _cannot_write(folder, error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -81,10 +78,21 @@ def lock(folder: Path) -> int:
             f"run.name: another process trains in {folder} ({owner or 'unknown'});"
             " wait for it, stop it, or choose another --config.run.name."
         ) from error
-    os.ftruncate(descriptor, 0)
     text = f"process {os.getpid()} on {platform.node()} since {time.ctime()}\n"
-    os.write(descriptor, text.encode())
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, text.encode())
+    except OSError as error:  # of a full disk
+        os.close(descriptor)
+        raise _cannot_write(folder, error) from error
     return descriptor
+
+
+def _cannot_write(folder: Path, error: OSError) -> UserError:
+    return UserError(
+        f"run.dir/run.name={str(folder)!r} cannot be written ({error.strerror}); free"
+        " some space, or choose another folder with --config.run.dir."
+    )
 
 
 def unlock(descriptor: int) -> None:

@@ -1,0 +1,134 @@
+"""A disk that is full, or can only be read: a small one, mounted for the test."""
+
+import contextlib
+import shutil
+import subprocess
+import time
+
+import jax
+import jax.numpy as jnp
+import pytest
+import tiny_model
+
+from ddpo_fair import checkpoint, metrics, run_folder, train
+from ddpo_fair import config as configuration
+from ddpo_fair import epoch as epochs
+from ddpo_fair.errors import UserError
+
+EPOCHS = 5
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A folder that is a file system of 16 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if not mount("-t", "tmpfs", "-o", "size=16m", "none", place):
+        pytest.skip("mounting is not allowed here")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def mount(*arguments):
+    """Whether it could be mounted."""
+    if shutil.which("mount") is None:
+        return False
+    return subprocess.run(["mount", *arguments], capture_output=True).returncode == 0
+
+
+def fill(disk):
+    """Takes all space that is left."""
+    with contextlib.suppress(OSError), open(disk / "filler", "wb", 0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+@pytest.fixture
+def command(tmp_path, disk, monkeypatch):
+    """Trains in a folder on the disk by its command line; returns its exit status."""
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    monkeypatch.setattr(train.stopping.Stop, "listen", lambda _: None)
+    model = tiny_model.save_model(tmp_path / "model")
+    classifier = tiny_model.save_classifier(tmp_path / "classifier")
+    config = tiny_model.config(model, classifier, disk / "runs")
+    config.epochs, config.eval.images = EPOCHS, 0
+    config.train.lora.sites = ("to_q", "conv_out")
+    file = tmp_path / "experiment.py"
+    file.write_text(
+        "from ddpo_fair import config\n"
+        "def get_config(variant=None):\n"
+        "    settings = config.defaults()\n"
+        f"    settings.update_from_flattened_dict({configuration.flatten(config)!r})\n"
+        "    return settings\n"
+    )
+    return lambda: train.main([f"--config={file}"])
+
+
+def test_nothing_is_lost_when_the_disk_is_full(disk, command, monkeypatch, capsys):
+    folder = disk / "runs" / "tiny"
+    score, save = epochs.score, checkpoint.Checkpoints.save
+
+    def fill_before_logging(*arguments):
+        if len(metrics.read(folder)) == 2:
+            while checkpoint.finished(folder / "checkpoints") != 2:
+                time.sleep(0.01)  # it is written in the background
+            fill(disk)
+        return score(*arguments)
+
+    def fill_before_saving(self, epochs_done, *rest):
+        if epochs_done == 4:
+            fill(disk)
+        save(self, epochs_done, *rest)
+        self.wait()  # before the next line of metrics meets the full disk
+
+    with monkeypatch.context() as patch:
+        patch.setattr(epochs, "score", fill_before_logging)
+        assert command() == train.BAD_INPUT
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "No space left on device" in told and "the same command continues" in told
+    first = metrics.read(folder)
+    newest = 2
+    assert f"checkpoints/{newest} is sound" in told and len(first) >= newest
+
+    assert command() == train.BAD_INPUT  # it is still full
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "No space left on device" in told
+    assert checkpoint.finished(folder / "checkpoints") == newest
+
+    (disk / "filler").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Checkpoints, "save", fill_before_saving)
+        assert command() == train.BAD_INPUT
+    output, told = capsys.readouterr()
+    assert len(told.splitlines()) == 1
+    assert f"continues after epoch {newest - 1};" in output
+    for text in ("A checkpoint in", "No space left", "continues from checkpoint 3"):
+        assert text in told
+    assert metrics.read(folder)[:newest] == first[:newest]
+
+    (disk / "filler").unlink()
+    assert command() == 0
+    assert "continues after epoch 2;" in capsys.readouterr().out
+    assert [line["epoch"] for line in metrics.read(folder)] == list(range(EPOCHS))
+    assert checkpoint.finished(folder / "checkpoints") == EPOCHS
+
+
+def test_a_full_disk_has_no_room_for_a_new_run(disk):
+    fill(disk)
+    with pytest.raises(UserError, match=r"cannot be written \(No space left.*free"):
+        run_folder.lock(disk / "runs" / "new")
+
+
+def test_a_disk_that_can_only_be_read(disk, command, capsys):
+    folder = disk / "runs" / "tiny"
+    state = {"weights": jnp.arange(5.0)}
+    checkpoints = checkpoint.Checkpoints(folder / "checkpoints", 2)
+    checkpoints.save(3, state, {})
+    checkpoints.wait()
+    checkpoints.close()
+    assert mount("-o", "remount,ro", disk)
+    assert command() == train.BAD_INPUT
+    (told,) = capsys.readouterr().err.splitlines()
+    assert f"'{folder}' cannot be written (Read-only file system)" in told
+    found = checkpoint.read_one(folder / "checkpoints", 3, checkpoint.shapes(state))
+    assert found["weights"].tolist() == [0, 1, 2, 3, 4]
