@@ -69,7 +69,15 @@ def build(config: ConfigDict) -> tuple[Run, learner.TrainState]:
         sample=sampler.make_sampler(light, chain, config.sample.guidance_scale),
         decode=sampler.make_decoder(light),
         classify=classifier.make_classify(dataclasses.replace(judge, params=None)),
-        update=learner.make_update(light, chain, settings, transform),
+        update=learner.make_update(
+            light,
+            chain,
+            settings,
+            transform,
+            jax.tree.map(lambda x: x.sharding, state)
+            if config.train.shard_optimizer
+            else None,
+        ),
         recompute=old_log_probs.make_recompute(light, chain, settings)
         if settings.recompute
         else None,
@@ -129,8 +137,13 @@ def _initial_state(
         base = {}
         # A copy, for the state is donated and must not share the loaded arrays.
         params = jax.tree.map(np.array, model.params["unet"])
-    state = learner.TrainState(params, transform.init(params), jnp.int32(0))
-    return parallel.replicate(state), base
+    optimizer = transform.init(params)
+    if config.train.shard_optimizer:
+        optimizer = parallel.place(optimizer, parallel.divided(optimizer))
+    else:
+        optimizer = parallel.replicate(optimizer)
+    params, count = parallel.replicate((params, jnp.int32(0)))
+    return learner.TrainState(params, optimizer, count), base
 
 
 def adapters(key: jax.Array, config: ConfigDict, unet_shapes: Any) -> lora.Adapters:

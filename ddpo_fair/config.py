@@ -172,6 +172,9 @@ def _train(config: ConfigDict) -> None:
     config.train.on_collapse = "stop"
     # Roll-backs of one run; a collapse after them ends it.
     config.train.max_roll_backs = 3
+    # Whether each device keeps only its share of the optimizer's moments. Saves memory
+    # where all weights are trained, and costs a gathering in every update; see --plan.
+    config.train.shard_optimizer = False
 
     config.train.lora = ConfigDict()
     # Rank of the adapters; 0 trains all weights of the UNet.

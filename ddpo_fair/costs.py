@@ -13,6 +13,8 @@ import jax
 from jax.extend import core
 from jax.interpreters import partial_eval as pe
 
+from ddpo_fair import parallel
+
 # Primitives whose result XLA writes to memory; the others are fused into their users.
 WRITTEN = frozenset(
     (
@@ -58,6 +60,16 @@ def of(function: Any, *arguments: Any) -> Cost:
 def num_bytes(tree: Any) -> int:
     """Bytes of the arrays, or shapes, of a tree."""
     return sum(_size(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def bytes_on_each(tree: Any, num_devices: int) -> int:
+    """Bytes that each device has of a tree that `parallel.divided` divides."""
+
+    def share(leaf: Any) -> int:
+        whole = parallel.divided_axis(leaf.shape, num_devices) is None
+        return _size(leaf) if whole else _size(leaf) // num_devices
+
+    return sum(share(leaf) for leaf in jax.tree.leaves(tree))
 
 
 def flops(jaxpr: core.Jaxpr) -> int:

@@ -95,10 +95,31 @@ def split(array: np.ndarray | jax.Array) -> jax.Array:
 def replicate(tree: Any) -> Any:
     """`tree`, the same on every host, on every device."""
     sharding = NamedSharding(mesh(), PartitionSpec())
+    return place(tree, jax.tree.map(lambda _: sharding, tree))
+
+
+def place(tree: Any, shardings: Any) -> Any:
+    """`tree`, the same on every host, on the devices as its leaves' shardings say."""
     if jax.process_count() == 1:
-        return jax.device_put(tree, sharding)
+        return jax.device_put(tree, shardings)
     # Here device_put would send all weights around, to see that they are the same.
-    return jax.tree.map(lambda x: _placed(np.asarray(x), sharding), tree)
+    return jax.tree.map(lambda x, s: _placed(np.asarray(x), s), tree, shardings)
+
+
+def divided_axis(shape: tuple[int, ...], num_devices: int) -> int | None:
+    """The first axis that can be divided among the devices; None without one."""
+    return next((i for i, size in enumerate(shape) if size % num_devices == 0), None)
+
+
+def divided(tree: Any) -> Any:
+    """Shardings of arrays of which each device has a part, where their shape allows."""
+
+    def sharding(x: Any) -> NamedSharding:
+        axis = divided_axis(x.shape, num_devices())
+        spec = [] if axis is None else [None] * axis + [AXIS]
+        return NamedSharding(mesh(), PartitionSpec(*spec))
+
+    return jax.tree.map(sharding, tree)
 
 
 def _placed(array: np.ndarray, sharding: NamedSharding) -> jax.Array:

@@ -30,6 +30,8 @@ class Plan:
     unet: int  # bytes of its weights
     others: int  # bytes of VAE and classifier
     state: int  # trained parameters and optimizer, as in a checkpoint
+    elsewhere: int  # bytes of the optimizer that only other devices have
+    num_devices: int
     trajectories: int  # of one epoch
     merged: int  # the UNet with the adapters in it; 0 without adapters
     sampling: costs.Cost  # of one batch
@@ -40,7 +42,8 @@ class Plan:
     @property
     def optimizer(self) -> int:
         """Bytes that training adds to the model's: adapters, moments."""
-        return self.state if self.merged else self.state - self.unet
+        own = self.state - self.elsewhere
+        return own if self.merged else own - self.unet
 
     @property
     def phases(self) -> dict[str, int]:
@@ -76,8 +79,12 @@ class Plan:
         }
 
 
-def make(config: ConfigDict) -> Plan:
+def make(config: ConfigDict, num_devices: int = 1) -> Plan:
     """The plan of a config.
+
+    Args:
+        config: all settings.
+        num_devices: of all hosts, that may share the optimizer.
 
     Raises:
         UserError: if the model is neither on this machine nor known by its name.
@@ -87,6 +94,7 @@ def make(config: ConfigDict) -> Plan:
     base = model.params["unet"] if config.train.lora.rank else {}
     trajectory, null = _trajectory(config, model)
     size, pixels = config.sample.batch_per_device, model.image_size
+    shares = num_devices if config.train.shard_optimizer else 1
     drawn = partial(stable_diffusion.decode, model)
     scored = partial(classifier.probabilities, judge)
     latents = jax.ShapeDtypeStruct((size, *model.latent_shape), jnp.float32)
@@ -98,6 +106,9 @@ def make(config: ConfigDict) -> Plan:
         unet=costs.num_bytes(model.params["unet"]),
         others=costs.num_bytes([model.params["vae"], judge.params]),
         state=costs.num_bytes(state),
+        elsewhere=costs.num_bytes(state.optimizer)
+        - costs.bytes_on_each(state.optimizer, shares),
+        num_devices=num_devices,
         trajectories=costs.num_bytes(trajectory),
         merged=costs.num_bytes(base),
         sampling=_sampling(config, model, trajectory, null),
@@ -192,9 +203,7 @@ def text(plan: Plan) -> str:
         _row("Memory of each device", "GB"),
         _row("  weights of the UNet", plan.unet / 1e9),
         _row("  weights of VAE and classifier", plan.others / 1e9),
-        _row(
-            "  adapters and optimizer" if rank else "  optimizer", plan.optimizer / 1e9
-        ),
+        _row(f"  {_training(plan)}", plan.optimizer / 1e9),
         _row(f"  trajectories of {images} images", plan.trajectories / 1e9),
     ]
     for name, needed in plan.phases.items():
@@ -212,6 +221,16 @@ def text(plan: Plan) -> str:
     total = sum(flops.values())
     rows.append(_row("  together", total / 1e12))
     return "\n".join([*rows, "", _evaluation(plan), _time(total)])
+
+
+def _training(plan: Plan) -> str:
+    """What training adds to the weights."""
+    name = "adapters and optimizer" if plan.config.train.lora.rank else "optimizer"
+    if not plan.config.train.shard_optimizer:
+        return name
+    if plan.num_devices == 1:
+        return f"{name}, whole; --plan=8 divides it by 8"
+    return f"{name}, a share of {plan.num_devices} devices"
 
 
 def _details(config: ConfigDict, images: int) -> dict[str, str]:

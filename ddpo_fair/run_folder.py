@@ -32,6 +32,7 @@ FREE = (
     "train.max_kl",
     "train.on_collapse",
     "train.max_roll_backs",
+    "train.shard_optimizer",
     "log.images",
     "log.wandb",
     "checkpoint.every_epochs",

@@ -1,5 +1,6 @@
 """The command that trains: `python -m ddpo_fair.train --config=configs/mech_eng.py`."""
 
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from ddpo_fair import progress
 
 BAD_INPUT = 2  # exit status
-PLAN = "--plan"  # the flag that asks for the costs instead of a run
+# The flag that asks for the costs instead of a run; devices may follow it.
+PLAN = re.compile(r"--plan(?:=([1-9]\d{0,5}))?")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -27,13 +29,13 @@ def main(arguments: Sequence[str]) -> int:
     """
     stop = stopping.Stop()
     stop.listen()
-    planning = PLAN in arguments
-    arguments = [argument for argument in arguments if argument != PLAN]
+    plans = [match for match in map(PLAN.fullmatch, arguments) if match]
+    arguments = [one for one in arguments if not PLAN.fullmatch(one)]
     try:
         command, problems = command_line.parse(arguments, "ddpo_fair.train")
         check(command.config, problems)
-        if planning:
-            print(plan_text(command.config))
+        if plans:
+            print(plan_text(command.config, int(plans[-1][1] or 1)))
             return 0
         train(command.config, stop, opening=model_choice(command))
     except command_line.Help as text:
@@ -69,14 +71,14 @@ def check(config: ConfigDict, problems: list[str]) -> None:
     config_rules.validate(config, problems)
 
 
-def plan_text(config: ConfigDict) -> str:
+def plan_text(config: ConfigDict, num_devices: int) -> str:
     """What the run would need and cost; see `plan.text`."""
     import jax
 
     from ddpo_fair import plan
 
     jax.config.update("jax_platforms", "cpu")  # a plan wakes no accelerator
-    return plan.text(plan.make(config))
+    return plan.text(plan.make(config, num_devices))
 
 
 def model_choice(command: command_line.Command) -> str:

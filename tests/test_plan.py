@@ -162,7 +162,7 @@ def test_the_command_prints_a_plan_and_runs_nothing(folders, capsys, monkeypatch
         f"--config.model={model}",
         f"--config.classifier={classifier}",
         "--config.train.lora.sites=('all',)",
-        "--plan",
+        "--plan=8",
     ]
     assert train.main(arguments) == 0
     printed = capsys.readouterr().out

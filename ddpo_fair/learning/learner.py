@@ -193,6 +193,7 @@ def make_update(
     chain: ddim.Schedule,
     settings: Settings,
     transform: optax.GradientTransformation,
+    placement: TrainState | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """The jitted update.
 
@@ -200,9 +201,17 @@ def make_update(
     steps [D, m, S], null) to the new state and the metrics of this update. Where loss,
     gradient or new weights are not finite the state stays as it was, and the metric
     `skipped_updates` is 1.
-    """
 
-    @partial(jax.jit, donate_argnums=0, compiler_options=rounding(settings))
+    Args:
+        model: its networks; weights are arguments of the update.
+        chain: of the denoising steps.
+        settings: what is compiled.
+        transform: of `optimizer`.
+        placement: sharding of each array of the state; None: the same on every device.
+    """
+    kept = {} if placement is None else {"out_shardings": (placement, None)}
+
+    @partial(jax.jit, donate_argnums=0, compiler_options=rounding(settings), **kept)
     def update(state, base, trajectory, advantages, images, steps, null):
         params, pull_back = jax.vjp(lambda p: merged(base, p, settings), state.params)
 

@@ -1,0 +1,135 @@
+"""The optimizer divided among the devices: less memory, the same training."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_model
+from jax.sharding import Mesh
+
+from ddpo_fair import assembly, checkpoint, costs, parallel, plan
+from ddpo_fair import epoch as epochs
+
+D = 8
+EXACT = 1e-6  # float32, summed in another order
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """Of training all weights."""
+    root = tmp_path_factory.mktemp("sharded")
+    model = tiny_model.save_model(root / "model")
+    config = tiny_model.config(model, tiny_model.save_classifier(root / "c"), root)
+    config.train.lora.rank = 0
+    config.train.updates_per_epoch = 1
+    config.train.microbatch = 8
+    return config
+
+
+def trained(config, sharded, samples=None):
+    """The state after two epochs' updates, their metrics, and the samples."""
+    config.train.shard_optimizer = sharded
+    run, state = assembly.build(config)
+    samples = samples or epochs.sample(run, run.unet_params(state.params), 0)
+    advantages = np.random.default_rng(0).standard_normal(run.num_images, np.float32)
+    lines = []
+    for epoch in range(2):
+        state, measured = epochs.update(run, state, samples, advantages, epoch)
+        lines.append(epochs.of_updates(measured))
+    return state, lines, samples
+
+
+@pytest.fixture(scope="module")
+def whole(config):
+    return trained(config, False)
+
+
+@pytest.fixture(scope="module")
+def sharded(config, whole):
+    return trained(config, True, whole[2])
+
+
+def bytes_on_one(tree):
+    """Bytes of a tree's arrays on the first device."""
+    first = jax.devices()[0]
+    return sum(
+        shard.data.nbytes
+        for leaf in jax.tree.leaves(tree)
+        for shard in leaf.addressable_shards
+        if shard.device == first
+    )
+
+
+def test_it_trains_the_same(whole, sharded):
+    for found, expected in zip(sharded[1], whole[1], strict=True):
+        assert found == pytest.approx(expected, rel=1e-5, abs=EXACT)
+        assert found["skipped_updates"] == 0 and found["grad_norm"] > 0
+    for name in ("params", "optimizer"):
+        pairs = zip(
+            *(jax.tree.leaves(getattr(one[0], name)) for one in (sharded, whole)),
+            strict=True,
+        )
+        for found, expected in pairs:
+            np.testing.assert_allclose(found, expected, rtol=EXACT, atol=EXACT)
+
+
+def test_each_device_has_less(whole, sharded):
+    before, after = (bytes_on_one(one[0].optimizer) for one in (whole, sharded))
+    assert before == costs.num_bytes(whole[0].optimizer)
+    assert after == costs.bytes_on_each(sharded[0].optimizer, D)
+    assert after < before / 4  # some axes of the tiny model do not divide by 8
+    for leaf in jax.tree.leaves(sharded[0].params):
+        assert leaf.is_fully_replicated  # as pmap wants them
+
+
+@pytest.mark.parametrize("count", [1, 4, 8])
+def test_a_checkpoint_serves_any_number_of_devices(
+    sharded, count, tmp_path, monkeypatch
+):
+    state = sharded[0]
+    checkpoints = checkpoint.Checkpoints(tmp_path, 2)
+    checkpoints.save(1, state, {})
+    checkpoints.wait()
+    mesh = Mesh(np.asarray(jax.devices()[:count]), (parallel.AXIS,))
+    monkeypatch.setattr(parallel, "mesh", lambda: mesh)
+    monkeypatch.setattr(parallel, "num_devices", lambda: count)
+    empty = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state)
+    template = parallel.replicate(empty).replace(
+        optimizer=parallel.place(empty.optimizer, parallel.divided(empty.optimizer))
+    )
+    found = checkpoints.restore(template).state
+    checkpoints.close()
+    assert bytes_on_one(found.optimizer) == costs.bytes_on_each(state.optimizer, count)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(state), strict=True):
+        assert len(one.sharding.device_set) == count
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_first_axis_that_divides_is_divided():
+    shapes = {
+        "first": jax.ShapeDtypeStruct((16, 3), jnp.float32),
+        "last": jax.ShapeDtypeStruct((3, 3, 4, 24), jnp.float32),
+        "none": jax.ShapeDtypeStruct((5, 4), jnp.float32),
+        "scalar": jax.ShapeDtypeStruct((), jnp.int32),
+    }
+    found = {name: tuple(one.spec) for name, one in parallel.divided(shapes).items()}
+    assert found == {
+        "first": ("data",),
+        "last": (None, None, None, "data"),
+        "none": (),
+        "scalar": (),
+    }
+    hand = 4 * (16 * 3 / 8 + 3 * 3 * 4 * 24 / 8 + 5 * 4 + 1)
+    assert costs.bytes_on_each(shapes, D) == hand
+
+
+def test_the_plan_counts_it(config, sharded):
+    config.train.shard_optimizer = True
+    one, eight = plan.make(config, 1), plan.make(config, D)
+    assert one.state == eight.state  # on the disk
+    assert one.optimizer - eight.optimizer == eight.elsewhere > one.optimizer / 2
+    count = 4  # the number of updates is no part of the optimizer's own state
+    assert eight.optimizer == bytes_on_one(sharded[0].optimizer) + count
+    assert "optimizer, a share of 8 devices" in plan.text(eight)
+    assert "--plan=8 divides it" in plan.text(one)
+    assert max(eight.phases.values()) < max(one.phases.values())
