@@ -3,8 +3,10 @@
     python benchmarks/soak.py --epochs=200
     python benchmarks/soak.py --tiny            random weights, for a busy machine
 
-Prints, at a few epochs, the memory of the process (RSS, in MB), the mean seconds of an
-epoch since the row before, the size of the run's folder and the lines on stderr.
+Prints, at a few epochs, the memory of the process now (RSS) and of its device at most
+(metrics.jsonl's device_memory_gb; on a CPU that is the process's own peak), its threads
+and open files, the mean seconds of an epoch since the row before, the size of the run's
+folder without its checkpoints and of those, and the lines on stderr, where warnings go.
 """
 
 import argparse
@@ -18,6 +20,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = (20, 50, 100, 150, 200)  # epochs done
+COLUMNS = (
+    "epochs",
+    "RSS, MB",
+    "device's peak, MB",
+    "threads",
+    "open files",
+    "s per epoch",
+    "folder, MB",
+    "checkpoints, MB",
+    "lines on stderr",
+)
 SETTINGS = {
     "sample.batch_per_device": 2,
     "sample.num_steps": 3,
@@ -78,8 +91,8 @@ def soak(folder: Path, epochs: int, more: dict) -> list[dict[str, float]]:
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr
         )
-        print("| epochs | RSS, MB | s per epoch | folder, MB | lines on stderr |")
-        print("|---|---|---|---|---|", flush=True)
+        print("| " + " | ".join(COLUMNS) + " |")
+        print("|" + "---|" * len(COLUMNS), flush=True)
         for epoch in ROWS:
             if epoch > epochs or not wait_for(process, run / "metrics.jsonl", epoch):
                 break
@@ -97,7 +110,7 @@ def wait_for(process: subprocess.Popen, path: Path, count: int) -> bool:
     while not path.exists() or path.read_bytes().count(b"\n") < count:
         if process.poll() is not None:
             return False
-        time.sleep(0.01)
+        time.sleep(0.05)
     return True
 
 
@@ -110,12 +123,18 @@ def measure(
         line.split(":", 1) for line in status.read_text().splitlines() if ":" in line
     )
     lines = (run / "metrics.jsonl").read_text().splitlines()[before:epoch]
-    seconds = [json.loads(line)["epoch_seconds"] for line in lines]
+    written = [json.loads(line) for line in lines]
+    seconds = [line["epoch_seconds"] for line in written]
+    checkpoints = size_of(run / "checkpoints")
     return {
         "epochs": epoch,
-        "rss_mb": round(int(found["VmRSS"].split()[0]) / 1024),
+        "rss_mb": round(int(found["VmRSS"].split()[0]) * 1024 / 1e6),
+        "device_mb": round(written[-1]["device_memory_gb"] * 1e3),
+        "threads": int(found["Threads"]),
+        "open_files": len(list(Path(f"/proc/{pid}/fd").iterdir())),
         "seconds": round(sum(seconds) / len(seconds), 3),
-        "folder_mb": round(size_of(run) / 1e6, 2),
+        "folder_mb": round((size_of(run) - checkpoints) / 1e6, 2),
+        "checkpoints_mb": round(checkpoints / 1e6, 2),
         "stderr_lines": errors.read_text().count("\n"),
     }
 
