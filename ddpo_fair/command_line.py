@@ -96,8 +96,9 @@ def _load(path: str, variant: str | None) -> ConfigDict:
     """What the config file's `get_config(variant)` returns."""
     file = Path(path)
     if not paths.given("--config", path).is_file() or file.suffix != ".py":
-        beside = file.parent.is_dir() and any(file.parent.glob("*.py"))
-        folder = file.parent if beside else Path("configs")
+        folder = file.parent if file.parent != Path() else Path("configs")
+        if not any(folder.glob("*.py")):
+            folder = Path("configs")
         found = sorted(str(other) for other in folder.glob("*.py"))[:8]
         raise UserError(
             f"--config={shown(path)} is not a file of Python, whose name ends in .py;"

@@ -172,19 +172,29 @@ def bind(folder: Path, plan: Plan) -> None:
 
 def load_part(folder: Path, job: Job) -> dict[str, np.ndarray] | None:
     """The figures of a finished job; None if it is not finished."""
+    return load(folder / "parts" / f"{job.name}.npz")
+
+
+def save_part(folder: Path, job: Job, arrays: dict[str, np.ndarray]) -> None:
+    """Writes a job's figures, whole or not at all."""
+    save(folder / "parts" / f"{job.name}.npz", arrays)
+
+
+def load(path: Path) -> dict[str, np.ndarray] | None:
+    """Arrays of `save`; None if they are not there, or not whole."""
     try:
-        with open(folder / "parts" / f"{job.name}.npz", "rb") as file:
+        with open(path, "rb") as file:
             return dict(np.load(file, allow_pickle=False))
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         return None
 
 
-def save_part(folder: Path, job: Job, arrays: dict[str, np.ndarray]) -> None:
-    """Writes a job's figures, whole or not at all."""
-    part = folder / "parts" / f".{job.name}.npz"
+def save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes arrays, whole or not at all."""
+    part = path.with_name(f".{path.name}")
     with open(part, "wb") as file:
         np.savez(file, **arrays)
-    os.replace(part, folder / "parts" / f"{job.name}.npz")
+    os.replace(part, path)
 
 
 def image_path(folder: Path, job: Job, plan: Plan, row: int) -> Path:

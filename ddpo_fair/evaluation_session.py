@@ -178,7 +178,8 @@ class Session:
         if self.config.model != EMBEDDED:
             return None, None, None
         path = self.folder / "parts" / "renders.npz"
-        if not path.exists():
+        found = evaluation_plan.load(path)
+        if found is None:
             try:
                 from ddpo_fair.fairness import renders
             except UserError as error:
@@ -190,9 +191,8 @@ class Session:
             seen = evaluation_images.look_at(self.studio, known.images)
             features = evaluation_images.look_at(self.studio, balanced.images)[0][1]
             labels = rewards.labels(seen[0][0], self.config.confidence)
-            np.savez(path, features=features, truth=known.truth, labels=labels)
-        with np.load(path) as file:
-            found = dict(file)
+            found = {"features": features, "truth": known.truth, "labels": labels}
+            evaluation_plan.save(path, found)
         matrix = figures.confusion(found["truth"], found["labels"])
         self._draw_matrix(matrix)
         audited = None

@@ -110,7 +110,7 @@ def check(folder: Path, config: ConfigDict) -> None:
     if not (folder / CONFIG).exists():
         return
     try:
-        saved = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        saved = read_config(folder)
         before, images_before = dict(saved["config"]), saved["images_per_epoch"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
@@ -169,8 +169,11 @@ def write_config(folder: Path, config: ConfigDict) -> None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The parsed config.json of a run."""
-    return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    """The parsed config.json of a run; a ValueError if it is no JSON object."""
+    content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError("it holds no JSON object")
+    return content
 
 
 def commit() -> str | None:

@@ -1,11 +1,19 @@
 """How every command must refuse: status 2, one paragraph, no traceback, at once."""
 
+import pathlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ddpo_fair import stopping
+import tiny_model
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
 
+from ddpo_fair import stopping
+from ddpo_fair.diffusion import stable_diffusion
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIG = f"--config={ROOT / 'configs' / 'mech_eng.py'}:embedded"
 SECONDS = 3.0  # of processor time, so that a busy machine fails no test
 
 
@@ -35,3 +43,37 @@ def refused(
     assert "Traceback" not in text and len(text) < 9000
     assert seconds < SECONDS
     return text
+
+
+def save_sound(root: pathlib.Path) -> pathlib.Path:
+    """Writes the folders of a sound model and classifier; returns theirs."""
+    tiny_model.save_model(root / "model")
+    tiny_model.save_classifier(root / "classifier")
+    stable_diffusion.load(root / "model")  # imports what is imported once
+    return root
+
+
+def arguments_of(folders, **changes):
+    """A command line for the tiny model in these folders."""
+    flat = {
+        "model": folders / "model",
+        "classifier": folders / "classifier",
+        "run.dir": folders / "runs",
+        "sample.batch_per_device": 4,
+        "train.microbatch": 4,
+        "prompts": tiny_model.PROMPTS[0],
+        **changes,
+    }
+    return [CONFIG, *(f"--config.{name}={value}" for name, value in flat.items())]
+
+
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20)
+)
+# The same examples every time, and no matter how busy the machine is.
+STEADY = settings(
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)

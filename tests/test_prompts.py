@@ -1,9 +1,15 @@
 """Prompts: fair shares, an order of their own each epoch, and what they may say."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+import tiny_model
 
-from ddpo_fair import prompts
+from ddpo_fair import metrics, prompts
+from ddpo_fair.diffusion import stable_diffusion
+from ddpo_fair.errors import UserError
+from ddpo_fair.models import clip
 
 
 def test_every_prompt_has_its_share():
@@ -68,3 +74,32 @@ def test_prompts_that_no_model_could_be_given(texts, part):
 )
 def test_other_texts_are_only_texts(text):
     assert list(prompts.problems((text,))) == []
+    blank = np.ones((1, 8, 8, 3), np.float32)
+    assert metrics.grid(blank, metrics.caption(0, [text], {})).size[0] > 8
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tiny_model.save_model(tmp_path_factory.mktemp("prompts") / "model")
+    return stable_diffusion.load(folder)
+
+
+def test_any_script_has_tokens(model):
+    texts = ["", "医生的脸", "وجه", "👩‍⚕️", "<script>", "\u202egnp", "a nurse"]
+    ids = stable_diffusion.tokenize(model, texts)
+    assert ids.shape == (7, 16) and ids.dtype == np.int32
+    assert ids.min() >= 0 and ids.max() < model.text_encoder.config.vocab_size
+
+
+def test_a_prompt_is_never_cut_in_silence(model):
+    words = 14 * "photo "  # with the two ends, just what fits
+    assert stable_diffusion.tokenize(model, [words]).shape == (1, 16)
+    with pytest.raises(UserError, match="has 17 tokens, but the text encoder reads 16"):
+        stable_diffusion.tokenize(model, [words + "photo"])
+
+
+def test_a_tokenizer_of_another_model_is_refused(model):
+    small = dataclasses.replace(model.text_encoder.config, vocab_size=5)
+    other = dataclasses.replace(model, text_encoder=clip.TextEncoder(small))
+    with pytest.raises(UserError, match="vocabulary is larger than the text"):
+        stable_diffusion.tokenize(other, ["photo of a nurse"])

@@ -13,7 +13,7 @@ import huggingface_hub
 import made_runs
 import pytest
 import tiny_model
-from refusals import refused
+from refusals import CONFIG, refused
 
 from ddpo_fair import (
     command_line,
@@ -159,11 +159,10 @@ def test_bandit_finds_nothing():
 
 
 def test_a_config_file_is_the_only_code_that_is_run(capsys):
-    config = f"--config={PACKAGE.parent / 'configs' / 'mech_eng.py'}:embedded"
     for text in ("__import__('os').abort()", "(__import__('os').abort(),)"):
-        said = refused(train.main, [config, f"--config.prompts={text}"], capsys)
+        said = refused(train.main, [CONFIG, f"--config.prompts={text}"], capsys)
         assert "__import__" in said
-    command, problems = command_line.parse([config, "--config.epochs=2+2"], "x")
+    command, problems = command_line.parse([CONFIG, "--config.epochs=2+2"], "x")
     assert problems and command.config.epochs == 20
 
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddpo_fair.diffusion import scheduler_settings
 from ddpo_fair.errors import UserError, shown
 from ddpo_fair.models import clip, options, tensor_files, unet, vae, weights
 
@@ -91,6 +92,7 @@ def load(
     place = folder / "scheduler" / "scheduler_config.json"
     configs["scheduler"] = tensor_files.read_json(place)
     with options.of(folder):
+        scheduler_settings.read(configs["scheduler"])
         text, net, autoencoder = networks_of(configs, dtype, remat)
     templates = templates_of(text, net, autoencoder)
     params = {

@@ -14,7 +14,11 @@ SETS = {
     "given": "Further prompts",
 }
 MODELS = ("before", "after")
-ATTRIBUTES = {"gender": "Gender", "skin_tone": "Skin tone", "age": "Age"}
+ATTRIBUTES = {
+    "gender": "Gender, as classified",
+    "skin_tone": "Skin tone",
+    "age": "Age, as estimated",
+}
 
 
 def section(run: Record) -> list[Markup]:
@@ -94,7 +98,7 @@ def _sets(sampler: dict[str, Any]) -> Markup:
 
 
 def _samplers(samplers: list[dict[str, Any]]) -> Markup:
-    """One prompt's share of women, or the gap of several; by sampler."""
+    """One prompt's share classified as female, or the gap of several; by sampler."""
     figure, unit, title = ("gap", "points", "gap of the trained prompts")
     if all(_only_prompt(one, "before") for one in samplers):
         figure, unit, title = ("q", "%", "classified as female")

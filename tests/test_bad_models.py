@@ -1,0 +1,171 @@
+"""Models that are no models: places, weights, networks, schedulers, classifiers."""
+
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import tiny_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from refusals import SCALARS, STEADY, arguments_of, refused, save_sound
+
+from ddpo_fair import train
+from ddpo_fair.diffusion import ddim, stable_diffusion
+from ddpo_fair.errors import UserError
+from ddpo_fair.models import vit
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    return save_sound(tmp_path_factory.mktemp("sound"))
+
+
+@pytest.fixture
+def folders(sound, tmp_path):
+    """A copy of them, to be damaged."""
+    shutil.copytree(sound, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"model": "no/such/folder"}, "no such folder"),
+        ({"model": "../.."}, "is not a model folder: it has no unet, vae"),
+        ({"model": "/etc/passwd"}, "no such folder"),
+        ({"model": "~nobody_here/x"}, "home directory"),
+        ({"model": 5000 * "m"}, "File name too long"),
+        ({"model": "owner/name"}, "HF_HUB_OFFLINE"),
+        ({"model": "-owner/name"}, "or owner/name on the Hugging Face hub"),
+        ({"model": "owner/name@"}, "or owner/name on the Hugging Face hub"),
+        ({"model": "owner/name@../../x"}, "or owner/name on the Hugging Face hub"),
+        ({"model": "https://hub/owner/name"}, "or owner/name on the Hugging Face hub"),
+        ({"classifier": "nowhere"}, "classifier='nowhere': there is no such folder"),
+        ({"variant": "fp16"}, "holds no diffusion_pytorch_model.fp16.safetensors"),
+        ({"run.dir": "~nobody_here/x"}, "run.dir/run.name='~nobody_here/x/mech_eng'"),
+        ({"run.dir": 5000 * "d"}, "File name too long"),
+        ({"run.dir": "/proc/here"}, "cannot be written (No such file or directory)"),
+        ({"run.dir": "/etc/passwd/x"}, "cannot be written (Not a directory)"),
+        (
+            {"prompts": [f"photo of number {number}" for number in range(20)]},
+            "x 8 devices = 32 images per epoch, but 20 prompts need 40",
+        ),
+    ],
+    ids=range(17),
+)
+def test_places_that_are_none(capsys, sound, tmp_path, changes, part):
+    changes = {"run.dir": tmp_path, **changes}
+    assert part in refused(train.main, arguments_of(sound, **changes), capsys)
+
+
+UNET = pathlib.Path("model/unet/diffusion_pytorch_model.safetensors")
+SCHEDULER = pathlib.Path("model/scheduler/scheduler_config.json")
+EYES = pathlib.Path("classifier/preprocessor_config.json")
+
+
+def edit_tensors(change):
+    """What changes the tensors of the UNet's file."""
+
+    def harm(folders):
+        tensors = safetensors.numpy.load_file(folders / UNET)
+        change(tensors)
+        safetensors.numpy.save_file(tensors, folders / UNET, metadata={"format": "pt"})
+
+    return harm
+
+
+def say(path, **values):
+    """What changes values of a JSON file."""
+
+    def harm(folders):
+        content = json.loads((folders / path).read_text())
+        (folders / path).write_text(json.dumps({**content, **values}))
+
+    return harm
+
+
+def write(path, content):
+    return lambda folders: (folders / path).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("harm", "part"),
+    [
+        (edit_tensors(lambda x: x.pop("conv_in.bias")), "conv_in.bias [16] is missing"),
+        (
+            edit_tensors(lambda x: x.update({"conv_in.bias": np.zeros(3, "f4")})),
+            "has shape [3], expected [16]",
+        ),
+        (
+            edit_tensors(lambda x: x.update({"conv_in.bias": np.zeros(16, "i4")})),
+            "is of type I32, expected one of F16",
+        ),
+        (
+            edit_tensors(lambda x: x.update({"\x1b[2J\n": np.zeros(1, "f4")})),
+            "\\x1b[2J [1] of",
+        ),
+        (write(UNET, b"\0" * 1000), "is no sound safetensors file"),
+        (lambda folders: shutil.rmtree(folders / "model/vae"), "it has no vae"),
+        (lambda folders: (folders / EYES).unlink(), "does not exist"),
+        (write("model/tokenizer/vocab.json", b"{"), "no CLIP tokenizer that can be"),
+        (write("model/unet/config.json", b"[]"), "holds no JSON object"),
+        (write("model/vae/config.json", b"\xff"), "cannot be read as JSON"),
+        (say("model/unet/config.json", layers_per_block=10**6), "from 1 to 200"),
+        (say("model/unet/config.json", cross_attention_dim=17), "must be 16, as its"),
+        (say("model/unet/config.json", sample_size=None), "sample_size is missing"),
+        (say("model/vae/config.json", out_channels=1), "must be 3, for red, green"),
+        (say("classifier/config.json", id2label={"0": "cat", "1": "dog"}), "cat, dog"),
+        (say("classifier/config.json", id2label=[1]), "must number its classes"),
+        (say(EYES, image_std=[0, 1, 1]), "image_std=[0, 1, 1] must be a list of three"),
+        (say(EYES, resample=1), "it must be 0 (nearest), 2 (bilinear)"),
+        (say(SCHEDULER, set_alpha_to_one=True, steps_offset=0), "standard deviation 0"),
+        (say(SCHEDULER, beta_end=2), "beta_end=2 must be below 1"),
+        (say(SCHEDULER, num_train_timesteps="1000"), "must be a whole number from 1"),
+    ],
+    ids=range(21),
+)
+def test_models(capsys, folders, harm, part):
+    harm(folders)
+    text = refused(train.main, arguments_of(folders), capsys)
+    assert part in text
+    assert str(folders) in text or "timesteps" in text
+
+
+JSON = st.one_of(SCALARS, st.lists(SCALARS, max_size=3), st.just({"0": "a"}))
+CONFIGS = {
+    "text_encoder": {**tiny_model.TEXT, "vocab_size": 100},
+    "unet": tiny_model.UNET,
+    "vae": tiny_model.VAE,
+}
+
+
+@settings(STEADY, max_examples=300)
+@given(value=JSON, place=st.sampled_from([(p, n) for p in CONFIGS for n in CONFIGS[p]]))
+def test_any_network_is_made_or_refused_in_words(value, place):
+    part, name = place
+    configs = {**CONFIGS, part: {**CONFIGS[part], name: value}}
+    try:
+        stable_diffusion.networks_of(configs, "float32")
+    except UserError as error:
+        assert "config.json" in str(error) and len(str(error)) < 1000
+
+
+@settings(STEADY, max_examples=200)
+@given(value=JSON, name=st.sampled_from([*tiny_model.SCHEDULER, "trained_betas"]))
+def test_any_schedule_is_made_or_refused_in_words(value, name):
+    try:
+        ddim.schedule({**tiny_model.SCHEDULER, name: value}, 5, 1.0)
+    except UserError as error:
+        assert name in str(error) and len(str(error)) < 1000
+
+
+@settings(STEADY, max_examples=100)
+@given(value=JSON, name=st.sampled_from(list(tiny_model.VIT)))
+def test_any_classifier_is_made_or_refused_in_words(value, name):
+    try:
+        vit.Config.from_dict({**tiny_model.VIT, name: value})
+    except UserError as error:
+        assert "config.json" in str(error) and len(str(error)) < 1000

@@ -1,0 +1,157 @@
+"""Runs that are no runs, and flags of evaluate, report and export that name none."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny_model
+from refusals import CONFIG, arguments_of, refused, save_sound
+
+from ddpo_fair import (
+    assembly,
+    evaluate,
+    evaluation_plan,
+    export,
+    report,
+    run_folder,
+    saved_run,
+    train,
+)
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    return save_sound(tmp_path_factory.mktemp("sound"))
+
+
+@pytest.fixture
+def run(sound, tmp_path):
+    """A run's folder with settings, and a checkpoint 3 that is empty."""
+    places = (sound / "model", sound / "classifier", tmp_path)
+    config = tiny_model.config(*places)
+    folder = run_folder.path_of(config)
+    (folder / "checkpoints" / "3").mkdir(parents=True)
+    run_folder.write_config(folder, config)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("main", "flags", "part"),
+    [
+        (evaluate.main, ["--run={run}x"], "not the folder of a run. Runs beside it"),
+        (evaluate.main, ["--run="], "--run='' cannot be used as a path (it is empty)"),
+        (evaluate.main, ["--run=a\0b"], "control character"),
+        (evaluate.main, ["--run=" + 5000 * "x"], "File name too long"),
+        (evaluate.main, ["--run={run}", "--checkpoint=best"], "number of epochs done"),
+        (evaluate.main, ["--run={run}", "--checkpoint="], "number of epochs done"),
+        (evaluate.main, ["--run={run}", f"--checkpoint={5000 * '9'}"], "characters)"),
+        (evaluate.main, ["--run={run}", "--checkpoint=7"], "holds the checkpoints 3"),
+        (evaluate.main, ["--run={run}", "--checkpoint=x/checkpoints/3"], "Which run?"),
+        (evaluate.main, ["--run={run}", "--images=1"], "--images: '1' must be a whole"),
+        (evaluate.main, ["--run={run}", "--images=1e99"], "number from 2 to 100000"),
+        (evaluate.main, ["--run={run}", "--seed=-1"], "number from 0 to 2147483647"),
+        (evaluate.main, ["--run={run}", "--sets=all"], "must be of trained, held_out"),
+        (evaluate.main, ["--run={run}", "--sets="], "must be of trained, held_out"),
+        (evaluate.main, ["--run={run}", "--samplers="], "must be all, training, or"),
+        (evaluate.main, ["--run={run}", "--samplers=2:1:5"], "eta 0 to 1"),
+        (evaluate.main, ["--run={run}", "--samplers=0:1:0"], "steps 1 to 1000"),
+        (evaluate.main, ["--run={run}", "--samplers=0:999:5"], "guidance 0 to 100"),
+        (evaluate.main, ["--run={run}", "--prompt="], "is empty; say what to draw"),
+        (evaluate.main, ["--run={run}", "--prompt=\x1b[2J"], "control character"),
+        (evaluate.main, ["--run={run}", "--prompt=" + 5000 * "x"], "at most 1000 char"),
+        (evaluate.main, ["--run={run}", "--audit=nobody"], "--audit='nobody': class"),
+        (evaluate.main, ["--run={run}", "--output=a\0b"], "--output='a\\x00b' cannot"),
+        (evaluate.main, ["--run={run}", "--imags=3"], "'--imags=3' is no flag"),
+        (evaluate.main, ["--config=nowhere.py"], "is not a file of Python"),
+        (evaluate.main, ["--run={run}", CONFIG], "Which run? The flags name"),
+        (report.main, ["{run}x"], "is no run: it has neither config.json"),
+        (report.main, [""], "The run='' cannot be used as a path"),
+        (report.main, ["~nobody_here"], "home directory"),
+        (report.main, ["{run}/config.json"], "is no run"),
+        (report.main, ["{run}", "--output={run}"], "is a folder; name the page"),
+        (report.main, ["{run}", "--output=/"], "is a folder; name the page"),
+        (report.main, ["{run}", "--output={run}/config.json/x"], "cannot be written"),
+        (report.main, ["{run}", "--outptu=x"], "Unrecognized arguments: --outptu=x"),
+        (export.main, ["--run={run}x", "--output={run}y"], "not the folder of a run"),
+        (export.main, ["--run={run}", "--output="], "(it is empty)"),
+        (export.main, ["--run={run}", "--output=/"], "exists and is not empty"),
+        (export.main, ["--run={run}", "--output={run}"], "nothing there was changed"),
+        (export.main, ["--run={run}", "--output={run}/config.json/x"], "Not a direct"),
+        (export.main, ["--run={run}", "--output=x", "--format=onnx"], "choose from"),
+        (export.main, ["--run={run}", "--output=x", "--checkpoint=0"], "number from 1"),
+        (export.main, ["--run={run}", "--output=x", "--checkpoint=7"], "checkpoints 3"),
+        (
+            export.main,
+            ["--run={run}", "--output={run}y", "--format=lora"],
+            "checkpoints/3 is damaged",
+        ),
+    ],
+    ids=range(43),
+)
+def test_flags_of_the_other_commands(capsys, run, tmp_path, main, flags, part):
+    before = sorted(path.name for path in tmp_path.iterdir())
+    given_flags = [flag.replace("{run}", str(run)) for flag in flags]
+    assert part in refused(main, given_flags, capsys)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert not list(run.glob("evaluation*"))  # where a wrong flag would stay
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("", "cannot be read"),
+        ("[]", "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
+        ('{"config": 5, "images_per_epoch": 16}', "cannot be read"),
+        ('{"config": {"epochs": "many"}, "images_per_epoch": 16}', "epochs"),
+    ],
+    ids=range(5),
+)
+def test_records_of_runs(capsys, run, sound, content, part):
+    (run / "config.json").write_text(content)
+    for flags in ([f"--run={run}"], [f"--run={run}", f"--output={run}y"]):
+        main = evaluate.main if len(flags) == 1 else export.main
+        assert part in refused(main, flags, capsys)
+    changes = {"run.dir": run.parent, "run.name": run.name}
+    assert part in refused(train.main, arguments_of(sound, **changes), capsys)
+
+
+def test_settings_that_no_run_can_have_had(capsys, run):
+    record = json.loads((run / "config.json").read_text())
+    record["config"]["train.lora.rank"] = -1
+    (run / "config.json").write_text(json.dumps(record))
+    text = refused(evaluate.main, [f"--run={run}"], capsys)
+    assert "train.lora.rank=-1 must be at least 0" in text and "Restore it" in text
+
+
+def test_lines_that_no_run_has_written(run):
+    lines = ['{"epoch": 0, "eval_q": 0.5}', '{"epoch": 1}', "5", '{"epoch": 2}']
+    (run / "metrics.jsonl").write_bytes("\n".join(lines).encode() + b"\xff\n[")
+    saved = saved_run.read(run)
+    assert [line["epoch"] for line in saved.lines] == [0, 1]
+    assert saved_run.result(saved, 2) == saved_run.Result(None, None)
+
+
+def test_arrays_that_were_cut_short_are_none(tmp_path):
+    path = tmp_path / "arrays.npz"
+    evaluation_plan.save(path, {"a": np.arange(3)})
+    assert evaluation_plan.load(path)["a"].tolist() == [0, 1, 2]
+    whole = path.read_bytes()
+    for content in (b"", whole[:-30], whole[:40], b"\x80\x04", b"PK"):
+        path.write_bytes(content)
+        assert evaluation_plan.load(path) is None
+    assert evaluation_plan.load(tmp_path / "nothing") is None
+
+
+def test_a_run_of_another_config(capsys, sound, tmp_path, monkeypatch):
+    def stop_here(config):
+        raise AssertionError("the folder was not checked before the weights")
+
+    monkeypatch.setattr(assembly, "build", stop_here)
+    monkeypatch.setattr("ddpo_fair.stopping.Stop.listen", lambda self: None)
+    arguments = arguments_of(sound, **{"run.dir": tmp_path})
+    with pytest.raises(AssertionError):
+        train.main(arguments)
+    text = refused(train.main, [*arguments, "--config.seed=9"], capsys)
+    assert "seed was 0 and is now 9" in text
+    run_folder.unlock(run_folder.lock(tmp_path / "mech_eng"))
