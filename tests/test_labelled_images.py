@@ -99,8 +99,8 @@ def test_attributes_of_tfds_are_labels(tmp_path):
     np.testing.assert_array_equal(again.classes, split.classes)
     with pytest.raises(UserError, match="attributes/Male"):
         labelled_images.open_data("celebrity_like", "Gender", data_dir=where)
-    with pytest.raises(UserError, match="--label is needed"):
-        labelled_images.open_data("celebrity_like", data_dir=where)
+    obvious = labelled_images.open_data("celebrity_like", data_dir=where)
+    assert obvious.label == "attributes/Male"
     with pytest.raises(UserError, match="none means female and none male"):
         labelled_images.open_data("celebrity_like", "Smiling", data_dir=where)
     named = labelled_images.open_data(

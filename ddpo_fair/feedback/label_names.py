@@ -40,9 +40,10 @@ def features(known: Any, label: str | None, reference: str) -> tuple[str, str]:
         raise UserError(f"--data={shown(reference)} has no pictures.")
     image = "image" if "image" in images else images[0]
     labels = [p for p, f in leaves.items() if f.shape == () and _whole(f)]
+    telling = [p for p in labels if _of_attribute(p)]  # "Male" and the like
     if label is None:
         named = [p for p in labels if hasattr(leaves[p], "names")]
-        found = ["label"] if "label" in labels else named
+        found = ["label"] if "label" in labels else telling or named
     else:
         found = [p for p in labels if p.lower() == label.lower()]
         last = label.lower()
@@ -50,7 +51,7 @@ def features(known: Any, label: str | None, reference: str) -> tuple[str, str]:
     if len(found) == 1:
         return image, found[0]
     close = difflib.get_close_matches(label or "label", labels, MOST_LISTED, 0.4)
-    listed = list(dict.fromkeys([*close, *labels]))[:MOST_LISTED]
+    listed = list(dict.fromkeys([*telling, *close, *labels]))[:MOST_LISTED]
     asked = "--label is needed" if label is None else f"--label={shown(label)} is none"
     raise UserError(
         f"--data={shown(reference)}: {asked}: choose one of"

@@ -184,7 +184,7 @@ def _builder(reference: str, data_dir: str | None) -> Any:
         from ddpo_fair.feedback import image_folder
 
         return image_folder.ImageFolder(folder.resolve())
-    known = tfds.list_builders(with_community_datasets=False)
+    known = sorted(set(tfds.list_builders(with_community_datasets=False)))
     name = reference.partition("/")[0].partition(":")[0]
     if name not in known:
         similar = difflib.get_close_matches(name, known, 4, 0.5)
