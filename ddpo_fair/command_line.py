@@ -237,9 +237,9 @@ def help_text(module: str) -> str:
             "it only prints what the run would need of each device and what an epoch"
             " would cost.",
             "",
-            "Exit status: 0 finished, 2 something for you to mend, 75 interrupted and"
-            " saved,",
-            "130 stopped at once by a second Ctrl-C.",
+            "Exit status: 0 finished, 2 something for you to mend, 75 interrupted; what"
+            " was done is",
+            "saved, 130 stopped at once by a second Ctrl-C.",
             "",
             "For example, with another seed and fewer denoising steps, in a folder of"
             " its own:",

@@ -24,7 +24,7 @@ PLAN = re.compile(r"--plan(?:=([1-9]\d{0,5}))?")
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit status.
 
-    0 finished; 2 something for the reader to mend; 75 interrupted and saved, or
+    0 finished; 2 something for the reader to mend; 75 interrupted, or
     another process was lost; 130 stopped at once by a second Ctrl-C.
     """
     stop = stopping.Stop()

@@ -106,6 +106,7 @@ def test_command_lines(capsys, arguments, parts):
         (f"run.name={101 * 'a'}", "at most 100"),
         ("run.dir=", "run.dir='' must name a folder"),
         ("run.dir=a\0b", "must name a folder"),
+        ("log.wandb=a/b/c", "log.wandb='a/b/c' must be a project, or team/project"),
         ("distributed.coordinator_address=here", "must be host:port of process 0"),
         ("distributed.timeout_seconds=1", "at least 5"),
         ("prompts=", "prompts[0]='' is empty; say what to draw"),
@@ -122,7 +123,7 @@ def test_command_lines(capsys, arguments, parts):
         ("prompts=photo of the face of a wizard", "its nouns are accountant,"),
         ("prompts=<script>alert(1)</script>", "does not know prompts='<script>"),
     ],
-    ids=range(64),
+    ids=range(65),
 )
 def test_overrides(capsys, override, part):
     assert part in refused(train.main, [CONFIG, f"--config.{override}"], capsys)

@@ -17,6 +17,7 @@ from ddpo_fair import (
     saved_run,
     train,
 )
+from ddpo_fair.feedback import evaluate_classifier, train_classifier
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,11 @@ def run(sound, tmp_path):
 @pytest.mark.parametrize(
     ("main", "flags", "part"),
     [
+        (train_classifier.main, ["--data=a"], "arguments are required: --output"),
+        (train_classifier.main, ["--data=~nobody_here", "--output=x"], "home direct"),
+        (train_classifier.main, ["--data=a", "--output=a\0b"], "control character"),
+        (evaluate_classifier.main, ["--data=a", "--output="], "(it is empty)"),
+        (evaluate_classifier.main, ["--data=a", "--images=0"], "number from 1 to"),
         (evaluate.main, ["--run={run}x"], "not the folder of a run. Runs beside it"),
         (evaluate.main, ["--run="], "--run='' cannot be used as a path (it is empty)"),
         (evaluate.main, ["--run=a\0b"], "control character"),
@@ -86,7 +92,7 @@ def run(sound, tmp_path):
             "checkpoints/3 is damaged",
         ),
     ],
-    ids=range(43),
+    ids=range(48),
 )
 def test_flags_of_the_other_commands(capsys, run, tmp_path, main, flags, part):
     before = sorted(path.name for path in tmp_path.iterdir())

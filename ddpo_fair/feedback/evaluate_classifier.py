@@ -10,10 +10,9 @@ the calibration, as JSON and as a picture.
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from ddpo_fair import classifier_flags, errors, flags
+from ddpo_fair import classifier_flags, errors, flags, paths
 from ddpo_fair.errors import UserError
 
 BAD_INPUT, INTERRUPTED = 2, 130  # exit statuses
@@ -46,6 +45,7 @@ def evaluate(options: argparse.Namespace) -> None:
     from ddpo_fair.fairness import classifier_test
     from ddpo_fair.feedback import classifier
 
+    stem = paths.given("--output", options.output)
     parallel.use_compilation_cache()
     parallel.divide_cpu(2)
     judge = classifier.load(sources.classifier_folder(options.classifier))
@@ -60,7 +60,7 @@ def evaluate(options: argparse.Namespace) -> None:
             if value is not None and name not in ("data_dir", "output")
         },
     }
-    for path in classifier_evaluation.write(Path(options.output), found, source):
+    for path in classifier_evaluation.write(stem, found, source):
         print(f"Wrote {path}.")
     print(classifier_test.sentence(found))
 

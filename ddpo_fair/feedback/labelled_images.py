@@ -4,13 +4,13 @@ import dataclasses
 import difflib
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tqdm
 from PIL import Image, ImageOps
 
+from ddpo_fair import paths
 from ddpo_fair.errors import UserError, shown
 from ddpo_fair.feedback import label_names
 from ddpo_fair.feedback.label_names import at
@@ -170,6 +170,7 @@ def read(data: Data, split: str, size: tuple[int, int], method: int) -> Split:
 
 
 def _builder(reference: str, data_dir: str | None) -> Any:
+    folder = paths.given("--data", reference)
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -177,13 +178,12 @@ def _builder(reference: str, data_dir: str | None) -> Any:
             f"--data needs the package tensorflow-datasets ({error}): pip install"
             ' "ddpo_fair[data]".'
         ) from error
-    folder = Path(reference).expanduser()
     if folder.is_dir() and (folder / PREPARED).is_file():
         return tfds.builder_from_directory(folder)
     if folder.is_dir():
         from ddpo_fair.feedback import image_folder
 
-        return image_folder.ImageFolder(folder.resolve())
+        return image_folder.ImageFolder(folder)
     known = sorted(set(tfds.list_builders(with_community_datasets=False)))
     name = reference.partition("/")[0].partition(":")[0]
     if name not in known:

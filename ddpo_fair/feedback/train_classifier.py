@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ddpo_fair import classifier_flags, errors, flags
+from ddpo_fair import classifier_flags, errors, flags, paths
 from ddpo_fair.errors import UserError, shown
 
 BAD_INPUT, INTERRUPTED = 2, 130  # exit statuses
@@ -49,6 +49,7 @@ def train(options: argparse.Namespace) -> None:
 
     from ddpo_fair import classifier_training, parallel
 
+    output = paths.given("--output", options.output)
     for noisy in ("absl", "orbax"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     parallel.use_compilation_cache()
@@ -69,7 +70,6 @@ def train(options: argparse.Namespace) -> None:
     rows, kept = classifier_training.hold_out(
         training.classes, options.holdout, options.seed
     )
-    output = Path(options.output).expanduser()
     said = {k: v for k, v in vars(options).items() if k not in ("output", "data_dir")}
     said["pictures"] = len(training.classes)
     classifier_training.bind(output, said)
