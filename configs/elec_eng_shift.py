@@ -22,4 +22,9 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.prompts = ("photo of the face of an electrical engineer",)
     config.reward.name = "shift"
     config.advantage.name = "batch"
+    if config.model == configuration.EMBEDDED:
+        # Twice the images and the updates: twice the way in the same epochs.
+        config.sample.batches = 2
+        config.train.updates_per_epoch = 4
+        config.train.adam_beta2 = 0.999
     return config

@@ -63,7 +63,7 @@ def _general(config: ConfigDict) -> None:
     # Of everything random in the run; 0 to 2147483647.
     config.seed = 0
     # Rounds of sampling, scoring and updating.
-    config.epochs = 15
+    config.epochs = 20
     # Text-to-image model: "embedded", a folder in the diffusers layout, or a name on
     # the Hugging Face hub, "owner/name" or "owner/name@revision".
     config.model = EMBEDDED
@@ -120,9 +120,8 @@ def _sample(config: ConfigDict) -> None:
     config.sample.eta = 1.0
     # Images sampled together on one device.
     config.sample.batch_per_device = 64
-    # Batches of each device in an epoch. With the embedded model's 256 images q is good
-    # to .03 where the reward is worked out from it; with 128 the policy wanders more.
-    config.sample.batches = 2
+    # Batches of each device in an epoch.
+    config.sample.batches = 1
 
 
 def _train(config: ConfigDict) -> None:
@@ -195,15 +194,13 @@ def _adam(config: ConfigDict) -> None:
     # AdamW's step size.
     config.train.learning_rate = 1e-3
     # Of the learning rate at the end, as a share of it; falls linearly. 1 is constant.
-    # At balance q follows its own noise with what is left of the learning rate.
-    config.train.final_learning_rate = 0.0
+    config.train.final_learning_rate = 0.25
     # Updates over which the learning rate rises from 0.
     config.train.warmup_updates = 2
     # AdamW's decay of the gradient's mean.
     config.train.adam_beta1 = 0.0
-    # AdamW's decay of the squared gradient's mean. A long memory takes the small steps
-    # at balance for small; with .95 they grow to the size of those at the start.
-    config.train.adam_beta2 = 0.999
+    # AdamW's decay of the squared gradient's mean.
+    config.train.adam_beta2 = 0.95
     # AdamW's divisor's floor.
     config.train.adam_epsilon = 1e-8
     # AdamW's weight decay; 1e-4 in DDPO.
@@ -217,19 +214,19 @@ def _records(config: ConfigDict) -> None:
     # Fresh images that measure q, the same sampler as in training; 0 is none.
     config.eval.images = 224
     # Evaluates before training, then after every so many epochs and after the last.
-    config.eval.every_epochs = 2
+    config.eval.every_epochs = 3
     # Of the grids' pictures, which are the same seeds in every grid and every run.
     config.eval.seed = 0
 
     config.log = ConfigDict()
     # Pictures of a grid in samples/.
     config.log.images = 32
+
+    config.checkpoint = ConfigDict()
     # Project, or team/project, of Weights & Biases that gets the same numbers and grids
     # as TensorBoard; empty for none. Needs the extra wandb; WANDB_MODE=offline keeps
     # them in the run's folder.
     config.log.wandb = ""
-
-    config.checkpoint = ConfigDict()
     # Epochs between checkpoints; the last epoch always has one.
     config.checkpoint.every_epochs = 1
     # Newest checkpoints to keep.
@@ -262,7 +259,6 @@ def _stable_diffusion(config: ConfigDict) -> None:
     """Stable Diffusion 1.5 with the paper's classifier; DDPO's settings."""
     config.model = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     config.classifier = "rizvandwiki/gender-classification-2"  # paper, section III-C
-    config.epochs = 20
     config.reward.none_penalty = 0.0  # paper, equation 3
     config.sample.num_steps = 50
     config.sample.guidance_scale = 5.0
@@ -275,8 +271,7 @@ def _stable_diffusion(config: ConfigDict) -> None:
     config.train.learning_rate = 3e-4  # ddpo-pytorch's, for LoRA
     config.train.lora.sites = ("to_q", "to_k", "to_v", "to_out.0")  # likewise
     config.train.lora.scale = 1.0
-    config.train.adam_beta1 = 0.9
-    config.train.final_learning_rate = 1.0
+    config.train.adam_beta1, config.train.adam_beta2 = 0.9, 0.999
     config.eval.images, config.log.images = 112, 16
     config.eval.every_epochs = 5
     config.checkpoint.every_epochs = 5
