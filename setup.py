@@ -50,7 +50,7 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["ddpo_fair", "ddpo_fair.*"]),
     package_data={
-        "ddpo_fair": ["*.json"],
+        "ddpo_fair.planning": ["*.json"],
         "ddpo_fair.embedded": ["assets/*", "weights/*", "weights/**/*"],
         "ddpo_fair.fairness": ["*.css"],
     },

@@ -50,8 +50,8 @@ def decode(options: Any) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
-    from ddpo_fair import costs
     from ddpo_fair.diffusion import sampler, stable_diffusion
+    from ddpo_fair.planning import costs
 
     setup = gpu_setup.make(options)
     shape = (options.batch, *setup.model.latent_shape)

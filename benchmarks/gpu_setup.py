@@ -134,7 +134,7 @@ def unet_flops(setup: Any) -> int:
     import jax
     import jax.numpy as jnp
 
-    from ddpo_fair import costs
+    from ddpo_fair.planning import costs
 
     def shape(*sizes: int, dtype: Any = jnp.float32) -> Any:
         return jax.ShapeDtypeStruct(sizes, dtype)

@@ -20,9 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpo_fair import assembly, command_line, epoch, parallel, sources
+from ddpo_fair import parallel
 from ddpo_fair.diffusion import ddim, stable_diffusion
 from ddpo_fair.learning import learner
+from ddpo_fair.run import assembly, epoch
+from ddpo_fair.settings import command_line
+from ddpo_fair.sources import sources
 
 # A part: a block's ResNets, its self- and cross-attention, and the rest.
 PART = re.compile(

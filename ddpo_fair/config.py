@@ -35,7 +35,7 @@ def choose_model(config: ConfigDict, variant: str | None) -> ConfigDict:
         UserError: for another variant.
     """
     if variant is None:
-        from ddpo_fair import parallel  # JAX takes a second to import
+        from ddpo_fair import parallel
 
         variant = "sd15" if parallel.has_accelerator() else "embedded"
     if variant not in VARIANTS:

@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddpo_fair import errors, flags, paths, prompts
+from ddpo_fair import errors, paths, prompts
 from ddpo_fair.embedded import occupations
 from ddpo_fair.errors import UserError, shown
+from ddpo_fair.settings import flags
 
 if TYPE_CHECKING:
-    from ddpo_fair import saved_run
+    from ddpo_fair.run import saved_run
 
 BAD_INPUT, INTERRUPTED = 2, 130  # exit statuses
 RESULT = "evaluation.json"
@@ -85,7 +86,9 @@ def evaluate(where: tuple[Path, int | None], options: argparse.Namespace) -> Pat
     Raises:
         UserError: for what the user can mend.
     """
-    from ddpo_fair import evaluation_plan, parallel, saved_run
+    from ddpo_fair import parallel
+    from ddpo_fair.evaluation import evaluation_plan
+    from ddpo_fair.run import saved_run
 
     saved = saved_run.read(where[0])
     number = saved_run.choose(saved, where[1])
@@ -116,7 +119,8 @@ def make_plan(
     audit: str,
 ) -> tuple[Any, list[str]]:
     """What will be drawn, and a sentence for everything that cannot be."""
-    from ddpo_fair import evaluation_plan, parallel
+    from ddpo_fair import parallel
+    from ddpo_fair.evaluation import evaluation_plan
     from ddpo_fair.fairness import prompt_sets
 
     config = saved.config
@@ -175,7 +179,7 @@ def choose_audit(wanted: str) -> str:
 
 def _judges(classifier: str, audit: str) -> list[Path]:
     """Folders of the run's own classifier and, where there is one, the second."""
-    from ddpo_fair import sources
+    from ddpo_fair.sources import sources
 
     folders = [sources.classifier_folder(classifier)]
     if audit not in (NOBODY, "dlib"):
@@ -187,7 +191,7 @@ def _judges(classifier: str, audit: str) -> list[Path]:
 
 
 def _evaluate(saved, number: int, plan, folder: Path, judges, notes: list[str]):
-    from ddpo_fair import evaluation_images, evaluation_session
+    from ddpo_fair.evaluation import evaluation_images, evaluation_session
 
     texts = [prompt.text for prompt in plan.prompts]
     studio = evaluation_images.load(saved, number, texts, judges, plan.seed)
@@ -198,7 +202,8 @@ def _evaluate(saved, number: int, plan, folder: Path, judges, notes: list[str]):
 
 
 def _run_of_config(arguments: list[str]) -> Path:
-    from ddpo_fair import command_line, run_folder
+    from ddpo_fair.run import run_folder
+    from ddpo_fair.settings import command_line
 
     try:
         command, problems = command_line.parse(arguments, "ddpo_fair.evaluate")

@@ -17,10 +17,13 @@ import numpy as np
 import safetensors
 
 import ddpo_fair
-from ddpo_fair import errors, flags, model_card, paths, saved_run, sources
+from ddpo_fair import errors, model_card, paths
 from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.models import lora, lora_files, weights
+from ddpo_fair.run import saved_run
+from ddpo_fair.settings import flags
+from ddpo_fair.sources import sources
 
 BAD_INPUT = 2  # exit status
 MOST_EPOCHS = 10**6

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ddpo_fair import boards, tensorboard
 from ddpo_fair.fairness import statistics
 from ddpo_fair.feedback import classifier, rewards
+from ddpo_fair.run import boards, tensorboard
 
 LINES = "metrics.jsonl"
 NUM_BINS = 10  # of the histogram of P(female)

@@ -8,9 +8,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ddpo_fair import config as configuration
-from ddpo_fair import config_rules, saved_run
 from ddpo_fair.fairness import statistics
 from ddpo_fair.models import lora_files
+from ddpo_fair.run import saved_run
+from ddpo_fair.settings import config_rules
 
 FIGURES = (
     "eval_q",

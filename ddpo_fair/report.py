@@ -6,8 +6,9 @@ Writes one HTML page that needs nothing but itself, and its figures as SVG and P
 import sys
 from collections.abc import Sequence
 
-from ddpo_fair import errors, flags
+from ddpo_fair import errors
 from ddpo_fair.errors import UserError
+from ddpo_fair.settings import flags
 
 BAD_INPUT = 2  # exit status
 

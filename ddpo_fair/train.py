@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
-from ddpo_fair import command_line, config_rules, errors, prompts, stopping
 from ddpo_fair import config as configuration
+from ddpo_fair import errors, prompts
 from ddpo_fair.embedded import occupations
 from ddpo_fair.errors import HostLost, UserError
+from ddpo_fair.run import stopping
+from ddpo_fair.settings import command_line, config_rules
 
 if TYPE_CHECKING:
-    from ddpo_fair import progress
+    from ddpo_fair.run import progress
 
 BAD_INPUT = 2  # exit status
 # The flag that asks for the costs instead of a run; devices may follow it.
@@ -75,7 +77,7 @@ def plan_text(config: ConfigDict, num_devices: int) -> str:
     """What the run would need and cost; see `plan.text`."""
     import jax
 
-    from ddpo_fair import plan
+    from ddpo_fair.planning import plan
 
     jax.config.update("jax_platforms", "cpu")  # a plan wakes no accelerator
     return plan.text(plan.make(config, num_devices))
@@ -111,7 +113,8 @@ def train(
         Interrupted: when asked to stop.
         UserError: for what the user can mend.
     """
-    from ddpo_fair import faults, parallel, progress, run_folder  # JAX: after checks
+    from ddpo_fair import parallel
+    from ddpo_fair.run import faults, progress, run_folder
 
     parallel.use_compilation_cache()
     parallel.divide_cpu(config.distributed.cpu_devices)
@@ -137,7 +140,8 @@ def train(
 
 def _enter(folder, config: ConfigDict) -> int | None:
     """Locks the run's folder for the main process, if all agree that it is theirs."""
-    from ddpo_fair import parallel, run_folder
+    from ddpo_fair import parallel
+    from ddpo_fair.run import run_folder
 
     descriptor, refusal = None, None
     try:
@@ -168,7 +172,8 @@ def _last_words(folder) -> Callable[[], None]:
 
 
 def _train(config, folder, terminal: "progress.Progress", stop: stopping.Stop) -> None:
-    from ddpo_fair import assembly, checkpoint, loop, metrics, parallel
+    from ddpo_fair import checkpoint, metrics, parallel
+    from ddpo_fair.run import assembly, loop
 
     further = _weights_and_biases(config, folder, terminal)
     run, state = assembly.build(config)
@@ -202,7 +207,8 @@ def _train(config, folder, terminal: "progress.Progress", stop: stopping.Stop) -
 
 def _weights_and_biases(config, folder, terminal: "progress.Progress") -> list:
     """The main process's board there, if the config wants one."""
-    from ddpo_fair import parallel, wandb_board
+    from ddpo_fair import parallel
+    from ddpo_fair.run import wandb_board
 
     if not config.log.wandb or not parallel.is_main():
         return []

@@ -7,17 +7,10 @@ import pytest
 import tiny_model
 from refusals import CONFIG, arguments_of, refused, save_sound
 
-from ddpo_fair import (
-    assembly,
-    evaluate,
-    evaluation_plan,
-    export,
-    report,
-    run_folder,
-    saved_run,
-    train,
-)
+from ddpo_fair import evaluate, export, report, train
+from ddpo_fair.evaluation import evaluation_plan
 from ddpo_fair.feedback import evaluate_classifier, train_classifier
+from ddpo_fair.run import assembly, run_folder, saved_run
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +147,7 @@ def test_a_run_of_another_config(capsys, sound, tmp_path, monkeypatch):
         raise AssertionError("the folder was not checked before the weights")
 
     monkeypatch.setattr(assembly, "build", stop_here)
-    monkeypatch.setattr("ddpo_fair.stopping.Stop.listen", lambda self: None)
+    monkeypatch.setattr("ddpo_fair.run.stopping.Stop.listen", lambda self: None)
     arguments = arguments_of(sound, **{"run.dir": tmp_path})
     with pytest.raises(AssertionError):
         train.main(arguments)

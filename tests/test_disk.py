@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import pytest
 import tiny_model
 
-from ddpo_fair import checkpoint, metrics, run_folder, train
+from ddpo_fair import checkpoint, metrics, train
 from ddpo_fair import config as configuration
-from ddpo_fair import epoch as epochs
 from ddpo_fair.errors import UserError
+from ddpo_fair.run import epoch as epochs
+from ddpo_fair.run import run_folder
 
 EPOCHS = 5
 

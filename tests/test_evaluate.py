@@ -12,20 +12,11 @@ import pytest
 import tiny_model
 from PIL import Image
 
-from ddpo_fair import (
-    checkpoint,
-    evaluate,
-    evaluation_images,
-    evaluation_plan,
-    evaluation_summary,
-    parallel,
-    run_folder,
-    saved_run,
-    sources,
-)
+from ddpo_fair import checkpoint, evaluate, parallel
 from ddpo_fair.diffusion import ddim, stable_diffusion
 from ddpo_fair.errors import UserError
-from ddpo_fair.evaluation_plan import AFTER, BEFORE, Plan, Sampler
+from ddpo_fair.evaluation import evaluation_images, evaluation_plan, evaluation_summary
+from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Plan, Sampler
 from ddpo_fair.fairness import (
     appearance,
     estimates,
@@ -36,6 +27,8 @@ from ddpo_fair.fairness import (
 from ddpo_fair.fairness.prompt_sets import Prompt
 from ddpo_fair.learning import learner
 from ddpo_fair.models import lora
+from ddpo_fair.run import run_folder, saved_run
+from ddpo_fair.sources import sources
 
 NURSE = tiny_model.PROMPTS[0]
 FLAGS = ("--images=5", "--sets=trained,explicit", "--samplers=0:1:1", "--audit=none")

@@ -16,18 +16,11 @@ import pytest
 import safetensors.numpy
 import tiny_model
 
-from ddpo_fair import (
-    assembly,
-    checkpoint,
-    evaluation,
-    faults,
-    metrics,
-    run_folder,
-    train,
-)
+from ddpo_fair import checkpoint, metrics, train
 from ddpo_fair import config as configuration
-from ddpo_fair import epoch as epochs
 from ddpo_fair.errors import UserError
+from ddpo_fair.run import assembly, evaluation, faults, run_folder
+from ddpo_fair.run import epoch as epochs
 
 EPOCHS, IMAGES = 4, 16
 

@@ -11,8 +11,8 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from ddpo_fair import hub, sources
 from ddpo_fair.errors import UserError
+from ddpo_fair.sources import hub, sources
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "someone/sd"

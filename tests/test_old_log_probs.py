@@ -7,9 +7,10 @@ import optax
 import pytest
 import tiny_model
 
-from ddpo_fair import metrics, parallel, rng, run_folder, train
+from ddpo_fair import metrics, parallel, rng, train
 from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
 from ddpo_fair.learning import learner, losses, old_log_probs
+from ddpo_fair.run import run_folder
 
 D, N, T, GUIDANCE = 8, 2, 3, 3.0  # devices, images on each, steps
 SETTINGS = learner.Settings(

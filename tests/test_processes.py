@@ -14,7 +14,8 @@ import pytest
 import tiny_model
 
 from ddpo_fair import config as configuration
-from ddpo_fair import metrics, run_folder, saved_run, stopping, train
+from ddpo_fair import metrics, train
+from ddpo_fair.run import run_folder, saved_run, stopping
 
 ROOT = pathlib.Path(__file__).parents[1]
 EPOCHS = 2

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import pytest
 import tiny_model
 
-from ddpo_fair import checkpoint, metrics, rng, run_folder, train
-from ddpo_fair import epoch as epochs
+from ddpo_fair import checkpoint, metrics, rng, train
 from ddpo_fair.errors import UserError
+from ddpo_fair.run import epoch as epochs
+from ddpo_fair.run import run_folder
 
 EPOCHS = 4
 CLOCKS = ("seconds", "per_second", "memory_gb")  # what no two runs share

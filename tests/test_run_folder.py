@@ -8,8 +8,9 @@ import sys
 import pytest
 
 from ddpo_fair import config as configuration
-from ddpo_fair import metrics, run_folder
+from ddpo_fair import metrics
 from ddpo_fair.errors import UserError
+from ddpo_fair.run import run_folder
 
 
 @pytest.fixture

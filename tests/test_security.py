@@ -15,21 +15,17 @@ import pytest
 import tiny_model
 from refusals import CONFIG, refused
 
-from ddpo_fair import (
-    command_line,
-    evaluation_plan,
-    hub,
-    model_card,
-    run_folder,
-    saved_run,
-    train,
-)
 from ddpo_fair import config as configuration
+from ddpo_fair import model_card, train
 from ddpo_fair.errors import LONGEST, UserError, paragraph
-from ddpo_fair.evaluation_plan import Plan, Sampler
+from ddpo_fair.evaluation import evaluation_plan
+from ddpo_fair.evaluation.evaluation_plan import Plan, Sampler
 from ddpo_fair.fairness import document
 from ddpo_fair.fairness.prompt_sets import Prompt
 from ddpo_fair.models import tensor_files
+from ddpo_fair.run import run_folder, saved_run
+from ddpo_fair.settings import command_line
+from ddpo_fair.sources import hub
 
 PACKAGE = pathlib.Path(tensor_files.__file__).parents[1]
 FLOATS = {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}

@@ -7,8 +7,10 @@ import pytest
 import tiny_model
 from jax.sharding import Mesh
 
-from ddpo_fair import assembly, checkpoint, costs, parallel, plan
-from ddpo_fair import epoch as epochs
+from ddpo_fair import checkpoint, parallel
+from ddpo_fair.planning import costs, plan
+from ddpo_fair.run import assembly
+from ddpo_fair.run import epoch as epochs
 
 D = 8
 EXACT = 1e-6  # float32, summed in another order

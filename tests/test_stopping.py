@@ -7,12 +7,13 @@ import sys
 
 import pytest
 
-from ddpo_fair import stopping, train
+from ddpo_fair import train
+from ddpo_fair.run import stopping
 
 # Leaves politely once asked to; one that will not stands for a long compilation.
 PROGRAM = """
 import sys, time
-from ddpo_fair import stopping
+from ddpo_fair.run import stopping
 stop = stopping.Stop()
 stop.listen()
 print("ready", flush=True)

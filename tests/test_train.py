@@ -14,8 +14,9 @@ import pytest
 import tiny_model
 from PIL import Image
 
-from ddpo_fair import checkpoint, evaluation, metrics, run_folder, stopping, train
+from ddpo_fair import checkpoint, metrics, train
 from ddpo_fair import config as configuration
+from ddpo_fair.run import evaluation, run_folder, stopping
 
 ROOT = pathlib.Path(__file__).parents[1]
 EPOCHS = 4

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from ddpo_fair import config as configuration
-from ddpo_fair import config_rules, metrics, wandb_board
+from ddpo_fair import metrics
 from ddpo_fair.errors import UserError
+from ddpo_fair.run import wandb_board
+from ddpo_fair.settings import config_rules
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -105,7 +107,8 @@ def test_names_that_wandb_refuses_are_refused(config, project):
 
 OPEN = """
 import pathlib, sys
-from ddpo_fair import config, errors, wandb_board
+from ddpo_fair import config, errors
+from ddpo_fair.run import wandb_board
 settings = config.defaults()
 settings.log.wandb = "fair"
 try:

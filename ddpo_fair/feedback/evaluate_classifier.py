@@ -12,8 +12,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from ddpo_fair import classifier_flags, errors, flags, paths
+from ddpo_fair import errors, paths
+from ddpo_fair.classifiers import classifier_flags
 from ddpo_fair.errors import UserError
+from ddpo_fair.settings import flags
 
 BAD_INPUT, INTERRUPTED = 2, 130  # exit statuses
 RENDERS = "renders"  # the embedded model's, held out; some without a face
@@ -41,9 +43,11 @@ def evaluate(options: argparse.Namespace) -> None:
     Raises:
         UserError: for what the user can mend.
     """
-    from ddpo_fair import classifier_evaluation, parallel, sources
+    from ddpo_fair import parallel
+    from ddpo_fair.classifiers import classifier_evaluation
     from ddpo_fair.fairness import classifier_test
     from ddpo_fair.feedback import classifier
+    from ddpo_fair.sources import sources
 
     stem = paths.given("--output", options.output)
     parallel.use_compilation_cache()

@@ -15,8 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ddpo_fair import classifier_flags, errors, flags, paths
+from ddpo_fair import errors, paths
+from ddpo_fair.classifiers import classifier_flags
 from ddpo_fair.errors import UserError, shown
+from ddpo_fair.settings import flags
 
 BAD_INPUT, INTERRUPTED = 2, 130  # exit statuses
 TESTS = ("test", "validation")  # splits that are not trained on, the first one wins
@@ -47,7 +49,8 @@ def train(options: argparse.Namespace) -> None:
     """
     import logging
 
-    from ddpo_fair import classifier_training, parallel
+    from ddpo_fair import parallel
+    from ddpo_fair.classifiers import classifier_training
 
     output = paths.given("--output", options.output)
     for noisy in ("absl", "orbax"):
@@ -94,7 +97,8 @@ def train(options: argparse.Namespace) -> None:
 
 def _begin(options: argparse.Namespace) -> tuple[Any, Any]:
     """The data set, and the classifier to begin with."""
-    from ddpo_fair import classifier_training, sources
+    from ddpo_fair.classifiers import classifier_training
+    from ddpo_fair.sources import sources
 
     data = classifier_flags.open_data(options)
     if not options.start:
@@ -140,7 +144,7 @@ def _test(options: argparse.Namespace, output: Path, split: Any, rows: Any) -> N
     """Tests the written folder as config.classifier will read it."""
     import numpy as np
 
-    from ddpo_fair import classifier_evaluation
+    from ddpo_fair.classifiers import classifier_evaluation
     from ddpo_fair.fairness import classifier_test
     from ddpo_fair.feedback import classifier, label_names
 

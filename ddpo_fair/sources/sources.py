@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
-from ddpo_fair import config_rules, hub, paths
+from ddpo_fair import paths
 from ddpo_fair.errors import UserError, shown
+from ddpo_fair.settings import config_rules
+from ddpo_fair.sources import hub
 
-WEIGHTS = Path(__file__).parent / "embedded" / "weights"
+WEIGHTS = Path(__file__).parents[1] / "embedded" / "weights"
 EMBEDDED = {"model": WEIGHTS / "text_to_image", "classifier": WEIGHTS / "classifier"}
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ddpo_fair import evaluation_plan, metrics
-from ddpo_fair.evaluation_plan import AFTER, BEFORE, Plan, Sampler
+from ddpo_fair import metrics
+from ddpo_fair.evaluation import evaluation_plan
+from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Plan, Sampler
 
 GRID_IMAGES = 64
 SHEET = "samplers.png"

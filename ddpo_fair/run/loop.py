@@ -10,20 +10,11 @@ from typing import Any
 
 import jax
 
-from ddpo_fair import (
-    breakdown,
-    checkpoint,
-    evaluation,
-    metrics,
-    parallel,
-    progress,
-    rng,
-    roll_back,
-    stopping,
-)
-from ddpo_fair import epoch as epochs
-from ddpo_fair.assembly import Run
+from ddpo_fair import checkpoint, metrics, parallel, rng
 from ddpo_fair.learning import learner
+from ddpo_fair.run import breakdown, evaluation, progress, roll_back, stopping
+from ddpo_fair.run import epoch as epochs
+from ddpo_fair.run.assembly import Run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,11 +10,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddpo_fair import config as configuration
-from ddpo_fair import config_rules, parallel, rng, sources
+from ddpo_fair import parallel, rng
 from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
 from ddpo_fair.feedback import classifier
 from ddpo_fair.learning import learner, losses, old_log_probs
 from ddpo_fair.models import lora
+from ddpo_fair.settings import config_rules
+from ddpo_fair.sources import sources
 
 ALL_SITES = ("all",)
 

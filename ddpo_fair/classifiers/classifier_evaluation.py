@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from ddpo_fair import evaluation_plan, evaluation_summary, parallel
+from ddpo_fair import parallel
 from ddpo_fair.errors import UserError, shown
+from ddpo_fair.evaluation import evaluation_plan, evaluation_summary
 from ddpo_fair.fairness import classifier_test, drawing
 from ddpo_fair.feedback import classifier
 

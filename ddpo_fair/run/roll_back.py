@@ -2,11 +2,12 @@
 
 from typing import TYPE_CHECKING
 
-from ddpo_fair import breakdown, checkpoint
+from ddpo_fair import checkpoint
 from ddpo_fair.errors import UserError
+from ddpo_fair.run import breakdown
 
 if TYPE_CHECKING:
-    from ddpo_fair import loop
+    from ddpo_fair.run import loop
 
 STOP, ROLL_BACK = "stop", "roll_back"  # values of train.on_collapse
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 import ddpo_fair
-from ddpo_fair import evaluation_plan, run_folder
-from ddpo_fair.evaluation_plan import AFTER, BEFORE, Plan, Sampler
+from ddpo_fair.evaluation import evaluation_plan
+from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Plan, Sampler
 from ddpo_fair.fairness import comparison, estimates, measures, prompt_sets
 from ddpo_fair.fairness.measures import Answers, Judging
 from ddpo_fair.feedback import classifier, rewards
+from ddpo_fair.run import run_folder
 
 
 def gather(folder: Path, plan: Plan) -> dict[tuple[Sampler, str], dict]:

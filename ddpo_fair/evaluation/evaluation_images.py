@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpo_fair import parallel, rng, saved_run, sources
+from ddpo_fair import parallel, rng
 from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
-from ddpo_fair.evaluation_plan import AFTER, BEFORE, Job, Sampler
+from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Job, Sampler
 from ddpo_fair.feedback import classifier
 from ddpo_fair.models import lora
+from ddpo_fair.run import saved_run
+from ddpo_fair.sources import sources
 
 LAST_NORM = "vit.layernorm"  # what the classifier's head sees
 

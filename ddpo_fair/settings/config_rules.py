@@ -8,8 +8,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ddpo_fair import config as configuration
-from ddpo_fair import config_limits, prompts, wandb_board
+from ddpo_fair import prompts
 from ddpo_fair.errors import UserError, shown
+from ddpo_fair.run import wandb_board
+from ddpo_fair.settings import config_limits
 
 # What the rules between settings compute with.
 JOINT = {

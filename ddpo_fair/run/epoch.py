@@ -13,10 +13,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddpo_fair import metrics, parallel, prompts, rng
-from ddpo_fair.assembly import Run
 from ddpo_fair.diffusion import sampler
 from ddpo_fair.feedback import advantages, classifier, rewards
 from ddpo_fair.learning import learner
+from ddpo_fair.run.assembly import Run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddpo_fair import assembly, sources
 from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.feedback import classifier, resize
 from ddpo_fair.models import options, tensor_files, vit, weights
+from ddpo_fair.run import assembly
+from ddpo_fair.sources import sources
 
 
 def model(config: ConfigDict) -> stable_diffusion.Model:

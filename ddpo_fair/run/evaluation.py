@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpo_fair import metrics, parallel, prompts
-from ddpo_fair.assembly import Run
 from ddpo_fair.feedback import rewards
+from ddpo_fair.run.assembly import Run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,18 +8,12 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ddpo_fair import (
-    assembly,
-    checkpoint,
-    config_rules,
-    metrics,
-    parallel,
-    paths,
-    run_folder,
-)
+from ddpo_fair import checkpoint, metrics, parallel, paths
 from ddpo_fair import config as configuration
 from ddpo_fair.errors import UserError
 from ddpo_fair.models import unet, weights
+from ddpo_fair.run import assembly, run_folder
+from ddpo_fair.settings import config_rules
 
 # What parsing a file of JSON that means something else may raise.
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)

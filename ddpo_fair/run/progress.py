@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import jax
 import tqdm
 
-from ddpo_fair import stopping
+from ddpo_fair.run import stopping
 
 POLL_SECONDS = 0.02
 

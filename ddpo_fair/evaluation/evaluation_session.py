@@ -7,16 +7,15 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from ddpo_fair import (
+from ddpo_fair import parallel
+from ddpo_fair.errors import UserError
+from ddpo_fair.evaluation import (
     evaluation_images,
     evaluation_pictures,
     evaluation_plan,
     evaluation_summary,
-    parallel,
-    progress,
 )
-from ddpo_fair.errors import UserError
-from ddpo_fair.evaluation_plan import AFTER, Job, Plan
+from ddpo_fair.evaluation.evaluation_plan import AFTER, Job, Plan
 from ddpo_fair.fairness import (
     appearance,
     auditors,
@@ -27,6 +26,7 @@ from ddpo_fair.fairness import (
 )
 from ddpo_fair.fairness.measures import Judging
 from ddpo_fair.feedback import rewards
+from ddpo_fair.run import progress
 
 NUM_TESTS, NUM_BALANCED = 240, 128  # renders
 EMBEDDED = "embedded"

@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ddpo_fair import architectures, assembly, config_rules, costs
 from ddpo_fair import config as configuration
 from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
 from ddpo_fair.feedback import classifier
 from ddpo_fair.learning import learner
+from ddpo_fair.planning import architectures, costs
+from ddpo_fair.run import assembly
+from ddpo_fair.settings import config_rules
 
 SUSTAINED = 100e12  # FLOP/s, of the example
 

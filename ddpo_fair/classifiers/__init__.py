@@ -1,0 +1,1 @@
+"""Training and testing of image classifiers on labelled pictures."""

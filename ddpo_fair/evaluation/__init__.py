@@ -1,0 +1,1 @@
+"""The sittings of `python -m ddpo_fair.evaluate`: what is drawn, judged, kept."""

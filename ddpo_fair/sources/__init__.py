@@ -1,0 +1,1 @@
+"""Where weights come from: the package, a folder, or the Hugging Face hub."""
