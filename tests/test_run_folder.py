@@ -38,7 +38,7 @@ def test_a_second_process_is_refused(folder):
 
 def test_the_lock_dies_with_its_process(folder):
     code = (
-        "import os, pathlib, sys; from ddpo_fair import run_folder;"
+        "import os, pathlib, sys; from ddpo_fair.run import run_folder;"
         "run_folder.lock(pathlib.Path(sys.argv[1])); os.kill(os.getpid(), 9)"
     )
     process = subprocess.run([sys.executable, "-c", code, folder], check=False)
