@@ -3,7 +3,8 @@
 python -m ddpo_fair.train --config=configs/elec_eng_shift.py
 
 Embedded model: two CPU cores, 2.9 GB, about 6 minutes. The reward, mean P(female), goes
-from .14 to .90 in 12 epochs (seed 0); twice the learning rate overshoots and is worse.
+from .14 to .90 in 12 epochs (seed 0); docs/where_the_signal_is.md has what was tried
+to make it faster.
 Stable Diffusion 1.5 (`:sd15`): `--plan` counts 16 PFLOP and 35 GB for an epoch of 64
 images on one device; not measured yet. The paper, on 1.4: all classified as female in 8
 steps.
@@ -22,9 +23,4 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.prompts = ("photo of the face of an electrical engineer",)
     config.reward.name = "shift"
     config.advantage.name = "batch"
-    if config.model == configuration.EMBEDDED:
-        # Twice the images and the updates: twice the way in the same epochs.
-        config.sample.batches = 2
-        config.train.updates_per_epoch = 4
-        config.train.adam_beta2 = 0.999
     return config

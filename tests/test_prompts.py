@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import tiny_model
 
+from ddpo_fair import config as configuration
 from ddpo_fair import metrics, prompts
 from ddpo_fair.diffusion import stable_diffusion
+from ddpo_fair.embedded import occupations
 from ddpo_fair.errors import UserError
 from ddpo_fair.models import clip
+from ddpo_fair.sources import sources
 
 
 def test_every_prompt_has_its_share():
@@ -96,6 +99,19 @@ def test_a_prompt_is_never_cut_in_silence(model):
     assert stable_diffusion.tokenize(model, [words]).shape == (1, 16)
     with pytest.raises(UserError, match="has 17 tokens, but the text encoder reads 16"):
         stable_diffusion.tokenize(model, [words + "photo"])
+
+
+def test_the_embedded_model_tells_its_own_prompts_apart():
+    folder = sources.model_folder(configuration.EMBEDDED)
+    model = stable_diffusion.load(folder)
+    texts = [
+        f"photo of the face of {occupations.phrase(kind + name)}"
+        for name in occupations.BY_NAME
+        for kind in ("", "female ", "male ")
+    ]
+    ids = stable_diffusion.tokenize(model, texts, cut=True)
+    assert ids.shape == (len(texts), 16)
+    assert len(np.unique(ids, axis=0)) == len(texts)
 
 
 def test_a_tokenizer_of_another_model_is_refused(model):

@@ -158,15 +158,22 @@ def templates_of(
     }
 
 
-def tokenize(model: Model, prompts: list[str]) -> np.ndarray:
+def tokenize(model: Model, prompts: list[str], cut: bool = False) -> np.ndarray:
     """Token numbers int32 [N, L], padded to the text encoder's length.
+
+    Args:
+        model: whose tokenizer and text encoder read them.
+        prompts: texts.
+        cut: whether longer ones lose their end, as in the model's own training.
 
     Raises:
         UserError: for a prompt that is longer, or of which it has no token.
     """
     config = model.text_encoder.config
     length = config.max_position_embeddings
-    many = model.tokenizer(prompts, padding="max_length", max_length=length)
+    many = model.tokenizer(
+        prompts, padding="max_length", max_length=length, truncation=cut
+    )
     for prompt, ids in zip(prompts, many["input_ids"], strict=True):
         if len(ids) > length:
             raise UserError(
@@ -183,13 +190,19 @@ def tokenize(model: Model, prompts: list[str]) -> np.ndarray:
     return np.asarray(many["input_ids"], np.int32)
 
 
-def encode_prompts(model: Model, prompts: list[str]) -> np.ndarray:
-    """Text states float32 [N, L, D]; each distinct prompt is encoded once."""
+def encode_prompts(model: Model, prompts: list[str], cut: bool = False) -> np.ndarray:
+    """Text states float32 [N, L, D]; each distinct prompt is encoded once.
+
+    The arguments and errors are those of `tokenize`.
+    """
     distinct = list(dict.fromkeys(prompts))
     encode = jax.jit(model.text_encoder.apply)
     params = {"params": model.params["text_encoder"]}
     states = np.concatenate(
-        [np.asarray(encode(params, tokenize(model, [p])), np.float32) for p in distinct]
+        [
+            np.asarray(encode(params, tokenize(model, [p], cut)), np.float32)
+            for p in distinct
+        ]
     )
     return states[[distinct.index(prompt) for prompt in prompts]]
 

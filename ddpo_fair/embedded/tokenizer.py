@@ -1,13 +1,14 @@
-"""The embedded model's tokenizer: CLIP's byte-pair encoding with one token a word.
+"""The embedded model's tokenizer: CLIP's byte-pair encoding, built from its captions.
 
-The words of the occupations are whole tokens, any other text falls back to letters, and
-the folder opens as an official `CLIPTokenizer`.
+Many words are whole tokens, but not all: a merge of another word may come first ("face"
+is f, ac, e). So a few captions are longer than `MAX_LENGTH` and lose their end, in
+pretraining as in use. The folder opens as an official `CLIPTokenizer`.
 """
 
 import json
 from pathlib import Path
 
-MAX_LENGTH = 16  # tokens; the longest caption of the data has 11
+MAX_LENGTH = 16  # tokens
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"  # CLIP's names
 
 
@@ -25,7 +26,7 @@ def byte_characters() -> list[str]:
 def merges_of(words: list[str]) -> list[tuple[str, str]]:
     """The merges that build every word from left to right, each once, in a fixed order.
 
-    Longer words come first: the merge of "an" must not break up "man".
+    Longer words come first, so that few merges break up another word.
     """
     merges: dict[tuple[str, str], None] = {}
     for word in sorted(set(words), key=lambda word: (-len(word), word)):
