@@ -90,10 +90,18 @@ def test_difference_is_newcombes_published_example():
 
 def test_seeds_have_students_interval():
     # mean .5, standard error .1 / sqrt(3), t(.975; 2) = 4.30265 from the tables
-    found = findings.over_seeds([0.4, 0.5, 0.6])
+    seeds = [statistics.Interval(q, q - 0.06, q + 0.06) for q in (0.4, 0.5, 0.6)]
+    found = findings.over_seeds(seeds)
     half = 4.30265 * 0.1 / math.sqrt(3)
     assert found == pytest.approx((0.5, 0.5 - half, 0.5 + half), rel=1e-5)
-    assert findings.over_seeds([0.3]) == (0.3, 0.0, 1.0)  # one seed says nothing
+    assert findings.over_seeds(seeds[:1]) == (0.4, 0.0, 1.0)  # one seed says nothing
+
+
+def test_seeds_that_agree_by_chance_are_no_surer_than_their_images():
+    # sqrt(.06^2 + .06^2 + .09^2) / 3
+    seeds = [statistics.Interval(0.47, 0.47 - h, 0.47 + h) for h in (0.06, 0.06, 0.09)]
+    found = findings.over_seeds(seeds)
+    assert found == pytest.approx((0.47, 0.47 - 0.0412311, 0.47 + 0.0412311))
 
 
 @pytest.mark.parametrize(

@@ -77,9 +77,9 @@ def of_runs(runs: Sequence[Record]) -> Finding:
         return whole[0] if whole else singles[0]
     return dataclasses.replace(
         whole[0],
-        before=_pooled(runs) or over_seeds([one.estimate for one in before]),
-        after=over_seeds([one.after.estimate for one in whole]),
-        difference=over_seeds([one.difference.estimate for one in whole], -1.0),
+        before=_pooled(runs) or over_seeds(before),
+        after=over_seeds([one.after for one in whole]),
+        difference=over_seeds([one.difference for one in whole], -1.0),
         floor=float(np.mean([one.floor for one in whole])),
         fresh=all(one.fresh for one in whole),
         epochs_done=min(one.epochs_done for one in whole),
@@ -199,19 +199,23 @@ def colour_shift(record: Record) -> float:
     )
 
 
-def over_seeds(values: Sequence[float], lowest: float = 0.0) -> Interval:
+def over_seeds(seeds: Sequence[Interval], lowest: float = 0.0) -> Interval:
     """The mean of several seeds with Student's t interval, within [lowest, 1].
 
-    It holds both the noise of the images and the luck of the training.
+    It holds both the noise of the images and the luck of the training. Few seeds may
+    agree by chance: it is never narrower than the noise of all their images together.
     """
-    found = np.asarray([value for value in values if math.isfinite(value)], np.float64)
+    seeds = [seed for seed in seeds if math.isfinite(seed.estimate)]
+    found = np.asarray([seed.estimate for seed in seeds], np.float64)
     if len(found) == 0:
         return Interval(math.nan, lowest, 1.0)
     mean = float(found.mean())
     if len(found) == 1:
         return Interval(mean, lowest, 1.0)
     error = found.std(ddof=1) / math.sqrt(len(found))
-    half = float(special.stdtrit(len(found) - 1, 0.975) * error)
+    own = np.asarray([(seed.high - seed.low) / 2 for seed in seeds])
+    noise = math.sqrt(np.sum(own**2)) / len(found)
+    half = max(float(special.stdtrit(len(found) - 1, 0.975) * error), noise)
     return Interval(mean, max(mean - half, lowest), min(mean + half, 1.0))
 
 
