@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddpo_fair import errors, paths, prompts
+from ddpo_fair import paths, prompts
 from ddpo_fair.embedded import occupations
 from ddpo_fair.errors import UserError, shown
 from ddpo_fair.settings import flags
@@ -22,24 +22,19 @@ from ddpo_fair.settings import flags
 if TYPE_CHECKING:
     from ddpo_fair.run import saved_run
 
-BAD_INPUT, INTERRUPTED = 2, 130  # exit statuses
 RESULT = "evaluation.json"
 NOBODY = "none"
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit status: 0, 2 for something to mend, or 130."""
-    try:
+
+    def work() -> None:
         options, rest = _parser().parse_known_args(arguments)
         path = evaluate(find_run(options.run, options.checkpoint, rest), options)
-    except UserError as error:
-        print(f"ddpo_fair.evaluate: {errors.paragraph(error)}", file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print("\nInterrupted; the same command continues.", file=sys.stderr)
-        return INTERRUPTED
-    print(f"Wrote {path}.")
-    return 0
+        print(f"Wrote {path}.")
+
+    return flags.status("ddpo_fair.evaluate", work, "the same command continues")
 
 
 def find_run(

@@ -12,29 +12,21 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from ddpo_fair import errors, paths
+from ddpo_fair import paths
 from ddpo_fair.classifiers import classifier_flags
-from ddpo_fair.errors import UserError
 from ddpo_fair.settings import flags
 
-BAD_INPUT, INTERRUPTED = 2, 130  # exit statuses
 RENDERS = "renders"  # the embedded model's, held out; some without a face
 DEFAULT_IMAGES = 1000
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit status: 0, 2 for something to mend, or 130."""
-    try:
-        options = _parser().parse_args(arguments)
-        evaluate(options)
-    except UserError as error:
-        told = errors.paragraph(error)
-        print(f"ddpo_fair.feedback.evaluate_classifier: {told}", file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print("\nInterrupted; nothing was written.", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+    return flags.status(
+        "ddpo_fair.feedback.evaluate_classifier",
+        lambda: evaluate(_parser().parse_args(arguments)),
+        "nothing was written",
+    )
 
 
 def evaluate(options: argparse.Namespace) -> None:

@@ -15,12 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ddpo_fair import errors, paths
+from ddpo_fair import paths
 from ddpo_fair.classifiers import classifier_flags
 from ddpo_fair.errors import UserError, shown
 from ddpo_fair.settings import flags
 
-BAD_INPUT, INTERRUPTED = 2, 130  # exit statuses
 TESTS = ("test", "validation")  # splits that are not trained on, the first one wins
 # Of Muon, five times AdamW's: a network of random weights, or one that knows already.
 FROM_SCRATCH, FINE_TUNING = 4e-3, 3e-4
@@ -29,16 +28,11 @@ LARGEST = 2**31 - 1
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit status: 0, 2 for something to mend, or 130."""
-    try:
-        train(_parser().parse_args(arguments))
-    except UserError as error:
-        told = errors.paragraph(error)
-        print(f"ddpo_fair.feedback.train_classifier: {told}", file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print("\nInterrupted; the same command continues.", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+    return flags.status(
+        "ddpo_fair.feedback.train_classifier",
+        lambda: train(_parser().parse_args(arguments)),
+        "the same command continues",
+    )
 
 
 def train(options: argparse.Namespace) -> None:

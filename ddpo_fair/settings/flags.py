@@ -1,10 +1,33 @@
 """Flags of the commands that read no config: their mistakes are a UserError, too."""
 
 import argparse
+import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from ddpo_fair import errors
 from ddpo_fair.errors import UserError, shown
+
+BAD_INPUT, INTERRUPTED = 2, 130  # exit statuses
+
+
+def status(command: str, work: Callable[[], None], interrupted: str) -> int:
+    """Does a command's work; its exit status: 0, 2 for something to mend, or 130.
+
+    Args:
+        command: e.g. "ddpo_fair.evaluate", which stands before its messages.
+        work: the command, once its flags are told.
+        interrupted: what Ctrl-C leaves behind, in words.
+    """
+    try:
+        work()
+    except UserError as error:
+        print(f"{command}: {errors.paragraph(error)}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print(f"\nInterrupted; {interrupted}.", file=sys.stderr)
+        return INTERRUPTED
+    return 0
 
 
 class Parser(argparse.ArgumentParser):
