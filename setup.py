@@ -64,7 +64,7 @@ setup(
         "torch": TORCH,
         "notebooks": NOTEBOOKS,
         "test": [
-            *("pytest>=8", "hypothesis>=6", "ruff>=0.9"),
+            *("pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6", "ruff>=0.9"),
             *(*TORCH, *DATA, *AUDIT, *NOTEBOOKS, *SECURITY),
         ],
     },

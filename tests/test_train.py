@@ -10,6 +10,7 @@ import time
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import tiny_model
 from PIL import Image
@@ -274,20 +275,53 @@ def test_killed_and_continued_equals_unbroken(unbroken, root):
     assert checksums(folder)[EPOCHS] == checksums(unbroken)[EPOCHS]
 
 
-def test_one_device_equals_eight(unbroken, root):
-    config = settings(root, "alone")
-    config.sample.batch_per_device = 8
-    config.train.microbatch = 32
+# Differences of nearly equal float32 numbers: they lose digits, and steer nothing.
+CANCELLING = ("kl", "kl_last", "loss", "grad_norm")
+
+
+def test_killed_on_eight_devices_and_continued_on_one(unbroken, root):
+    config = settings(root, "moved")
+    folder = run_folder.path_of(config)
+    process = start_process(root, config)
+    wait_for_lines(process, folder, 2)
+    process.kill()
+    process.communicate()
+
+    config.sample.batch_per_device, config.train.microbatch = 8, 32
     process = start_process(root, config, num_devices=1)
-    _, errors = process.communicate(timeout=PATIENCE)
+    output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
-    for found, expected in zip(
-        numbers(run_folder.path_of(config)), numbers(unbroken), strict=True
-    ):
+    assert "continues after epoch" in output
+    for found, expected in zip(numbers(folder), numbers(unbroken), strict=True):
         assert set(found) == set(expected)
-        for name in ("q", "reward_mean", "num_female", "kl", "grad_norm", "loss"):
-            # float32 summed in another order, through four epochs of Adam
-            assert found[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-5)
+        for name, number in expected.items():
+            if not isinstance(number, float):
+                assert found[name] == number, name
+            elif name == "ratio_deviation":
+                assert found[name] < 1e-5
+            else:
+                tolerance = 1e-4 if name in CANCELLING else 1e-6
+                assert found[name] == pytest.approx(number, rel=tolerance), name
+    for name, found in arrays(folder).items():
+        expected = arrays(unbroken)[name]
+        error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+        assert error < 1e-6, name
+
+
+def arrays(folder):
+    """Parameters and optimizer after the last epoch, each as one float64 vector."""
+    path = (folder / "checkpoints" / str(EPOCHS) / "state").resolve()
+    host = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    reader = ocp.PyTreeCheckpointer()
+    described = reader.metadata(path).item_metadata.tree
+    wanted = jax.tree.map(lambda _: ocp.ArrayRestoreArgs(sharding=host), described)
+    state = reader.restore(path, restore_args=wanted)
+    return {
+        name: np.concatenate(
+            [np.ravel(x).astype(np.float64) for x in jax.tree.leaves(state[name])]
+        )
+        for name in ("params", "optimizer")
+    }
 
 
 def test_the_state_is_small(unbroken):
