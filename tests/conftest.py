@@ -28,12 +28,15 @@ THIRD_PARTY = (
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "error")
     config.addinivalue_line("filterwarnings", f"ignore:::({THIRD_PARTY})")
-    # When Orbax meets a damaged file it closes its event loop while tensorstore still
-    # reads the others, whose late answers then have nobody to take their exceptions.
-    config.addinivalue_line(
-        "filterwarnings",
-        "ignore:Exception ignored in. None:pytest.PytestUnraisableExceptionWarning",
-    )
+    # When Orbax meets a damaged file or a full disk it closes its event loop while
+    # tensorstore still works on the others, whose late answers then have nobody to take
+    # them.
+    for nobody in ("None", "<coroutine object async_serialize_from_host"):
+        config.addinivalue_line(
+            "filterwarnings",
+            f"ignore:Exception ignored in. {nobody}"
+            ":pytest.PytestUnraisableExceptionWarning",
+        )
 
 
 @pytest.fixture

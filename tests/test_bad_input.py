@@ -134,7 +134,7 @@ def test_overrides(capsys, override, part):
     ("overrides", "part"),
     [
         (
-            ["sample.batch_per_device=6", "train.updates_per_epoch=4"],
+            ["sample.batch_per_device=3", "train.updates_per_epoch=4"],
             "6 images per device do not divide by train.updates_per_epoch=4; try"
             " train.updates_per_epoch=3",
         ),
