@@ -16,6 +16,8 @@ from ddpo_fair.errors import UserError
 from ddpo_fair.run import epoch as epochs
 from ddpo_fair.run import run_folder
 
+pytestmark = pytest.mark.long
+
 EPOCHS = 5
 
 

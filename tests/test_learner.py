@@ -170,6 +170,7 @@ def test_microbatches_change_nothing(
     np.testing.assert_allclose(small[1]["loss"], updated[1]["loss"], rtol=1e-4)
 
 
+@pytest.mark.long
 def test_the_gradient_is_the_policy_gradient(model, chain, texts):
     """It estimates the gradient of the expected reward, which here is known.
 

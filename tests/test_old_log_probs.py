@@ -13,6 +13,9 @@ from ddpo_fair.learning import learner, losses, old_log_probs
 from ddpo_fair.run import run_folder
 
 D, N, T, GUIDANCE = 8, 2, 3, 3.0  # devices, images on each, steps
+
+pytestmark = pytest.mark.long
+
 SETTINGS = learner.Settings(
     objective="ppo",
     surrogate=losses.Settings(1e-3, 0.3, 0.16, 5.0, 8 * 8 * 4),

@@ -91,6 +91,7 @@ def faces():
     return np.stack([dataset.example(3, index)["image"] for index in range(16)])
 
 
+@pytest.mark.long
 def test_normalised_latents_decode_to_the_same_pictures(faces):
     network = vae.AutoencoderKL(vae.Config.from_dict(train_vae.CONFIG))
     pixels = train_vae.scale(faces)

@@ -17,6 +17,8 @@ from ddpo_fair import config as configuration
 from ddpo_fair import metrics, train
 from ddpo_fair.run import run_folder, saved_run, stopping
 
+pytestmark = pytest.mark.long
+
 ROOT = pathlib.Path(__file__).parents[1]
 EPOCHS = 2
 PATIENCE = 1800  # seconds, on a machine with other work

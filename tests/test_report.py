@@ -372,6 +372,7 @@ def test_command_explains_mistakes_in_one_paragraph(tmp_path, capsys):
         document.write([folder], tmp_path / "file" / "x")
 
 
+@pytest.mark.long
 def test_training_ends_with_a_report(tmp_path, monkeypatch, capsys, quick_compilation):
     model = tiny_model.save_model(tmp_path / "model")
     judge = tiny_model.save_classifier(tmp_path / "classifier")

@@ -13,6 +13,8 @@ from ddpo_fair.errors import UserError
 from ddpo_fair.run import epoch as epochs
 from ddpo_fair.run import run_folder
 
+pytestmark = pytest.mark.long
+
 EPOCHS = 4
 CLOCKS = ("seconds", "per_second", "memory_gb")  # what no two runs share
 

@@ -12,6 +12,8 @@ from ddpo_fair.planning import costs, plan
 from ddpo_fair.run import assembly
 from ddpo_fair.run import epoch as epochs
 
+pytestmark = pytest.mark.long
+
 D = 8
 EXACT = 1e-6  # float32, summed in another order
 

@@ -177,6 +177,7 @@ def test_a_request_to_stop_loses_nothing(unbroken, root, monkeypatch):
     assert checksums(folder)[EPOCHS] == checksums(unbroken)[EPOCHS]
 
 
+@pytest.mark.long
 def test_other_settings_train_too(root):
     config = settings(root, "others")
     config.epochs = 2
@@ -279,6 +280,7 @@ def test_killed_and_continued_equals_unbroken(unbroken, root):
 CANCELLING = ("kl", "kl_last", "loss", "grad_norm")
 
 
+@pytest.mark.long
 def test_killed_on_eight_devices_and_continued_on_one(unbroken, root):
     config = settings(root, "moved")
     folder = run_folder.path_of(config)
