@@ -199,8 +199,8 @@ def _adam(config: ConfigDict) -> None:
     config.train.warmup_updates = 2
     # AdamW's decay of the gradient's mean.
     config.train.adam_beta1 = 0.0
-    # AdamW's decay of the squared gradient's mean. A long memory lets the small gradients
-    # near balance make small steps.
+    # AdamW's decay of the squared gradient's mean. With a long memory the small
+    # gradients near balance make small steps.
     config.train.adam_beta2 = 0.999
     # AdamW's divisor's floor.
     config.train.adam_epsilon = 1e-8
