@@ -24,7 +24,8 @@ def closure(name, extras=frozenset()):
             needed = Requirement(line)
             chosen = [{"extra": extra} for extra in (extras or {""})]
             if not needed.marker or any(map(needed.marker.evaluate, chosen)):
-                waiting.append((canonicalize_name(needed.name), frozenset(needed.extras)))
+                other = canonicalize_name(needed.name)
+                waiting.append((other, frozenset(needed.extras)))
     return {name for name, _ in found}
 
 

@@ -199,8 +199,7 @@ def text(plan: Plan) -> str:
     how = f"LoRA of rank {rank}" if rank else "full fine-tuning"
     rows = [
         f"Plan of {config.model}, computing in {config.dtype}; {how} trains"
-        f" {plan.num_trained / 1e6:.1f} M of the UNet's {plan.num_params / 1e6:.1f} M"
-        " parameters.",
+        f" {plan.num_trained:,} of the UNet's {plan.num_params:,} parameters.",
         "",
         _row("Memory of each device", "GB"),
         _row("  weights of the UNet", plan.unet / 1e9),
@@ -266,5 +265,5 @@ def _evaluation(plan: Plan) -> str:
 def _time(flops: int) -> str:
     return (
         f"At {SUSTAINED / 1e12:.0f} TFLOP/s sustained, an epoch takes"
-        f" {flops / SUSTAINED:,.1f} s; scale it to your device."
+        f" {flops / SUSTAINED:,.3f} s; scale it to your device."
     )
