@@ -1,5 +1,7 @@
 """The one exception that means: the reader can mend this."""
 
+from collections.abc import Container, Mapping
+
 LONGEST_ECHO = 60  # characters of a value that a message repeats
 LONGEST = 8000  # characters of a message
 
@@ -20,6 +22,17 @@ def paragraph(error: Exception) -> str:
     text = " ".join(str(error).split())
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+
+
+def differences(
+    before: Mapping[str, object], now: Mapping[str, object], free: Container[str] = ()
+) -> list[str]:
+    """`NAME was X and is now Y` for each setting, but the free, that has changed."""
+    return [
+        f"{name} was {shown(before.get(name))} and is now {shown(now.get(name))}"
+        for name in {**before, **now}
+        if name not in free and before.get(name) != now.get(name)
+    ]
 
 
 def shown(value: object) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ddpo_fair import rng
 from ddpo_fair.embedded import train_classifier, training
-from ddpo_fair.errors import UserError, shown
+from ddpo_fair.errors import UserError, differences, shown
 from ddpo_fair.feedback import classifier, label_names, resize
 from ddpo_fair.feedback.labelled_images import Split
 from ddpo_fair.models import tensor_files, vit, weights
@@ -248,15 +248,11 @@ def bind(folder: Path, said: dict[str, Any]) -> None:
         raise UserError(
             f"--output={shown(str(folder))} cannot be used ({error}); give another."
         ) from error
-    differing = [n for n in said if before.get(n) != said[n]]
-    if differing:
-        what = "; ".join(
-            f"{n} was {shown(before.get(n))} and is now {shown(said[n])}"
-            for n in differing
-        )
+    if changes := differences(before, said):
         raise UserError(
-            f"--output={shown(str(folder))} holds another training: {what}. Give the"
-            " same settings to go on with it, or another folder."
+            f"--output={shown(str(folder))} holds another training:"
+            f" {'; '.join(changes)}. Give the same settings to go on with it, or"
+            " another folder."
         )
     if (folder / "model.safetensors").exists():
         raise UserError(

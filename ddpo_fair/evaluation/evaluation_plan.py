@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddpo_fair.errors import UserError, shown
+from ddpo_fair.errors import UserError, differences, shown
 from ddpo_fair.fairness.prompt_sets import TRAINED, Prompt
 
 PLAN = "plan.json"
@@ -158,15 +158,10 @@ def bind(folder: Path, plan: Plan) -> None:
         raise UserError(
             f"--output={str(folder)!r} cannot be used ({error}); choose another folder."
         ) from error
-    differences = [name for name in content if before.get(name) != content[name]]
-    if differences:
-        what = "; ".join(
-            f"{name} was {shown(before.get(name))} and is now {shown(content[name])}"
-            for name in differences
-        )
+    if changes := differences(before, content):
         raise UserError(
-            f"{folder} holds another evaluation: {what}. Give the same settings to"
-            " continue it, or another --output."
+            f"{folder} holds another evaluation: {'; '.join(changes)}. Give the same"
+            " settings to continue it, or another --output."
         )
 
 

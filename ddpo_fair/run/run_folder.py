@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 import ddpo_fair
 from ddpo_fair import config as configuration
 from ddpo_fair import parallel, paths
-from ddpo_fair.errors import UserError, shown
+from ddpo_fair.errors import UserError, differences
 
 CONFIG, LOCK = "config.json", ".lock"
 
@@ -125,20 +125,16 @@ def check(folder: Path, config: ConfigDict) -> None:
     free = set(FREE)
     if before.get("train.final_learning_rate") == 1.0:
         free.add("epochs")  # else the learning rate depends on it
-    differences = [
-        f"{name} was {shown(before.get(name))} and is now {shown(now.get(name))}"
-        for name in {**before, **now}
-        if name not in free and before.get(name) != now.get(name)
-    ]
+    changes = differences(before, now, free)
     if images_before != images_per_epoch(config):
-        differences.append(
+        changes.append(
             f"an epoch had {images_before} images and now has"
             f" {images_per_epoch(config)} (devices x sample.batch_per_device x"
             " sample.batches)"
         )
-    if differences:
+    if changes:
         raise UserError(
-            f"{folder} holds a run of another config: {'; '.join(differences)}. Give"
+            f"{folder} holds a run of another config: {'; '.join(changes)}. Give"
             " the old settings to continue it, or another --config.run.name."
         )
 
