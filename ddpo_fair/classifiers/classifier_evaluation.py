@@ -11,7 +11,7 @@ import tqdm
 from ddpo_fair import parallel
 from ddpo_fair.errors import UserError, shown
 from ddpo_fair.evaluation import evaluation_plan, evaluation_summary
-from ddpo_fair.fairness import classifier_test, drawing
+from ddpo_fair.fairness import accuracy, drawing
 from ddpo_fair.feedback import classifier
 
 BATCH = 64  # of each device
@@ -47,7 +47,7 @@ def write(
 
     Args:
         stem: without an ending.
-        found: of `classifier_test.measure`.
+        found: of `accuracy.measure`.
         source: what was tested on what.
 
     Raises:
@@ -56,7 +56,7 @@ def write(
     content = evaluation_summary.plain({"source": source, **found})
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     with drawing.style():
-        picture = drawing.png(classifier_test.sheet(found))
+        picture = drawing.png(accuracy.sheet(found))
     paths = stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.png")
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)

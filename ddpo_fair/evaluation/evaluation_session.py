@@ -17,9 +17,9 @@ from ddpo_fair.evaluation import (
 )
 from ddpo_fair.evaluation.evaluation_plan import AFTER, Job, Plan
 from ddpo_fair.fairness import (
+    accuracy,
     appearance,
     auditors,
-    classifier_test,
     drawing,
     figures,
     prompt_sets,
@@ -101,7 +101,7 @@ class Session:
         )
         if renders is not None:
             matrix = figures.confusion(renders["truth"], renders["labels"])
-            content["classifier_test"] = classifier_test.accuracies(matrix)
+            content["classifier_test"] = accuracy.accuracies(matrix)
         return evaluation_summary.plain(content)
 
     def _opening(self, total: int, missing: int) -> str:

@@ -37,7 +37,7 @@ def evaluate(options: argparse.Namespace) -> None:
     """
     from ddpo_fair import parallel
     from ddpo_fair.classifiers import classifier_evaluation
-    from ddpo_fair.fairness import classifier_test
+    from ddpo_fair.fairness import accuracy
     from ddpo_fair.feedback import classifier
     from ddpo_fair.sources import sources
 
@@ -47,7 +47,7 @@ def evaluate(options: argparse.Namespace) -> None:
     judge = classifier.load(sources.classifier_folder(options.classifier))
     pixels, truth, split = _pictures(options, judge.preprocessing)
     seen = classifier_evaluation.answers(judge, pixels, len(truth))
-    found = classifier_test.measure(truth, seen, options.confidence)
+    found = accuracy.measure(truth, seen, options.confidence)
     source = {
         "split": split,
         "flags": {
@@ -58,7 +58,7 @@ def evaluate(options: argparse.Namespace) -> None:
     }
     for path in classifier_evaluation.write(stem, found, source):
         print(f"Wrote {path}.")
-    print(classifier_test.sentence(found))
+    print(accuracy.sentence(found))
 
 
 def _pictures(options: argparse.Namespace, settings: Any):

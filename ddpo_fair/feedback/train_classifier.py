@@ -139,7 +139,7 @@ def _test(options: argparse.Namespace, output: Path, split: Any, rows: Any) -> N
     import numpy as np
 
     from ddpo_fair.classifiers import classifier_evaluation
-    from ddpo_fair.fairness import classifier_test
+    from ddpo_fair.fairness import accuracy
     from ddpo_fair.feedback import classifier, label_names
 
     rows = np.arange(len(split.classes)) if rows is None else rows
@@ -147,10 +147,10 @@ def _test(options: argparse.Namespace, output: Path, split: Any, rows: Any) -> N
     seen = classifier_evaluation.answers(
         classifier.load(output), lambda chosen: split.pixels(rows[chosen]), len(rows)
     )
-    found = classifier_test.measure(truth, seen, options.confidence)
+    found = accuracy.measure(truth, seen, options.confidence)
     source = {"classifier": str(output), "data": options.data, "split": split.name}
     classifier_evaluation.write(output / "evaluation", found, source)
-    print(classifier_test.sentence(found))
+    print(accuracy.sentence(found))
     print(f"Wrote {output}; train with --config.classifier={output}.")
 
 

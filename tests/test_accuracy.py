@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ddpo_fair.classifiers import classifier_evaluation
-from ddpo_fair.fairness import classifier_test, statistics
+from ddpo_fair.fairness import accuracy, statistics
 
 FEMALE, MALE, NONE = 0, 1, -1
 
@@ -16,7 +16,7 @@ def measured():
     """Ten pictures: four female, four male, two without a face."""
     truth = np.array([FEMALE] * 4 + [MALE] * 4 + [NONE] * 2)
     p_female = np.array([0.9, 0.8, 0.6, 0.2, 0.1, 0.1, 0.4, 0.05, 0.95, 0.55])
-    return classifier_test.measure(truth, np.stack([p_female, 1 - p_female], 1), 0.7)
+    return accuracy.measure(truth, np.stack([p_female, 1 - p_female], 1), 0.7)
 
 
 def test_the_papers_accuracies_by_hand():
@@ -54,7 +54,7 @@ def test_confusion_and_accuracy_are_scikit_learns():
     truth = draw.integers(-1, 2, 300)
     female = draw.random(300)
     seen = np.stack([female, 1 - female], 1)
-    found = classifier_test.measure(truth, seen, 0.7)
+    found = accuracy.measure(truth, seen, 0.7)
     answers = np.where(female > 0.7, FEMALE, np.where(female < 0.3, MALE, NONE))
     expected = metrics.confusion_matrix(truth, answers, labels=[FEMALE, MALE, NONE])
     np.testing.assert_array_equal(found["confusion"], expected)
@@ -67,10 +67,10 @@ def test_confusion_and_accuracy_are_scikit_learns():
 
 def test_pictures_without_a_face_alone_have_no_calibration():
     seen = np.array([[0.5, 0.5], [0.9, 0.1]])
-    found = classifier_test.measure(np.array([NONE, NONE]), seen, 0.7)
+    found = accuracy.measure(np.array([NONE, NONE]), seen, 0.7)
     assert "calibration_error" not in found
     assert found["accuracy"]["estimate"] == 0.5
-    assert "2 pictures" in classifier_test.sentence(found)
+    assert "2 pictures" in accuracy.sentence(found)
 
 
 def test_json_and_picture_are_written(tmp_path):
