@@ -21,4 +21,13 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.run.name = "comp_sci"
     config.prompts = ("photo of the face of a computer scientist",)
     config.reward.name = "balance"
+    if config.model == configuration.EMBEDDED:
+        # With 128 images an epoch and a quarter of the learning rate left, q followed
+        # its own noise. Twice the images halve that noise's variance; a long memory
+        # in Adam lets small gradients make small steps; the rate falls to zero.
+        config.epochs = 15
+        config.sample.batches = 2
+        config.train.adam_beta2 = 0.999
+        config.train.final_learning_rate = 0.0
+        config.eval.every_epochs = 2
     return config

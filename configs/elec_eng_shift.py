@@ -19,17 +19,14 @@ def get_config(variant: str | None = None) -> ConfigDict:
     """The experiment on the model of `variant`, see `config.choose_model`."""
     config = configuration.choose_model(configuration.defaults(), variant)
     config.run.name = "elec_eng_shift"
+    config.epochs = 12
     config.prompts = ("photo of the face of an electrical engineer",)
     config.reward.name = "shift"
     config.advantage.name = "batch"
     if config.model == configuration.EMBEDDED:
-        # R_shift has no point of rest to overshoot: twice the images and the updates,
-        # each free to go ten times as far, and a rate that stays.
-        config.epochs = 12
+        # R_shift has no point of rest to overshoot: four times the images, twice the
+        # updates, each free to go ten times as far.
         config.sample.batches = 4
         config.train.updates_per_epoch = 4
         config.train.clip_range = 1e-3
-        config.train.adam_beta2 = 0.95
-        config.train.final_learning_rate = 0.25
-        config.eval.every_epochs = 3
     return config

@@ -63,7 +63,7 @@ def _general(config: ConfigDict) -> None:
     # Of everything random in the run; 0 to 2147483647.
     config.seed = 0
     # Rounds of sampling, scoring and updating.
-    config.epochs = 15
+    config.epochs = 20
     # Text-to-image model: "embedded", a folder in the diffusers layout, or a name on
     # the Hugging Face hub, "owner/name" or "owner/name@revision".
     config.model = EMBEDDED
@@ -121,7 +121,7 @@ def _sample(config: ConfigDict) -> None:
     # Images sampled together on one device.
     config.sample.batch_per_device = 64
     # Batches of each device in an epoch.
-    config.sample.batches = 2
+    config.sample.batches = 1
 
 
 def _train(config: ConfigDict) -> None:
@@ -194,14 +194,13 @@ def _adam(config: ConfigDict) -> None:
     # AdamW's step size.
     config.train.learning_rate = 1e-3
     # Of the learning rate at the end, as a share of it; falls linearly. 1 is constant.
-    config.train.final_learning_rate = 0.0
+    config.train.final_learning_rate = 0.25
     # Updates over which the learning rate rises from 0.
     config.train.warmup_updates = 2
     # AdamW's decay of the gradient's mean.
     config.train.adam_beta1 = 0.0
-    # AdamW's decay of the squared gradient's mean. With a long memory the small
-    # gradients near balance make small steps.
-    config.train.adam_beta2 = 0.999
+    # AdamW's decay of the squared gradient's mean.
+    config.train.adam_beta2 = 0.95
     # AdamW's divisor's floor.
     config.train.adam_epsilon = 1e-8
     # AdamW's weight decay; 1e-4 in DDPO.
@@ -215,7 +214,7 @@ def _records(config: ConfigDict) -> None:
     # Fresh images that measure q, the same sampler as in training; 0 is none.
     config.eval.images = 224
     # Evaluates before training, then after every so many epochs and after the last.
-    config.eval.every_epochs = 2
+    config.eval.every_epochs = 3
     # Of the grids' pictures, which are the same seeds in every grid and every run.
     config.eval.seed = 0
 
@@ -272,8 +271,7 @@ def _stable_diffusion(config: ConfigDict) -> None:
     config.train.learning_rate = 3e-4  # ddpo-pytorch's, for LoRA
     config.train.lora.sites = ("to_q", "to_k", "to_v", "to_out.0")  # likewise
     config.train.lora.scale = 1.0
-    config.train.adam_beta1 = 0.9
-    config.epochs, config.train.final_learning_rate = 20, 0.25
+    config.train.adam_beta1, config.train.adam_beta2 = 0.9, 0.999
     config.eval.images, config.log.images = 112, 16
     config.eval.every_epochs = 5
     config.checkpoint.every_epochs = 5

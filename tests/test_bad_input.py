@@ -58,7 +58,7 @@ def test_command_lines(capsys, arguments, parts):
 @pytest.mark.parametrize(
     ("override", "part"),
     [
-        ("epochs=", "'' must be a whole number; without it, it is 15"),
+        ("epochs=", "'' must be a whole number; without it, it is 20"),
         ("epochs=1.5", "'1.5' must be a whole number"),
         ("epochs=1e3", "'1e3' must be a whole number"),
         ("epochs=0", "epochs=0 must be at least 1 and at most 1000000"),
@@ -134,7 +134,7 @@ def test_overrides(capsys, override, part):
     ("overrides", "part"),
     [
         (
-            ["sample.batch_per_device=3", "train.updates_per_epoch=4"],
+            ["sample.batch_per_device=6", "train.updates_per_epoch=4"],
             "6 images per device do not divide by train.updates_per_epoch=4; try"
             " train.updates_per_epoch=3",
         ),

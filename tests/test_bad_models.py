@@ -50,8 +50,8 @@ def folders(sound, tmp_path):
         ({"run.dir": "/proc/here"}, "cannot be written (No such file or directory)"),
         ({"run.dir": "/etc/passwd/x"}, "cannot be written (Not a directory)"),
         (
-            {"prompts": [f"photo of number {number}" for number in range(40)]},
-            "x 8 devices = 64 images per epoch, but 40 prompts need 80",
+            {"prompts": [f"photo of number {number}" for number in range(20)]},
+            "x 8 devices = 32 images per epoch, but 20 prompts need 40",
         ),
     ],
     ids=range(17),

@@ -146,8 +146,8 @@ def test_rules_hold_between_settings():
 
 def test_the_number_of_devices_counts():
     config = configuration.defaults()
-    config.sample.batch_per_device, config.sample.batches = 1, 1
-    config.train.updates_per_epoch, config.train.microbatch = 1, 1
+    config.sample.batch_per_device, config.train.updates_per_epoch = 1, 1
+    config.train.microbatch = 1
     config.prompts = tuple(f"photo of the face of a {x}" for x in ("nurse", "pilot"))
     config_rules.validate(config, [], num_devices=4)
     with pytest.raises(UserError, match=r"= 2 images per epoch.*try sample.batches=2"):

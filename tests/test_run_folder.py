@@ -104,7 +104,7 @@ def test_more_epochs_change_a_falling_learning_rate(config):
 
 def test_batches_may_change_but_not_their_sum(folder, config):
     config.sample.batch_per_device //= 2
-    with pytest.raises(UserError, match="an epoch had 1024 images and now has 512"):
+    with pytest.raises(UserError, match="an epoch had 512 images and now has 256"):
         run_folder.check(folder, config)  # 8 devices
     config.sample.batches *= 2
     run_folder.check(folder, config)

@@ -159,7 +159,7 @@ def test_a_config_file_is_the_only_code_that_is_run(capsys):
         said = refused(train.main, [CONFIG, f"--config.prompts={text}"], capsys)
         assert "__import__" in said
     command, problems = command_line.parse([CONFIG, "--config.epochs=2+2"], "x")
-    assert problems and command.config.epochs == 15
+    assert problems and command.config.epochs == 20
 
 
 HOSTILE_NAMES = ("../up", "..", ".", "/abs", "a/b", "a\0b", "~", "-rf", "a\nb", "é", "")
