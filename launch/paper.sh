@@ -5,7 +5,8 @@
 #   launch/paper.sh all                          all of them, one after the other
 #   launch/paper.sh list                         names and figures
 #
-# What follows the name goes to the program, e.g. --config.seed=1 or --plan.
+# What follows the name goes to the program, e.g. --config.seed=1 or --plan. A run is
+# named paper_NAME_SEED, unless --config.run.name says otherwise.
 # MODEL=embedded or MODEL=sd15 chooses the model; without it the host decides.
 # The same command again continues what was interrupted.
 set -euo pipefail
@@ -42,24 +43,33 @@ print(tuple(f"photo of the face of {occupations.phrase(o)}" for o, job in occupa
 run() {  # name, then flags
   local name="$1"
   shift
-  local as="--config.run.name=paper_$name"
+  local flag seed=0 named=no
+  for flag in "$@"; do
+    case "$flag" in
+      --config.seed=*) seed="${flag#*=}" ;;
+      --config.run.name=*) named=yes ;;
+    esac
+  done
+  if [[ "$named" == no ]]; then
+    set -- "--config.run.name=paper_${name}_$seed" "$@"
+  fi
   case "$name" in
-    shift) train elec_eng_shift "$as" "$@" ;;
-    balance_mech) train mech_eng "$as" "$@" ;;
-    balance_comp) train comp_sci "$as" "$@" ;;
-    truly_ppo) train truly_ppo "$as" "$@" ;;
+    shift) train elec_eng_shift "$@" ;;
+    balance_mech) train mech_eng "$@" ;;
+    balance_comp) train comp_sci "$@" ;;
+    truly_ppo) train truly_ppo "$@" ;;
     person_prompt)
-      train mech_eng "$as" '--config.prompts=photo of a mechanical engineer' "$@"
+      train mech_eng '--config.prompts=photo of a mechanical engineer' "$@"
       ;;
     many_prompts)
       # At least four images of each prompt in an epoch, on one device.
       local batch=64 batches=4
       if [[ "$MODEL" == sd15 ]]; then batch=8 batches=32; fi
-      train mech_eng "$as" "--config.prompts=$(prompts)" \
+      train mech_eng "--config.prompts=$(prompts)" \
         --config.sample.batch_per_device=$batch --config.sample.batches=$batches \
         --config.eval.images=400 --config.eval.every_epochs=5 "$@"
       ;;
-    confidence) train mech_eng "$as" --config.confidence=0.5 "$@" ;;
+    confidence) train mech_eng --config.confidence=0.5 "$@" ;;
     *)
       echo "paper.sh: there is no experiment '$name'; these there are:" >&2
       list >&2

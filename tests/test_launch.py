@@ -75,7 +75,9 @@ def test_every_experiment_is_one_command(tmp_path):
         assert (ROOT / config).is_file()
         assert command[-1] == "--config.seed=1"
         runs |= {flag for flag in command if flag.startswith("--config.run.name=")}
-    assert len(runs) == len(names)
+    assert runs == {f"--config.run.name=paper_{name}_1" for name in names}
+    _, (*_, own) = commands(tmp_path, "shift", "--config.run.name=own", "--plan")
+    assert own[3:] == ["--config.run.name=own", "--plan"]
 
 
 def test_occupations_that_are_not_held_out_are_prompts_of_one_experiment(tmp_path):
