@@ -276,8 +276,13 @@ def test_killed_and_continued_equals_unbroken(unbroken, root):
     assert checksums(folder)[EPOCHS] == checksums(unbroken)[EPOCHS]
 
 
-# Differences of nearly equal float32 numbers: they lose digits, and steer nothing.
-CANCELLING = ("kl", "kl_last", "loss", "grad_norm")
+# Sums and differences that nearly cancel, of float32 terms near 1; they steer nothing.
+CANCELLING = {
+    "loss": {"rel": 1e-6, "abs": 1e-6},
+    "kl": {"rel": 1e-4, "abs": 1e-6},
+    "kl_last": {"rel": 1e-4, "abs": 1e-6},
+    "grad_norm": {"rel": 1e-4},
+}
 
 
 @pytest.mark.long
@@ -302,8 +307,8 @@ def test_killed_on_eight_devices_and_continued_on_one(unbroken, root):
             elif name == "ratio_deviation":
                 assert found[name] < 1e-5
             else:
-                tolerance = 1e-4 if name in CANCELLING else 1e-6
-                assert found[name] == pytest.approx(number, rel=tolerance), name
+                near = CANCELLING.get(name, {"rel": 1e-6})
+                assert found[name] == pytest.approx(number, **near), name
     for name, found in arrays(folder).items():
         expected = arrays(unbroken)[name]
         error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
