@@ -181,3 +181,10 @@ def test_temperature_of_three_classes_is_the_likeliest():
     grid = np.arange(0.3, 4.4, 0.002)
     best = grid[np.argmin([loss(t) for t in grid])]
     assert found == pytest.approx(best, rel=0.01)  # its own grid's step is 1 %
+
+
+@pytest.mark.parametrize("content", ["[1]", "7", "{", 3000 * "["])
+def test_settings_that_are_none_are_told(tmp_path, content):
+    (tmp_path / classifier_training.SETTINGS).write_text(content)
+    with pytest.raises(UserError, match="cannot be used"):
+        classifier_training.bind(tmp_path, {"seed": 0})

@@ -241,8 +241,8 @@ def bind(folder: Path, said: dict[str, Any]) -> None:
             part = path.with_name(f".{SETTINGS}.part")
             part.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
             os.replace(part, path)
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(
