@@ -66,3 +66,24 @@ def test_any_name_can_be_a_label(name):
         plot.plot([0, 1], label=label)
         drawing.finish(plot, legend=True)
         assert "<svg" in drawing.svg(sheet, "label")
+
+
+def test_each_of_many_runs_has_a_look_of_its_own():
+    looks = {str(drawing.look(index)) for index in range(36)}
+    assert len(looks) == 36
+
+
+@pytest.mark.parametrize("size", [drawing.NARROW, drawing.WIDE])
+@pytest.mark.parametrize("num_runs", [5, 14])
+def test_a_legend_of_many_runs_covers_no_line(size, num_runs):
+    with drawing.style():
+        sheet, plot = drawing.canvas(size)
+        for index in range(num_runs):
+            plot.plot([0, 1], label=f"mechanical_eng_{index}")
+        before = plot.get_window_extent()
+        drawing.finish(plot, legend=True)
+        sheet.draw_without_rendering()
+        axes, legend = plot.get_window_extent(), plot.get_legend().get_window_extent()
+    assert (axes.width, axes.height) == pytest.approx((before.width, before.height))
+    assert legend.y0 >= axes.y1
+    assert legend.x1 <= sheet.bbox.x1 and legend.y1 <= sheet.bbox.y1

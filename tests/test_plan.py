@@ -144,6 +144,18 @@ def test_a_plan_adds_up(folders, rank):
     assert max(found.phases.values()) > found.unet + found.others
 
 
+def test_weights_that_lora_leaves_alone_cost_no_gradient(folders):
+    config = tiny_model.config(*folders)
+    forward = plan.make(config).epoch_flops["sampling"]
+    costs_of = {}
+    for sites in (("to_q",), ("conv_out",)):
+        config.train.lora.rank, config.train.lora.sites = 2, sites
+        costs_of[sites] = plan.make(config).epoch_flops["updating"] / forward
+    # Forward, and back to the first adapted layer: the whole way, or hardly at all.
+    assert 1.5 < costs_of["to_q",] < 2.2
+    assert 1.0 < costs_of["conv_out",] < 1.1
+
+
 def test_images_and_steps_cost_in_proportion(folders):
     config = tiny_model.config(*folders)
     once = plan.make(config)

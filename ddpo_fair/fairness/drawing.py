@@ -57,6 +57,8 @@ STYLE = {
 PERCENT = "{x:.0%}"  # ticks of a share
 PNG_DPI = 200
 BAND = 0.16  # opacity of an interval's band
+MANY = 4  # lines whose legend no longer fits among them
+LEGEND_ENTRY = (1.9, 0.22)  # inches
 NUM_BANDS = 2  # runs that may show their bands in one chart
 
 
@@ -140,10 +142,10 @@ def inline(document: str, description: str, class_: str = "") -> Markup:
 
 
 def look(index: int) -> tuple[str, object, str]:
-    """Colour, dash and marker of a run."""
-    colour = COLOURS[SERIES[index % len(SERIES)]]
-    places = index % len(DASHES), index % len(MARKERS)
-    return colour, DASHES[places[0]], MARKERS[places[1]]
+    """Colour, dash and marker of a run; together no other of 36 runs has them."""
+    turn, place = divmod(index, len(SERIES))
+    dash = DASHES[(place + turn) % len(DASHES)]
+    return COLOURS[SERIES[place]], dash, MARKERS[(place + turn) % len(MARKERS)]
 
 
 def label(name: str) -> str:
@@ -158,5 +160,22 @@ def finish(plot: axes.Axes, legend: bool) -> None:
     plot.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, nbins=8))
     if isinstance(plot.yaxis.get_major_formatter(), ticker.ScalarFormatter):
         plot.yaxis.set_major_formatter("{x:.3g}")  # no factor above the axis
-    if legend and plot.get_legend_handles_labels()[0]:
+    count = len(plot.get_legend_handles_labels()[0])
+    if legend and count > MANY:
+        _legend_above(plot, count)
+    elif legend and count:
         plot.legend(loc="best", ncols=2)
+
+
+def _legend_above(plot: axes.Axes, count: int) -> None:
+    """A legend over the axes, for which the figure grows; the axes keep their size."""
+    sheet = plot.get_figure()
+    width, height = sheet.get_size_inches()
+    columns = max(1, int(width / LEGEND_ENTRY[0]))
+    taller = height + LEGEND_ENTRY[1] * -(-count // columns)
+    box = plot.get_position()
+    shares = (box.x0, box.y0 * height / taller, box.width, box.height * height / taller)
+    sheet.set_size_inches(width, taller)
+    plot.set_position(shares)
+    place = {"loc": "upper left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.3}
+    plot.legend(**place, bbox_transform=sheet.transFigure, ncols=columns)

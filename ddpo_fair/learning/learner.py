@@ -72,10 +72,23 @@ def optimizer(settings: Any, total_updates: int) -> optax.GradientTransformation
 
 def merged(base: Any, params: Any, settings: Settings) -> Any:
     """The UNet's weights: `params` itself, or `base` with the LoRA `params` in it."""
+    return in_place(base, trained_weights(base, params, settings), settings)
+
+
+def trained_weights(base: Any, params: Any, settings: Settings) -> Any:
+    """The weights whose gradient is taken: `params`, or the kernels that LoRA adapts.
+
+    The gradients of all others, a third of the work, are never asked for.
+    """
     if settings.lora_scale == 0.0:
         return params
-    # Behind the barrier they are rounded alike in every program.
-    return jax.lax.optimization_barrier(lora.merge(base, params, settings.lora_scale))
+    kernels = lora.adapted(base, params, settings.lora_scale)
+    return jax.lax.optimization_barrier(kernels)  # rounded alike in every program
+
+
+def in_place(base: Any, weights: Any, settings: Settings) -> Any:
+    """The UNet's weights, with those of `trained_weights` in their places."""
+    return weights if settings.lora_scale == 0.0 else lora.replace(base, weights)
 
 
 def selection(key: jax.Array, settings: Settings, num_devices: int, n: int) -> tuple:
@@ -213,9 +226,12 @@ def make_update(
 
     @partial(jax.jit, donate_argnums=0, compiler_options=rounding(settings), **kept)
     def update(state, base, trajectory, advantages, images, steps, null):
-        params, pull_back = jax.vjp(lambda p: merged(base, p, settings), state.params)
+        weights, pull_back = jax.vjp(
+            lambda params: trained_weights(base, params, settings), state.params
+        )
 
-        def loss_of(params, turn):
+        def loss_of(weights, turn):
+            params = in_place(base, weights, settings)
             # Device by device: an index or a concatenation across the devices' axis
             # would gather everything everywhere.
             batch = jax.vmap(pairs)(trajectory, advantages, *turn)
@@ -224,10 +240,10 @@ def make_update(
             return losses.mean(), metrics
 
         def accumulate(total, turn):
-            gradient, metrics = jax.grad(loss_of, has_aux=True)(params, turn)
+            gradient, metrics = jax.grad(loss_of, has_aux=True)(weights, turn)
             return jax.tree.map(jnp.add, total, gradient), metrics
 
-        zeros = jax.tree.map(jnp.zeros_like, params)
+        zeros = jax.tree.map(jnp.zeros_like, weights)
         # XLA's CPU backend takes 20 times as long for a convolution's gradient inside
         # a loop (10 s instead of 0.5 s for 32 images), so there the turns are written
         # out; elsewhere a loop compiles faster and keeps memory flat.

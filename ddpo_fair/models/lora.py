@@ -81,30 +81,40 @@ def merge(
     Raises:
         UserError: if an adapter's layer is not among the parameters.
     """
-    strangers = sorted(lora.keys() - dict(_kernels(params)).keys())
+    return replace(params, adapted(params, lora, scale))
+
+
+def adapted(
+    params: dict[str, Any], lora: Adapters, scale: float | jax.Array = 1.0
+) -> dict[str, jax.Array]:
+    """The kernels that `merge` puts in place, by the dotted path of their layer."""
+    kernels = dict(_kernels(params))
+    strangers = sorted(lora.keys() - kernels.keys())
     if strangers:
         raise errors.UserError(
             f"LoRA adapters of layers that the network lacks: {', '.join(strangers)}."
         )
-    return _merge(params, lora, scale, ())
-
-
-def _merge(
-    params: dict[str, Any],
-    lora: Adapters,
-    scale: float | jax.Array,
-    path: tuple[str, ...],
-) -> dict[str, Any]:
     merged = {}
-    adapter = lora.get(".".join(path))
+    for path, adapter in lora.items():
+        up = adapter["up"].reshape(adapter["up"].shape[-2:])  # [r, out]
+        merged[path] = kernels[path] + scale * (adapter["down"] @ up)
+    return merged
+
+
+def replace(
+    params: dict[str, Any],
+    kernels: dict[str, jax.Array],
+    path: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Parameters with other kernels at the dotted paths of `kernels`."""
+    replaced = {}
     for name, value in params.items():
         if isinstance(value, dict):
-            value = _merge(value, lora, scale, (*path, name))
-        elif name == "kernel" and adapter is not None:
-            up = adapter["up"].reshape(adapter["up"].shape[-2:])  # [r, out]
-            value = value + scale * (adapter["down"] @ up)
-        merged[name] = value
-    return merged
+            value = replace(value, kernels, (*path, name))
+        elif name == "kernel":
+            value = kernels.get(".".join(path), value)
+        replaced[name] = value
+    return replaced
 
 
 def _kernels(params: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple]:

@@ -1,7 +1,8 @@
-"""The epochs of a run, one after the other, each one's metrics a step late.
+"""The epochs of a run, one after the other, each one's line written a step late.
 
-While the devices sample epoch e + 1, the host reads what epoch e's updates said, writes
-its line and its checkpoint. So neither waits for the other.
+While the devices sample epoch e + 1, the host writes epoch e's line, its grid and its
+checkpoint. So neither waits for the other. Sampling starts only once the updates are
+done, for on a CPU its dispatch takes as long as it does: their seconds would be mixed.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from ddpo_fair.run.assembly import Run
 
 @dataclasses.dataclass(frozen=True)
 class Unfinished:
-    """An epoch whose updates, and the evaluation after them, are on their way."""
+    """An epoch that is updated, and whose evaluation may be on its way."""
 
     epoch: int
     line: dict[str, Any]  # of metrics.jsonl, as far as it is known
@@ -78,11 +79,12 @@ class Trainer:
     def _train(self, first: int, pending: Unfinished | None) -> None:
         """The epochs from `first` to the last, after an unfinished one."""
         for epoch in range(first, self.run.config.epochs):
+            finished = None if pending is None else self._finish(pending)
             samples = epochs.sample(
                 self.run, self._unet_params(), rng.attempt(epoch, self.roll_backs)
             )
-            if pending is not None:
-                self._finish(pending)
+            if finished is not None:
+                self._write(*finished)
             self.progress.wait(
                 samples.probabilities, f"epoch {epoch}: sampling", self.stop
             )
@@ -91,7 +93,7 @@ class Trainer:
             pending = self._update(epoch, samples, line)
             del samples  # frees the trajectories once the updates are done
         if pending is not None:
-            self._finish(pending)
+            self._write(*self._finish(pending))
         self.checkpoints.wait()
 
     def _before_training(self) -> dict[str, Any]:
@@ -101,8 +103,8 @@ class Trainer:
         self._leave_if_asked(0)
         result = evaluation.finish(self.run, pending)
         self.target_classes = evaluation.target_classes(self.run, result)
-        line: dict[str, Any] = {}
-        self._record(0, result, line)
+        self._write_grid(0, result)
+        line = _with_result({}, result)
         if line:
             self.progress.say(f"before training: {metrics.evaluation_text(line)}")
         return line | {"eval_seconds": self._lap()}
@@ -129,15 +131,17 @@ class Trainer:
             scores.advantages,
             rng.attempt(epoch, self.roll_backs),
         )
+        losses = [one["loss"] for one in updates]
+        self.progress.wait(losses, f"epoch {epoch}: updating")
+        line["update_seconds"] = self._lap()
         return Unfinished(epoch, line, updates, self._evaluate(epoch))
 
-    def _finish(self, pending: Unfinished) -> None:
-        """Completes and writes an epoch's line; saves a checkpoint if it is due."""
+    def _finish(
+        self, pending: Unfinished
+    ) -> tuple[int, dict[str, Any], evaluation.Result | None]:
+        """Waits for what is on its way; the epoch, its line, and its evaluation."""
         config, epoch, line = self.run.config, pending.epoch, dict(pending.line)
         if pending.measured:
-            losses = [one["loss"] for one in pending.measured]
-            self.progress.wait(losses, f"epoch {epoch}: updating")
-            line["update_seconds"] = self._lap()
             line |= epochs.of_updates(pending.measured)
             self.skipped = breakdown.check(
                 line,
@@ -146,6 +150,7 @@ class Trainer:
                 config,
                 self.checkpoints.newest(),
             )
+        result = None
         if pending.evaluation is not None:
             self.progress.wait(
                 pending.evaluation.probabilities,
@@ -154,8 +159,16 @@ class Trainer:
             )
             self._leave_if_asked(epoch + 1, line)
             result = evaluation.finish(self.run, pending.evaluation)
-            self._record(epoch, result, line)
-            line["eval_seconds"] = self._lap()
+            line = _with_result(line, result) | {"eval_seconds": self._lap()}
+        return epoch, line, result
+
+    def _write(
+        self, epoch: int, line: dict[str, Any], result: evaluation.Result | None
+    ) -> None:
+        """Writes an epoch's grid and line; saves a checkpoint if it is due."""
+        config = self.run.config
+        if result is not None:
+            self._write_grid(epoch, result)
         seconds = line["sample_seconds"] + line["update_seconds"]
         line["images"] = self.run.num_images
         line["images_per_second"] = self.run.num_images / seconds
@@ -178,13 +191,7 @@ class Trainer:
             return None
         return evaluation.start(self.run, self._unet_params(), epoch)
 
-    def _record(
-        self, epoch: int, result: evaluation.Result, line: dict[str, Any]
-    ) -> None:
-        """Puts an evaluation into the line, and its grid into the folder."""
-        line |= result.line
-        if result.by_prompt:
-            line["prompts"] = _merge(line.get("prompts", {}), result.by_prompt)
+    def _write_grid(self, epoch: int, result: evaluation.Result) -> None:
         if self.journal is not None:
             text = metrics.caption(epoch, self.run.config.prompts, result.line)
             self.journal.grid(epoch, result.grid, text)
@@ -254,6 +261,14 @@ def units(run: Run, first: int) -> int:
     rest = range(first, run.config.epochs)
     evaluations = sum(evaluates(run, epoch) for epoch in rest) + (first == 0)
     return len(rest) * per_epoch + evaluations * evaluation.num_batches(run)
+
+
+def _with_result(line: dict[str, Any], result: evaluation.Result) -> dict[str, Any]:
+    """The line with an evaluation's fields."""
+    line = line | result.line
+    if result.by_prompt:
+        line["prompts"] = _merge(line.get("prompts", {}), result.by_prompt)
+    return line
 
 
 def _merge(first: dict[str, dict], second: dict[str, dict]) -> dict[str, dict]:
