@@ -3,7 +3,8 @@
     python benchmarks/cpu.py --epochs=4
 
 Same model folder, same settings (those of configs/mech_eng.py:embedded), same number of
-images, all cores for both, one after the other. Needs torch, diffusers and peft.
+images, same adapted layers, all cores for both, one after the other. Needs torch,
+diffusers and peft.
 """
 
 import argparse
@@ -119,8 +120,9 @@ def _peer(flags: list[str]) -> tuple[Any, Any, dict[str, Any]]:
     unet = UNet2DConditionModel.from_pretrained(folder / "unet")
     unet = unet.float().to(memory_format=torch.channels_last)
     loop = peer.Peer(unet, chain, config.sample.guidance_scale, autocast=False)
-    everywhere = config.train.lora.sites == ("all",)
-    loop.add_adapters(config.train.lora.rank, everywhere, config.train.learning_rate)
+    settings = config.train.lora
+    assert settings.rank and settings.sites != ("all",), "the peer trains named layers"
+    loop.add_adapters(settings.rank, settings.sites, config.train.learning_rate)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     encoder = CLIPTextModel.from_pretrained(folder / "text_encoder").float()
     length = encoder.config.max_position_embeddings

@@ -138,6 +138,7 @@ def peer(options: Any) -> dict[str, Any]:
     from diffusers import UNet2DConditionModel
 
     from ddpo_fair.diffusion import ddim
+    from ddpo_fair.models import lora
 
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
@@ -156,7 +157,7 @@ def peer(options: Any) -> dict[str, Any]:
     sample = peer.synchronised(lambda: loop.sample(options.batch, shape, text, null))
     sampling = gpu_setup.time_of(sample, repeats=2)
     trajectory = sample()
-    loop.add_adapters(gpu_setup.RANK, everywhere=False, learning_rate=3e-4)
+    loop.add_adapters(gpu_setup.RANK, lora.ATTENTION, learning_rate=3e-4)
     result = {
         "torch": torch.__version__,
         "images_per_second": options.batch / sampling["seconds"],

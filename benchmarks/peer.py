@@ -6,7 +6,7 @@ ddpo-pytorch has it; but the chain's coefficients are computed once, as ours are
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,17 +35,21 @@ class Peer:
             for name in names
         }
 
-    def add_adapters(self, rank: int, everywhere: bool, learning_rate: float) -> None:
-        """LoRA and its AdamW."""
+    def add_adapters(
+        self, rank: int, sites: Sequence[str], learning_rate: float
+    ) -> None:
+        """LoRA on the layers with one of `sites` in their path, and its AdamW."""
         from peft import LoraConfig
 
         self.unet.requires_grad_(False)
-        sites = ["to_q", "to_k", "to_v", "to_out.0"]
-        if everywhere:
-            kinds = (torch.nn.Linear, torch.nn.Conv2d)
-            modules = self.unet.named_modules()
-            sites = [name for name, module in modules if isinstance(module, kinds)]
-        self.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=sites))
+        kinds = (torch.nn.Linear, torch.nn.Conv2d)
+        layers = [
+            name
+            for name, module in self.unet.named_modules()
+            if isinstance(module, kinds) and any(f".{x}." in f".{name}." for x in sites)
+        ]
+        adapters = LoraConfig(r=rank, lora_alpha=rank, target_modules=layers)
+        self.unet.add_adapter(adapters)
         trained = [p for p in self.unet.parameters() if p.requires_grad]
         for parameter in trained:
             parameter.data = parameter.data.float()
