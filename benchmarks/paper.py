@@ -1,13 +1,17 @@
 """The paper's figures of the kept runs: `python benchmarks/paper.py` draws docs/paper.
 
 Figure 2 is the reward's shape; figures 6, 8, 10 and 12 are the curves of the runs in
-docs/results, all seeds in one. docs/paper.md shows them, and says what they mean.
+docs/results, all seeds in one; and the share of each occupation where many were trained
+at once. docs/paper.md shows them, and says what they mean.
 """
 
 import argparse
 import io
+import json
 from pathlib import Path
+from typing import Any
 
+from matplotlib import axes, figure
 from PIL import Image
 
 from ddpo_fair.fairness import curves, drawing, figures, records
@@ -21,6 +25,8 @@ CURVES = {  # by file: runs, fields of metrics.jsonl
     "figure_10_balance_comp": ("comp_sci_?", REWARD_AND_LOSS),
     "figure_12_truly_ppo": ("truly_ppo_?", (*REWARD_AND_LOSS, "kl", "advantage_max")),
 }
+OCCUPATIONS = "many_prompts_0/evaluation_0020/evaluation.json"
+SETS = {"trained": "trained together", "held_out": "never trained"}
 BATCH = 16  # images of the paper's figure 2
 SCALE = 2  # by which the pictures are made smaller
 COLOURS = 64
@@ -36,6 +42,57 @@ def main() -> None:
         runs = [records.read(folder) for folder in sorted(RUNS.glob(pattern))]
         found = {chart.name: chart for chart in curves.charts(runs)}
         save(output / f"{name}.png", [found[field] for field in fields])
+    evaluation = json.loads((RUNS / OCCUPATIONS).read_text())
+    sheet = occupations(evaluation["samplers"][0])
+    picture = Image.open(io.BytesIO(drawing.png(sheet))).convert("RGB")
+    shrink(picture, output / "many_prompts.png")
+
+
+def occupations(found: dict[str, Any]) -> figure.Figure:
+    """q of every occupation before and after, with its intervals.
+
+    Args:
+        found: of one sampler, from evaluation.json.
+    """
+    before, after = (found[model]["prompts"] for model in ("before", "after"))
+    groups = {
+        name: sorted(
+            (prompt for prompt, one in before.items() if one["set"] == name),
+            key=lambda prompt: before[prompt]["q"]["estimate"] or 0,
+        )
+        for name in SETS
+    }
+    heights = [len(prompts) + 1 for prompts in groups.values()]
+    with drawing.style():
+        sheet = figure.Figure(figsize=(7, 0.19 * sum(heights) + 1))
+        plots = sheet.subplots(len(SETS), sharex=True, height_ratios=heights)
+        for plot, (name, prompts) in zip(plots, groups.items(), strict=True):
+            _draw_group(plot, prompts, before, after)
+            plot.set_title(f"{len(prompts)} prompts {SETS[name]}", loc="left")
+        plots[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+        plots[-1].set_xlabel("share classified as female, 95 % intervals")
+        plots[-1].set_xlim(-0.02, 1.02)
+        plots[-1].xaxis.set_major_formatter(drawing.PERCENT)
+        sheet.tight_layout()
+    return sheet
+
+
+def _draw_group(
+    plot: axes.Axes, prompts: list[str], before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    ink = drawing.COLOURS["ink"]
+    plot.axvline(0.5, color=ink, linestyle=(0, (6, 4)), linewidth=1.2)
+    for index, (model, name) in enumerate(((before, "before"), (after, "after"))):
+        colour, _, marker = drawing.look(1 - index)
+        shares = [model[prompt]["q"] for prompt in prompts]
+        places = [row + 0.16 * (2 * index - 1) for row in range(len(prompts))]
+        low, high = ([share[end] for share in shares] for end in ("low", "high"))
+        plot.hlines(places, low, high, color=colour, lw=1)
+        values = [share["estimate"] for share in shares]
+        plot.plot(values, places, marker, color=colour, label=name)
+    nouns = [prompt.removeprefix("photo of the face of ") for prompt in prompts]
+    plot.set_yticks(range(len(prompts)), nouns, fontsize=8)
+    plot.set_ylim(len(prompts) - 0.4, -0.6)
 
 
 def save(path: Path, charts: list[drawing.Chart]) -> None:
@@ -52,8 +109,14 @@ def save(path: Path, charts: list[drawing.Chart]) -> None:
     together = Image.new("RGB", size, "white")
     for place, picture in enumerate(pictures):
         together.paste(picture, (place % 2 * width, place // 2 * height))
-    small = together.resize((size[0] // SCALE, size[1] // SCALE), Image.LANCZOS)
-    small.quantize(COLOURS).save(path, optimize=True)
+    shrink(together, path)
+
+
+def shrink(picture: Image.Image, path: Path) -> None:
+    """Saves a picture, smaller and of few colours."""
+    size = picture.width // SCALE, picture.height // SCALE
+    small = picture.resize(size, Image.LANCZOS).quantize(COLOURS)
+    small.save(path, optimize=True)
     print(path)
 
 

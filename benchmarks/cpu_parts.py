@@ -1,0 +1,88 @@
+"""Where an epoch's time goes on this CPU: `python benchmarks/cpu_parts.py`.
+
+The embedded model's programs, each alone, and how much of the rate of a plain matrix
+product on the same cores they reach. FLOPs are those that `--plan` counts.
+"""
+
+import statistics
+import sys
+import time
+
+import cpu
+import jax
+import jax.numpy as jnp
+
+from ddpo_fair import parallel, rng
+from ddpo_fair.planning import plan
+from ddpo_fair.run import assembly
+from ddpo_fair.run import epoch as epochs
+from ddpo_fair.settings import command_line
+
+PRODUCT = "matrix product"
+REPEATS = 5  # of a part, after one that compiles
+
+
+def main() -> None:
+    parts = measure(sys.argv[1:])
+    print("| part | s | GFLOP | of the matrix product's rate |")
+    print("|---|---|---|---|")
+    reference = parts[PRODUCT]["gflop"] / parts[PRODUCT]["seconds"]
+    for name, part in parts.items():
+        seconds, gflop = part["seconds"], part["gflop"]
+        share = gflop / seconds / reference
+        print(f"| {name} | {seconds:.2f} | {gflop:.0f} | {share:.0%} |")
+
+
+def measure(flags: list[str]) -> dict[str, dict[str, float]]:
+    """Seconds and FLOP of an epoch's programs, each alone, and of a matrix product."""
+    command, _ = command_line.parse([f"--config={cpu.CONFIG}", *flags], "cpu")
+    config = command.config
+    parallel.use_compilation_cache()
+    parallel.divide_cpu(config.distributed.cpu_devices)
+    run, state = assembly.build(config)
+    samples = epochs.sample(run, run.unet_params(state.params), 0)
+    trajectory = samples.trajectories[0]
+    keys, text = trajectory.keys, trajectory.text
+    params = run.unet_params(state.params)
+    latents = trajectory.latents[:, :, -1]
+    images = run.decode(run.vae_params, latents)
+    chosen = jax.tree.map(lambda x: x[0], run.select(rng.key(0)))
+    advantages = parallel.split(jnp.ones(run.num_images))
+
+    def update() -> None:
+        nonlocal state
+        state, _ = run.update(
+            state, run.base, trajectory, advantages, *chosen, run.null
+        )
+        jax.block_until_ready(state)
+
+    square = parallel.split(jnp.ones((2 * config.distributed.cpu_devices, 2048, 2048)))
+    product = jax.jit(jax.vmap(jax.vmap(jnp.dot)))
+    programs = {
+        "sampling": lambda: run.sample(params, keys, text, run.null).latents,
+        "decoding": lambda: run.decode(run.vae_params, latents),
+        "classifying": lambda: run.classify(run.classifier_params, images),
+        "updating": update,
+        PRODUCT: lambda: product(square, square),
+    }
+    flops = {
+        name: value * parallel.num_devices()
+        for name, value in plan.make(config).epoch_flops.items()
+    }
+    assert config.sample.batches == 1, "the programs are timed on one batch"
+    flops[PRODUCT] = 2 * square.shape[0] * square.shape[1] * 2048**3
+    times = {"updating": config.train.updates_per_epoch}
+    found = {}
+    for name, program in programs.items():
+        seconds = []
+        for _ in range(1 + REPEATS):
+            begin = time.perf_counter()
+            jax.block_until_ready(program())
+            seconds.append(time.perf_counter() - begin)
+        each = statistics.median(seconds[1:]) * times.get(name, 1)
+        found[name] = {"seconds": each, "gflop": flops[name] / 1e9}
+    return found
+
+
+if __name__ == "__main__":
+    main()
