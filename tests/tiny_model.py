@@ -83,6 +83,10 @@ PREPROCESSOR = {
 def save_model(folder: Path) -> Path:
     """The text-to-image model, in the diffusers layout."""
     tokenizer.save(folder / "tokenizer", list(PROMPTS))
+    settings = folder / "tokenizer" / "tokenizer_config.json"
+    kept = json.loads(settings.read_text())
+    del kept[stable_diffusion.CUT]  # as with all models but the embedded one
+    settings.write_text(json.dumps(kept))
     vocabulary = json.loads((folder / "tokenizer" / "vocab.json").read_text())
     end = len(vocabulary) - 1
     text_config = {**TEXT, "vocab_size": end + 1, "eos_token_id": end}

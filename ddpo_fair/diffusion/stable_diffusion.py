@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+CUT = "prompts_are_cut"  # in tokenizer_config.json: true where long ones lose their end
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -158,13 +159,15 @@ def templates_of(
     }
 
 
-def tokenize(model: Model, prompts: list[str], cut: bool = False) -> np.ndarray:
+def tokenize(model: Model, prompts: list[str]) -> np.ndarray:
     """Token numbers int32 [N, L], padded to the text encoder's length.
+
+    A longer prompt loses its end only where the model was trained so, which its
+    tokenizer_config.json says with `CUT`.
 
     Args:
         model: whose tokenizer and text encoder read them.
         prompts: texts.
-        cut: whether longer ones lose their end, as in the model's own training.
 
     Raises:
         UserError: for a prompt that is longer, or of which it has no token.
@@ -172,7 +175,10 @@ def tokenize(model: Model, prompts: list[str], cut: bool = False) -> np.ndarray:
     config = model.text_encoder.config
     length = config.max_position_embeddings
     many = model.tokenizer(
-        prompts, padding="max_length", max_length=length, truncation=cut
+        prompts,
+        padding="max_length",
+        max_length=length,
+        truncation=model.tokenizer.init_kwargs.get(CUT) is True,
     )
     for prompt, ids in zip(prompts, many["input_ids"], strict=True):
         if len(ids) > length:
@@ -190,7 +196,7 @@ def tokenize(model: Model, prompts: list[str], cut: bool = False) -> np.ndarray:
     return np.asarray(many["input_ids"], np.int32)
 
 
-def encode_prompts(model: Model, prompts: list[str], cut: bool = False) -> np.ndarray:
+def encode_prompts(model: Model, prompts: list[str]) -> np.ndarray:
     """Text states float32 [N, L, D]; each distinct prompt is encoded once.
 
     The arguments and errors are those of `tokenize`.
@@ -199,10 +205,7 @@ def encode_prompts(model: Model, prompts: list[str], cut: bool = False) -> np.nd
     encode = jax.jit(model.text_encoder.apply)
     params = {"params": model.params["text_encoder"]}
     states = np.concatenate(
-        [
-            np.asarray(encode(params, tokenize(model, [p], cut)), np.float32)
-            for p in distinct
-        ]
+        [np.asarray(encode(params, tokenize(model, [p])), np.float32) for p in distinct]
     )
     return states[[distinct.index(prompt) for prompt in prompts]]
 

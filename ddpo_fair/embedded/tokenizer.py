@@ -8,6 +8,8 @@ pretraining as in use. The folder opens as an official `CLIPTokenizer`.
 import json
 from pathlib import Path
 
+from ddpo_fair.diffusion import stable_diffusion
+
 MAX_LENGTH = 16  # tokens
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"  # CLIP's names
 
@@ -68,6 +70,7 @@ def save(folder: Path, captions: list[str]) -> None:
                 "unk_token": END,
                 "pad_token": END,
                 "do_lower_case": True,
+                stable_diffusion.CUT: True,  # captions are, in pretraining
             },
             indent=2,
         ),

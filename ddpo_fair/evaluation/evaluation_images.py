@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpo_fair import config as configuration
 from ddpo_fair import parallel, rng
 from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
 from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Job, Sampler
@@ -70,9 +69,7 @@ def load(
     dtype = jnp.dtype(config.dtype)
     folder = sources.model_folder(config.model, config.variant)
     model = stable_diffusion.load(folder, dtype, variant=config.variant or None)
-    text = stable_diffusion.encode_prompts(
-        model, ["", *prompts], cut=config.model == configuration.EMBEDDED
-    )
+    text = stable_diffusion.encode_prompts(model, ["", *prompts])
     base = parallel.replicate(model.params["unet"])
     trained = saved_run.trained_params(saved, checkpoint, jax.eval_shape(lambda: base))
     if config.train.lora.rank:

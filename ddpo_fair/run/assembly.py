@@ -59,9 +59,7 @@ def build(config: ConfigDict) -> tuple[Run, learner.TrainState]:
     updates = config.epochs * config.train.inner_epochs * settings.updates_per_epoch
     transform = learner.optimizer(config.train, updates)
     state, base = _initial_state(config, model, transform)
-    text = stable_diffusion.encode_prompts(
-        model, ["", *config.prompts], cut=config.model == configuration.EMBEDDED
-    )
+    text = stable_diffusion.encode_prompts(model, ["", *config.prompts])
     vae_params = parallel.replicate(model.params["vae"])
     light = dataclasses.replace(model, params={})  # what is compiled needs no weights
     num_devices = parallel.num_devices()
