@@ -13,7 +13,8 @@ import cpu
 
 IMAGES = (32, 64, 128)
 STEPS = (5, 10, 20)
-BATCH = 16  # images that a device samples, and learns from, at once
+BATCH = 16  # images that a device samples at once
+MICROBATCH = 20  # pairs of an image and a step that it learns from at once
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
         flags = [f"--config.sample.batch_per_device={BATCH}"]
         flags += [f"--config.sample.batches={batches}"]
         flags += [f"--config.sample.num_steps={steps}"]
-        flags += [f"--config.train.microbatch={BATCH}"]
+        flags += [f"--config.train.microbatch={MICROBATCH}"]
         flags += ["--config.train.skip_last_steps=0"]
         seconds, drawn = cpu.our_epochs(options.epochs, flags)
         assert drawn == images, (drawn, images)
