@@ -84,8 +84,8 @@ class Session:
         renders, confusion, audit_confusion = self._renders(notes)
         if self.audit == "none":
             notes.append(
-                "No independent judge looked: install the extra audit, or name a second"
-                " classifier with --audit."
+                "No independent judge looked: --audit=dlib asks one (extra audit), the"
+                " name of a second classifier another."
             )
         judging = Judging(self.config.reward.target[0], confusion, audit_confusion)
         kl_file = self.folder / "parts" / "chain_kl.npy"
