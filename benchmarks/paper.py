@@ -102,6 +102,8 @@ def save(path: Path, charts: list[drawing.Chart]) -> None:
         with drawing.style():
             sheet = chart.draw(drawing.NARROW)
             sheet.axes[0].set_title(chart.title, loc="left")
+            if pictures and sheet.axes[0].get_legend():
+                sheet.axes[0].get_legend().remove()  # the first one's is enough
             sheet.axes[0].set_position((0.19, 0.19, 0.78, 0.7))
             pictures.append(Image.open(io.BytesIO(drawing.png(sheet))).convert("RGB"))
     width, height = pictures[0].size
