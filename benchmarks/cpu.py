@@ -105,6 +105,8 @@ def _peer(flags: list[str]) -> tuple[Any, Any, dict[str, Any]]:
     )
 
     from ddpo_fair.diffusion import ddim
+    from ddpo_fair.models import lora
+    from ddpo_fair.run import assembly
     from ddpo_fair.settings import command_line
     from ddpo_fair.sources import sources
 
@@ -121,8 +123,9 @@ def _peer(flags: list[str]) -> tuple[Any, Any, dict[str, Any]]:
     unet = unet.float().to(memory_format=torch.channels_last)
     loop = peer.Peer(unet, chain, config.sample.guidance_scale, autocast=False)
     settings = config.train.lora
-    assert settings.rank and settings.sites != ("all",), "the peer trains named layers"
-    loop.add_adapters(settings.rank, settings.sites, config.train.learning_rate)
+    everywhere = settings.sites == assembly.ALL_SITES
+    sites = lora.EVERYWHERE if everywhere else settings.sites
+    loop.add_adapters(settings.rank, sites, config.train.learning_rate)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     encoder = CLIPTextModel.from_pretrained(folder / "text_encoder").float()
     length = encoder.config.max_position_embeddings

@@ -4,11 +4,13 @@ The embedded model's programs, each alone, and how much of the rate of a plain m
 product on the same cores they reach. FLOPs are those that `--plan` counts.
 """
 
-import statistics
 import sys
-import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import cpu
+import gpu_setup
 import jax
 import jax.numpy as jnp
 
@@ -49,12 +51,12 @@ def measure(flags: list[str]) -> dict[str, dict[str, float]]:
     chosen = jax.tree.map(lambda x: x[0], run.select(rng.key(0)))
     advantages = parallel.split(jnp.ones(run.num_images))
 
-    def update() -> None:
+    def update() -> Any:
         nonlocal state
         state, _ = run.update(
             state, run.base, trajectory, advantages, *chosen, run.null
         )
-        jax.block_until_ready(state)
+        return state
 
     square = parallel.split(jnp.ones((2 * config.distributed.cpu_devices, 2048, 2048)))
     product = jax.jit(jax.vmap(jax.vmap(jnp.dot)))
@@ -74,14 +76,15 @@ def measure(flags: list[str]) -> dict[str, dict[str, float]]:
     times = {"updating": config.train.updates_per_epoch}
     found = {}
     for name, program in programs.items():
-        seconds = []
-        for _ in range(1 + REPEATS):
-            begin = time.perf_counter()
-            jax.block_until_ready(program())
-            seconds.append(time.perf_counter() - begin)
-        each = statistics.median(seconds[1:]) * times.get(name, 1)
-        found[name] = {"seconds": each, "gflop": flops[name] / 1e9}
+        timing = gpu_setup.time_of(partial(finish, program), REPEATS)
+        seconds = timing["seconds"] * times.get(name, 1)
+        found[name] = {"seconds": seconds, "gflop": flops[name] / 1e9}
     return found
+
+
+def finish(program: Callable[[], Any]) -> None:
+    """Runs a program to its end on the devices."""
+    jax.block_until_ready(program())
 
 
 if __name__ == "__main__":

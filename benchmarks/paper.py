@@ -44,8 +44,7 @@ def main() -> None:
         save(output / f"{name}.png", [found[field] for field in fields])
     evaluation = json.loads((RUNS / OCCUPATIONS).read_text())
     sheet = occupations(evaluation["samplers"][0])
-    picture = Image.open(io.BytesIO(drawing.png(sheet))).convert("RGB")
-    shrink(picture, output / "many_prompts.png")
+    shrink(painted(sheet), output / "many_prompts.png")
 
 
 def occupations(found: dict[str, Any]) -> figure.Figure:
@@ -105,13 +104,18 @@ def save(path: Path, charts: list[drawing.Chart]) -> None:
             if pictures and sheet.axes[0].get_legend():
                 sheet.axes[0].get_legend().remove()  # the first one's is enough
             sheet.axes[0].set_position((0.19, 0.19, 0.78, 0.7))
-            pictures.append(Image.open(io.BytesIO(drawing.png(sheet))).convert("RGB"))
+            pictures.append(painted(sheet))
     width, height = pictures[0].size
     size = (width * min(2, len(pictures)), height * -(-len(pictures) // 2))
     together = Image.new("RGB", size, "white")
     for place, picture in enumerate(pictures):
         together.paste(picture, (place % 2 * width, place // 2 * height))
     shrink(together, path)
+
+
+def painted(sheet: figure.Figure) -> Image.Image:
+    """A figure as a picture."""
+    return Image.open(io.BytesIO(drawing.png(sheet))).convert("RGB")
 
 
 def shrink(picture: Image.Image, path: Path) -> None:

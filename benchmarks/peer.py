@@ -41,12 +41,14 @@ class Peer:
         """LoRA on the layers with one of `sites` in their path, and its AdamW."""
         from peft import LoraConfig
 
+        from ddpo_fair.models import lora
+
         self.unet.requires_grad_(False)
         kinds = (torch.nn.Linear, torch.nn.Conv2d)
         layers = [
             name
             for name, module in self.unet.named_modules()
-            if isinstance(module, kinds) and any(f".{x}." in f".{name}." for x in sites)
+            if isinstance(module, kinds) and any(lora.has_part(name, x) for x in sites)
         ]
         adapters = LoraConfig(r=rank, lora_alpha=rank, target_modules=layers)
         self.unet.add_adapter(adapters)

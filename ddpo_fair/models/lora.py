@@ -43,7 +43,7 @@ def init(
     kernels = dict(_kernels(params))
     chosen = set()
     for site in sites:
-        matches = {path for path in kernels if _has_part(path, site)}
+        matches = {path for path in kernels if has_part(path, site)}
         if not matches:
             parts = sorted({part for path in kernels for part in path.split(".")})
             raise errors.UserError(
@@ -126,5 +126,6 @@ def _kernels(params: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tup
             yield ".".join(path), value
 
 
-def _has_part(path: str, site: str) -> bool:
+def has_part(path: str, site: str) -> bool:
+    """Whether a site of `init` names the layer at a dotted path."""
     return site == "" or f".{site}." in f".{path}."
