@@ -149,7 +149,7 @@ def _train(config: ConfigDict) -> None:
     # Whether the policy that is trained is the guided one, as it is sampled.
     config.train.guidance = True
     # Images per device in one forward and backward pass.
-    config.train.microbatch = 32
+    config.train.microbatch = 16
     # Recompute activations in the backward pass to save memory: none, full, or of
     # jax.checkpoint_policies nothing_saveable, dots_saveable,
     # dots_with_no_batch_dims_saveable or everything_saveable.

@@ -75,13 +75,13 @@ def advantages():
     return np.random.default_rng(0).standard_normal(D * N).astype(np.float32)
 
 
-def update(model, chain, texts, adapters, trajectory, advantages, chosen):
-    """New adapters and metrics after one update of plain gradient descent."""
+def plain_update(model, chain, texts, adapters, trajectory, advantages, chosen):
+    """An update of plain gradient descent, and its arguments."""
     state = learner.TrainState(
         jax.tree.map(np.array, adapters), optax.sgd(RATE).init(adapters), jnp.int32(0)
     )
     images, steps = learner.selection(rng.key(0), chosen, D, N)
-    new, metrics = learner.make_update(model, chain, chosen, optax.sgd(RATE))(
+    return learner.make_update(model, chain, chosen, optax.sgd(RATE)), (
         parallel.replicate(state),
         parallel.replicate(model.params["unet"]),
         trajectory,
@@ -90,6 +90,12 @@ def update(model, chain, texts, adapters, trajectory, advantages, chosen):
         np.asarray(steps[0]),
         parallel.replicate(texts[0]),
     )
+
+
+def update(*arguments):
+    """New adapters and metrics after one update of plain gradient descent."""
+    function, arguments = plain_update(*arguments)
+    new, metrics = function(*arguments)
     assert int(new.updates) == 1
     return jax.device_get((new.params, metrics))
 
@@ -223,6 +229,20 @@ def test_the_gradient_is_the_policy_gradient(model, chain, texts):
     noise = np.std([np.asarray(one[1]) for one in batches], axis=0) / np.sqrt(8)
     assert abs(true[0]) > 4 * noise[0]  # else the test would say nothing
     assert np.all(np.abs(found - true) < 4 * noise)
+
+
+def test_memory_does_not_grow_with_the_steps(
+    model, chain, texts, adapters, trajectory, advantages
+):
+    def temporaries(num_steps):
+        chosen = settings(steps_per_update=num_steps, microbatch=N)
+        function, arguments = plain_update(
+            model, chain, texts, adapters, trajectory, advantages, chosen
+        )
+        compiled = function.lower(*arguments).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporaries(T) < 1.05 * temporaries(1)
 
 
 def test_an_epoch_uses_every_image_once_and_no_step_twice():

@@ -5,7 +5,7 @@ import parity
 import pytest
 
 from ddpo_fair import errors
-from ddpo_fair.models import layers, lora
+from ddpo_fair.models import convolution, lora
 
 TEMPLATE = {
     "blocks.0": {
@@ -71,12 +71,12 @@ def test_merged_convolution_equals_factorised(params, stride, padding):
     adapter = adapters["blocks.0.conv1"]
     assert adapter["down"].shape == (3, 3, 6, 2)
     assert adapter["up"].shape == (1, 1, 2, 5)
-    low = layers.convolve(x, adapter["down"], stride, padding)
-    expected = layers.convolve(
+    low = convolution.convolve(x, adapter["down"], stride, padding)
+    expected = convolution.convolve(
         x, jnp.asarray(params["blocks.0"]["conv1"]["kernel"]), stride, padding
-    ) + 0.5 * layers.convolve(low, adapter["up"], 1, (0, 0))
+    ) + 0.5 * convolution.convolve(low, adapter["up"], 1, (0, 0))
     kernel = merged["blocks.0"]["conv1"]["kernel"]
-    found = layers.convolve(x, kernel, stride, padding)
+    found = convolution.convolve(x, kernel, stride, padding)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)  # sums reordered
 
 

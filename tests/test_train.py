@@ -233,6 +233,16 @@ def wait_for_lines(process, folder, count):
     raise AssertionError("no progress")
 
 
+def wait_for_checkpoint(process, folder):
+    """Returns when the run has a whole checkpoint; each follows its line."""
+    for _ in range(PATIENCE * 100):
+        if list((folder / "checkpoints").glob("[0-9]")):
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    raise AssertionError("no checkpoint")
+
+
 def test_a_second_process_is_refused(root):
     config = settings(root, "taken")
     descriptor = run_folder.lock(run_folder.path_of(config))
@@ -293,7 +303,7 @@ def test_killed_on_eight_devices_and_continued_on_one(unbroken, root):
     config = settings(root, "moved")
     folder = run_folder.path_of(config)
     process = start_process(root, config)
-    wait_for_lines(process, folder, 2)
+    wait_for_checkpoint(process, folder)
     process.kill()
     process.communicate()
 

@@ -10,7 +10,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from ddpo_fair import parallel
 from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
 from ddpo_fair.learning import learner
 
@@ -38,7 +37,7 @@ def make_recompute(
             return nothing, log_prob
 
         turns = learner.in_turns(images, steps, settings.microbatch)
-        _, found = jax.lax.scan(one, None, turns, unroll=parallel.on_cpu())
+        _, found = jax.lax.scan(one, None, turns)
         flat = [x.swapaxes(0, 1).reshape(len(images), -1) for x in (*turns, found)]
         log_probs = jax.vmap(_put)(trajectory.log_probs, *flat)
         return trajectory.replace(log_probs=log_probs)

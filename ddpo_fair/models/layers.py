@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ddpo_fair import parallel
+from ddpo_fair.models import convolution
 
 # PyTorch's default for Linear and Conv2d: U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
 kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -35,28 +36,6 @@ def dense(
     )
 
 
-def convolve(
-    x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int, int]
-) -> jax.Array:
-    """Convolution [N, H', W', C'] of images with a square kernel.
-
-    Args:
-        x: [N, H, W, C].
-        kernel: [k, k, C, C'], of x's dtype.
-        stride: the same along both axes.
-        padding: zeros before and after, the same along both axes.
-    """
-    if kernel.shape[:2] == (1, 1) and stride == 1 and padding == (0, 0):
-        return x @ kernel[0, 0]
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=(padding, padding),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
 class Conv(nn.Module):
     """Convolution with bias; 3 x 3 with padding 1 unless told otherwise."""
 
@@ -71,7 +50,7 @@ class Conv(nn.Module):
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", kernel_init, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        y = convolve(
+        y = convolution.convolve(
             x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.padding
         )
         return y + bias.astype(self.dtype)[None, None, None]
