@@ -36,6 +36,12 @@ def test_wilson_is_the_root_of_the_score_equation():
         np.testing.assert_allclose((0.26 - bound) ** 2, squared, rtol=1e-9)
 
 
+@pytest.mark.parametrize("trials", [1, 7, 24, 224, 1000])
+def test_wilson_ends_at_certainty(trials):
+    assert statistics.wilson(0, trials).low == 0.0
+    assert statistics.wilson(trials, trials).high == 1.0
+
+
 def test_no_recognised_image_says_nothing():
     estimate, low, high = statistics.wilson(0, 0)
     assert math.isnan(estimate) and (low, high) == (0.0, 1.0)

@@ -33,7 +33,9 @@ def wilson(successes: int, trials: int) -> Interval:
     centre = (share + Z**2 / (2 * trials)) / (1 + Z**2 / trials)
     variance = share * (1 - share) / trials + Z**2 / (4 * trials**2)
     half = Z * math.sqrt(variance) / (1 + Z**2 / trials)
-    return Interval(share, max(centre - half, 0.0), min(centre + half, 1.0))
+    low = centre - half if successes > 0 else 0.0  # exact, though the terms round
+    high = centre + half if successes < trials else 1.0
+    return Interval(share, low, high)
 
 
 def rogan_gladen(successes: int, trials: int, confusion: np.ndarray) -> Interval:
