@@ -101,7 +101,8 @@ def update(options: Any, setup: Any, trajectory: Any, turns: int) -> tuple:
 
 def configs(options: Any) -> dict[str, Any]:
     """The parsed configs of Stable Diffusion 1.x, or of a toy of its shape."""
-    path = ROOT / "ddpo_fair" / "architectures.json"
+    # Not by planning.architectures, which needs packages that a bare image lacks.
+    path = ROOT / "ddpo_fair" / "planning" / "architectures.json"
     configs = json.loads(path.read_text(encoding="utf-8"))["stable_diffusion_1"]
     if options.tiny:
         narrow = {"block_out_channels": [32, 64, 64, 64], "sample_size": 16}
