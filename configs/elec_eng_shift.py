@@ -2,7 +2,7 @@
 
 python -m ddpo_fair.train --config=configs/elec_eng_shift.py
 
-Embedded model: two CPU cores, about 2 GB, about 14 minutes. The reward, mean P(female),
+Embedded model: two CPU cores, about 2 GB, about 16 minutes. The reward, mean P(female),
 goes from .10 to .95 in 12 epochs on seed 0, to .91 on seed 1;
 docs/where_the_signal_is.md has what was tried.
 Stable Diffusion 1.5 (`:sd15`): `--plan` counts 16 PFLOP and 35 GB for an epoch of 64

@@ -226,24 +226,24 @@ def start_process(root, config, num_devices=8):
     )
 
 
-def wait_for_lines(process, folder, count):
-    """Returns when the run has written so many lines."""
+def wait_until(process, condition):
+    """Returns when the condition holds, which the process brings about."""
     for _ in range(PATIENCE * 100):
-        if len(metrics.read(folder)) >= count:
+        if condition():
             return
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     raise AssertionError("no progress")
 
 
+def wait_for_lines(process, folder, count):
+    """Returns when the run has written so many lines."""
+    wait_until(process, lambda: len(metrics.read(folder)) >= count)
+
+
 def wait_for_checkpoint(process, folder):
     """Returns when the run has a whole checkpoint; each follows its line."""
-    for _ in range(PATIENCE * 100):
-        if list((folder / "checkpoints").glob("[0-9]")):
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    raise AssertionError("no checkpoint")
+    wait_until(process, lambda: any((folder / "checkpoints").glob("[0-9]")))
 
 
 def test_a_second_process_is_refused(root):
