@@ -100,17 +100,32 @@ def save(path: Path, charts: list[drawing.Chart]) -> None:
     for chart in charts:
         with drawing.style():
             sheet = chart.draw(drawing.NARROW)
-            sheet.axes[0].set_title(chart.title, loc="left")
-            if pictures and sheet.axes[0].get_legend():
-                sheet.axes[0].get_legend().remove()  # the first one's is enough
-            sheet.axes[0].set_position((0.19, 0.19, 0.78, 0.7))
+            plot = sheet.axes[0]
+            lines = plot.get_legend_handles_labels()
+            if plot.get_legend():
+                plot.get_legend().remove()  # one above all of them is enough
+            sheet.set_size_inches(drawing.NARROW)
+            plot.set_title(chart.title, loc="left")
+            plot.set_position((0.19, 0.19, 0.78, 0.7))
             pictures.append(painted(sheet))
     width, height = pictures[0].size
-    size = (width * min(2, len(pictures)), height * -(-len(pictures) // 2))
+    top = height // 10 if len(lines[0]) > 1 else 0
+    size = (width * min(2, len(pictures)), top + height * -(-len(pictures) // 2))
     together = Image.new("RGB", size, "white")
+    if top:
+        together.paste(legend(lines, size[0], top))
     for place, picture in enumerate(pictures):
-        together.paste(picture, (place % 2 * width, place // 2 * height))
+        together.paste(picture, (place % 2 * width, top + place // 2 * height))
     shrink(together, path)
+
+
+def legend(lines: tuple[list, list], width: int, height: int) -> Image.Image:
+    """The names of the lines in a row, so many pixels."""
+    size = width / drawing.PNG_DPI, height / drawing.PNG_DPI
+    with drawing.style():
+        sheet = figure.Figure(figsize=size)
+        sheet.legend(*lines, loc="center left", ncols=len(lines[0]))
+        return painted(sheet)
 
 
 def painted(sheet: figure.Figure) -> Image.Image:

@@ -1,11 +1,13 @@
 """The paper's figures 2 and 3, and how figures enter a page."""
 
 import re
+from pathlib import Path
 
+import made_runs
 import numpy as np
 import pytest
 
-from ddpo_fair.fairness import drawing, figures
+from ddpo_fair.fairness import drawing, figures, records
 from ddpo_fair.feedback import classifier, rewards
 
 
@@ -73,8 +75,26 @@ def test_each_of_many_runs_has_a_look_of_its_own():
     assert len(looks) == 36
 
 
+def test_seeds_of_an_experiment_differ_in_dash_alone():
+    def run(name, **changes):
+        settings = made_runs.settings(**changes)
+        return records.Record(Path(name), settings, {}, (), {}, {}, "", ())
+
+    experiments = [
+        [run(f"{place}_{seed}", epochs=place, seed=seed) for seed in range(3)]
+        for place in range(1, 9)
+    ]
+    found = drawing.looks([one for seeds in experiments for one in seeds])
+    assert len({str(look) for look in found}) == 24
+    for place in range(0, 24, 3):
+        assert len({(colour, marker) for colour, _, marker in found[place:][:3]}) == 1
+    assert len({(colour, marker) for colour, _, marker in found}) == 8
+    alone = drawing.looks(experiments[0])
+    assert len({colour for colour, _, _ in alone}) == 3
+
+
 @pytest.mark.parametrize("size", [drawing.NARROW, drawing.WIDE])
-@pytest.mark.parametrize("num_runs", [5, 14])
+@pytest.mark.parametrize("num_runs", [2, 14])
 def test_a_legend_of_many_runs_covers_no_line(size, num_runs):
     with drawing.style():
         sheet, plot = drawing.canvas(size)

@@ -147,7 +147,9 @@ def test_seeds_are_judged_together(tmp_path):
     runs = [
         records.read(
             made_runs.make(
-                tmp_path / str(seed), made_runs.balancing(4, last), seed=seed
+                tmp_path / str(seed),
+                made_runs.balancing(4, last),
+                **{"seed": seed, "train.microbatch": 8 << seed},
             )
         )
         for seed, last in enumerate((56, 62, 68))

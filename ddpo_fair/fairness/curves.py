@@ -93,6 +93,8 @@ def charts(runs: Sequence[Record]) -> list[drawing.Chart]:
 
 
 def _drawer(runs: Sequence[Record], field: Field) -> Callable:
+    looks = drawing.looks(runs)
+
     def draw(size: tuple[float, float]) -> figure.Figure:
         sheet, plot = drawing.canvas(size)
         for index, run in enumerate(runs):
@@ -101,7 +103,7 @@ def _drawer(runs: Sequence[Record], field: Field) -> Callable:
                 values = np.where(values > 0, values, np.nan)
             if not np.isfinite(values).any():
                 continue
-            colour, dash, marker = drawing.look(index)
+            colour, dash, marker = looks[index]
             few = np.isfinite(values).sum() <= FEW or field.name.startswith("eval")
             kept = np.isfinite(values) if field.name.startswith("eval") else slice(None)
             plot.plot(

@@ -3,13 +3,14 @@
 import dataclasses
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import matplotlib as mpl
 from matplotlib import axes, figure, ticker
 
-from ddpo_fair.fairness import markup
+from ddpo_fair.fairness import markup, records
 from ddpo_fair.fairness.markup import Markup
+from ddpo_fair.fairness.records import Record
 
 # Colours of figure files; in a page each becomes a CSS variable of its name. Lines
 # also differ in dash and marker, so nothing is told by colour alone.
@@ -26,7 +27,7 @@ COLOURS = {
     "sixth": "#5c6b12",
 }
 SERIES = ("first", "second", "third", "fourth", "fifth", "sixth")
-DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), "-", (0, (3, 1)))
+DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (9, 2)), (0, (3, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
 MARGINS = (0.72, 0.12, 0.48, 0.1)  # inches: left, right, bottom, top
 NARROW, WIDE = (4.0, 2.5), (9.2, 3.3)  # inches: a phone's width, a page's
@@ -57,7 +58,6 @@ STYLE = {
 PERCENT = "{x:.0%}"  # ticks of a share
 PNG_DPI = 200
 BAND = 0.16  # opacity of an interval's band
-MANY = 4  # lines whose legend no longer fits among them
 LEGEND_ENTRY = (1.9, 0.22)  # inches
 NUM_BANDS = 2  # runs that may show their bands in one chart
 
@@ -141,11 +141,30 @@ def inline(document: str, description: str, class_: str = "") -> Markup:
     )
 
 
-def look(index: int) -> tuple[str, object, str]:
-    """Colour, dash and marker of a run; together no other of 36 runs has them."""
+Look = tuple[str, object, str]  # colour, dash and marker
+
+
+def look(index: int) -> Look:
+    """That of a run; together no other of 36 runs has them."""
     turn, place = divmod(index, len(SERIES))
     dash = DASHES[(place + turn) % len(DASHES)]
     return COLOURS[SERIES[place]], dash, MARKERS[(place + turn) % len(MARKERS)]
+
+
+def looks(runs: Sequence[Record]) -> list[Look]:
+    """Those of several runs: the seeds of one experiment differ in dash alone.
+
+    Runs that are all of one experiment get the looks of single runs.
+    """
+    groups = records.groups(runs)
+    if len(groups) == 1:
+        return [look(index) for index in range(len(runs))]
+    found = {}
+    for index, group in enumerate(groups):
+        colour, _, marker = look(index)
+        for seed, run in enumerate(group):
+            found[id(run)] = colour, DASHES[seed % len(DASHES)], marker
+    return [found[id(run)] for run in runs]
 
 
 def label(name: str) -> str:
@@ -161,10 +180,8 @@ def finish(plot: axes.Axes, legend: bool) -> None:
     if isinstance(plot.yaxis.get_major_formatter(), ticker.ScalarFormatter):
         plot.yaxis.set_major_formatter("{x:.3g}")  # no factor above the axis
     count = len(plot.get_legend_handles_labels()[0])
-    if legend and count > MANY:
+    if legend and count:
         _legend_above(plot, count)
-    elif legend and count:
-        plot.legend(loc="best", ncols=2)
 
 
 def _legend_above(plot: axes.Axes, count: int) -> None:

@@ -22,8 +22,31 @@ from ddpo_fair.fairness import statistics
 CONFIG, LINES = "config.json", "metrics.jsonl"
 EVALUATION = "evaluation_*/evaluation.json"
 GRID = re.compile(r"epoch_(\d{1,9})\.png")
+# Settings that change no number a run writes: how it is run, not what it does.
+INCIDENTAL = (
+    "train.microbatch",
+    "train.remat",
+    "train.ratio_tolerance",
+    "train.max_skipped_updates",
+    "train.max_kl",
+    "train.on_collapse",
+    "train.max_roll_backs",
+    "train.shard_optimizer",
+    "log.images",
+    "log.wandb",
+    "checkpoint.every_epochs",
+    "checkpoint.keep",
+    "run.dir",
+    "run.name",
+    "distributed.cpu_devices",
+    "distributed.enabled",
+    "distributed.coordinator_address",
+    "distributed.num_processes",
+    "distributed.process_id",
+    "distributed.timeout_seconds",
+)
 # Settings in which runs of one experiment may differ.
-OF_ONE_RUN = ("seed", "run.name", "run.dir")
+OF_ONE_RUN = ("seed", *INCIDENTAL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +204,7 @@ def evaluated(line: dict[str, Any], epoch: int) -> Share | None:
 
 
 def groups(records: Iterable[Record]) -> list[list[Record]]:
-    """Runs that differ in nothing but the seed, together; in the order given."""
+    """Runs that differ in their seed and in how they were run, together, in order."""
     found: dict[str, list[Record]] = {}
     for record in records:
         rest = {k: v for k, v in record.settings.items() if k not in OF_ONE_RUN}

@@ -23,6 +23,7 @@ def over_time(runs: Sequence[Record]) -> drawing.Chart:
             " each epoch's own where a run has no evaluation), with 95 % Wilson"
             " intervals. Dashed: the target."
         )
+    looks = drawing.looks(runs)
 
     def draw(size: tuple[float, float]) -> figure.Figure:
         sheet, plot = drawing.canvas(size)
@@ -30,7 +31,7 @@ def over_time(runs: Sequence[Record]) -> drawing.Chart:
             ink = drawing.COLOURS["ink"]
             plot.axhline(target, color=ink, linestyle=(0, (6, 4)), linewidth=1.2)
         for index, run in enumerate(runs):
-            _draw_shares(plot, run, index, alone=len(runs) == 1)
+            _draw_shares(plot, run, index, looks[index], alone=len(runs) == 1)
         plot.set_ylim(-0.02, 1.02)
         plot.yaxis.set_major_formatter(drawing.PERCENT)
         drawing.finish(plot, legend=True)
@@ -46,11 +47,12 @@ def mean_gap(runs: Sequence[Record]) -> drawing.Chart | None:
     several = [run for run in runs if any(map(records.by_prompt, run.lines))]
     if not several:
         return None
+    looks = drawing.looks(several)
 
     def draw(size: tuple[float, float]) -> figure.Figure:
         sheet, plot = drawing.canvas(size)
         for index, run in enumerate(several):
-            colour, dash, marker = drawing.look(index)
+            colour, dash, marker = looks[index]
             for fresh, opacity in ((False, 0.45), (True, 1.0)):
                 table = findings.gaps_over_time(run, fresh)
                 if not len(table):
@@ -98,6 +100,7 @@ def histogram(runs: Sequence[Record]) -> drawing.Chart | None:
     pairs = [pair for pair in pairs if pair[1] is not None]
     if not pairs:
         return None
+    looks = drawing.looks([run for run, _, _ in pairs])
 
     def draw(size: tuple[float, float]) -> figure.Figure:
         sheet, plot = drawing.canvas(size)
@@ -108,7 +111,7 @@ def histogram(runs: Sequence[Record]) -> drawing.Chart | None:
                 faint = drawing.COLOURS["faint"]
                 _steps(plot, first, "before", faint, (0, (1, 1.5)), 0.12)
             if last is not None:
-                colour, dash = drawing.look(index)[:2]
+                colour, dash, _ = looks[index]
                 _steps(plot, last, f"{name}after", colour, dash, 0.0)
         plot.set_xlim(0, 1)
         plot.set_ylim(bottom=0)
@@ -152,8 +155,10 @@ def _steps(
         plot.stairs(shares, edges, color=colour, fill=True, alpha=opacity)
 
 
-def _draw_shares(plot: axes.Axes, run: Record, index: int, alone: bool) -> None:
-    colour, dash, marker = drawing.look(index)
+def _draw_shares(
+    plot: axes.Axes, run: Record, index: int, look: drawing.Look, alone: bool
+) -> None:
+    colour, dash, marker = look
     trained = [records.trained_on(line, line["epoch"]) for line in run.lines]
     fresh = [records.evaluated(line, line["epoch"]) for line in run.lines]
     trained, fresh = _measured(trained), _measured(fresh)
