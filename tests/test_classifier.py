@@ -1,4 +1,4 @@
-"""The classifier: whatever its labels are called and ordered, women come first."""
+"""The classifier: whatever its labels are called and ordered, female comes first."""
 
 import json
 

