@@ -166,7 +166,7 @@ def test_a_request_to_stop_loses_nothing(unbroken, root, monkeypatch):
 
     def start_and_stop(run, params, epoch):
         if epoch == 2:
-            stop.request()
+            stop.requested = True
         return start(run, params, epoch)
 
     monkeypatch.setattr(evaluation, "start", start_and_stop)

@@ -47,10 +47,6 @@ class Stop:
             signal.signal(number, lambda *_: None)
         threading.Thread(target=self._watch, args=(reading,), daemon=True).start()
 
-    def request(self) -> None:
-        """Asks the run to stop, as a signal would."""
-        self.requested = True
-
     def _watch(self, reading: int) -> None:
         while numbers := os.read(reading, 1):
             if numbers[0] not in (signal.SIGINT, signal.SIGTERM):
