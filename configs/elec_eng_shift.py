@@ -25,8 +25,8 @@ def get_config(variant: str | None = None) -> ConfigDict:
     config.advantage.name = "batch"
     if config.model == configuration.EMBEDDED:
         # R_shift has no point of rest to overshoot: four times the images, twice the
-        # updates, each free to go ten times as far.
+        # updates, each free to go three times as far.
         config.sample.batches = 4
         config.train.updates_per_epoch = 4
-        config.train.clip_range = 1e-3
+        config.train.clip_range = 3e-4
     return config
