@@ -64,13 +64,15 @@ def _general(config: ConfigDict) -> None:
     config.seed = 0
     # Rounds of sampling, scoring and updating.
     config.epochs = 20
-    # Text-to-image model: "embedded", a folder in the diffusers layout, or a name on
-    # the Hugging Face hub, "owner/name" or "owner/name@revision".
+    # Text-to-image model: "embedded", a folder in the diffusers layout, a name on the
+    # Hugging Face hub, "owner/name" or "owner/name@revision", or a single *.safetensors
+    # of all parts, which diffusers converts once (extra `torch`).
     config.model = EMBEDDED
     # Which of the model's files to read: "" for the usual ones, fp16 for those named
     # so, half as large to download; the weights become float32 in any case.
     config.variant = ""
-    # Image classifier with labels that mean female and male: as for the model.
+    # Image classifier with labels that mean female and male: "embedded", a folder, or
+    # a name on the hub.
     config.classifier = EMBEDDED
     # Of the networks' computation: float32 or bfloat16. Weights, log-probs and
     # advantages are float32 in any case.

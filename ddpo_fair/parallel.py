@@ -15,6 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ddpo_fair import paths
 from ddpo_fair.errors import UserError
 
 AXIS = "data"
@@ -269,7 +270,4 @@ def use_compilation_cache() -> None:
     JAX's own JAX_COMPILATION_CACHE_DIR, where set, comes first.
     """
     if jax.config.jax_compilation_cache_dir is None:
-        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        jax.config.update(
-            "jax_compilation_cache_dir", os.path.join(home, "ddpo_fair", "jax")
-        )
+        jax.config.update("jax_compilation_cache_dir", str(paths.cache() / "jax"))

@@ -30,3 +30,9 @@ def given(name: str, text: str | os.PathLike) -> Path:
             f"{name}={shown(text)} cannot be used as a path ({reason}); give another."
         ) from error
     return path
+
+
+def cache() -> Path:
+    """Where this user keeps what can be made again."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(home) / "ddpo_fair"

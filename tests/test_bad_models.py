@@ -35,7 +35,7 @@ def folders(sound, tmp_path):
     [
         ({"model": "no/such/folder"}, "no such folder"),
         ({"model": "../.."}, "is not a model folder: it has no unet, vae"),
-        ({"model": "/etc/passwd"}, "no such folder"),
+        ({"model": "/etc/passwd"}, "a file, but not one of safetensors"),
         ({"model": "~nobody_here/x"}, "home directory"),
         ({"model": 5000 * "m"}, "File name too long"),
         ({"model": "owner/name"}, "HF_HUB_OFFLINE"),

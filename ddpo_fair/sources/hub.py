@@ -60,7 +60,7 @@ def download(
                 )
         return list(dict.fromkeys(found))
 
-    with _turn(Path(constants.HF_HUB_CACHE), name):
+    with turn(Path(constants.HF_HUB_CACHE), name):
         try:
             return _fetch(name, revision or "main", needed)
         except UserError:
@@ -180,8 +180,8 @@ def _instead(place: str, names: list[str]) -> str:
 
 
 @contextlib.contextmanager
-def _turn(cache: Path, name: str) -> Iterator[None]:
-    """Waits until no other process of this host downloads the model."""
+def turn(cache: Path, name: str) -> Iterator[None]:
+    """Waits until no other process of this host makes the same thing in a cache."""
     with contextlib.ExitStack() as stack:
         # A cache that can only be read needs no turns.
         with contextlib.suppress(OSError):

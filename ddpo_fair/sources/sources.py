@@ -1,11 +1,11 @@
-"""Where weights come from: this package, a folder, or the Hugging Face hub."""
+"""Where weights come from: the package, a folder, a file, or the Hugging Face hub."""
 
 from pathlib import Path
 
 from ddpo_fair import paths
 from ddpo_fair.errors import UserError, shown
 from ddpo_fair.settings import config_rules
-from ddpo_fair.sources import hub
+from ddpo_fair.sources import hub, single_file
 
 WEIGHTS = Path(__file__).parents[1] / "embedded" / "weights"
 EMBEDDED = {"model": WEIGHTS / "text_to_image", "classifier": WEIGHTS / "classifier"}
@@ -15,7 +15,8 @@ def model_folder(reference: str, variant: str = "") -> Path:
     """The local folder of `config.model`, downloaded if need be.
 
     Args:
-        reference: "embedded", a folder, or "owner/name@revision" on the hub.
+        reference: "embedded", a folder, a single *.safetensors of a whole model, or
+            "owner/name@revision" on the hub.
         variant: `config.variant`, of what is downloaded.
 
     Raises:
@@ -56,10 +57,12 @@ def local_folder(field: str, reference: str) -> Path | None:
     folder = paths.given(field, reference)
     if folder.is_dir():
         return folder
+    if folder.is_file():
+        return single_file.folder_of(field, folder)
     if not config_rules.MODEL_NAME.fullmatch(reference) or ".." in reference:
         raise UserError(
-            f"{field}={shown(reference)}: there is no such folder. It must be"
-            " 'embedded', a folder, or owner/name on the Hugging Face hub."
+            f"{field}={shown(reference)}: there is no such folder or file. It must"
+            " be 'embedded', a folder, or owner/name on the Hugging Face hub."
         )
     return None
 

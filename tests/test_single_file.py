@@ -1,0 +1,211 @@
+"""Single-file checkpoints: diffusers converts them once; each refusal has its words."""
+
+import importlib.util
+import json
+import re
+
+import numpy as np
+import official_configs
+import parity
+import pytest
+import tiny_model
+from safetensors import numpy as safetensors_numpy
+
+from ddpo_fair.diffusion import stable_diffusion
+from ddpo_fair.embedded import tokenizer
+from ddpo_fair.errors import UserError
+from ddpo_fair.sources import single_file, sources
+
+SMALL = {"block_out_channels": [8, 16, 16, 16], "norm_num_groups": 4, "sample_size": 16}
+UNET = official_configs.UNET_1_5 | SMALL
+UNET |= {"attention_head_dim": 2, "cross_attention_dim": 16}
+VAE = official_configs.VAE_1_5 | SMALL
+TEXT = official_configs.TEXT_1_5 | {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 2,
+}
+INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+# The layout of https://github.com/CompVis/stable-diffusion, from diffusers' names.
+RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+VAE_ATTENTION = {
+    "group_norm": "norm",
+    "to_q": "q",
+    "to_k": "k",
+    "to_v": "v",
+    "to_out.0": "proj_out",
+}
+UNET_ENDS = {
+    "conv_in.": "input_blocks.0.0.",
+    "time_embedding.linear_1.": "time_embed.0.",
+    "time_embedding.linear_2.": "time_embed.2.",
+    "conv_norm_out.": "out.0.",
+    "conv_out.": "out.2.",
+}
+
+
+def original_unet_name(name: str) -> str:
+    """In a UNet of four blocks of two layers, attention in all but the deepest."""
+    for here, there in UNET_ENDS.items():
+        if name.startswith(here):
+            return name.replace(here, there)
+    if match := re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d)\.(.+)", name):
+        kind, index, rest = match.groups()
+        place = 1 if kind == "attentions" else 2 * int(index)
+        return f"middle_block.{place}.{within(rest)}"
+    kind, block, part, layer, rest = re.fullmatch(
+        r"(down|up)_blocks\.(\d)\.(\w+)\.(\d)\.(.+)", name
+    ).groups()
+    block, layer = int(block), int(layer)
+    if part == "downsamplers":
+        return f"input_blocks.{3 * block + 3}.0.{rest.replace('conv', 'op')}"
+    if part == "upsamplers":
+        return f"output_blocks.{3 * block + 2}.{1 if block == 0 else 2}.{rest}"
+    first = "input_blocks" if kind == "down" else "output_blocks"
+    number = 3 * block + layer + (kind == "down")
+    return f"{first}.{number}.{int(part == 'attentions')}.{within(rest)}"
+
+
+def within(rest: str) -> str:
+    head, _, tail = rest.partition(".")
+    return f"{RESNET[head]}.{tail}" if head in RESNET else rest
+
+
+def original_vae_name(name: str) -> str:
+    name = name.replace("conv_norm_out", "norm_out").replace(
+        "conv_shortcut", "nin_shortcut"
+    )
+    name = re.sub(
+        r"mid_block\.resnets\.(\d)",
+        lambda found: f"mid.block_{int(found[1]) + 1}",
+        name,
+    )
+    if "mid_block.attentions.0" in name:
+        name = name.replace("mid_block.attentions.0", "mid.attn_1")
+        for here, there in VAE_ATTENTION.items():
+            name = name.replace(f"attn_1.{here}.", f"attn_1.{there}.")
+    name = re.sub(r"down_blocks\.(\d)\.resnets", r"down.\1.block", name)
+    name = re.sub(r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample", name)
+    name = re.sub(
+        r"up_blocks\.(\d)\.resnets", lambda found: f"up.{3 - int(found[1])}.block", name
+    )
+    return re.sub(
+        r"up_blocks\.(\d)\.upsamplers\.0",
+        lambda found: f"up.{3 - int(found[1])}.upsample",
+        name,
+    )
+
+
+def original_layout(parts: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    found = {}
+    for name, array in parts["unet"].items():
+        found[f"model.diffusion_model.{original_unet_name(name)}"] = array
+    for name, array in parts["vae"].items():
+        new = original_vae_name(name)
+        if re.search(r"attn_1\.(q|k|v|proj_out)\.weight", new):
+            array = array[:, :, None, None]  # a convolution there
+        found[f"first_stage_model.{new}"] = array
+    for name, array in parts["text_encoder"].items():
+        name = "text_model." + name.removeprefix("text_model.")
+        found[f"cond_stage_model.transformer.{name}"] = array
+    return found
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "ddpo_fair" / "single_file"
+
+
+@pytest.mark.long
+def test_a_file_equals_the_folder_it_was_made_of(torch, tmp_path, cache, caplog):
+    import diffusers
+    import transformers
+
+    folder = tmp_path / "model"
+    tokenizer.save(folder / "tokenizer", list(tiny_model.PROMPTS))
+    vocabulary = json.loads((folder / "tokenizer" / "vocab.json").read_text())
+    end = len(vocabulary) - 1
+    text = TEXT | {"vocab_size": end + 1, "eos_token_id": end, "bos_token_id": end - 1}
+    networks = {
+        "unet": diffusers.UNet2DConditionModel.from_config(UNET),
+        "vae": diffusers.AutoencoderKL.from_config(VAE),
+        "text_encoder": transformers.CLIPTextModel(
+            transformers.CLIPTextConfig.from_dict(text)
+        ),
+    }
+    parts = {}
+    for seed, (part, network) in enumerate(networks.items()):
+        parity.randomise(torch, network, seed).save_pretrained(folder / part)
+        (file,) = (folder / part).glob("*.safetensors")
+        parts[part] = safetensors_numpy.load_file(file)
+    (folder / "scheduler").mkdir()
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(json.dumps(tiny_model.SCHEDULER))
+    (folder / "model_index.json").write_text(json.dumps(INDEX))
+    file = folder / "all in one.safetensors"
+    safetensors_numpy.save_file(original_layout(parts), file)
+
+    converted = sources.model_folder(str(file))
+    assert converted.parent == cache and "once" in caplog.text
+    expected = stable_diffusion.load(folder).params
+    found = stable_diffusion.load(converted).params
+    for part in networks:
+        want, have = parity.flatten(expected[part]), parity.flatten(found[part])
+        assert want.keys() == have.keys()
+        for name, array in want.items():
+            np.testing.assert_array_equal(have[name], array, err_msg=name)
+
+    caplog.clear()
+    assert sources.model_folder(str(file)) == converted and not caplog.text
+    assert [one.name for one in cache.iterdir() if one.is_dir()] == [converted.name]
+    file.write_bytes(file.read_bytes()[:-64])  # no longer the same file
+    with pytest.raises(UserError, match=r"cannot be converted.*whole Stable Diffusion"):
+        sources.model_folder(str(file))
+    assert [one.name for one in cache.iterdir() if one.is_dir()] == [converted.name]
+
+
+@pytest.mark.parametrize(
+    ("field", "name", "message"),
+    [
+        ("model", "v1-5.ckpt", r"a pickle can run any code.*\*\.safetensors"),
+        ("classifier", "judge.safetensors", r"give the folder that holds config\.json"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, cache, field, name, message):
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(UserError, match=rf"{field}=.*{message}"):
+        sources.local_folder(field, str(tmp_path / name))
+    assert not cache.exists()
+
+
+def test_the_missing_converter_is_named_with_the_way_out(tmp_path, cache, monkeypatch):
+    (tmp_path / "x.safetensors").write_bytes(b"")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install \"ddpo_fair\[torch\]\""):
+        sources.model_folder(str(tmp_path / "x.safetensors"))
+
+
+def test_a_cache_that_cannot_be_written_is_told(tmp_path, monkeypatch):
+    (tmp_path / "x.safetensors").write_bytes(b"")
+    (tmp_path / "cache").write_text("a file, no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    with pytest.raises(UserError, match="XDG_CACHE_HOME"):
+        single_file.folder_of("model", tmp_path / "x.safetensors")
