@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 
+import jax
 import numpy as np
 import official_configs
 import parity
@@ -16,15 +17,24 @@ from ddpo_fair.embedded import tokenizer
 from ddpo_fair.errors import UserError
 from ddpo_fair.sources import single_file, sources
 
-SMALL = {"block_out_channels": [8, 16, 16, 16], "norm_num_groups": 4, "sample_size": 16}
-UNET = official_configs.UNET_1_5 | SMALL
-UNET |= {"attention_head_dim": 2, "cross_attention_dim": 16}
-VAE = official_configs.VAE_1_5 | SMALL
-TEXT = official_configs.TEXT_1_5 | {
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_attention_heads": 2,
-    "num_hidden_layers": 2,
+NARROW = {"block_out_channels": [8, 16, 16, 16], "norm_num_groups": 4}
+FULL = {
+    "unet": official_configs.UNET_1_5,
+    "vae": official_configs.VAE_1_5,
+    "text_encoder": official_configs.TEXT_1_5,
+}
+SMALL = {
+    "unet": FULL["unet"]
+    | NARROW
+    | {"attention_head_dim": 2, "cross_attention_dim": 16},
+    "vae": FULL["vae"] | NARROW,
+    "text_encoder": FULL["text_encoder"]
+    | {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 2,
+    },
 }
 INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -133,8 +143,16 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache" / "ddpo_fair" / "single_file"
 
 
-@pytest.mark.long
-def test_a_file_equals_the_folder_it_was_made_of(torch, tmp_path, cache, caplog):
+@pytest.mark.parametrize(
+    "configs",
+    [
+        pytest.param(SMALL, id="small", marks=pytest.mark.long),
+        pytest.param(FULL, id="full", marks=pytest.mark.slow),
+    ],
+)
+def test_a_file_equals_the_folder_it_was_made_of(
+    torch, tmp_path, cache, caplog, configs
+):
     import diffusers
     import transformers
 
@@ -142,10 +160,11 @@ def test_a_file_equals_the_folder_it_was_made_of(torch, tmp_path, cache, caplog)
     tokenizer.save(folder / "tokenizer", list(tiny_model.PROMPTS))
     vocabulary = json.loads((folder / "tokenizer" / "vocab.json").read_text())
     end = len(vocabulary) - 1
-    text = TEXT | {"vocab_size": end + 1, "eos_token_id": end, "bos_token_id": end - 1}
+    ends = {"vocab_size": end + 1, "eos_token_id": end, "bos_token_id": end - 1}
+    text = configs["text_encoder"] | ends
     networks = {
-        "unet": diffusers.UNet2DConditionModel.from_config(UNET),
-        "vae": diffusers.AutoencoderKL.from_config(VAE),
+        "unet": diffusers.UNet2DConditionModel.from_config(configs["unet"]),
+        "vae": diffusers.AutoencoderKL.from_config(configs["vae"]),
         "text_encoder": transformers.CLIPTextModel(
             transformers.CLIPTextConfig.from_dict(text)
         ),
@@ -164,13 +183,15 @@ def test_a_file_equals_the_folder_it_was_made_of(torch, tmp_path, cache, caplog)
 
     converted = sources.model_folder(str(file))
     assert converted.parent == cache and "once" in caplog.text
-    expected = stable_diffusion.load(folder).params
-    found = stable_diffusion.load(converted).params
-    for part in networks:
-        want, have = parity.flatten(expected[part]), parity.flatten(found[part])
-        assert want.keys() == have.keys()
-        for name, array in want.items():
-            np.testing.assert_array_equal(have[name], array, err_msg=name)
+    for part, arrays in parts.items():
+        (path,) = (converted / part).glob("*.safetensors")
+        found = safetensors_numpy.load_file(path)
+        assert found.keys() == arrays.keys()
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(found[name], array, err_msg=name)
+    count = sum(array.size for arrays in parts.values() for array in arrays.values())
+    loaded = jax.tree.leaves(stable_diffusion.load(converted).params)
+    assert sum(array.size for array in loaded) == count
 
     caplog.clear()
     assert sources.model_folder(str(file)) == converted and not caplog.text
