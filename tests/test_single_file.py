@@ -17,25 +17,23 @@ from ddpo_fair.embedded import tokenizer
 from ddpo_fair.errors import UserError
 from ddpo_fair.sources import single_file, sources
 
-NARROW = {"block_out_channels": [8, 16, 16, 16], "norm_num_groups": 4}
 FULL = {
     "unet": official_configs.UNET_1_5,
     "vae": official_configs.VAE_1_5,
     "text_encoder": official_configs.TEXT_1_5,
 }
-SMALL = {
-    "unet": FULL["unet"]
-    | NARROW
-    | {"attention_head_dim": 2, "cross_attention_dim": 16},
-    "vae": FULL["vae"] | NARROW,
-    "text_encoder": FULL["text_encoder"]
-    | {
+NARROW = {"block_out_channels": [8, 16, 16, 16], "norm_num_groups": 4}
+CHANGES = {
+    "unet": NARROW | {"attention_head_dim": 2, "cross_attention_dim": 16},
+    "vae": NARROW,
+    "text_encoder": {
         "hidden_size": 16,
         "intermediate_size": 32,
         "num_attention_heads": 2,
         "num_hidden_layers": 2,
     },
 }
+SMALL = {part: FULL[part] | changes for part, changes in CHANGES.items()}
 INDEX = {
     "_class_name": "StableDiffusionPipeline",
     "scheduler": ["diffusers", "DDIMScheduler"],
