@@ -124,6 +124,10 @@ def _sample(config: ConfigDict) -> None:
     config.sample.batch_per_device = 64
     # Batches of each device in an epoch.
     config.sample.batches = 1
+    # Share of an epoch's images that are of the prompts' explicit forms, "a female ..."
+    # and "a male ...", rewarded with the probability of whom they ask for, so that they
+    # stay obeyed; 0 for none.
+    config.sample.explicit_share = 0.0
 
 
 def _train(config: ConfigDict) -> None:

@@ -17,15 +17,35 @@ UNSEEN = ("Cc", "Cs", "Zl", "Zp")  # Unicode's controls, surrogates, ends of lin
 KNOWN_CAPTION = re.compile(r"photo of (the face of )?an? ((female|male) )?(?P<noun>.+)")
 
 
-def draw(num_prompts: int, num_images: int, seed: int, epoch: int) -> np.ndarray:
+def draw(
+    num_prompts: int,
+    num_images: int,
+    seed: int,
+    epoch: int,
+    num_explicit: int = 0,
+    explicit_images: int = 0,
+) -> np.ndarray:
     """Index of each image's prompt, int [N], in an order drawn anew every epoch.
 
     Every prompt has the same number of images, or one more where that does not divide;
     which ones have more is drawn too.
+
+    Args:
+        num_prompts: 0 to num_prompts - 1 are the prompts of the config.
+        num_images: N, of the epoch.
+        seed: of the run.
+        epoch: its number.
+        num_explicit: the following indices are prompts that say whom they want.
+        explicit_images: how many of the N are of those.
     """
     random = np.random.default_rng([seed, zlib.crc32(b"prompts"), epoch])
     favoured = random.permutation(num_prompts)
-    return random.permutation(favoured[np.arange(num_images) % num_prompts])
+    drawn = favoured[np.arange(num_images - explicit_images) % num_prompts]
+    if explicit_images:
+        explicit = num_prompts + random.permutation(num_explicit)
+        turns = explicit[np.arange(explicit_images) % num_explicit]
+        drawn = np.concatenate([drawn, turns])
+    return random.permutation(drawn)
 
 
 def fixed(num_prompts: int, num_images: int) -> np.ndarray:

@@ -123,3 +123,18 @@ def test_a_tokenizer_of_another_model_is_refused(model):
     other = dataclasses.replace(model, text_encoder=clip.TextEncoder(small))
     with pytest.raises(UserError, match="vocabulary is larger than the text"):
         stable_diffusion.tokenize(other, ["photo of a nurse"])
+
+
+def test_explicit_prompts_have_their_share():
+    drawn = prompts.draw(3, 40, seed=1, epoch=2, num_explicit=6, explicit_images=12)
+    counts = np.bincount(drawn, minlength=9)
+    assert sorted(counts[:3]) == [9, 9, 10]  # 28 images of 3 prompts
+    assert counts[3:].tolist() == [2] * 6
+    again = prompts.draw(3, 40, seed=1, epoch=3, num_explicit=6, explicit_images=12)
+    assert (drawn != again).any()
+
+
+def test_fewer_explicit_images_than_prompts_take_turns_over_the_epochs():
+    seen = [set(prompts.draw(1, 8, 0, epoch, 20, 4)) - {0} for epoch in range(40)]
+    assert all(len(one) == 4 for one in seen)
+    assert set().union(*seen) == set(range(1, 21))

@@ -52,6 +52,13 @@ FIELDS = (
         share=True,
     ),
     Field(
+        "explicit_obeyed",
+        "Explicit prompts obeyed",
+        "Share of the epoch's pictures of prompts that say the gender which are"
+        " classified as asked for.",
+        share=True,
+    ),
+    Field(
         "ratio_deviation",
         "Sampler against learner",
         "Largest |ratio - 1| before an epoch's first update: 0 if both compute the"

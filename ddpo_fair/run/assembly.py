@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from ddpo_fair import config as configuration
 from ddpo_fair import parallel, rng
 from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
+from ddpo_fair.fairness import prompt_sets
 from ddpo_fair.feedback import classifier
 from ddpo_fair.learning import learner, losses, old_log_probs
 from ddpo_fair.models import lora
@@ -39,7 +40,9 @@ class Run:
     base: Any  # the UNet's weights under LoRA; {} in full fine-tuning
     vae_params: Any
     classifier_params: Any
-    text: np.ndarray  # float32 [P, L, D], of each prompt
+    explicit: tuple[prompt_sets.Prompt, ...]  # rewarded for what they ask for; or ()
+    explicit_images: int  # of an epoch's, how many are of those
+    text: np.ndarray  # float32 [P + E, L, D], of each prompt, then of each explicit one
     null: jax.Array  # [L, D], of the empty prompt
 
 
@@ -59,7 +62,9 @@ def build(config: ConfigDict) -> tuple[Run, learner.TrainState]:
     updates = config.epochs * config.train.inner_epochs * settings.updates_per_epoch
     transform = learner.optimizer(config.train, updates)
     state, base = _initial_state(config, model, transform)
-    text = stable_diffusion.encode_prompts(model, ["", *config.prompts])
+    explicit = config_rules.explicit_prompts(config)
+    texts = ["", *config.prompts, *(prompt.text for prompt in explicit)]
+    text = stable_diffusion.encode_prompts(model, texts)
     vae_params = parallel.replicate(model.params["vae"])
     light = dataclasses.replace(model, params={})  # what is compiled needs no weights
     num_devices = parallel.num_devices()
@@ -91,6 +96,8 @@ def build(config: ConfigDict) -> tuple[Run, learner.TrainState]:
         base=base,
         vae_params=vae_params,
         classifier_params=parallel.replicate(judge.params),
+        explicit=explicit,
+        explicit_images=round(config.sample.explicit_share * num_devices * per_device),
         text=text[1:],
         null=parallel.replicate(text[0]),
     )

@@ -54,7 +54,12 @@ def sample(run: Run, unet_params: Any, epoch: int) -> Samples:
     """
     settings, num_devices = run.config.sample, parallel.num_devices()
     drawn = prompts.draw(
-        len(run.config.prompts), run.num_images, run.config.seed, epoch
+        len(run.config.prompts),
+        run.num_images,
+        run.config.seed,
+        epoch,
+        len(run.explicit),
+        run.explicit_images,
     )
     trajectories, probabilities = [], []
     for batch in range(settings.batches):
@@ -79,10 +84,19 @@ def gather(probabilities: list[jax.Array]) -> np.ndarray:
     return parallel.gather(together)
 
 
+def names_and_asked(run: Run, samples: Samples) -> tuple[np.ndarray, np.ndarray]:
+    """Each image's prompt, str [N], and the class that it asks for or NONE, int [N]."""
+    names = [*run.config.prompts, *(prompt.text for prompt in run.explicit)]
+    asked = [rewards.NONE] * len(run.config.prompts)
+    asked += [prompt.wanted for prompt in run.explicit]
+    return tuple(np.array(each)[samples.prompt_indices] for each in (names, asked))
+
+
 def score(
     config: ConfigDict,
     probabilities: np.ndarray,
-    names: list[str],
+    names: np.ndarray,
+    asked: np.ndarray,
     target_classes: dict[str, int],
     history: dict[str, list[float]],
 ) -> Scores:
@@ -92,39 +106,68 @@ def score(
         config: all settings.
         probabilities: [N, 2]; a row that is not finite counts as NONE.
         names: prompt of each image, str [N].
+        asked: class that the prompt of each image asks for, int [N]; NONE for those
+            that the config's reward is for. The others earn its probability.
         target_classes: whom `shift` rewards, by prompt.
         history: of the per-prompt advantages.
     """
     finite = rewards.finite(probabilities)
     probabilities = np.where(finite[:, None], probabilities, 0.0)
     labels = rewards.labels(probabilities, config.confidence)
+    free, settings = asked == rewards.NONE, config.advantage
+    values, result = np.empty((2, len(labels)), np.float32)
+    values[free] = _rewards(
+        config, probabilities[free], labels[free], names[free], target_classes
+    )
+    values[~free] = rewards.shift(probabilities[~free], asked[~free])
+    values -= np.float32(config.reward.none_penalty) * (labels == rewards.NONE)
+    result[free], history = _advantages(settings, values[free], names[free], history)
+    # All that ask for one class have one baseline: of each prompt there are few.
+    result[~free] = advantages.fixed(
+        values[~free], asked[~free].astype(str), settings.scale, settings.clip
+    )
+    return Scores(finite, labels, values, result, history)
+
+
+def _rewards(
+    config: ConfigDict,
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    names: np.ndarray,
+    target_classes: dict[str, int],
+) -> np.ndarray:
+    """The config's reward of each image, float32 [N]."""
     target = config.reward.target
     if config.reward.name == "shift":
-        wanted = np.asarray([target_classes[name] for name in names])
-        values = rewards.shift(probabilities, wanted)
-    elif config.reward.name == "balance":
-        values = rewards.balance(labels, names, target)
-    else:
-        memberships = rewards.one_hot(labels, len(classifier.CLASSES))
-        if config.reward.soft:
-            memberships = soft_memberships(probabilities)
-        values = rewards.balance_loo(memberships, names, target)
-    values = values - np.float32(config.reward.none_penalty) * (labels == rewards.NONE)
-    settings = config.advantage
+        wanted = np.asarray([target_classes[name] for name in names.tolist()])
+        return rewards.shift(probabilities, wanted)
+    if config.reward.name == "balance":
+        return rewards.balance(labels, names, target)
+    memberships = rewards.one_hot(labels, len(classifier.CLASSES))
+    if config.reward.soft:
+        memberships = soft_memberships(probabilities)
+    return rewards.balance_loo(memberships, names, target)
+
+
+def _advantages(
+    settings: ConfigDict,
+    values: np.ndarray,
+    names: np.ndarray,
+    history: dict[str, list[float]],
+) -> tuple[np.ndarray, dict[str, list[float]]]:
+    """Advantages of rewards, float32 [N], and the history to keep."""
     if settings.name == "batch":
-        result = advantages.batch(values, settings.clip)
-    elif settings.name == "fixed":
-        result = advantages.fixed(values, names, settings.scale, settings.clip)
-    else:
-        result, history = advantages.per_prompt(
-            values,
-            names,
-            history,
-            buffer_size=settings.buffer_size,
-            min_count=settings.min_count,
-            adv_clip=settings.clip,
-        )
-    return Scores(finite, labels, values, result, history)
+        return advantages.batch(values, settings.clip), history
+    if settings.name == "fixed":
+        return advantages.fixed(values, names, settings.scale, settings.clip), history
+    return advantages.per_prompt(
+        values,
+        names,
+        history,
+        buffer_size=settings.buffer_size,
+        min_count=settings.min_count,
+        adv_clip=settings.clip,
+    )
 
 
 def soft_memberships(probabilities: np.ndarray) -> np.ndarray:
@@ -190,7 +233,12 @@ def of_samples(run: Run, samples: Samples, scores: Scores) -> dict[str, Any]:
             "num_not_finite": int(np.sum(~scores.finite[rows])),
         }
 
-    line = measure(np.arange(run.num_images))
+    _, asked = names_and_asked(run, samples)
+    explicit = asked != rewards.NONE
+    line = measure(np.flatnonzero(~explicit))
+    if run.explicit_images:
+        obeyed = scores.labels[explicit] == asked[explicit]
+        line["explicit_obeyed"] = float(obeyed.mean())
     line["advantage_max"] = float(np.abs(scores.advantages).max())
     if len(run.config.prompts) > 1:
         line["prompts"] = {

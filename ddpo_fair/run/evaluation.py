@@ -45,12 +45,9 @@ def start(run: Run, unet_params: Any, epoch: int) -> Pending:
     """
     size = parallel.num_devices() * run.config.sample.batch_per_device
     fresh, count = run.config.eval.images, num_batches(run) * size
-    text_of = np.concatenate(
-        [
-            prompts.fixed(len(run.text), fresh),
-            prompts.fixed(len(run.text), count - fresh),
-        ]
-    )
+    num_prompts = len(run.config.prompts)
+    turns = (prompts.fixed(num_prompts, n) for n in (fresh, count - fresh))
+    text_of = np.concatenate(list(turns))
     pictures, probabilities = [], []
     for batch in range(num_batches(run)):
         numbers = np.arange(batch * size, (batch + 1) * size)

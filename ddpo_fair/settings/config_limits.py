@@ -51,6 +51,7 @@ RANGES = {
     "sample.eta": Range(0, 1, above=True),
     "sample.batch_per_device": Range(1, 10**6),
     "sample.batches": Range(1, 10**6),
+    "sample.explicit_share": Range(0, 0.9),
     "train.clip_range": Range(0, 1, above=True),
     "train.rollback": Range(0, 100),
     "train.trust_region": Range(0, above=True),

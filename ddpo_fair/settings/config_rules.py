@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from ddpo_fair import config as configuration
 from ddpo_fair import prompts
 from ddpo_fair.errors import UserError, shown
+from ddpo_fair.fairness import prompt_sets
 from ddpo_fair.run import wandb_board
 from ddpo_fair.settings import config_limits
 
@@ -201,6 +202,14 @@ def _together(flat: dict[str, Any]) -> Iterator[str]:
             f"distributed.process_id={process} must be below distributed.num_processes="
             f"{processes}: processes are numbered from 0."
         )
+    if flat["sample.explicit_share"]:
+        for text in flat["prompts"]:
+            if not prompt_sets.explicit(text):
+                yield (
+                    f"sample.explicit_share={flat['sample.explicit_share']} needs an"
+                    f" explicit form of every prompt, but {shown(text)} has no 'a' or"
+                    " 'an' to put 'female' or 'male' behind; reword it, or give 0."
+                )
     if 0 < flat["eval.images"] < len(flat["prompts"]):
         yield (
             f"eval.images={flat['eval.images']} must be at least one for each of the"
@@ -212,14 +221,29 @@ def _on_devices(config: ConfigDict, num_devices: int) -> Iterator[str]:
     """Rules that depend on the number of devices."""
     sample = config.sample
     images = num_devices * sample.batch_per_device * sample.batches
+    explicit = round(sample.explicit_share * images)
     least = 2 * len(config.prompts)
-    if images < least:
+    if images - explicit < least:
+        beside = f" beside {explicit} of explicit ones" if explicit else ""
+        more = -(-least * sample.batches // (images - explicit))
         yield (
             f"sample.batch_per_device={sample.batch_per_device} x sample.batches="
             f"{sample.batches} x {num_devices} devices = {images} images per epoch, but"
-            f" {len(config.prompts)} prompts need {least}: a reward compares the images"
-            f" of a prompt; try sample.batches={-(-least * sample.batches // images)}."
+            f" {len(config.prompts)} prompts need {least}{beside}: a reward compares"
+            f" the images of a prompt; try sample.batches={more}."
         )
+
+
+def explicit_prompts(config: ConfigDict) -> tuple[prompt_sets.Prompt, ...]:
+    """The prompts' explicit forms, if `sample.explicit_share` wants them."""
+    if not config.sample.explicit_share:
+        return ()
+    return tuple(
+        form
+        for text in config.prompts
+        for form in prompt_sets.explicit(text)
+        if form.text not in config.prompts
+    )
 
 
 def steps_per_update(flat: dict[str, Any]) -> int:
