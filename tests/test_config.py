@@ -154,6 +154,34 @@ def test_the_number_of_devices_counts():
         config_rules.validate(config, [], num_devices=2)
 
 
+def test_explicit_prompts_need_a_form_and_leave_images_to_compare():
+    config = configuration.defaults()
+    config.prompts = ("photo of the face of a nurse", "Marie Curie")
+    config.sample.explicit_share = 0.5
+    (problem,) = config_rules.violations(config)
+    assert "explicit_share=0.5" in problem and "'Marie Curie' has no 'a'" in problem
+    config.prompts = ("photo of the face of a nurse", "photo of the face of a pilot")
+    config.sample.batch_per_device, config.train.updates_per_epoch = 4, 1
+    config.train.microbatch = 1
+    config_rules.validate(config, [], num_devices=2)  # 4 of 8 images
+    with pytest.raises(UserError, match=r"need 4 beside 2 of explicit ones"):
+        config_rules.validate(config, [], num_devices=1)
+
+
+def test_explicit_forms_name_whom_they_want():
+    config = configuration.defaults()
+    config.prompts = ("photo of the face of a nurse", "photo of the face of an artist")
+    assert config_rules.explicit_prompts(config) == ()
+    config.sample.explicit_share = 0.25
+    found = [(form.text, form.wanted) for form in config_rules.explicit_prompts(config)]
+    assert found == [
+        ("photo of the face of a female nurse", 0),
+        ("photo of the face of a male nurse", 1),
+        ("photo of the face of a female artist", 0),
+        ("photo of the face of a male artist", 1),
+    ]
+
+
 def test_choosing_the_model_starts_no_backend():
     code = (
         "from ddpo_fair import config; config.choose_model(config.defaults(), None);"

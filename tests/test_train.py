@@ -35,6 +35,7 @@ FIELDS = [
     "num_male",
     "num_none",
     "num_not_finite",
+    "explicit_obeyed",
     "loss",
     "kl",
     "clip_fraction",
@@ -77,6 +78,7 @@ def settings(root, name):
     config.train.learning_rate = 1e-4
     config.advantage.name = "per_prompt"  # its history must survive
     config.advantage.min_count = 2
+    config.sample.explicit_share = 0.25
     return config
 
 
@@ -115,7 +117,8 @@ def test_every_epoch_has_its_line(unbroken):
     assert [line["epoch"] for line in lines] == list(range(EPOCHS))
     for line in lines:
         assert set(FIELDS) <= set(line)
-        assert line["num_female"] + line["num_male"] + line["num_none"] == 16
+        assert line["num_female"] + line["num_male"] + line["num_none"] == 12
+        assert 4 * line["explicit_obeyed"] in range(5)  # of the other four images
         assert line["q_low"] <= line["q"] <= line["q_high"]
     evaluated = [line["epoch"] for line in lines if "eval_q" in line]
     assert evaluated == [0, 2, 3]  # before training, every second, the last
