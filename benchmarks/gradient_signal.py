@@ -62,8 +62,8 @@ def measure(config, batches: int, steps: int) -> dict[str, np.ndarray]:
     for batch in range(batches):
         samples = epoch.sample(run, state.params, FIRST + batch)
         answers = epoch.gather(samples.probabilities)
-        names = [config.prompts[index] for index in samples.prompt_indices]
-        scores = epoch.score(config, answers, names, dict.fromkeys(names, 0), {})
+        names, asked = samples.names, samples.asked
+        scores = epoch.score(config, answers, names, asked, dict.fromkeys(names, 0), {})
         print(f"batch {batch}: labels {collections.Counter(scores.labels.tolist())}")
         placed = parallel.split(scores.advantages)
         for first in range(0, placed.shape[1] - size + 1, size):

@@ -166,6 +166,11 @@ def test_explicit_prompts_need_a_form_and_leave_images_to_compare():
     config_rules.validate(config, [], num_devices=2)  # 4 of 8 images
     with pytest.raises(UserError, match=r"need 4 beside 2 of explicit ones"):
         config_rules.validate(config, [], num_devices=1)
+    config.sample.explicit_share = 0.9  # which leaves none of 4 images
+    with pytest.raises(UserError, match=r"beside 4 of.*try sample\.batches=9"):
+        config_rules.validate(config, [], num_devices=1)
+    config.sample.batches = 9  # 36 images, 32 (32.4) of explicit prompts
+    config_rules.validate(config, [], num_devices=1)
 
 
 def test_explicit_forms_name_whom_they_want():

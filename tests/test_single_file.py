@@ -12,6 +12,7 @@ import pytest
 import tiny_model
 from safetensors import numpy as safetensors_numpy
 
+from ddpo_fair import export
 from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.embedded import tokenizer
 from ddpo_fair.errors import UserError
@@ -34,14 +35,7 @@ CHANGES = {
     },
 }
 SMALL = {part: FULL[part] | changes for part, changes in CHANGES.items()}
-INDEX = {
-    "_class_name": "StableDiffusionPipeline",
-    "scheduler": ["diffusers", "DDIMScheduler"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}
+INDEX = {**export.PIPELINE, "scheduler": ["diffusers", "DDIMScheduler"]}
 
 # The layout of https://github.com/CompVis/stable-diffusion, from diffusers' names.
 RESNET = {

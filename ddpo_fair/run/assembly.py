@@ -41,7 +41,6 @@ class Run:
     vae_params: Any
     classifier_params: Any
     explicit: tuple[prompt_sets.Prompt, ...]  # rewarded for what they ask for; or ()
-    explicit_images: int  # of an epoch's, how many are of those
     text: np.ndarray  # float32 [P + E, L, D], of each prompt, then of each explicit one
     null: jax.Array  # [L, D], of the empty prompt
 
@@ -97,7 +96,6 @@ def build(config: ConfigDict) -> tuple[Run, learner.TrainState]:
         vae_params=vae_params,
         classifier_params=parallel.replicate(judge.params),
         explicit=explicit,
-        explicit_images=round(config.sample.explicit_share * num_devices * per_device),
         text=text[1:],
         null=parallel.replicate(text[0]),
     )

@@ -17,13 +17,15 @@ from ddpo_fair.diffusion import sampler
 from ddpo_fair.feedback import advantages, classifier, rewards
 from ddpo_fair.learning import learner
 from ddpo_fair.run.assembly import Run
+from ddpo_fair.settings import config_rules
 
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
     """The images of one epoch, on their way; batch b holds [D, B] of them."""
 
-    prompt_indices: np.ndarray  # int [N]
+    names: np.ndarray  # str [N], the prompts
+    asked: np.ndarray  # int [N], the class that an explicit prompt wants; NONE: no such
     trajectories: list[sampler.Trajectory]
     probabilities: list[jax.Array]  # [D, B, 2] each
 
@@ -59,7 +61,7 @@ def sample(run: Run, unet_params: Any, epoch: int) -> Samples:
         run.config.seed,
         epoch,
         len(run.explicit),
-        run.explicit_images,
+        config_rules.explicit_images(run.config, run.num_images),
     )
     trajectories, probabilities = [], []
     for batch in range(settings.batches):
@@ -75,21 +77,18 @@ def sample(run: Run, unet_params: Any, epoch: int) -> Samples:
         images = run.decode(run.vae_params, trajectory.latents[:, :, -1])
         probabilities.append(run.classify(run.classifier_params, images))
         trajectories.append(trajectory)
-    return Samples(drawn, trajectories, probabilities)
+    names = [*run.config.prompts, *(prompt.text for prompt in run.explicit)]
+    asked = [rewards.NONE] * len(run.config.prompts)
+    asked += [prompt.wanted for prompt in run.explicit]
+    return Samples(
+        np.array(names)[drawn], np.array(asked)[drawn], trajectories, probabilities
+    )
 
 
 def gather(probabilities: list[jax.Array]) -> np.ndarray:
     """Batches of [D, B, 2] as [N, 2] in the images' order, the same on every host."""
     together = jnp.concatenate(probabilities, axis=1)  # [D, n, 2]
     return parallel.gather(together)
-
-
-def names_and_asked(run: Run, samples: Samples) -> tuple[np.ndarray, np.ndarray]:
-    """Each image's prompt, str [N], and the class that it asks for or NONE, int [N]."""
-    names = [*run.config.prompts, *(prompt.text for prompt in run.explicit)]
-    asked = [rewards.NONE] * len(run.config.prompts)
-    asked += [prompt.wanted for prompt in run.explicit]
-    return tuple(np.array(each)[samples.prompt_indices] for each in (names, asked))
 
 
 def score(
@@ -106,8 +105,8 @@ def score(
         config: all settings.
         probabilities: [N, 2]; a row that is not finite counts as NONE.
         names: prompt of each image, str [N].
-        asked: class that the prompt of each image asks for, int [N]; NONE for those
-            that the config's reward is for. The others earn its probability.
+        asked: as in `Samples`. Explicit prompts earn the probability of that class,
+            all others the config's reward.
         target_classes: whom `shift` rewards, by prompt.
         history: of the per-prompt advantages.
     """
@@ -233,17 +232,16 @@ def of_samples(run: Run, samples: Samples, scores: Scores) -> dict[str, Any]:
             "num_not_finite": int(np.sum(~scores.finite[rows])),
         }
 
-    _, asked = names_and_asked(run, samples)
-    explicit = asked != rewards.NONE
+    explicit = samples.asked != rewards.NONE
     line = measure(np.flatnonzero(~explicit))
-    if run.explicit_images:
-        obeyed = scores.labels[explicit] == asked[explicit]
+    if explicit.any():
+        obeyed = scores.labels[explicit] == samples.asked[explicit]
         line["explicit_obeyed"] = float(obeyed.mean())
     line["advantage_max"] = float(np.abs(scores.advantages).max())
     if len(run.config.prompts) > 1:
         line["prompts"] = {
-            prompt: measure(np.flatnonzero(samples.prompt_indices == index))
-            for index, prompt in enumerate(run.config.prompts)
+            prompt: measure(np.flatnonzero(samples.names == prompt))
+            for prompt in run.config.prompts
         }
     return line
 

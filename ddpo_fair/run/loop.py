@@ -116,9 +116,13 @@ class Trainer:
         config = self.run.config
         probabilities = epochs.gather(samples.probabilities)
         line["sample_seconds"] = self._lap()
-        names, asked = epochs.names_and_asked(self.run, samples)
         scores = epochs.score(
-            config, probabilities, names, asked, self.target_classes, self.history
+            config,
+            probabilities,
+            samples.names,
+            samples.asked,
+            self.target_classes,
+            self.history,
         )
         self.history = scores.history
         measured = epochs.of_samples(self.run, samples, scores)

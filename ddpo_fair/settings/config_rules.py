@@ -1,5 +1,6 @@
 """The rules that settings must obey, checked together and before anything is loaded."""
 
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -221,11 +222,16 @@ def _on_devices(config: ConfigDict, num_devices: int) -> Iterator[str]:
     """Rules that depend on the number of devices."""
     sample = config.sample
     images = num_devices * sample.batch_per_device * sample.batches
-    explicit = round(sample.explicit_share * images)
+    explicit = explicit_images(config, images)
     least = 2 * len(config.prompts)
     if images - explicit < least:
         beside = f" beside {explicit} of explicit ones" if explicit else ""
-        more = -(-least * sample.batches // (images - explicit))
+        batch = num_devices * sample.batch_per_device
+        more = next(
+            batches
+            for batches in itertools.count(1)
+            if batches * batch - explicit_images(config, batches * batch) >= least
+        )
         yield (
             f"sample.batch_per_device={sample.batch_per_device} x sample.batches="
             f"{sample.batches} x {num_devices} devices = {images} images per epoch, but"
@@ -244,6 +250,11 @@ def explicit_prompts(config: ConfigDict) -> tuple[prompt_sets.Prompt, ...]:
         for form in prompt_sets.explicit(text)
         if form.text not in config.prompts
     )
+
+
+def explicit_images(config: ConfigDict, num_images: int) -> int:
+    """How many of an epoch's images are of explicit prompts."""
+    return round(config.sample.explicit_share * num_images)
 
 
 def steps_per_update(flat: dict[str, Any]) -> int:
