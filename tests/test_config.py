@@ -159,7 +159,8 @@ def test_explicit_prompts_need_a_form_and_leave_images_to_compare():
     config.prompts = ("photo of the face of a nurse", "Marie Curie")
     config.sample.explicit_share = 0.5
     (problem,) = config_rules.violations(config)
-    assert "explicit_share=0.5" in problem and "'Marie Curie' has no 'a'" in problem
+    assert "explicit_share=0.5" in problem
+    assert "none of 'Marie Curie': it has no 'a'" in problem
     config.prompts = ("photo of the face of a nurse", "photo of the face of a pilot")
     config.sample.batch_per_device, config.train.updates_per_epoch = 4, 1
     config.train.microbatch = 1

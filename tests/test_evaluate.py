@@ -204,6 +204,14 @@ def test_prompts_without_an_article_have_no_other_forms():
     assert len(notes) == 2
 
 
+@pytest.mark.parametrize("text", ["a female pilot", "a woman flying", "men of a crew"])
+def test_prompts_that_say_a_gender_have_no_explicit_form(text):
+    prompts, (note,) = prompt_sets.build([text], ["explicit"])
+    assert not prompts
+    assert text in note and note.endswith("or says it already.")
+    assert len(prompt_sets.explicit("a German pilot of a Boeing")) == 2
+
+
 def test_explicit_form_of_a_longer_prompt():
     text = "A photo of the face of an artist, a person"
     found = [p.text for p in prompt_sets.explicit(text)]

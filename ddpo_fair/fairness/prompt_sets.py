@@ -10,6 +10,11 @@ TRAINED, HELD_OUT, EXPLICIT, GIVEN = "trained", "held_out", "explicit", "given"
 SETS = (TRAINED, HELD_OUT, EXPLICIT)
 GENDERS = ("female", "male")  # in the classifier's order
 ARTICLE = re.compile(r"\b(an?) (?=\w)", re.IGNORECASE)
+GENDERED = re.compile(
+    r"\b(female|male|wom[ae]n|m[ae]n|girls?|boys?|lady|ladies|gentlem[ae]n)\b",
+    re.IGNORECASE,
+)
+NO_FORM = "it has no 'a' or 'an' to put 'female' or 'male' behind, or says it already"
 
 
 class Prompt(NamedTuple):
@@ -51,7 +56,7 @@ def build(
             found = explicit(text)
             prompts += found
             if not found:
-                notes.append(f"No explicit-gender form of {text!r}: it has no a or an.")
+                notes.append(f"No explicit-gender form of {text!r}: {NO_FORM}.")
     prompts += [Prompt(text, GIVEN) for text in given]
     distinct = {prompt.text: prompt for prompt in reversed(prompts)}
     return tuple(p for p in prompts if distinct.pop(p.text, None) is not None), notes
@@ -69,9 +74,12 @@ def held_out(trained: Sequence[str]) -> list[Prompt]:
 
 
 def explicit(text: str) -> list[Prompt]:
-    """A prompt with "female" and "male" before its noun; [] if that has no article."""
+    """A prompt with "female" and "male" before its noun.
+
+    [] if that has no article, or the prompt says a gender itself.
+    """
     place = _article(text)
-    if place is None:
+    if place is None or GENDERED.search(text):
         return []
     before, after = text[: place.start()], text[place.end() :]
     return [

@@ -208,8 +208,8 @@ def _together(flat: dict[str, Any]) -> Iterator[str]:
             if not prompt_sets.explicit(text):
                 yield (
                     f"sample.explicit_share={flat['sample.explicit_share']} needs an"
-                    f" explicit form of every prompt, but {shown(text)} has no 'a' or"
-                    " 'an' to put 'female' or 'male' behind; reword it, or give 0."
+                    " explicit form of every prompt, but there is none of"
+                    f" {shown(text)}: {prompt_sets.NO_FORM}; reword it, or give 0."
                 )
     if 0 < flat["eval.images"] < len(flat["prompts"]):
         yield (
