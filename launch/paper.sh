@@ -62,11 +62,13 @@ run() {  # name, then flags
       train mech_eng '--config.prompts=photo of a mechanical engineer' "$@"
       ;;
     many_prompts)
-      # At least four images of each prompt in an epoch, on one device.
+      # At least four images of each prompt in an epoch, on one device. A quarter of the
+      # images are of prompts that say the gender, or those would soon not be obeyed.
       local batch=64 batches=4
       if [[ "$MODEL" == sd15 ]]; then batch=8 batches=32; fi
       train mech_eng "--config.prompts=$(prompts)" \
         --config.sample.batch_per_device=$batch --config.sample.batches=$batches \
+        --config.sample.explicit_share=0.25 \
         --config.eval.images=400 --config.eval.every_epochs=5 "$@"
       ;;
     confidence) train mech_eng --config.confidence=0.5 "$@" ;;

@@ -93,6 +93,9 @@ def test_occupations_that_are_not_held_out_are_prompts_of_one_experiment(tmp_pat
     assert len(config.prompts) == len(trained) == 40  # 12 of the 52 are held out
     assert prompts.unknown(config.prompts, occupations.BY_NAME) == []
     config_rules.validate(config, [], num_devices=1)
+    images = config.sample.batch_per_device * config.sample.batches
+    plain = images - config_rules.explicit_images(config, images)
+    assert plain >= 4 * 40 and len(config_rules.explicit_prompts(config)) == 80
 
 
 def test_an_unknown_experiment_is_told(tmp_path):
