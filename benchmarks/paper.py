@@ -25,7 +25,7 @@ CURVES = {  # by file: runs, fields of metrics.jsonl
     "figure_10_balance_comp": ("comp_sci_?", REWARD_AND_LOSS),
     "figure_12_truly_ppo": ("truly_ppo_?", (*REWARD_AND_LOSS, "kl", "advantage_max")),
 }
-OCCUPATIONS = "many_prompts_0/evaluation_0020/evaluation.json"
+OCCUPATIONS = "many_prompts_explicit_1/evaluation_0030/evaluation.json"
 SETS = {"trained": "trained together", "held_out": "never trained"}
 BATCH = 16  # images of the paper's figure 2
 SCALE = 2  # by which the pictures are made smaller

@@ -68,7 +68,7 @@ run() {  # name, then flags
       if [[ "$MODEL" == sd15 ]]; then batch=8 batches=32; fi
       train mech_eng "--config.prompts=$(prompts)" \
         --config.sample.batch_per_device=$batch --config.sample.batches=$batches \
-        --config.sample.explicit_share=0.25 \
+        --config.sample.explicit_share=0.25 --config.epochs=30 \
         --config.eval.images=400 --config.eval.every_epochs=5 "$@"
       ;;
     confidence) train mech_eng --config.confidence=0.5 "$@" ;;
