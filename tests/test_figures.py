@@ -95,11 +95,14 @@ def test_seeds_of_an_experiment_differ_in_dash_alone():
 
 @pytest.mark.parametrize("size", [drawing.NARROW, drawing.WIDE])
 @pytest.mark.parametrize("num_runs", [2, 14])
-def test_a_legend_of_many_runs_covers_no_line(size, num_runs):
+@pytest.mark.parametrize(
+    "name", ["m", "mechanical_eng", "many_prompts_explicit", "W" * 22]
+)
+def test_a_legend_of_many_runs_covers_no_line(size, num_runs, name):
     with drawing.style():
         sheet, plot = drawing.canvas(size)
         for index in range(num_runs):
-            plot.plot([0, 1], label=f"mechanical_eng_{index}")
+            plot.plot([0, 1], label=f"{name}_{index}, after")
         before = plot.get_window_extent()
         drawing.finish(plot, legend=True)
         sheet.draw_without_rendering()

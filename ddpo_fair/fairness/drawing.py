@@ -58,7 +58,7 @@ STYLE = {
 PERCENT = "{x:.0%}"  # ticks of a share
 PNG_DPI = 200
 BAND = 0.16  # opacity of an interval's band
-LEGEND_ENTRY = (1.9, 0.22)  # inches
+LEGEND_ROW = 0.22  # inches
 NUM_BANDS = 2  # runs that may show their bands in one chart
 
 
@@ -179,20 +179,24 @@ def finish(plot: axes.Axes, legend: bool) -> None:
     plot.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, nbins=8))
     if isinstance(plot.yaxis.get_major_formatter(), ticker.ScalarFormatter):
         plot.yaxis.set_major_formatter("{x:.3g}")  # no factor above the axis
-    count = len(plot.get_legend_handles_labels()[0])
-    if legend and count:
-        _legend_above(plot, count)
+    if legend:
+        legend_above(plot)
 
 
-def _legend_above(plot: axes.Axes, count: int) -> None:
+def legend_above(plot: axes.Axes) -> None:
     """A legend over the axes, for which the figure grows; the axes keep their size."""
+    count = len(plot.get_legend_handles_labels()[0])
+    if not count:
+        return
     sheet = plot.get_figure()
+    place = {"loc": "upper left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.3}
+    for columns in range(count, 0, -1):
+        legend = plot.legend(**place, bbox_transform=sheet.transFigure, ncols=columns)
+        if legend.get_window_extent().width <= 0.98 * sheet.bbox.width:
+            break
     width, height = sheet.get_size_inches()
-    columns = max(1, int(width / LEGEND_ENTRY[0]))
-    taller = height + LEGEND_ENTRY[1] * -(-count // columns)
+    taller = height + LEGEND_ROW * -(-count // columns)
     box = plot.get_position()
     shares = (box.x0, box.y0 * height / taller, box.width, box.height * height / taller)
     sheet.set_size_inches(width, taller)
     plot.set_position(shares)
-    place = {"loc": "upper left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.3}
-    plot.legend(**place, bbox_transform=sheet.transFigure, ncols=columns)

@@ -117,7 +117,7 @@ def histogram(runs: Sequence[Record]) -> drawing.Chart | None:
         plot.set_ylim(bottom=0)
         plot.yaxis.set_major_formatter(drawing.PERCENT)
         plot.set_xlabel("P(female) of the classifier")
-        plot.legend(loc="best")
+        drawing.legend_above(plot)
         return sheet
 
     return drawing.Chart(
