@@ -236,6 +236,41 @@ def test_jobs_cover_each_image_once():
     assert sorted(drawn) == [(p, i) for p in range(2) for i in range(5)]
 
 
+def test_trained_prompts_take_turns_before_all_others():
+    sets = ("trained", "held_out", "trained", "trained")
+    prompts = tuple(Prompt(name, kind) for name, kind in zip("abcd", sets, strict=True))
+    how = Sampler(1.0, 3.0, 4)
+    plan = Plan({}, (how,), prompts, images=2, seed=0, batch=8, num_devices=1)
+    (job, after) = evaluation_plan.jobs(plan)
+    assert job.prompts.tolist() == [0, 2, 3, 0, 2, 3, 1, 1]
+    assert job.images.tolist() == [0, 0, 0, 1, 1, 1, 0, 1]
+    assert (after.prompts == job.prompts).all() and (after.images == job.images).all()
+
+
+def test_a_part_of_other_rows_is_drawn_again(tmp_path):
+    rows = np.array([0, 1, 0])
+    job = evaluation_plan.Job(Sampler(1.0, 3.0, 4), AFTER, 0, rows, rows, count=2)
+    (tmp_path / "parts").mkdir()
+    evaluation_plan.save_part(tmp_path, job, {"prompts": rows[:2], "images": rows[:2]})
+    assert evaluation_plan.load_part(tmp_path, job) is not None
+    other = job._replace(prompts=rows[::-1] + 1)
+    assert evaluation_plan.load_part(tmp_path, other) is None
+
+
+def test_kl_of_the_chain_is_a_mean_over_prompts():
+    nats = np.array([[1.0, 2.0], [3.0, 4.0], [10.0, 20.0]], np.float32)
+    found = {"nats": nats, "prompts": np.array([7, 7, 2])}
+    chain = evaluation_summary.of_chain(found)
+    assert (chain["prompts"], chain["images"]) == (2, 3)
+    # Prompt 7: (3 + 7) / 2 = 5; prompt 2: 30.
+    assert chain["nats_per_image"]["estimate"] == pytest.approx(17.5)
+    steps = [step["estimate"] for step in chain["nats_per_step"]]
+    assert steps == pytest.approx([(2 + 10) / 2, (3 + 20) / 2])
+    one = evaluation_summary.of_chain({"nats": nats[:2], "prompts": np.array([7, 7])})
+    half = 1.959964 * np.sqrt(8 / 2)  # variance of 3 and 7 is 8
+    assert one["nats_per_image"]["low"] == pytest.approx(5 - half, rel=1e-5)
+
+
 @pytest.mark.parametrize("text", ["0:7.5", "2:1:5", "0:1:0", "x", "0:1:2000", "..:1:2"])
 def test_wrong_samplers_are_refused(text):
     with pytest.raises(UserError, match="--samplers="):

@@ -117,12 +117,17 @@ def parse_samplers(text: str, training: Sampler) -> tuple[Sampler, ...]:
 
 
 def jobs(plan: Plan) -> Iterator[Job]:
-    """All batches, in the order in which they are drawn."""
+    """All batches in order: trained prompts, which take turns, then all others."""
     trained = [i for i, prompt in enumerate(plan.prompts) if prompt.set == TRAINED]
+    others = [i for i, prompt in enumerate(plan.prompts) if prompt.set != TRAINED]
     for index, sampler in enumerate(plan.samplers):
-        chosen = trained[:MOST_SWEPT] if index else range(len(plan.prompts))
-        prompts = np.repeat(np.array(chosen, np.int64), plan.images)
-        images = np.tile(np.arange(plan.images), len(chosen))
+        turns = [trained[:MOST_SWEPT]] if index else [trained, others]
+        prompts = np.concatenate(
+            [np.tile(np.array(turn, np.int64), plan.images) for turn in turns]
+        )
+        images = np.concatenate(
+            [np.repeat(np.arange(plan.images), len(turn)) for turn in turns]
+        )
         # Batches of one size, as few and as full as can be.
         num_batches = -(-len(prompts) // plan.batch)
         share = -(-len(prompts) // (num_batches * plan.num_devices))
@@ -166,8 +171,14 @@ def bind(folder: Path, plan: Plan) -> None:
 
 
 def load_part(folder: Path, job: Job) -> dict[str, np.ndarray] | None:
-    """The figures of a finished job; None if it is not finished."""
-    return load(folder / "parts" / f"{job.name}.npz")
+    """The figures of a finished job; None if it is not finished, or of other rows."""
+    found = load(folder / "parts" / f"{job.name}.npz")
+    if found is not None and all(
+        np.array_equal(found.get(name), getattr(job, name)[: job.count])
+        for name in ("prompts", "images")
+    ):
+        return found
+    return None
 
 
 def save_part(folder: Path, job: Job, arrays: dict[str, np.ndarray]) -> None:

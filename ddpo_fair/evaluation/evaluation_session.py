@@ -29,6 +29,7 @@ from ddpo_fair.feedback import rewards
 from ddpo_fair.run import progress
 
 NUM_TESTS, NUM_BALANCED = 240, 128  # renders
+CHAIN_KL = "parts/chain_kl.npz"
 EMBEDDED = "embedded"
 
 
@@ -88,8 +89,7 @@ class Session:
                 " name of a second classifier another."
             )
         judging = Judging(self.config.reward.target[0], confusion, audit_confusion)
-        kl_file = self.folder / "parts" / "chain_kl.npy"
-        chain_kl = np.load(kl_file) if kl_file.exists() else None
+        chain_kl = evaluation_plan.load(self.folder / CHAIN_KL)
         content = evaluation_summary.summarise(
             arrays,
             self.plan,
@@ -158,7 +158,7 @@ class Session:
         }
 
     def _chain_kl(self, job: Job, drawn: evaluation_images.Drawn) -> None:
-        """Measures the KL to the base model along the first trained batch's chain."""
+        """Measures the KL to the base model along the first batch's chain."""
         first = self.plan.prompts[job.prompts[0]]
         wanted = (self.plan.samplers[0], AFTER, 0)
         if (job.sampler, job.model, job.number) != wanted:
@@ -166,12 +166,14 @@ class Session:
         if first.set != prompt_sets.TRAINED or not job.sampler.eta:
             return
         compare = evaluation_images.make_chain_kl(self.studio, job.sampler)
-        steps = parallel.gather(compare(drawn))[: job.count]
+        steps = parallel.gather(compare(drawn))
         trained = [
-            self.plan.prompts[prompt].set == prompt_sets.TRAINED
-            for prompt in job.prompts[: job.count]
+            row
+            for row, prompt in enumerate(job.prompts[: job.count])
+            if self.plan.prompts[prompt].set == prompt_sets.TRAINED
         ]
-        np.save(self.folder / "parts" / "chain_kl.npy", steps[trained])
+        found = {"nats": steps[trained], "prompts": job.prompts[trained]}
+        evaluation_plan.save(self.folder / CHAIN_KL, found)
 
     def _renders(self, notes: list[str]):
         """What known faces say of the judges, where the model draws such faces."""

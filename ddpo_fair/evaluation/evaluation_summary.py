@@ -39,7 +39,7 @@ def summarise(
     judging: Judging,
     confidence: float,
     renders: dict[str, np.ndarray] | None,
-    chain_kl: np.ndarray | None,
+    chain_kl: dict[str, np.ndarray] | None,
     notes: Sequence[str],
 ) -> dict[str, Any]:
     """The content of evaluation.json.
@@ -51,7 +51,7 @@ def summarise(
         confidence: above which the classifier's answer counts.
         renders: features [R, F] of balanced renders and the classifier's test on
             held-out ones; None without renders.
-        chain_kl: nats [N, T] of each step; None where nobody measured.
+        chain_kl: "nats" [N, T] of each step, "prompts" [N]; None where nobody measured.
         notes: what could not be measured, a sentence each.
     """
     samplers = []
@@ -76,7 +76,7 @@ def summarise(
         "target": judging.target,
         "samplers": samplers,
         "quality": _quality(arrays, plan, training, renders),
-        "kl_to_base": _chain(chain_kl),
+        "kl_to_base": of_chain(chain_kl),
         "notes": list(notes),
     }
 
@@ -161,15 +161,27 @@ def _quality(arrays, plan: Plan, how: Sampler, renders) -> dict[str, Any]:
     return found
 
 
-def _chain(chain_kl: np.ndarray | None) -> dict[str, Any] | None:
-    """KL of the whole chain and of each step, in nats, over images."""
+def of_chain(chain_kl: dict[str, np.ndarray] | None) -> dict[str, Any] | None:
+    """KL of the whole chain and of each step, in nats, a mean over prompts.
+
+    Args:
+        chain_kl: as in `summarise`.
+    """
     if chain_kl is None:
         return None
-    totals = chain_kl.sum(axis=1, dtype=np.float64)
+    nats, of_prompt = chain_kl["nats"].astype(np.float64), chain_kl["prompts"]
+    prompts = np.unique(of_prompt)
+
+    def mean(values: np.ndarray) -> dict[str, float]:
+        found = [
+            estimates.interval(estimates.mean(values[of_prompt == prompt]))
+            for prompt in prompts
+        ]
+        return estimates.over_prompts(found, lambda one: one)
+
     return {
-        "images": len(chain_kl),
-        "nats_per_image": estimates.interval(estimates.mean(totals)),
-        "nats_per_step": [
-            estimates.interval(estimates.mean(step)) for step in chain_kl.T
-        ],
+        "prompts": len(prompts),
+        "images": len(nats),
+        "nats_per_image": mean(nats.sum(axis=1)),
+        "nats_per_step": [mean(step) for step in nats.T],
     }
