@@ -58,7 +58,7 @@ STYLE = {
 PERCENT = "{x:.0%}"  # ticks of a share
 PNG_DPI = 200
 BAND = 0.16  # opacity of an interval's band
-LEGEND_ROW = 0.22  # inches
+LEGEND_ROW, LEGEND_GAP = 0.22, 0.15  # inches: of an entry, between columns
 NUM_BANDS = 2  # runs that may show their bands in one chart
 
 
@@ -189,12 +189,13 @@ def legend_above(plot: axes.Axes) -> None:
     if not count:
         return
     sheet = plot.get_figure()
-    place = {"loc": "upper left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.3}
-    for columns in range(count, 0, -1):
-        legend = plot.legend(**place, bbox_transform=sheet.transFigure, ncols=columns)
-        if legend.get_window_extent().width <= 0.98 * sheet.bbox.width:
-            break
+    corner = {"bbox_to_anchor": (0, 1), "bbox_transform": sheet.transFigure}
+    place = {"loc": "upper left", "borderaxespad": 0.3, **corner}
     width, height = sheet.get_size_inches()
+    # No column is wider than the only one of all names would be.
+    widest = plot.legend(**place).get_window_extent().width / sheet.dpi
+    columns = max(1, int(width / (widest + LEGEND_GAP)))
+    plot.legend(**place, ncols=columns)
     taller = height + LEGEND_ROW * -(-count // columns)
     box = plot.get_position()
     shares = (box.x0, box.y0 * height / taller, box.width, box.height * height / taller)
