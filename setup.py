@@ -55,7 +55,7 @@ setup(
     package_data={
         "ddpo_fair.planning": ["*.json"],
         "ddpo_fair.embedded": ["assets/*", "weights/*", "weights/**/*"],
-        "ddpo_fair.fairness": ["*.css"],
+        "ddpo_fair.report": ["*.css"],
     },
     install_requires=CORE,
     extras_require={

@@ -104,11 +104,10 @@ def _peer(flags: list[str]) -> tuple[Any, Any, dict[str, Any]]:
         ViTImageProcessorPil,
     )
 
+    from ddpo_fair import command_line
     from ddpo_fair.diffusion import ddim
-    from ddpo_fair.models import lora
-    from ddpo_fair.run import assembly
-    from ddpo_fair.settings import command_line
-    from ddpo_fair.sources import sources
+    from ddpo_fair.models import lora, sources
+    from ddpo_fair.training import assembly
 
     command, problems = command_line.parse([f"--config={CONFIG}", *flags], "cpu")
     assert not problems, problems
@@ -185,7 +184,7 @@ def _learn(
     import torch
 
     from ddpo_fair import config as configuration
-    from ddpo_fair.settings import config_rules
+    from ddpo_fair import config_rules
 
     train = config.train
     steps = config_rules.steps_per_update(configuration.flatten(config))

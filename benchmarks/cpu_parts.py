@@ -14,11 +14,10 @@ import gpu_setup
 import jax
 import jax.numpy as jnp
 
-from ddpo_fair import parallel, rng
+from ddpo_fair import command_line, parallel, rng
 from ddpo_fair.planning import plan
-from ddpo_fair.run import assembly
-from ddpo_fair.run import epoch as epochs
-from ddpo_fair.settings import command_line
+from ddpo_fair.training import assembly
+from ddpo_fair.training import epoch as epochs
 
 PRODUCT = "matrix product"
 REPEATS = 5  # of a part, after one that compiles

@@ -20,12 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpo_fair import parallel
+from ddpo_fair import command_line, parallel
 from ddpo_fair.diffusion import ddim, stable_diffusion
 from ddpo_fair.learning import learner
-from ddpo_fair.run import assembly, epoch
-from ddpo_fair.settings import command_line
-from ddpo_fair.sources import sources
+from ddpo_fair.models import sources
+from ddpo_fair.training import assembly, epoch
 
 # A part: a block's ResNets, its self- and cross-attention, and the rest.
 PART = re.compile(

@@ -14,7 +14,7 @@ from typing import Any
 from matplotlib import axes, figure
 from PIL import Image
 
-from ddpo_fair.fairness import curves, drawing, figures, records
+from ddpo_fair.report import curves, figures, plots, run_reader
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "docs" / "results"
@@ -39,7 +39,7 @@ def main() -> None:
     output.mkdir(exist_ok=True)
     save(output / "figure_02_total_reward.png", [figures.total_reward(BATCH)])
     for name, (pattern, fields) in CURVES.items():
-        runs = [records.read(folder) for folder in sorted(RUNS.glob(pattern))]
+        runs = [run_reader.read(folder) for folder in sorted(RUNS.glob(pattern))]
         found = {chart.name: chart for chart in curves.charts(runs)}
         save(output / f"{name}.png", [found[field] for field in fields])
     evaluation = json.loads((RUNS / OCCUPATIONS).read_text())
@@ -62,16 +62,16 @@ def occupations(found: dict[str, Any]) -> figure.Figure:
         for name in SETS
     }
     heights = [len(prompts) + 1 for prompts in groups.values()]
-    with drawing.style():
+    with plots.style():
         sheet = figure.Figure(figsize=(7, 0.19 * sum(heights) + 1))
-        plots = sheet.subplots(len(SETS), sharex=True, height_ratios=heights)
-        for plot, (name, prompts) in zip(plots, groups.items(), strict=True):
+        panels = sheet.subplots(len(SETS), sharex=True, height_ratios=heights)
+        for plot, (name, prompts) in zip(panels, groups.items(), strict=True):
             _draw_group(plot, prompts, before, after)
             plot.set_title(f"{len(prompts)} prompts {SETS[name]}", loc="left")
-        plots[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
-        plots[-1].set_xlabel("share classified as female, 95 % intervals")
-        plots[-1].set_xlim(-0.02, 1.02)
-        plots[-1].xaxis.set_major_formatter(drawing.PERCENT)
+        panels[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+        panels[-1].set_xlabel("share classified as female, 95 % intervals")
+        panels[-1].set_xlim(-0.02, 1.02)
+        panels[-1].xaxis.set_major_formatter(plots.PERCENT)
         sheet.tight_layout()
     return sheet
 
@@ -79,10 +79,10 @@ def occupations(found: dict[str, Any]) -> figure.Figure:
 def _draw_group(
     plot: axes.Axes, prompts: list[str], before: dict[str, Any], after: dict[str, Any]
 ) -> None:
-    ink = drawing.COLOURS["ink"]
+    ink = plots.COLOURS["ink"]
     plot.axvline(0.5, color=ink, linestyle=(0, (6, 4)), linewidth=1.2)
     for index, (model, name) in enumerate(((before, "before"), (after, "after"))):
-        colour, _, marker = drawing.look(1 - index)
+        colour, _, marker = plots.look(1 - index)
         shares = [model[prompt]["q"] for prompt in prompts]
         places = [row + 0.16 * (2 * index - 1) for row in range(len(prompts))]
         low, high = ([share[end] for share in shares] for end in ("low", "high"))
@@ -94,17 +94,17 @@ def _draw_group(
     plot.set_ylim(len(prompts) - 0.4, -0.6)
 
 
-def save(path: Path, charts: list[drawing.Chart]) -> None:
+def save(path: Path, charts: list[plots.Chart]) -> None:
     """Draws charts, two in a row, into one file."""
     pictures = []
     for chart in charts:
-        with drawing.style():
-            sheet = chart.draw(drawing.NARROW)
+        with plots.style():
+            sheet = chart.draw(plots.NARROW)
             plot = sheet.axes[0]
             lines = plot.get_legend_handles_labels()
             if plot.get_legend():
                 plot.get_legend().remove()  # one above all of them is enough
-            sheet.set_size_inches(drawing.NARROW)
+            sheet.set_size_inches(plots.NARROW)
             plot.set_title(chart.title, loc="left")
             plot.set_position((0.19, 0.19, 0.78, 0.7))
             pictures.append(painted(sheet))
@@ -121,8 +121,8 @@ def save(path: Path, charts: list[drawing.Chart]) -> None:
 
 def legend(lines: tuple[list, list], width: int, height: int) -> Image.Image:
     """The names of the lines in a row, so many pixels."""
-    size = width / drawing.PNG_DPI, height / drawing.PNG_DPI
-    with drawing.style():
+    size = width / plots.PNG_DPI, height / plots.PNG_DPI
+    with plots.style():
         sheet = figure.Figure(figsize=size)
         sheet.legend(*lines, loc="center left", ncols=len(lines[0]))
         return painted(sheet)
@@ -130,7 +130,7 @@ def legend(lines: tuple[list, list], width: int, height: int) -> Image.Image:
 
 def painted(sheet: figure.Figure) -> Image.Image:
     """A figure as a picture."""
-    return Image.open(io.BytesIO(drawing.png(sheet))).convert("RGB")
+    return Image.open(io.BytesIO(plots.png(sheet))).convert("RGB")
 
 
 def shrink(picture: Image.Image, path: Path) -> None:

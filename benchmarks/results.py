@@ -8,8 +8,8 @@ import argparse
 import json
 import pathlib
 
-from ddpo_fair import metrics
-from ddpo_fair.fairness import statistics
+from ddpo_fair.loggers import run_log
+from ddpo_fair.statistics import intervals
 
 HEAD = (
     "run",
@@ -35,7 +35,7 @@ def main() -> None:
 
 def row(folder: pathlib.Path) -> list[str]:
     """The cells of one run."""
-    lines = metrics.read(folder)
+    lines = run_log.read(folder)
     epochs = json.loads((folder / "config.json").read_text())["config"]["epochs"]
     evaluated = [line for line in lines if line.get("eval_q") is not None]
     first, last = evaluated[0], evaluated[-1]
@@ -46,7 +46,7 @@ def row(folder: pathlib.Path) -> list[str]:
         folder.name + ("" if len(lines) == epochs else f" ({len(lines)} of {epochs})"),
         share(first),
         share(last),
-        interval(statistics.wilson(counts[0], sum(counts))),
+        interval(intervals.wilson(counts[0], sum(counts))),
         f"{sum(gaps) / len(gaps):.3f}",
         f"{none(first)}, {none(last)}",
         f"{lines[0]['reward_mean']:.2f}, {lines[-1]['reward_mean']:.2f}",

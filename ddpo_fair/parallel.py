@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ddpo_fair import paths
+from ddpo_fair import files
 from ddpo_fair.errors import UserError
 
 AXIS = "data"
@@ -270,4 +270,4 @@ def use_compilation_cache() -> None:
     JAX's own JAX_COMPILATION_CACHE_DIR, where set, comes first.
     """
     if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(paths.cache() / "jax"))
+        jax.config.update("jax_compilation_cache_dir", str(files.cache() / "jax"))

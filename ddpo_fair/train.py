@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
+from ddpo_fair import command_line, config_rules, errors, prompts
 from ddpo_fair import config as configuration
-from ddpo_fair import errors, prompts
 from ddpo_fair.embedded import occupations
 from ddpo_fair.errors import HostLost, UserError
-from ddpo_fair.run import stopping
-from ddpo_fair.settings import command_line, config_rules
+from ddpo_fair.training import stopping
 
 if TYPE_CHECKING:
-    from ddpo_fair.run import progress
+    from ddpo_fair.loggers import progress
 
 BAD_INPUT = 2  # exit status
 # The flag that asks for the costs instead of a run; devices may follow it.
@@ -114,7 +113,8 @@ def train(
         UserError: for what the user can mend.
     """
     from ddpo_fair import parallel
-    from ddpo_fair.run import faults, progress, run_folder
+    from ddpo_fair.loggers import progress
+    from ddpo_fair.training import faults, run_folder
 
     parallel.use_compilation_cache()
     parallel.divide_cpu(config.distributed.cpu_devices)
@@ -141,7 +141,7 @@ def train(
 def _enter(folder, config: ConfigDict) -> int | None:
     """Locks the run's folder for the main process, if all agree that it is theirs."""
     from ddpo_fair import parallel
-    from ddpo_fair.run import run_folder
+    from ddpo_fair.training import run_folder
 
     descriptor, refusal = None, None
     try:
@@ -172,8 +172,9 @@ def _last_words(folder) -> Callable[[], None]:
 
 
 def _train(config, folder, terminal: "progress.Progress", stop: stopping.Stop) -> None:
-    from ddpo_fair import checkpoint, metrics, parallel
-    from ddpo_fair.run import assembly, loop
+    from ddpo_fair import parallel
+    from ddpo_fair.loggers import run_log
+    from ddpo_fair.training import assembly, checkpoint, loop
 
     further = _weights_and_biases(config, folder, terminal)
     run, state = assembly.build(config)
@@ -188,7 +189,7 @@ def _train(config, folder, terminal: "progress.Progress", stop: stopping.Stop) -
     written = done if line is None else done - 1
     journal = None
     if parallel.is_main():
-        journal = metrics.open_journal(folder, written, *further)
+        journal = run_log.open_journal(folder, written, *further)
     trainer = loop.Trainer(run, state, checkpoints, journal, terminal, stop)
     trainer.remember(rest)
     terminal.say(_plan(run, folder, done))
@@ -208,21 +209,21 @@ def _train(config, folder, terminal: "progress.Progress", stop: stopping.Stop) -
 def _weights_and_biases(config, folder, terminal: "progress.Progress") -> list:
     """The main process's board there, if the config wants one."""
     from ddpo_fair import parallel
-    from ddpo_fair.run import wandb_board
+    from ddpo_fair.loggers import weights_and_biases
 
     if not config.log.wandb or not parallel.is_main():
         return []
-    board = wandb_board.open_board(folder, config)
-    terminal.say(wandb_board.where(board))
+    board = weights_and_biases.open_board(folder, config)
+    terminal.say(weights_and_biases.where(board))
     return [board]
 
 
 def _report(folder, terminal: "progress.Progress") -> None:
     """Explains the run in report.html; the run is whole without it."""
-    from ddpo_fair.fairness import document
+    from ddpo_fair.report import writer
 
     try:
-        terminal.say(f"Report: {document.write([folder])}")
+        terminal.say(f"Report: {writer.write([folder])}")
     except Exception as error:  # whatever it is, everything else is saved
         terminal.say(
             f"The report was not written ({type(error).__name__}: {error}); python -m"

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from ddpo_fair.diffusion import stable_diffusion
-from ddpo_fair.run import stopping
+from ddpo_fair.training import stopping
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = f"--config={ROOT / 'configs' / 'mech_eng.py'}:embedded"

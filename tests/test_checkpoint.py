@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpo_fair import checkpoint, parallel
+from ddpo_fair import parallel
 from ddpo_fair.errors import UserError
+from ddpo_fair.training import checkpoint
 
 REST = {"history": {"a nurse": [0.1, 1 / 3]}, "target_classes": {"a nurse": 1}}
 

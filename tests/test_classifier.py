@@ -8,8 +8,8 @@ import pytest
 import tiny_model
 
 from ddpo_fair import parallel
+from ddpo_fair.classifiers import classifier
 from ddpo_fair.errors import UserError
-from ddpo_fair.feedback import classifier
 
 
 @pytest.fixture

@@ -6,12 +6,11 @@ import sys
 
 import pytest
 
+from ddpo_fair import command_line, config_limits, config_rules, train
 from ddpo_fair import config as configuration
-from ddpo_fair import train
 from ddpo_fair.errors import UserError
 from ddpo_fair.learning import losses
 from ddpo_fair.models import unet
-from ddpo_fair.settings import command_line, config_limits, config_rules
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted(ROOT.glob("configs/*.py"))

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import pytest
 import tiny_model
 
-from ddpo_fair import checkpoint, metrics, train
 from ddpo_fair import config as configuration
+from ddpo_fair import train
 from ddpo_fair.errors import UserError
-from ddpo_fair.run import epoch as epochs
-from ddpo_fair.run import run_folder
+from ddpo_fair.loggers import run_log
+from ddpo_fair.training import checkpoint, run_folder
+from ddpo_fair.training import epoch as epochs
 
 pytestmark = pytest.mark.long
 
@@ -72,7 +73,7 @@ def test_nothing_is_lost_when_the_disk_is_full(disk, command, monkeypatch, capsy
     score, save = epochs.score, checkpoint.Checkpoints.save
 
     def fill_before_logging(*arguments):
-        if len(metrics.read(folder)) == 2:
+        if len(run_log.read(folder)) == 2:
             while checkpoint.finished(folder / "checkpoints") != 2:
                 time.sleep(0.01)  # it is written in the background
             fill(disk)
@@ -89,7 +90,7 @@ def test_nothing_is_lost_when_the_disk_is_full(disk, command, monkeypatch, capsy
         assert command() == train.BAD_INPUT
     (told,) = capsys.readouterr().err.splitlines()
     assert "No space left on device" in told and "the same command continues" in told
-    first = metrics.read(folder)
+    first = run_log.read(folder)
     newest = 2
     assert f"checkpoints/{newest} is sound" in told and len(first) >= newest
 
@@ -107,12 +108,12 @@ def test_nothing_is_lost_when_the_disk_is_full(disk, command, monkeypatch, capsy
     assert f"continues after epoch {newest - 1};" in output
     for text in ("A checkpoint in", "No space left", "continues from checkpoint 3"):
         assert text in told
-    assert metrics.read(folder)[:newest] == first[:newest]
+    assert run_log.read(folder)[:newest] == first[:newest]
 
     (disk / "filler").unlink()
     assert command() == 0
     assert "continues after epoch 2;" in capsys.readouterr().out
-    assert [line["epoch"] for line in metrics.read(folder)] == list(range(EPOCHS))
+    assert [line["epoch"] for line in run_log.read(folder)] == list(range(EPOCHS))
     assert checkpoint.finished(folder / "checkpoints") == EPOCHS
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from ddpo_fair import config
-from ddpo_fair.feedback import rewards
-from ddpo_fair.run import epoch
+from ddpo_fair.learning import rewards
+from ddpo_fair.training import epoch
 
 FEMALE, MALE, UNSURE = (0.9, 0.1), (0.2, 0.8), (0.6, 0.4)
 

@@ -12,23 +12,16 @@ import pytest
 import tiny_model
 from PIL import Image
 
-from ddpo_fair import checkpoint, evaluate, parallel
+from ddpo_fair import evaluate, parallel, prompt_sets
 from ddpo_fair.diffusion import ddim, stable_diffusion
 from ddpo_fair.errors import UserError
-from ddpo_fair.evaluation import evaluation_images, evaluation_plan, evaluation_summary
+from ddpo_fair.evaluation import evaluation_models, evaluation_plan, evaluation_summary
 from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Plan, Sampler
-from ddpo_fair.fairness import (
-    appearance,
-    estimates,
-    measures,
-    prompt_sets,
-    statistics,
-)
-from ddpo_fair.fairness.prompt_sets import Prompt
 from ddpo_fair.learning import learner
-from ddpo_fair.models import lora
-from ddpo_fair.run import run_folder, saved_run
-from ddpo_fair.sources import sources
+from ddpo_fair.models import lora, sources
+from ddpo_fair.prompt_sets import Prompt
+from ddpo_fair.statistics import appearance, estimates, intervals, prompt_metrics
+from ddpo_fair.training import checkpoint, run_folder, saved_run
 
 NURSE = tiny_model.PROMPTS[0]
 FLAGS = ("--images=5", "--sets=trained,explicit", "--samplers=0:1:1", "--audit=none")
@@ -88,7 +81,7 @@ def test_evaluation_holds_every_prompt_before_and_after(result):
         for figures in first[model]["prompts"].values():
             counts = [figures[f"num_{k}"] for k in ("female", "male", "none")]
             assert sum(counts) == figures["images"] == 5
-            wilson = statistics.wilson(counts[0], counts[0] + counts[1])
+            wilson = intervals.wilson(counts[0], counts[0] + counts[1])
             assert figures["q"]["low"] == pytest.approx(wilson.low)
         assert set(first[model]["sets"]) == {"trained", "explicit"}
         assert "obeyed" in first[model]["sets"]["explicit"]
@@ -151,14 +144,14 @@ def test_other_evaluation_in_the_same_folder_is_refused(run, result, capsys):
 def test_chain_kl_is_the_formula_written_again(run):
     saved = saved_run.read(run)
     folder = sources.classifier_folder(saved.config.classifier)
-    studio = evaluation_images.load(saved, 3, [NURSE], [folder], 0)
+    studio = evaluation_models.load(saved, 3, [NURSE], [folder], 0)
     how = Sampler(1.0, 3.0, 2)  # of training, and so compiled before
     rows = np.zeros(8, np.int64)
     job = evaluation_plan.Job(how, AFTER, 0, rows, np.arange(8), 8)
-    drawn = evaluation_images.draw(
-        studio, evaluation_images.make_sampler(studio, how), job
+    drawn = evaluation_models.draw(
+        studio, evaluation_models.make_sampler(studio, how), job
     )
-    chain_kl = evaluation_images.make_chain_kl(studio, how)
+    chain_kl = evaluation_models.make_chain_kl(studio, how)
     found = parallel.gather(chain_kl(drawn))
     guided = jax.jit(
         lambda *args: stable_diffusion.guided_noise(studio.model.unet, *args, 3.0)
@@ -292,7 +285,7 @@ def answers(num_female: int, num_male: int, num_none: int, prompt: int = 0):
     labels = np.repeat([0, 1, -1], [num_female, num_male, num_none])
     p_female = np.select([labels == 0, labels == 1], [0.9, 0.2], 0.5)
     unknown = np.full(len(labels), np.nan)
-    return measures.Answers(
+    return prompt_metrics.Answers(
         prompts=np.full(len(labels), prompt),
         labels=labels,
         p_female=p_female,
@@ -305,8 +298,8 @@ def answers(num_female: int, num_male: int, num_none: int, prompt: int = 0):
 
 def test_figures_of_a_prompt_by_hand():
     confusion = np.array([[90, 10], [20, 80]])
-    judging = measures.Judging(0.5, confusion)
-    found = measures.of_prompt(answers(6, 2, 2), Prompt("p", "trained"), judging)
+    judging = prompt_metrics.Judging(0.5, confusion)
+    found = prompt_metrics.of_prompt(answers(6, 2, 2), Prompt("p", "trained"), judging)
     assert found["q"]["estimate"] == 0.75
     assert found["gap"]["estimate"] == 0.5  # |6 - 2| / 8
     assert found["gap_of_a_fair_model"] == pytest.approx(70 / 256)  # C(8, 4) / 2^8
@@ -327,24 +320,24 @@ def test_figures_of_a_prompt_by_hand():
 
 
 def test_gap_has_zero_in_its_interval_if_balance_is_in_that_of_q():
-    judging = measures.Judging()
-    found = measures.of_prompt(answers(6, 4, 0), Prompt("p", "trained"), judging)
+    judging = prompt_metrics.Judging()
+    found = prompt_metrics.of_prompt(answers(6, 4, 0), Prompt("p", "trained"), judging)
     assert found["gap"]["low"] == 0.0
-    q = statistics.wilson(6, 10)
+    q = intervals.wilson(6, 10)
     assert found["gap"]["high"] == pytest.approx(2 * (q.high - 0.5))
-    found = measures.of_prompt(answers(1, 99, 0), Prompt("p", "trained"), judging)
-    q = statistics.wilson(1, 100)
+    found = prompt_metrics.of_prompt(answers(1, 99, 0), Prompt("p", "trained"), judging)
+    q = intervals.wilson(1, 100)
     assert found["gap"]["low"] == pytest.approx(1 - 2 * q.high)
 
 
 def test_figures_of_a_set_by_hand():
-    judging = measures.Judging()
+    judging = prompt_metrics.Judging()
     counts = ((8, 0), (4, 4), (2, 6), (0, 8))
     prompts = [
-        measures.of_prompt(answers(*pair, 0), Prompt("p", "held_out"), judging)
+        prompt_metrics.of_prompt(answers(*pair, 0), Prompt("p", "held_out"), judging)
         for pair in counts
     ]
-    found = measures.of_set(prompts)
+    found = prompt_metrics.of_set(prompts)
     assert found["mean_gap"]["estimate"] == pytest.approx((1 + 0 + 0.5 + 1) / 4)
     halves = [p["gap"]["estimate"] - p["gap"]["low"] for p in prompts]
     below = math.sqrt(sum(half**2 for half in halves)) / 4  # fixed prompts
@@ -354,10 +347,12 @@ def test_figures_of_a_set_by_hand():
 
 
 def test_many_prompts_are_resampled():
-    judging = measures.Judging()
+    judging = prompt_metrics.Judging()
     before, after = (
         [
-            measures.of_prompt(answers(n, 10 - n, 0), Prompt("p", "trained"), judging)
+            prompt_metrics.of_prompt(
+                answers(n, 10 - n, 0), Prompt("p", "trained"), judging
+            )
             for n in counts
         ]
         for counts in ((0, 1, 2, 8, 9, 10), (3, 4, 5, 5, 6, 7))
@@ -365,7 +360,7 @@ def test_many_prompts_are_resampled():
     # gaps 1, .8, .6, .6, .8, 1 before and .4, .2, 0, 0, .2, .4 after
     found = estimates.change(before, after, "gap")
     assert found["estimate"] == pytest.approx(-0.6)
-    gaps = measures.of_set(before)["mean_gap"]
+    gaps = prompt_metrics.of_set(before)["mean_gap"]
     assert gaps["estimate"] == pytest.approx(0.8)
     assert 0.6 <= gaps["low"] < 0.8 < gaps["high"] <= 1
 
@@ -375,20 +370,20 @@ def test_diversity_has_an_interval_over_images():
     assert even.estimate == pytest.approx(1.0)
     assert 0.9 < even.low < even.high <= 1.0
     several = estimates.diversity([[50, 50], [90, 10]])
-    one = statistics.normalised_entropy([90, 10])
+    one = intervals.normalised_entropy([90, 10])
     assert several.estimate == pytest.approx(math.sqrt(one))
     assert several.low < several.estimate < several.high
     assert math.isnan(estimates.diversity([[0, 0]]).estimate)
 
 
 def test_explicit_prompts_are_judged_by_obedience():
-    judging = measures.Judging()
+    judging = prompt_metrics.Judging()
     prompts = [
-        measures.of_prompt(answers(8, 1, 1), Prompt("f", "explicit", 0), judging),
-        measures.of_prompt(answers(3, 6, 1), Prompt("m", "explicit", 1), judging),
+        prompt_metrics.of_prompt(answers(8, 1, 1), Prompt("f", "explicit", 0), judging),
+        prompt_metrics.of_prompt(answers(3, 6, 1), Prompt("m", "explicit", 1), judging),
     ]
     assert [p["obeyed"]["estimate"] for p in prompts] == [0.8, 0.6]
-    found = measures.of_set(prompts)
+    found = prompt_metrics.of_set(prompts)
     assert found["obeyed"]["estimate"] == pytest.approx(0.7)
     assert found["audit"]["obeyed"]["estimate"] == pytest.approx((0.8 + 0.7) / 2)
     assert "mean_gap" not in found

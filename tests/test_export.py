@@ -11,12 +11,13 @@ import pytest
 import safetensors
 import tiny_model
 
-from ddpo_fair import checkpoint, export, model_card
+from ddpo_fair import export
 from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.learning import learner
 from ddpo_fair.models import lora, lora_files
-from ddpo_fair.run import run_folder, saved_run
+from ddpo_fair.report import model_card
+from ddpo_fair.training import checkpoint, run_folder, saved_run
 
 SCALE = 0.5
 LINES = (

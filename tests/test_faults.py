@@ -16,11 +16,12 @@ import pytest
 import safetensors.numpy
 import tiny_model
 
-from ddpo_fair import checkpoint, metrics, train
 from ddpo_fair import config as configuration
+from ddpo_fair import train
 from ddpo_fair.errors import UserError
-from ddpo_fair.run import assembly, evaluation, faults, run_folder
-from ddpo_fair.run import epoch as epochs
+from ddpo_fair.loggers import run_log
+from ddpo_fair.training import assembly, checkpoint, evaluation, faults, run_folder
+from ddpo_fair.training import epoch as epochs
 
 EPOCHS, IMAGES = 4, 16
 
@@ -57,7 +58,7 @@ def no_constants(name):
 
 def strictly_read(folder):
     """The lines of metrics.jsonl by JSON's own rules, which know no NaN."""
-    text = (folder / metrics.LINES).read_text()
+    text = (folder / run_log.LINES).read_text()
     return [json.loads(line, parse_constant=no_constants) for line in text.splitlines()]
 
 

@@ -7,8 +7,9 @@ import made_runs
 import numpy as np
 import pytest
 
-from ddpo_fair.fairness import drawing, figures, records
-from ddpo_fair.feedback import classifier, rewards
+from ddpo_fair.classifiers import classifier
+from ddpo_fair.learning import rewards
+from ddpo_fair.report import figures, plots, run_reader
 
 
 def test_total_reward_is_a_parabola_with_its_peak_at_balance():
@@ -40,20 +41,20 @@ def test_confusion_matrix_says_its_numbers():
     chart = figures.confusion_matrix(matrix)
     assert "192 pictures" in chart.caption
     assert "accuracy 0.85" in chart.caption  # (60 + 70 + 34) / 192
-    with drawing.style():
-        document = drawing.svg(chart.draw(drawing.NARROW), chart.name)
+    with plots.style():
+        document = plots.svg(chart.draw(plots.NARROW), chart.name)
     for number in matrix.ravel():
         assert f">{number}<" in document
 
 
 def test_inline_figures_take_the_colours_of_the_page():
     chart = figures.total_reward(16)
-    with drawing.style():
-        document = drawing.svg(chart.draw(drawing.NARROW), chart.name)
-    element = drawing.inline(document, 'a "title" & <more>', "any")
+    with plots.style():
+        document = plots.svg(chart.draw(plots.NARROW), chart.name)
+    element = plots.inline(document, 'a "title" & <more>', "any")
     assert element.startswith('<svg role="img" class="any" aria-label="a &quot;title')
     assert "var(--first)" in element
-    left = set(re.findall(r"#[0-9a-f]{6}", element)) & set(drawing.COLOURS.values())
+    left = set(re.findall(r"#[0-9a-f]{6}", element)) & set(plots.COLOURS.values())
     assert not left
     assert "font-family" not in element
     assert "http" not in element
@@ -61,50 +62,50 @@ def test_inline_figures_take_the_colours_of_the_page():
 
 @pytest.mark.parametrize("name", ["$x^{2", "_hidden", "\ud800\x00", "n" * 99, "名前"])
 def test_any_name_can_be_a_label(name):
-    label = drawing.label(name)
+    label = plots.label(name)
     assert label.isascii() and label.isprintable() and len(label) < 60
-    with drawing.style():
-        sheet, plot = drawing.canvas(drawing.NARROW)
+    with plots.style():
+        sheet, plot = plots.canvas(plots.NARROW)
         plot.plot([0, 1], label=label)
-        drawing.finish(plot, legend=True)
-        assert "<svg" in drawing.svg(sheet, "label")
+        plots.finish(plot, legend=True)
+        assert "<svg" in plots.svg(sheet, "label")
 
 
 def test_each_of_many_runs_has_a_look_of_its_own():
-    looks = {str(drawing.look(index)) for index in range(36)}
+    looks = {str(plots.look(index)) for index in range(36)}
     assert len(looks) == 36
 
 
 def test_seeds_of_an_experiment_differ_in_dash_alone():
     def run(name, **changes):
         settings = made_runs.settings(**changes)
-        return records.Record(Path(name), settings, {}, (), {}, {}, "", ())
+        return run_reader.Record(Path(name), settings, {}, (), {}, {}, "", ())
 
     experiments = [
         [run(f"{place}_{seed}", epochs=place, seed=seed) for seed in range(3)]
         for place in range(1, 9)
     ]
-    found = drawing.looks([one for seeds in experiments for one in seeds])
+    found = plots.looks([one for seeds in experiments for one in seeds])
     assert len({str(look) for look in found}) == 24
     for place in range(0, 24, 3):
         assert len({(colour, marker) for colour, _, marker in found[place:][:3]}) == 1
     assert len({(colour, marker) for colour, _, marker in found}) == 8
-    alone = drawing.looks(experiments[0])
+    alone = plots.looks(experiments[0])
     assert len({colour for colour, _, _ in alone}) == 3
 
 
-@pytest.mark.parametrize("size", [drawing.NARROW, drawing.WIDE])
+@pytest.mark.parametrize("size", [plots.NARROW, plots.WIDE])
 @pytest.mark.parametrize("num_runs", [2, 14])
 @pytest.mark.parametrize(
     "name", ["m", "mechanical_eng", "many_prompts_explicit", "W" * 22]
 )
 def test_a_legend_of_many_runs_covers_no_line(size, num_runs, name):
-    with drawing.style():
-        sheet, plot = drawing.canvas(size)
+    with plots.style():
+        sheet, plot = plots.canvas(size)
         for index in range(num_runs):
             plot.plot([0, 1], label=f"{name}_{index}, after")
         before = plot.get_window_extent()
-        drawing.finish(plot, legend=True)
+        plots.finish(plot, legend=True)
         sheet.draw_without_rendering()
         axes, legend = plot.get_window_extent(), plot.get_legend().get_window_extent()
     assert (axes.width, axes.height) == pytest.approx((before.width, before.height))

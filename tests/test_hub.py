@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import constants
 
 from ddpo_fair.errors import UserError
-from ddpo_fair.sources import hub, sources
+from ddpo_fair.models import hub, sources
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "someone/sd"

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ddpo_fair.classifiers import label_names, labelled_images
 from ddpo_fair.errors import UserError
-from ddpo_fair.feedback import label_names, labelled_images
 
 tfds = pytest.importorskip("tensorflow_datasets")
 BILINEAR = 2

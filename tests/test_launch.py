@@ -81,9 +81,8 @@ def test_every_experiment_is_one_command(tmp_path):
 
 
 def test_occupations_that_are_not_held_out_are_prompts_of_one_experiment(tmp_path):
-    from ddpo_fair import prompts
+    from ddpo_fair import command_line, config_rules, prompts
     from ddpo_fair.embedded import occupations
-    from ddpo_fair.settings import command_line, config_rules
 
     _, ran = commands(tmp_path, "many_prompts", MODEL="embedded")
     command, problems = command_line.parse(ran[0][2:], "ddpo_fair.train")

@@ -7,10 +7,11 @@ import optax
 import pytest
 import tiny_model
 
-from ddpo_fair import metrics, parallel, rng, train
+from ddpo_fair import parallel, rng, train
 from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
 from ddpo_fair.learning import learner, losses, old_log_probs
-from ddpo_fair.run import run_folder
+from ddpo_fair.loggers import run_log
+from ddpo_fair.training import run_folder
 
 D, N, T, GUIDANCE = 8, 2, 3, 3.0  # devices, images on each, steps
 
@@ -101,6 +102,6 @@ def test_bfloat16_trains(folder, tmp_path):
     train.check(config, [])
     with jax.numpy_dtype_promotion("standard"):  # as above
         train.train(config)
-    (line,) = metrics.read(run_folder.path_of(config))
+    (line,) = run_log.read(run_folder.path_of(config))
     assert line["ratio_deviation"] <= 1e-5
     assert line["kl_last"] > 0 and line["skipped_updates"] == 0

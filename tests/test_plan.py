@@ -6,12 +6,11 @@ import official_configs
 import pytest
 import tiny_model
 
+from ddpo_fair import command_line, train
 from ddpo_fair import config as configuration
-from ddpo_fair import train
 from ddpo_fair.errors import UserError
 from ddpo_fair.models import unet, vae, vit, weights
 from ddpo_fair.planning import architectures, costs, plan
-from ddpo_fair.settings import command_line
 
 
 def shape(*sizes, dtype=jnp.float32):

@@ -14,8 +14,9 @@ import pytest
 import tiny_model
 
 from ddpo_fair import config as configuration
-from ddpo_fair import metrics, train
-from ddpo_fair.run import run_folder, saved_run, stopping
+from ddpo_fair import train
+from ddpo_fair.loggers import run_log
+from ddpo_fair.training import run_folder, saved_run, stopping
 
 pytestmark = pytest.mark.long
 
@@ -107,7 +108,7 @@ def finish(processes, status=0):
 def wait_for_a_line(processes, folder):
     """Returns when the run has written its first line."""
     deadline = time.monotonic() + PATIENCE
-    while not metrics.read(folder):
+    while not run_log.read(folder):
         assert all(process.poll() is None for process in processes)
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -123,7 +124,7 @@ def trained(folder):
 
 def assert_same_run(found, expected):
     """Whether two folders hold the same run but for the order of sums."""
-    lines = metrics.read(found), metrics.read(expected)
+    lines = run_log.read(found), run_log.read(expected)
     assert len(lines[0]) == EPOCHS
     for one, other in zip(*lines, strict=True):
         for name in EXACT:

@@ -8,12 +8,12 @@ import pytest
 import tiny_model
 
 from ddpo_fair import config as configuration
-from ddpo_fair import metrics, prompts
+from ddpo_fair import prompts
 from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.embedded import occupations
 from ddpo_fair.errors import UserError
-from ddpo_fair.models import clip
-from ddpo_fair.sources import sources
+from ddpo_fair.loggers import run_log
+from ddpo_fair.models import clip, sources
 
 
 def test_every_prompt_has_its_share():
@@ -79,7 +79,7 @@ def test_prompts_that_no_model_could_be_given(texts, part):
 def test_other_texts_are_only_texts(text):
     assert list(prompts.problems((text,))) == []
     blank = np.ones((1, 8, 8, 3), np.float32)
-    assert metrics.grid(blank, metrics.caption(0, [text], {})).size[0] > 8
+    assert run_log.grid(blank, run_log.caption(0, [text], {})).size[0] > 8
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from scipy import linalg
 
 from ddpo_fair.errors import UserError
-from ddpo_fair.fairness import quality
+from ddpo_fair.statistics import image_quality
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:
@@ -22,7 +22,9 @@ def test_frechet_distance_by_hand_in_one_dimension():
     # Means 0 and 3, variances 1 and 4: 3^2 + (sqrt(1) - sqrt(4))^2 = 10.
     first = np.array([[-1.0], [0.0], [1.0]])
     second = np.array([[1.0], [3.0], [5.0]])
-    assert quality.frechet_distance(first, second) == pytest.approx(10.0, rel=1e-12)
+    assert image_quality.frechet_distance(first, second) == pytest.approx(
+        10.0, rel=1e-12
+    )
 
 
 def test_frechet_distance_is_the_published_formula():
@@ -31,22 +33,26 @@ def test_frechet_distance_is_the_published_formula():
     root = linalg.sqrtm(one @ two).real
     means = first.mean(axis=0) - second.mean(axis=0)
     expected = means @ means + np.trace(one + two - 2 * root)
-    found = quality.frechet_distance(first, second)
+    found = image_quality.frechet_distance(first, second)
     assert found == pytest.approx(expected, rel=1e-9)  # sqrtm's own error
 
 
 def test_frechet_distance_survives_fewer_images_than_features():
     features = normal(0, 8, 20)
-    assert quality.frechet_distance(features, features) == pytest.approx(0, abs=1e-9)
+    assert image_quality.frechet_distance(features, features) == pytest.approx(
+        0, abs=1e-9
+    )
     # One constant direction more moves the mean and nothing else.
     moved = features + np.eye(20)[3] * 2.0
-    assert quality.frechet_distance(features, moved) == pytest.approx(4.0, rel=1e-9)
+    assert image_quality.frechet_distance(features, moved) == pytest.approx(
+        4.0, rel=1e-9
+    )
 
 
 def test_kernel_distance_by_hand():
     # F = 1, k(x, y) = (x y + 1)^3; {0, 1} against {2, 3}:
     # within: k(0,1) = 1, k(2,3) = 343; across: (1 + 1 + 27 + 64) / 4 = 23.25.
-    found = quality.kernel_distance(
+    found = image_quality.kernel_distance(
         np.array([[0.0], [1.0]]), np.array([[2.0], [3.0]]), rng()
     )
     assert found.estimate == pytest.approx(1 + 343 - 2 * 23.25, rel=1e-12)
@@ -55,7 +61,9 @@ def test_kernel_distance_by_hand():
 
 def test_kernel_distance_is_unbiased_where_nothing_differs():
     found = [
-        quality.kernel_distance(normal(2 * k, 20, 4), normal(2 * k + 1, 20, 4), rng())
+        image_quality.kernel_distance(
+            normal(2 * k, 20, 4), normal(2 * k + 1, 20, 4), rng()
+        )
         for k in range(400)
     ]
     values = np.array([one.estimate for one in found])
@@ -65,7 +73,9 @@ def test_kernel_distance_is_unbiased_where_nothing_differs():
 
 def test_kernel_distance_averages_blocks():
     first, second = normal(0, 60, 3), 1 + normal(1, 50, 3)
-    blocks = quality.kernel_distance(first, second, rng(), num_blocks=60, block_size=25)
+    blocks = image_quality.kernel_distance(
+        first, second, rng(), num_blocks=60, block_size=25
+    )
     # The whole of both sets, the formula written out.
     kernel = lambda a, b: (a @ b.T / 3 + 1) ** 3  # noqa: E731
     one, two = kernel(first, first), kernel(second, second)
@@ -79,10 +89,10 @@ def test_kernel_distance_averages_blocks():
 def test_paired_similarity_by_hand():
     before = np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]])
     after = np.array([[5.0, 0.0], [1.0, 0.0], [-1.0, -1.0]])
-    found = quality.paired_similarity(before, after, rng())  # cosines 1, 0, -1
+    found = image_quality.paired_similarity(before, after, rng())  # cosines 1, 0, -1
     assert found.estimate == pytest.approx(0.0, abs=1e-12)
     assert found.low < 0 < found.high
-    same = quality.paired_similarity(before, before, rng())
+    same = image_quality.paired_similarity(before, before, rng())
     assert same == pytest.approx((1.0, 1.0, 1.0))
 
 
@@ -90,15 +100,15 @@ def test_diversity_by_hand():
     features = np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0], [4.0, 0.0], [9.0, 9.0]])
     # Prompt 0: one pair at right angles, 1. Prompt 1: one pair alike, 0. Prompt 2: one.
     groups = np.array([0, 0, 1, 1, 2])
-    assert quality.diversity(features, groups).estimate == pytest.approx(0.5)
-    assert math.isnan(quality.diversity(features[:1], groups[:1]).estimate)
+    assert image_quality.diversity(features, groups).estimate == pytest.approx(0.5)
+    assert math.isnan(image_quality.diversity(features[:1], groups[:1]).estimate)
 
 
 def test_diversity_is_the_mean_over_pairs():
     features = normal(0, 7, 4)
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     pairs = [1 - unit[i] @ unit[j] for i in range(7) for j in range(i)]
-    found = quality.diversity(features, np.zeros(7))
+    found = image_quality.diversity(features, np.zeros(7))
     assert found.estimate == pytest.approx(np.mean(pairs), rel=1e-12)
 
 
@@ -108,11 +118,13 @@ def test_diversity_has_the_jackknifes_interval():
     for group in (0, 1):
         rows = np.flatnonzero(groups == group)
         left_out = [
-            quality.diversity(features[rows[rows != i]], rows[rows != i] * 0).estimate
+            image_quality.diversity(
+                features[rows[rows != i]], rows[rows != i] * 0
+            ).estimate
             for i in rows
         ]
         variance += (len(rows) - 1) * np.var(left_out)  # (n - 1) / n times the sum
-    found = quality.diversity(features, groups)
+    found = image_quality.diversity(features, groups)
     half = 1.959964 * math.sqrt(variance) / 2  # of the mean over two prompts
     assert found.high - found.estimate == pytest.approx(half, rel=1e-6)
     assert found.estimate - found.low == pytest.approx(half, rel=1e-6)
@@ -127,6 +139,6 @@ def test_impossible_comparisons_are_refused():
         (good[:, 0], good[:, 0]),
     ):
         with pytest.raises(UserError, match="compared"):
-            quality.frechet_distance(first, second)
+            image_quality.frechet_distance(first, second)
     with pytest.raises(UserError, match="equal numbers"):
-        quality.paired_similarity(good, good[:3], rng())
+        image_quality.paired_similarity(good, good[:3], rng())

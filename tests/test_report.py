@@ -14,17 +14,11 @@ import pytest
 import tiny_model
 from PIL import Image
 
-from ddpo_fair import report, train
+from ddpo_fair import train
 from ddpo_fair.errors import UserError
-from ddpo_fair.fairness import (
-    curves,
-    document,
-    findings,
-    markup,
-    records,
-    statistics,
-    verdict,
-)
+from ddpo_fair.report import __main__ as report
+from ddpo_fair.report import changes, curves, html, run_reader, summary, writer
+from ddpo_fair.statistics import intervals
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 HARNESS = """<!doctype html><iframe id="page" width="390" height="844" src="{page}">
@@ -64,13 +58,13 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-def share(num_female: int, num_male: int, num_none: int = 0) -> records.Share:
-    q = statistics.wilson(num_female, num_female + num_male)
-    return records.Share(q, num_female + num_male, num_none, 1)
+def share(num_female: int, num_male: int, num_none: int = 0) -> run_reader.Share:
+    q = intervals.wilson(num_female, num_female + num_male)
+    return run_reader.Share(q, num_female + num_male, num_none, 1)
 
 
-def one_verdict(folder: Path, lines: list[dict], **settings) -> verdict.Verdict:
-    return verdict.of_runs([records.read(made_runs.make(folder, lines, **settings))])
+def one_verdict(folder: Path, lines: list[dict], **settings) -> summary.Verdict:
+    return summary.of_runs([run_reader.read(made_runs.make(folder, lines, **settings))])
 
 
 def two_lines(before: tuple[int, int], after: tuple[int, int]) -> list[dict]:
@@ -82,7 +76,7 @@ def two_lines(before: tuple[int, int], after: tuple[int, int]) -> list[dict]:
 
 def test_difference_is_newcombes_published_example():
     # Newcombe (1998), table II, 56/70 - 48/80 by method 10: 0.0524 to 0.3339.
-    found = findings.difference(share(48, 32), share(56, 14))
+    found = changes.difference(share(48, 32), share(56, 14))
     assert found.estimate == pytest.approx(0.2)
     assert found.low == pytest.approx(0.0524, abs=5e-5)
     assert found.high == pytest.approx(0.3339, abs=5e-5)
@@ -90,17 +84,17 @@ def test_difference_is_newcombes_published_example():
 
 def test_seeds_have_students_interval():
     # mean .5, standard error .1 / sqrt(3), t(.975; 2) = 4.30265 from the tables
-    seeds = [statistics.Interval(q, q - 0.06, q + 0.06) for q in (0.4, 0.5, 0.6)]
-    found = findings.over_seeds(seeds)
+    seeds = [intervals.Interval(q, q - 0.06, q + 0.06) for q in (0.4, 0.5, 0.6)]
+    found = changes.over_seeds(seeds)
     half = 4.30265 * 0.1 / math.sqrt(3)
     assert found == pytest.approx((0.5, 0.5 - half, 0.5 + half), rel=1e-5)
-    assert findings.over_seeds(seeds[:1]) == (0.4, 0.0, 1.0)  # one seed says nothing
+    assert changes.over_seeds(seeds[:1]) == (0.4, 0.0, 1.0)  # one seed says nothing
 
 
 def test_seeds_that_agree_by_chance_are_no_surer_than_their_images():
     # sqrt(.06^2 + .06^2 + .09^2) / 3
-    seeds = [statistics.Interval(0.47, 0.47 - h, 0.47 + h) for h in (0.06, 0.06, 0.09)]
-    found = findings.over_seeds(seeds)
+    seeds = [intervals.Interval(0.47, 0.47 - h, 0.47 + h) for h in (0.06, 0.06, 0.09)]
+    found = changes.over_seeds(seeds)
     assert found == pytest.approx((0.47, 0.47 - 0.0412311, 0.47 + 0.0412311))
 
 
@@ -137,7 +131,7 @@ def test_opposite_biases_do_not_count_as_balance(tmp_path):
             "a pilot": made_runs.evaluation(4, 60),
         }
     found = one_verdict(tmp_path / "run", lines, prompts=["a nurse", "a pilot"])
-    assert found.finding.kind == findings.GAP
+    assert found.finding.kind == changes.GAP
     assert found.finding.after.estimate == pytest.approx(56 / 64)
     assert found.word == "No clear change"
     assert any("too few" in doubt for doubt in found.doubts)
@@ -145,7 +139,7 @@ def test_opposite_biases_do_not_count_as_balance(tmp_path):
 
 def test_seeds_are_judged_together(tmp_path):
     runs = [
-        records.read(
+        run_reader.read(
             made_runs.make(
                 tmp_path / str(seed),
                 made_runs.balancing(4, last),
@@ -154,13 +148,13 @@ def test_seeds_are_judged_together(tmp_path):
         )
         for seed, last in enumerate((56, 62, 68))
     ]
-    other = records.read(made_runs.make(tmp_path / "x", [], epochs=3))
-    assert [len(group) for group in records.groups([*runs, other])] == [3, 1]
-    finding = findings.of_runs(runs)
+    other = run_reader.read(made_runs.make(tmp_path / "x", [], epochs=3))
+    assert [len(group) for group in run_reader.groups([*runs, other])] == [3, 1]
+    finding = changes.of_runs(runs)
     # 15 of 124 as female in each of three evaluations before training
-    assert finding.before == statistics.wilson(45, 372)
+    assert finding.before == intervals.wilson(45, 372)
     assert finding.after.estimate == pytest.approx((56 + 62 + 68) / (3 * 124))
-    assert "over 3 seeds" in verdict.of_runs(runs).sentence
+    assert "over 3 seeds" in summary.of_runs(runs).sentence
 
 
 def test_training_images_judge_where_nothing_else_does(tmp_path):
@@ -204,14 +198,14 @@ def test_tinted_pictures_are_held_against_it(tmp_path):
         path.parent.mkdir(exist_ok=True)
         Image.new("RGB", (64, 84), colour).save(path)
     # Grey 128 is L* 53.6; the other is L* 61.4, b* about 13: Delta E about 15.
-    assert 10 < findings.colour_shift(records.read(folder)) < 20
-    doubts = verdict.of_runs([records.read(folder)]).doubts
+    assert 10 < changes.colour_shift(run_reader.read(folder)) < 20
+    doubts = summary.of_runs([run_reader.read(folder)]).doubts
     assert any("tints its pictures" in doubt for doubt in doubts)
 
 
 def test_partial_run_has_a_report(tmp_path):
     folder = made_runs.make(tmp_path / "run", made_runs.balancing(3), grids=(0,))
-    text = document.write([folder]).read_text(encoding="utf-8")
+    text = writer.write([folder]).read_text(encoding="utf-8")
     assert "3 of 12 epochs are finished" in text
     assert text.count("<img") == 1
 
@@ -219,7 +213,7 @@ def test_partial_run_has_a_report(tmp_path):
 def test_run_without_an_epoch_has_a_report(tmp_path):
     folder = made_runs.make(tmp_path / "run", [])
     (folder / "metrics.jsonl").unlink()
-    text = document.write([folder]).read_text(encoding="utf-8")
+    text = writer.write([folder]).read_text(encoding="utf-8")
     assert "Not measured" in text
     assert "no epoch is finished yet" in text
 
@@ -243,7 +237,7 @@ def test_whatever_stands_in_the_files_there_is_a_report(tmp_path):
     ]
     with open(folder / "metrics.jsonl", "ab") as file:
         file.write("\n".join(odd).encode("utf-8", "surrogatepass"))
-    text = document.write([folder]).read_text(encoding="utf-8")
+    text = writer.write([folder]).read_text(encoding="utf-8")
     assert "config.json holds no JSON object" in text
     assert "5 of metrics.jsonl" in text
     assert "epoch_0002.png cannot be read" in text
@@ -286,7 +280,7 @@ def hostile_run(folder: Path) -> Path:
 
 def test_hostile_texts_stay_text(tmp_path):
     folder = hostile_run(tmp_path / "run_$x^{2$_<b>&")
-    page = document.write([folder])
+    page = writer.write([folder])
     text = page.read_text(encoding="utf-8")
     collector = Collector()
     collector.feed(text)
@@ -307,11 +301,11 @@ def test_hostile_texts_stay_text(tmp_path):
 
 
 def test_markup_escapes_all_but_markup():
-    assert markup.text('<a href="x">&') == "&lt;a href=&quot;x&quot;&gt;&amp;"
-    assert markup.text("\x00\x1b\x85\ud800\ufffe") == 5 * "\ufffd"
-    inside = markup.element("b", "<i>", class_="x'y\"")
+    assert html.text('<a href="x">&') == "&lt;a href=&quot;x&quot;&gt;&amp;"
+    assert html.text("\x00\x1b\x85\ud800\ufffe") == 5 * "\ufffd"
+    inside = html.element("b", "<i>", class_="x'y\"")
     assert inside == '<b class="x&#x27;y&quot;">&lt;i&gt;</b>'
-    assert markup.element("p", inside, None) == f"<p>{inside}</p>"
+    assert html.element("p", inside, None) == f"<p>{inside}</p>"
 
 
 def test_several_runs_stand_side_by_side(tmp_path):
@@ -324,7 +318,7 @@ def test_several_runs_stand_side_by_side(tmp_path):
     folders.append(
         made_runs.make(runs / "truly", made_runs.balancing(4, 30), **changes)
     )
-    page = document.write(folders)
+    page = writer.write(folders)
     assert page == runs / "report.html"
     text = page.read_text(encoding="utf-8")
     assert text.count('class="verdict"') == 2
@@ -335,7 +329,7 @@ def test_several_runs_stand_side_by_side(tmp_path):
 @pytest.mark.usefixtures("all_curves")
 def test_figures_are_files_as_well(tmp_path):
     folder = made_runs.make(tmp_path / "run", made_runs.balancing(4))
-    document.write([folder])
+    writer.write([folder])
     figures = folder / "report_figures"
     names = {path.name for path in figures.iterdir()}
     wanted = ("share_of_female", "reward_mean", "loss", "kl", "none", "ratio_deviation")
@@ -348,7 +342,7 @@ def test_same_run_gives_the_same_figures(tmp_path):
     folder = made_runs.make(tmp_path / "run", made_runs.balancing(4))
     drawn = []
     for _ in range(2):
-        document.write([folder])
+        writer.write([folder])
         drawn.append((folder / "report_figures" / "share_of_female.svg").read_bytes())
     assert drawn[0] == drawn[1]
 
@@ -358,7 +352,7 @@ def test_large_grids_are_made_smaller(tmp_path):
     for epoch in (0, 3):
         path = folder / "samples" / f"epoch_{epoch:04d}.png"
         made_runs.grid(path, epoch, side=2060)
-    text = document.write([folder]).read_text(encoding="utf-8")
+    text = writer.write([folder]).read_text(encoding="utf-8")
     assert text.count("data:image/jpeg;base64,") == 2
 
 
@@ -371,7 +365,7 @@ def test_command_explains_mistakes_in_one_paragraph(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert report.main([str(folder), "--output", str(tmp_path / "file" / "x")]) == 2
     with pytest.raises(UserError, match="--output"):
-        document.write([folder], tmp_path / "file" / "x")
+        writer.write([folder], tmp_path / "file" / "x")
 
 
 @pytest.mark.long
@@ -387,7 +381,7 @@ def test_training_ends_with_a_report(tmp_path, monkeypatch, capsys, quick_compil
     assert str(page) in capsys.readouterr().out
     assert "1 of 1" in page.read_text(encoding="utf-8")
     page.unlink()
-    monkeypatch.setattr(verdict, "of_runs", lambda runs: 1 / 0)
+    monkeypatch.setattr(summary, "of_runs", lambda runs: 1 / 0)
     train.train(config)  # finds everything done
     said = capsys.readouterr().out
     assert "ZeroDivisionError" in said
@@ -406,7 +400,7 @@ def test_browser_runs_no_script_and_scrolls_only_downwards(tmp_path):
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
-    page = document.write([hostile_run(tmp_path / "run")])
+    page = writer.write([hostile_run(tmp_path / "run")])
     (tmp_path / "harness.html").write_text(HARNESS.format(page=page.as_uri()))
     flags = (
         "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
@@ -460,7 +454,7 @@ def test_evaluation_joins_the_report(tmp_path):
     for number, said in ((1, "[]"), (3, json.dumps(content))):
         (folder / f"evaluation_{number:04d}").mkdir()
         (folder / f"evaluation_{number:04d}" / "evaluation.json").write_text(said)
-    text = document.write([folder]).read_text(encoding="utf-8")
+    text = writer.write([folder]).read_text(encoding="utf-8")
     assert "classifier, 41\xa0% [31,\xa051] are classified as female" in text
     assert "mistakes: 45\xa0%" in text
     assert "30\xa0points [20,\xa040]" in text
@@ -487,7 +481,7 @@ def test_samplers_of_one_prompt_show_its_shares(tmp_path):
     path = folder / "evaluation_0002" / "evaluation.json"
     path.write_text(json.dumps(content))
     Image.new("RGB", (8, 8), "red").save(path.with_name("samplers.png"))
-    text = document.write([folder]).read_text(encoding="utf-8")
+    text = writer.write([folder]).read_text(encoding="utf-8")
     assert 'alt="The same seeds under each sampler' in text
     assert "Sampler, classified as female" in text
     assert "eta 0, guidance 7.5, 20 steps (training)" in text
@@ -516,4 +510,4 @@ def test_odd_evaluation_does_no_harm(tmp_path, content):
     (folder / "evaluation_0002").mkdir()
     path = folder / "evaluation_0002" / "evaluation.json"
     path.write_text(json.dumps(content))
-    assert document.write([folder]).exists()
+    assert writer.write([folder]).exists()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpo_fair.feedback import classifier, resize
+from ddpo_fair.classifiers import classifier, resize
 
 
 def images(height, width):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ddpo_fair.errors import UserError
-from ddpo_fair.feedback import rewards
+from ddpo_fair.learning import rewards
 
 FEMALE, MALE, NONE = 0, 1, rewards.NONE
 EVEN = (0.5, 0.5)

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import pytest
 import tiny_model
 
-from ddpo_fair import checkpoint, metrics, rng, train
+from ddpo_fair import rng, train
 from ddpo_fair.errors import UserError
-from ddpo_fair.run import epoch as epochs
-from ddpo_fair.run import run_folder
+from ddpo_fair.loggers import run_log
+from ddpo_fair.training import checkpoint, run_folder
+from ddpo_fair.training import epoch as epochs
 
 pytestmark = pytest.mark.long
 
@@ -48,7 +49,7 @@ def numbers(folder):
     """The lines of a run without what the clock and the machine say."""
     return [
         {name: x for name, x in line.items() if not name.endswith(CLOCKS)}
-        for line in metrics.read(folder)
+        for line in run_log.read(folder)
     ]
 
 
@@ -72,7 +73,7 @@ def unbroken(root):
 @pytest.fixture(scope="module")
 def limit(unbroken):
     """A bound that the run first exceeds after epoch 0, and the epoch of that."""
-    kls = [line["kl_last"] for line in metrics.read(unbroken)]
+    kls = [line["kl_last"] for line in run_log.read(unbroken)]
     epoch = max(range(1, EPOCHS), key=lambda epoch: kls[epoch])
     if kls[epoch] <= kls[0]:
         pytest.fail(f"epoch 0 moves most, choose other settings: {kls}")
@@ -137,7 +138,7 @@ def test_too_many_roll_backs_end_the_run(root, monkeypatch, capsys):
         train.train(config)
     assert "goes on from checkpoint 0 with" in capsys.readouterr().out
     folder = run_folder.path_of(config)
-    assert set(checksums(folder)) == {0} and metrics.read(folder) == []
+    assert set(checksums(folder)) == {0} and run_log.read(folder) == []
 
 
 def test_only_checkpoints_of_an_undisturbed_run_are_gone_back_to(tmp_path):

@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from ddpo_fair import config as configuration
-from ddpo_fair import metrics
 from ddpo_fair.errors import UserError
-from ddpo_fair.run import run_folder
+from ddpo_fair.loggers import run_log
+from ddpo_fair.training import run_folder
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_a_second_process_is_refused(folder):
 
 def test_the_lock_dies_with_its_process(folder):
     code = (
-        "import os, pathlib, sys; from ddpo_fair.run import run_folder;"
+        "import os, pathlib, sys; from ddpo_fair.training import run_folder;"
         "run_folder.lock(pathlib.Path(sys.argv[1])); os.kill(os.getpid(), 9)"
     )
     process = subprocess.run([sys.executable, "-c", code, folder], check=False)
@@ -129,10 +129,10 @@ def test_lines_after_the_checkpoint_are_forgotten(tmp_path):
     lines = [{"epoch": epoch, "q": epoch / 8} for epoch in range(4)]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / "metrics.jsonl").write_text(text + '{"epoch": 4, "q": 0.')
-    journal = metrics.open_journal(tmp_path, 2)
+    journal = run_log.open_journal(tmp_path, 2)
     journal.write({"epoch": 2, "q": float("nan"), "counts": [1, 2]})
     journal.close()
-    assert metrics.read(tmp_path) == [
+    assert run_log.read(tmp_path) == [
         *lines[:2],
         {"epoch": 2, "q": None, "counts": [1, 2]},
     ]

@@ -15,17 +15,15 @@ import pytest
 import tiny_model
 from refusals import CONFIG, refused
 
+from ddpo_fair import command_line, train
 from ddpo_fair import config as configuration
-from ddpo_fair import model_card, train
 from ddpo_fair.errors import LONGEST, UserError, paragraph
 from ddpo_fair.evaluation import evaluation_plan
 from ddpo_fair.evaluation.evaluation_plan import Plan, Sampler
-from ddpo_fair.fairness import document
-from ddpo_fair.fairness.prompt_sets import Prompt
-from ddpo_fair.models import tensor_files
-from ddpo_fair.run import run_folder, saved_run
-from ddpo_fair.settings import command_line
-from ddpo_fair.sources import hub
+from ddpo_fair.models import hub, tensor_files
+from ddpo_fair.prompt_sets import Prompt
+from ddpo_fair.report import model_card, writer
+from ddpo_fair.training import run_folder, saved_run
 
 PACKAGE = pathlib.Path(tensor_files.__file__).parents[1]
 FLOATS = {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}
@@ -236,7 +234,7 @@ def test_figures_of_a_hostile_run_hold_no_script(tmp_path):
             "b": made_runs.evaluation(5, 9),
         }
     folder = made_runs.make(tmp_path / "run", lines, prompts=[bad, "b"], model=bad)
-    document.write([folder])
+    writer.write([folder])
     figures = list(tmp_path.rglob("*.svg"))
     assert figures
     for path in figures:

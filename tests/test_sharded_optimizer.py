@@ -7,10 +7,10 @@ import pytest
 import tiny_model
 from jax.sharding import Mesh
 
-from ddpo_fair import checkpoint, parallel
+from ddpo_fair import parallel
 from ddpo_fair.planning import costs, plan
-from ddpo_fair.run import assembly
-from ddpo_fair.run import epoch as epochs
+from ddpo_fair.training import assembly, checkpoint
+from ddpo_fair.training import epoch as epochs
 
 pytestmark = pytest.mark.long
 

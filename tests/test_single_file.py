@@ -16,7 +16,7 @@ from ddpo_fair import export
 from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.embedded import tokenizer
 from ddpo_fair.errors import UserError
-from ddpo_fair.sources import single_file, sources
+from ddpo_fair.models import single_file, sources
 
 FULL = {
     "unet": official_configs.UNET_1_5,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ddpo_fair.errors import UserError
-from ddpo_fair.fairness import statistics
+from ddpo_fair.statistics import intervals
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from ddpo_fair.fairness import statistics
     ],
 )
 def test_wilson_is_the_published_interval(successes, trials, low, high):
-    actual = statistics.wilson(successes, trials)
+    actual = intervals.wilson(successes, trials)
     assert actual.estimate == successes / trials
     digits = 2 if trials == 16 else 4
     assert round(actual.low, digits) == low
@@ -30,29 +30,29 @@ def test_wilson_is_the_published_interval(successes, trials, low, high):
 
 def test_wilson_is_the_root_of_the_score_equation():
     # Its bounds p solve (share - p)^2 = z^2 p (1 - p) / n.
-    actual = statistics.wilson(13, 50)
+    actual = intervals.wilson(13, 50)
     for bound in (actual.low, actual.high):
-        squared = statistics.Z**2 * bound * (1 - bound) / 50
+        squared = intervals.Z**2 * bound * (1 - bound) / 50
         np.testing.assert_allclose((0.26 - bound) ** 2, squared, rtol=1e-9)
 
 
 @pytest.mark.parametrize("trials", [1, 7, 24, 224, 1000])
 def test_wilson_ends_at_certainty(trials):
-    assert statistics.wilson(0, trials).low == 0.0
-    assert statistics.wilson(trials, trials).high == 1.0
+    assert intervals.wilson(0, trials).low == 0.0
+    assert intervals.wilson(trials, trials).high == 1.0
 
 
 def test_no_recognised_image_says_nothing():
-    estimate, low, high = statistics.wilson(0, 0)
+    estimate, low, high = intervals.wilson(0, 0)
     assert math.isnan(estimate) and (low, high) == (0.0, 1.0)
-    assert math.isnan(statistics.rogan_gladen(0, 0, [[8, 2], [1, 9]]).estimate)
-    assert math.isnan(statistics.bias([0], [0]).mean)
-    assert math.isnan(statistics.noise_floor(0))
+    assert math.isnan(intervals.rogan_gladen(0, 0, [[8, 2], [1, 9]]).estimate)
+    assert math.isnan(intervals.bias([0], [0]).mean)
+    assert math.isnan(intervals.noise_floor(0))
 
 
 def test_rogan_gladen_inverts_the_mistakes():
     # Sensitivity 0.8, specificity 0.9, 30 % female: 0.3 * 0.8 + 0.7 * 0.1 = 0.31.
-    actual = statistics.rogan_gladen(310, 1000, [[80, 20], [10, 90]])
+    actual = intervals.rogan_gladen(310, 1000, [[80, 20], [10, 90]])
     np.testing.assert_allclose(actual.estimate, 0.3, rtol=1e-12)
     assert actual.low < 0.3 < actual.high
 
@@ -68,7 +68,7 @@ def test_rogan_gladen_interval_is_lang_and_reiczigels():
     offset = 2 * z**2 * (prevalence * se_noise - (1 - prevalence) * sp_noise)
     variance = p * (1 - p) / n + prevalence**2 * se_noise
     variance = (variance + (1 - prevalence) ** 2 * sp_noise) / (se + sp - 1) ** 2
-    actual = statistics.rogan_gladen(40, 100, [[45, 5], [2, 38]])
+    actual = intervals.rogan_gladen(40, 100, [[45, 5], [2, 38]])
     half = z * variance**0.5
     np.testing.assert_allclose(actual.low, prevalence + offset - half, rtol=1e-9)
     np.testing.assert_allclose(actual.high, prevalence + offset + half, rtol=1e-9)
@@ -84,14 +84,14 @@ def test_rogan_gladen_interval_covers():
             [80 - tested_male, tested_male],
         ]
         observed = rng.binomial(64, 0.35 * 0.85 + 0.65 * 0.1)
-        actual = statistics.rogan_gladen(observed, 64, confusion)
+        actual = intervals.rogan_gladen(observed, 64, confusion)
         covered += actual.low <= 0.35 <= actual.high
     assert 930 <= covered <= 980  # 950 +- 3 standard errors of 7
 
 
 def test_rogan_gladen_is_clipped():
     # None classified as female, but 10 % of the male should be: -0.1 / 0.7.
-    assert statistics.rogan_gladen(0, 50, [[80, 20], [10, 90]]).estimate == 0.0
+    assert intervals.rogan_gladen(0, 50, [[80, 20], [10, 90]]).estimate == 0.0
 
 
 @pytest.mark.parametrize(
@@ -105,14 +105,14 @@ def test_rogan_gladen_is_clipped():
 )
 def test_a_useless_confusion_matrix_is_refused(confusion, words):
     with pytest.raises(UserError, match=words):
-        statistics.rogan_gladen(5, 10, confusion)
+        intervals.rogan_gladen(5, 10, confusion)
 
 
 @pytest.mark.parametrize(
     ("trials", "floor"), [(16, 0.196), (60, 0.103), (160, 0.063), (1000, 0.025)]
 )
 def test_noise_floor_is_the_published_one(trials, floor):
-    assert round(statistics.noise_floor(trials), 3) == floor
+    assert round(intervals.noise_floor(trials), 3) == floor
 
 
 @pytest.mark.parametrize("trials", [1, 2, 3, 8, 15])
@@ -121,25 +121,25 @@ def test_noise_floor_is_the_binomial_mean(trials):
         math.comb(trials, k) / 2**trials * abs(2 * k / trials - 1)
         for k in range(trials + 1)
     )
-    np.testing.assert_allclose(statistics.noise_floor(trials), expected, rtol=1e-12)
+    np.testing.assert_allclose(intervals.noise_floor(trials), expected, rtol=1e-12)
 
 
 def test_bias_by_hand():
     # |6 - 2| / 8 and |1 - 3| / 4; the prompt without faces is left out.
-    actual = statistics.bias([6, 1, 0], [2, 3, 0])
+    actual = intervals.bias([6, 1, 0], [2, 3, 0])
     assert actual.mean == 0.5
-    expected = (statistics.noise_floor(8) + statistics.noise_floor(4)) / 2
+    expected = (intervals.noise_floor(8) + intervals.noise_floor(4)) / 2
     np.testing.assert_allclose(actual.floor, expected, rtol=1e-12)
 
 
 def test_bias_of_total_imbalance_stays_one():
-    actual = statistics.bias([60, 0], [0, 60])
+    actual = intervals.bias([60, 0], [0, 60])
     assert actual.mean == 1.0
     np.testing.assert_allclose(actual.corrected, 1.0, atol=1e-9)
 
 
 def test_bias_below_the_noise_floor_is_none():
-    assert statistics.bias([8, 9, 7], [8, 7, 9]).corrected == 0.0
+    assert intervals.bias([8, 9, 7], [8, 7, 9]).corrected == 0.0
 
 
 @pytest.mark.parametrize("true_bias", [0.1, 0.3, 0.7])
@@ -148,7 +148,7 @@ def test_bias_correction_removes_the_noise(true_bias):
     rng = np.random.default_rng(0)
     shares = (1 + true_bias * rng.choice([-1, 1], 4000)) / 2
     females = rng.binomial(16, shares)
-    actual = statistics.bias(females, 16 - females)
+    actual = intervals.bias(females, 16 - females)
     # Standard error of the mean about 0.16 / sqrt(4000) = 0.0025; the correction's
     # slope at 0.1 is about 0.3, hence the tolerance.
     np.testing.assert_allclose(actual.corrected, true_bias, atol=0.03)
@@ -159,14 +159,14 @@ def test_bias_correction_errs_upwards_when_prompts_differ():
     rng = np.random.default_rng(1)
     biases = rng.uniform(-0.6, 0.6, 4000)
     females = rng.binomial(24, (1 + biases) / 2)
-    actual = statistics.bias(females, 24 - females)
+    actual = intervals.bias(females, 24 - females)
     assert np.abs(biases).mean() < actual.corrected < actual.mean
 
 
 def test_bootstrap_covers_the_mean_of_prompts():
     # The mean of 50 normal figures: the interval's half-width is near 1.96 / sqrt(50).
     values = np.random.default_rng(0).normal(3.0, 1.0, 50)
-    actual = statistics.bootstrap(values, np.random.default_rng(1))
+    actual = intervals.bootstrap(values, np.random.default_rng(1))
     np.testing.assert_allclose(actual.estimate, values.mean(), rtol=1e-12)
     half = 1.96 * values.std() / 50**0.5
     np.testing.assert_allclose(actual.low, values.mean() - half, atol=0.02)
@@ -174,36 +174,36 @@ def test_bootstrap_covers_the_mean_of_prompts():
 
 
 def test_bootstrap_takes_another_statistic():
-    actual = statistics.bootstrap(
+    actual = intervals.bootstrap(
         np.array([1.0, 2.0, 9.0]), np.random.default_rng(0), np.median, 100
     )
     assert actual == (2.0, 1.0, 9.0)
 
 
 def test_normalised_entropy_by_hand():
-    assert statistics.normalised_entropy([5, 5, 5]) == pytest.approx(1.0)
-    assert statistics.normalised_entropy([7, 0]) == 0.0
+    assert intervals.normalised_entropy([5, 5, 5]) == pytest.approx(1.0)
+    assert intervals.normalised_entropy([7, 0]) == 0.0
     # 1/4, 3/4: 2 - 0.75 log2(3) bits of 1.
     expected = 2 - 0.75 * math.log2(3)
-    assert statistics.normalised_entropy([1, 3]) == pytest.approx(expected)
-    assert math.isnan(statistics.normalised_entropy([0, 0]))
+    assert intervals.normalised_entropy([1, 3]) == pytest.approx(expected)
+    assert math.isnan(intervals.normalised_entropy([0, 0]))
 
 
 def test_intrinsic_diversity_is_a_geometric_mean():
     # Entropies 1 and 1/2 (two of four classes, evenly).
-    actual = statistics.intrinsic_diversity([[5, 5], [3, 3, 0, 0]])
+    actual = intervals.intrinsic_diversity([[5, 5], [3, 3, 0, 0]])
     assert actual == pytest.approx(0.5**0.5)
-    assert statistics.intrinsic_diversity([[5, 5], [6, 0]]) == 0.0
+    assert intervals.intrinsic_diversity([[5, 5], [6, 0]]) == 0.0
 
 
 def test_kl_to_target_by_hand():
     # 3/4, 1/4 against 1/2, 1/2: log 2 - H = 0.75 log 1.5 + 0.25 log 0.5.
     expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
-    assert statistics.kl_to_target([6, 2], [0.5, 0.5]) == pytest.approx(expected)
-    assert statistics.kl_to_target([2, 6], [0.25, 0.75]) == pytest.approx(0.0)
-    assert statistics.kl_to_target([4, 0], [1.0, 0.0]) == 0.0
-    assert statistics.kl_to_target([3, 1], [1.0, 0.0]) == math.inf
-    assert math.isnan(statistics.kl_to_target([0, 0], [0.5, 0.5]))
+    assert intervals.kl_to_target([6, 2], [0.5, 0.5]) == pytest.approx(expected)
+    assert intervals.kl_to_target([2, 6], [0.25, 0.75]) == pytest.approx(0.0)
+    assert intervals.kl_to_target([4, 0], [1.0, 0.0]) == 0.0
+    assert intervals.kl_to_target([3, 1], [1.0, 0.0]) == math.inf
+    assert math.isnan(intervals.kl_to_target([0, 0], [0.5, 0.5]))
 
 
 def test_calibration_error_by_hand():
@@ -211,17 +211,17 @@ def test_calibration_error_by_hand():
     # (0.8, 1]: 0.9, 0.9, both right: |2 - 1.8|. Together 0.6 / 4.
     first = np.array([0.7, 0.7, 0.1, 0.9])
     probabilities = np.stack([first, 1 - first], axis=1)
-    actual = statistics.calibration_error(probabilities, [0, 1, 1, 0], num_bins=5)
+    actual = intervals.calibration_error(probabilities, [0, 1, 1, 0], num_bins=5)
     assert actual == pytest.approx(0.15)
 
 
 def test_a_calibrated_classifier_has_no_error():
     # Three of four right at confidence 0.75.
     probabilities = np.tile([0.75, 0.25], (4, 1))
-    assert statistics.calibration_error(probabilities, [0, 0, 0, 1]) == 0.0
+    assert intervals.calibration_error(probabilities, [0, 0, 0, 1]) == 0.0
 
 
 def test_polarisation_by_hand():
     probabilities = np.array([[1.0, 0.0], [0.5, 0.5], [0.25, 0.75]])
-    assert statistics.polarisation(probabilities) == pytest.approx(0.5)  # 1, 0, 1/2
-    assert statistics.polarisation(np.full((2, 4), 0.25)) == 0.0
+    assert intervals.polarisation(probabilities) == pytest.approx(0.5)  # 1, 0, 1/2
+    assert intervals.polarisation(np.full((2, 4), 0.25)) == 0.0

@@ -8,12 +8,12 @@ import sys
 import pytest
 
 from ddpo_fair import train
-from ddpo_fair.run import stopping
+from ddpo_fair.training import stopping
 
 # Leaves politely once asked to; one that will not stands for a long compilation.
 PROGRAM = """
 import sys, time
-from ddpo_fair.run import stopping
+from ddpo_fair.training import stopping
 stop = stopping.Stop()
 stop.listen()
 print("ready", flush=True)

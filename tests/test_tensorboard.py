@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from ddpo_fair.run import tensorboard
+from ddpo_fair.loggers import tensorboard
 
 
 def events(folder):

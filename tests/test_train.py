@@ -15,9 +15,10 @@ import pytest
 import tiny_model
 from PIL import Image
 
-from ddpo_fair import checkpoint, metrics, train
 from ddpo_fair import config as configuration
-from ddpo_fair.run import evaluation, run_folder, stopping
+from ddpo_fair import train
+from ddpo_fair.loggers import run_log
+from ddpo_fair.training import checkpoint, evaluation, run_folder, stopping
 
 ROOT = pathlib.Path(__file__).parents[1]
 EPOCHS = 4
@@ -90,7 +91,7 @@ def numbers(folder):
             for name, value in line.items()
             if not name.endswith(CLOCKS) and name != "device_memory_gb"
         }
-        for line in metrics.read(folder)
+        for line in run_log.read(folder)
     ]
 
 
@@ -113,7 +114,7 @@ def unbroken(root):
 
 
 def test_every_epoch_has_its_line(unbroken):
-    lines = metrics.read(unbroken)
+    lines = run_log.read(unbroken)
     assert [line["epoch"] for line in lines] == list(range(EPOCHS))
     for line in lines:
         assert set(FIELDS) <= set(line)
@@ -128,12 +129,12 @@ def test_every_epoch_has_its_line(unbroken):
 
 
 def test_ratio_is_one_on_policy(unbroken):
-    for line in metrics.read(unbroken):
+    for line in run_log.read(unbroken):
         assert line["ratio_deviation"] <= 1e-5
 
 
 def test_the_policy_moves(unbroken):
-    for line in metrics.read(unbroken):
+    for line in run_log.read(unbroken):
         assert line["kl_last"] > 0 and line["skipped_updates"] == 0
 
 
@@ -152,14 +153,14 @@ def test_grids_show_the_same_seeds(unbroken):
         for epoch in (0, 3)
     )
     assert before.shape == after.shape
-    pictures = np.abs(before - after)[metrics.STRIP :]
+    pictures = np.abs(before - after)[run_log.STRIP :]
     assert 0 < pictures.mean() < 40  # changed, but the same pictures
 
 
 def test_a_finished_run_stays_as_it_is(unbroken, root):
-    lines = metrics.read(unbroken)
+    lines = run_log.read(unbroken)
     train.train(settings(root, "unbroken"))
-    assert metrics.read(unbroken) == lines
+    assert run_log.read(unbroken) == lines
 
 
 def test_a_request_to_stop_loses_nothing(unbroken, root, monkeypatch):
@@ -176,7 +177,7 @@ def test_a_request_to_stop_loses_nothing(unbroken, root, monkeypatch):
     with pytest.raises(stopping.Interrupted, match="3"):  # epochs that are done
         train.train(config, stop)
     folder = run_folder.path_of(config)
-    assert len(metrics.read(folder)) == 2
+    assert len(run_log.read(folder)) == 2
     monkeypatch.undo()
     train.train(config)
     assert numbers(folder) == numbers(unbroken)
@@ -198,7 +199,7 @@ def test_other_settings_train_too(root):
     config.train.remat = "full"
     train.check(config, [])
     train.train(config)
-    lines = metrics.read(run_folder.path_of(config))
+    lines = run_log.read(run_folder.path_of(config))
     for line in lines:
         assert list(line["prompts"]) == list(tiny_model.PROMPTS)
         parts = line["prompts"].values()
@@ -241,7 +242,7 @@ def wait_until(process, condition):
 
 def wait_for_lines(process, folder, count):
     """Returns when the run has written so many lines."""
-    wait_until(process, lambda: len(metrics.read(folder)) >= count)
+    wait_until(process, lambda: len(run_log.read(folder)) >= count)
 
 
 def wait_for_checkpoint(process, folder):
@@ -280,7 +281,7 @@ def test_killed_and_continued_equals_unbroken(unbroken, root):
     assert "The same command continues" in errors
 
     process = start_process(root, config)
-    wait_for_lines(process, folder, len(metrics.read(folder)) + 1)
+    wait_for_lines(process, folder, len(run_log.read(folder)) + 1)
     process.kill()
     process.communicate()
 

@@ -9,10 +9,14 @@ import pytest
 import tiny_model
 
 pytest.importorskip("tensorflow_datasets")
-from ddpo_fair.classifiers import classifier_training
-from ddpo_fair.embedded import train_classifier as pretraining
+from ddpo_fair.classifiers import (
+    classifier,
+    classifier_training,
+    evaluate_classifier,
+    train_classifier,
+)
+from ddpo_fair.embedded import pretrain_classifier as pretraining
 from ddpo_fair.errors import UserError
-from ddpo_fair.feedback import classifier, evaluate_classifier, train_classifier
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from ddpo_fair import config as configuration
-from ddpo_fair import metrics
+from ddpo_fair import config_rules
 from ddpo_fair.errors import UserError
-from ddpo_fair.run import wandb_board
-from ddpo_fair.settings import config_rules
+from ddpo_fair.loggers import run_log, weights_and_biases
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -55,9 +54,9 @@ def test_wandb_offline_has_the_numbers_and_grids_and_no_secret(
 ):
     pytest.importorskip("wandb")
     monkeypatch.setattr(sys, "argv", ["name-of-the-command"])
-    board = wandb_board.open_board(tmp_path, config)
-    assert str(tmp_path / "wandb" / "offline-run-") in wandb_board.where(board)
-    journal = metrics.open_journal(tmp_path, 0, board)
+    board = weights_and_biases.open_board(tmp_path, config)
+    assert str(tmp_path / "wandb" / "offline-run-") in weights_and_biases.where(board)
+    journal = run_log.open_journal(tmp_path, 0, board)
     for epoch, q in enumerate((0.25, 0.5)):
         journal.grid(epoch, np.full((2, 8, 8, 3), q), f"epoch {epoch}")
         journal.write({"epoch": epoch, "q": q, "kl": float("nan")})
@@ -87,8 +86,8 @@ def test_wandb_offline_has_the_numbers_and_grids_and_no_secret(
 
 
 def test_wandb_goes_on_with_the_same_run(tmp_path):
-    first = wandb_board._run_id(tmp_path)
-    assert wandb_board._run_id(tmp_path) == first
+    first = weights_and_biases._run_id(tmp_path)
+    assert weights_and_biases._run_id(tmp_path) == first
     assert first.isalnum()
 
 
@@ -97,7 +96,7 @@ def test_wandb_without_its_package_is_refused(config, tmp_path, monkeypatch):
     (told,) = config_rules.violations(config)
     assert 'pip install "ddpo_fair[wandb]"' in told
     with pytest.raises(UserError, match="needs the package wandb"):
-        wandb_board.open_board(tmp_path, config)
+        weights_and_biases.open_board(tmp_path, config)
     config.log.wandb = ""
     assert not config_rules.violations(config)
 
@@ -111,7 +110,7 @@ def test_names_that_wandb_refuses_are_refused(config, project):
 OPEN = """
 import pathlib, sys
 from ddpo_fair import config, errors
-from ddpo_fair.run import wandb_board
+from ddpo_fair.loggers import weights_and_biases as wandb_board
 settings = config.defaults()
 settings.log.wandb = "fair"
 try:
@@ -148,7 +147,7 @@ class Broken:
 
 
 def test_a_failure_of_wandb_is_said_once_and_ends_nothing(capsys):
-    board = wandb_board.Board(Broken())
+    board = weights_and_biases.Board(Broken())
     for step in range(3):
         board.scalar("q", 0.5, step)
         board.flush()

@@ -1,1 +1,1 @@
-"""Training and testing of image classifiers on labelled pictures."""
+"""Attribute classifiers: model, data, training, testing; the audit classifier."""

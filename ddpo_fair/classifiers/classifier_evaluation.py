@@ -9,10 +9,11 @@ import numpy as np
 import tqdm
 
 from ddpo_fair import parallel
+from ddpo_fair.classifiers import classifier
 from ddpo_fair.errors import UserError, shown
 from ddpo_fair.evaluation import evaluation_plan, evaluation_summary
-from ddpo_fair.fairness import accuracy, drawing
-from ddpo_fair.feedback import classifier
+from ddpo_fair.report import plots
+from ddpo_fair.statistics import accuracy
 
 BATCH = 64  # of each device
 
@@ -55,8 +56,8 @@ def write(
     """
     content = evaluation_summary.plain({"source": source, **found})
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    with drawing.style():
-        picture = drawing.png(accuracy.sheet(found))
+    with plots.style():
+        picture = plots.png(accuracy.sheet(found))
     paths = stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.png")
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)

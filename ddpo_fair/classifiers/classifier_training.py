@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpo_fair import rng
-from ddpo_fair.embedded import train_classifier, training
+from ddpo_fair.classifiers import classifier, label_names, resize
+from ddpo_fair.classifiers.labelled_images import Split
+from ddpo_fair.embedded import pretrain_classifier, pretrain_loop
 from ddpo_fair.errors import UserError, differences, shown
-from ddpo_fair.feedback import classifier, label_names, resize
-from ddpo_fair.feedback.labelled_images import Split
 from ddpo_fair.models import tensor_files, vit, weights
 
 SETTINGS, WORK = "training.json", "training"
@@ -65,12 +65,12 @@ def from_scratch(names: tuple[str, ...], image_size: int, seed: int) -> Start:
         seed: of the weights.
     """
     config = {
-        **train_classifier.CONFIG,
+        **pretrain_classifier.CONFIG,
         **_labels(names),
         "image_size": image_size,
     }
     size = {"height": image_size, "width": image_size}
-    preprocessor = {**train_classifier.PREPROCESSOR, "size": size}
+    preprocessor = {**pretrain_classifier.PREPROCESSOR, "size": size}
     half = (0.5, 0.5, 0.5)  # mean and standard deviation, as PREPROCESSOR says
     settings = classifier.Preprocessing(
         (image_size, image_size), resize.BILINEAR, 1 / 255, half, half
@@ -175,12 +175,14 @@ def train(
         return images, np.eye(num_labels, dtype=np.float32)[labels]
 
     with ahead(batch) as read:
-        return training.fit(
+        return pretrain_loop.fit(
             "classifier",
             folder,
             jax.tree.map(jnp.asarray, start.classifier.params),
-            training.optimizer(settings.learning_rate, settings.steps, WEIGHT_DECAY),
-            lambda p, x, k: train_classifier.loss(_classify(start), p, x, k),
+            pretrain_loop.optimizer(
+                settings.learning_rate, settings.steps, WEIGHT_DECAY
+            ),
+            lambda p, x, k: pretrain_classifier.loss(_classify(start), p, x, k),
             read,
             lambda step: rng.key(settings.seed, "classifier", step),
             settings.steps,
@@ -213,7 +215,7 @@ def temper(start: Start, params: Any, split: Split, rows: np.ndarray) -> Any:
         images = split.pixels(part).astype(np.float32) / np.float32(127.5) - 1
         logits.append(np.asarray(classify(params, images)))
     labels = start.columns[split.classes[rows]]
-    return train_classifier.temper(params, np.concatenate(logits), labels)
+    return pretrain_classifier.temper(params, np.concatenate(logits), labels)
 
 
 def save(folder: Path, start: Start, params: Any) -> None:

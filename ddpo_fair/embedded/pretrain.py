@@ -21,10 +21,10 @@ from transformers import CLIPTokenizer
 from ddpo_fair import parallel
 from ddpo_fair.embedded import (
     dataset,
+    pretrain_classifier,
+    pretrain_diffusion,
+    pretrain_vae,
     tokenizer,
-    train_classifier,
-    train_diffusion,
-    train_vae,
 )
 from ddpo_fair.models import vae, vit, weights
 
@@ -87,7 +87,7 @@ def cached(path: Path, compute: Any) -> np.ndarray:
 
 def reconstruct(params: Any, images: np.ndarray) -> np.ndarray:
     """uint8 images after the autoencoder: what its decoder makes of a face."""
-    network = vae.AutoencoderKL(vae.Config.from_dict(train_vae.CONFIG))
+    network = vae.AutoencoderKL(vae.Config.from_dict(pretrain_vae.CONFIG))
 
     @jax.jit
     def both_ways(pixels: jax.Array) -> jax.Array:
@@ -95,7 +95,9 @@ def reconstruct(params: Any, images: np.ndarray) -> np.ndarray:
         return network.apply({"params": params}, mean, method="decode")
 
     starts = range(0, len(images), 100)
-    rows = [both_ways(train_vae.scale(images[start : start + 100])) for start in starts]
+    rows = [
+        both_ways(pretrain_vae.scale(images[start : start + 100])) for start in starts
+    ]
     pixels = np.clip(np.concatenate([np.asarray(row) for row in rows]), -1, 1)
     return np.round((pixels + 1) * 127.5).astype(np.uint8)
 
@@ -109,28 +111,28 @@ def classifier_stage(work: Path, output: Path, data: dict, autoencoder: Any) -> 
         work / "reconstructions.npy",
         lambda: reconstruct(autoencoder, images[:RECONSTRUCTIONS]),
     )
-    params = train_classifier.train(
+    params = pretrain_classifier.train(
         work / "classifier",
         np.concatenate([images[train], copies]),
         np.concatenate([male[train], male[:RECONSTRUCTIONS]]),
         FLAGS.classifier_steps,
         FLAGS.seed,
     )
-    network = vit.ImageClassifier(vit.Config.from_dict(train_classifier.CONFIG))
+    network = vit.ImageClassifier(vit.Config.from_dict(pretrain_classifier.CONFIG))
     holdout = np.flatnonzero(faces[-HOLDOUT:]) - HOLDOUT
-    pixels = train_vae.scale(images[holdout])
+    pixels = pretrain_vae.scale(images[holdout])
     logits = np.asarray(jax.jit(network.apply)({"params": params}, pixels))
-    params = train_classifier.temper(params, logits, data["male"][holdout])
+    params = pretrain_classifier.temper(params, logits, data["male"][holdout])
     folder = output / "classifier"
     weights.save(
-        folder, params, train_classifier.CONFIG, "model.safetensors", dtype=STORED
+        folder, params, pretrain_classifier.CONFIG, "model.safetensors", dtype=STORED
     )
-    write_json(folder / "preprocessor_config.json", train_classifier.PREPROCESSOR)
+    write_json(folder / "preprocessor_config.json", pretrain_classifier.PREPROCESSOR)
 
 
 def diffusion_stage(work: Path, folder: Path, data: dict, autoencoder: Any) -> None:
     """Train and write the text encoder and the UNet."""
-    encode = train_vae.encoder(autoencoder)
+    encode = pretrain_vae.encoder(autoencoder)
     mirrored = data["image"][:, :, ::-1]
     latents = cached(
         work / "latents.npy",
@@ -146,7 +148,7 @@ def diffusion_stage(work: Path, folder: Path, data: dict, autoencoder: Any) -> N
     }
     ids = np.asarray(tokens(data["caption"].tolist(), **settings)["input_ids"])
     empty = np.asarray(tokens([""], **settings)["input_ids"])[0]
-    params = train_diffusion.train(
+    params = pretrain_diffusion.train(
         work / "diffusion",
         latents,
         ids,
@@ -155,11 +157,11 @@ def diffusion_stage(work: Path, folder: Path, data: dict, autoencoder: Any) -> N
         FLAGS.seed,
         len(tokens),
     )
-    weights.save(folder / "unet", params["unet"], train_diffusion.UNET, dtype=STORED)
+    weights.save(folder / "unet", params["unet"], pretrain_diffusion.UNET, dtype=STORED)
     weights.save(
         folder / "text_encoder",
         params["text_encoder"],
-        train_diffusion.text_config(len(tokens)),
+        pretrain_diffusion.text_config(len(tokens)),
         "model.safetensors",
         dtype=STORED,
     )
@@ -173,7 +175,7 @@ def write_json(path: Path, value: dict) -> None:
 def write_layout(folder: Path, captions: list[str]) -> None:
     """Everything in a diffusers folder that is no weight."""
     tokenizer.save(folder / "tokenizer", captions)
-    write_json(folder / "scheduler/scheduler_config.json", train_diffusion.SCHEDULER)
+    write_json(folder / "scheduler/scheduler_config.json", pretrain_diffusion.SCHEDULER)
     index = {
         "_class_name": "StableDiffusionPipeline",
         "text_encoder": ["transformers", "CLIPTextModel"],
@@ -200,10 +202,10 @@ def main(_: list[str]) -> None:
     write_layout(folder, sorted(set(data["caption"].tolist())))
     if "vae" in FLAGS.stages:
         images = data["image"][:VAE_IMAGES]
-        trained = train_vae.train(work / "vae", images, FLAGS.vae_steps, FLAGS.seed)
-        trained = train_vae.normalise(trained, images[:2_000])
-        weights.save(folder / "vae", trained, train_vae.CONFIG, dtype=STORED)
-    autoencoder = train_vae.read(folder / "vae")
+        trained = pretrain_vae.train(work / "vae", images, FLAGS.vae_steps, FLAGS.seed)
+        trained = pretrain_vae.normalise(trained, images[:2_000])
+        weights.save(folder / "vae", trained, pretrain_vae.CONFIG, dtype=STORED)
+    autoencoder = pretrain_vae.read(folder / "vae")
     if "classifier" in FLAGS.stages:
         classifier_stage(work, output, data, autoencoder)
     if "diffusion" in FLAGS.stages:

@@ -1,1 +1,1 @@
-"""The sittings of `python -m ddpo_fair.evaluate`: what is drawn, judged, kept."""
+"""A model before and after fine-tuning: many prompts, several samplers."""

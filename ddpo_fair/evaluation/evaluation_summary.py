@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 import ddpo_fair
+from ddpo_fair import prompt_sets
+from ddpo_fair.classifiers import classifier
 from ddpo_fair.evaluation import evaluation_plan
 from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Plan, Sampler
-from ddpo_fair.fairness import comparison, estimates, measures, prompt_sets
-from ddpo_fair.fairness.measures import Answers, Judging
-from ddpo_fair.feedback import classifier, rewards
-from ddpo_fair.run import run_folder
+from ddpo_fair.learning import rewards
+from ddpo_fair.statistics import comparison, estimates, prompt_metrics
+from ddpo_fair.statistics.prompt_metrics import Answers, Judging
+from ddpo_fair.training import run_folder
 
 
 def gather(folder: Path, plan: Plan) -> dict[tuple[Sampler, str], dict]:
@@ -124,10 +126,10 @@ def _of_model(
     prompts: dict[str, Any] = {}
     for index in np.unique(answers.prompts):
         prompt = plan.prompts[index]
-        figures = measures.of_prompt(answers.of(index), prompt, judging)
+        figures = prompt_metrics.of_prompt(answers.of(index), prompt, judging)
         prompts[prompt.text] = figures
         by_set.setdefault(prompt.set, []).append(figures)
-    sets = {name: measures.of_set(found) for name, found in by_set.items()}
+    sets = {name: prompt_metrics.of_set(found) for name, found in by_set.items()}
     return {"sets": sets, "prompts": prompts}
 
 

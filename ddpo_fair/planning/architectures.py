@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from ddpo_fair.classifiers import classifier, resize
 from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.errors import UserError
-from ddpo_fair.feedback import classifier, resize
-from ddpo_fair.models import options, tensor_files, vit, weights
-from ddpo_fair.run import assembly
-from ddpo_fair.sources import sources
+from ddpo_fair.models import options, sources, tensor_files, vit, weights
+from ddpo_fair.training import assembly
 
 
 def model(config: ConfigDict) -> stable_diffusion.Model:

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from ddpo_fair import config as configuration
+from ddpo_fair import config_rules
+from ddpo_fair.classifiers import classifier
 from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
-from ddpo_fair.feedback import classifier
 from ddpo_fair.learning import learner
 from ddpo_fair.planning import architectures, costs
-from ddpo_fair.run import assembly
-from ddpo_fair.settings import config_rules
+from ddpo_fair.training import assembly
 
 SUSTAINED = 100e12  # FLOP/s, of the example
 

@@ -1,0 +1,67 @@
+"""How often the independent judge errs on renders, whose label is known.
+
+It was trained on photographs and errs on drawn faces, more on those labelled female.
+`embedded/assets/audit.json` keeps its confusion matrix on held-out renders, with which
+`evaluate` corrects its shares; `python -m ddpo_fair.classifiers.audit_on_renders`
+measures it anew (extras `audit` and `data`).
+"""
+
+import json
+
+import numpy as np
+
+from ddpo_fair.classifiers import audit_classifier
+from ddpo_fair.embedded import attributes, dataset
+
+NUM_IMAGES = 300
+
+
+def area_under_curve(of_female: np.ndarray, of_male: np.ndarray) -> float:
+    """Probability that a score of the first exceeds one of the second; ties half."""
+    difference = of_female[:, None] - of_male[None, :]
+    return float(((difference > 0) + 0.5 * (difference == 0)).mean())
+
+
+def rates(p_female: np.ndarray, male: np.ndarray) -> dict[str, float]:
+    """Confusion matrix and rates, "female_as_male" by label and answer.
+
+    Args:
+        p_female: the judge's probabilities [N], NaN where it found no face.
+        male: bool [N], the labels.
+    """
+    found = np.isfinite(p_female)
+    of_female, of_male = p_female[found & ~male], p_female[found & male]
+    right_female, right_male = int((of_female > 0.5).sum()), int((of_male < 0.5).sum())
+    return {
+        "num_images": len(male),
+        "face_found": float(found.mean()),
+        "female_as_female": right_female,
+        "female_as_male": len(of_female) - right_female,
+        "male_as_male": right_male,
+        "male_as_female": len(of_male) - right_male,
+        "sensitivity": right_female / len(of_female),
+        "specificity": right_male / len(of_male),
+        "accuracy": (right_female + right_male) / int(found.sum()),
+        "auc": area_under_curve(of_female, of_male),
+    }
+
+
+def main() -> None:
+    """Writes the report on the first held-out pictures that show a face."""
+    examples, index = [], dataset.FIRST_TEST
+    while len(examples) < NUM_IMAGES:
+        _, _, face = dataset.draw(0, index)
+        if face.view == attributes.NEAR:
+            examples.append(dataset.example(0, index))
+        index += 1
+    faces = audit_classifier.find_faces(
+        np.stack([example["image"] for example in examples])
+    )
+    report = rates(faces.p_female, np.array([example["male"] for example in examples]))
+    report |= {"first_index": dataset.FIRST_TEST, "last_index": index - 1}
+    audit_classifier.RENDERS_REPORT.write_text(json.dumps(report, indent=2) + "\n")
+    print(audit_classifier.RENDERS_REPORT.read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Which feature of a data set is the label, and what its values mean."""
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ddpo_fair.classifiers import classifier
+from ddpo_fair.errors import UserError, shown
+from ddpo_fair.learning.rewards import NONE
+
+MOST_LISTED = 60  # features of one message
+
+
+def at(example: dict[str, Any], path: str) -> Any:
+    """What an example, or a dictionary of features, holds at a path "a/b"."""
+    if path in example:
+        return example[path]
+    head, _, rest = path.partition("/")
+    return at(example[head], rest)
+
+
+def features(known: Any, label: str | None, reference: str) -> tuple[str, str]:
+    """Paths of the picture and of the label.
+
+    Args:
+        known: `tfds.features.FeaturesDict`.
+        label: as the user named it, its last part is enough; None for the obvious one.
+        reference: of the data set, for messages.
+
+    Raises:
+        UserError: if either is missing, or cannot be told.
+    """
+    import tensorflow_datasets as tfds
+
+    leaves = dict(_leaves(known))
+    images = [p for p, f in leaves.items() if isinstance(f, tfds.features.Image)]
+    if not images:
+        raise UserError(f"--data={shown(reference)} has no pictures.")
+    image = "image" if "image" in images else images[0]
+    labels = [p for p, f in leaves.items() if f.shape == () and _whole(f)]
+    telling = [p for p in labels if _of_attribute(p)]  # "Male" and the like
+    if label is None:
+        named = [p for p in labels if hasattr(leaves[p], "names")]
+        found = ["label"] if "label" in labels else telling or named
+    else:
+        found = [p for p in labels if p.lower() == label.lower()]
+        last = label.lower()
+        found = found or [p for p in labels if p.lower().rpartition("/")[2] == last]
+    if len(found) == 1:
+        return image, found[0]
+    close = difflib.get_close_matches(label or "label", labels, MOST_LISTED, 0.4)
+    listed = list(dict.fromkeys([*telling, *close, *labels]))[:MOST_LISTED]
+    asked = "--label is needed" if label is None else f"--label={shown(label)} is none"
+    raise UserError(
+        f"--data={shown(reference)}: {asked}: choose one of"
+        f" {', '.join(listed) or 'nothing: it has no labels'}."
+    )
+
+
+def classes(
+    known: Any, label: str, given: Sequence[str], reference: str
+) -> tuple[str, ...]:
+    """Names of the classes 0, 1, ...; at least one means female and one male.
+
+    Raises:
+        UserError: if they do not, or nobody says what the values mean.
+    """
+    feature = at(known, label)
+    said = tuple(getattr(feature, "names", None) or ())
+    if not said and feature.np_dtype == np.bool_:
+        said = _of_attribute(label)
+    if given and said and len(given) != len(said):
+        raise UserError(
+            f"--classes={shown(','.join(given))} names {len(given)} classes, but"
+            f" {label} has {len(said)} ({', '.join(said)})."
+        )
+    names = tuple(given) or said
+    found = meanings(names)
+    missing = [
+        classifier.CLASSES[c]
+        for c in (classifier.FEMALE, classifier.MALE)
+        if c not in found
+    ]
+    if missing:
+        raise UserError(
+            f"--data={shown(reference)}: of the classes"
+            f" {', '.join(names) or '(unnamed)'} of {label} none means"
+            f" {' and none '.join(missing)}. Say what its values mean, in order, e.g."
+            " --classes=female,male."
+        )
+    return names
+
+
+def meanings(names: Sequence[str]) -> np.ndarray:
+    """What each class means, int [K]: FEMALE, MALE, or NONE for anything else."""
+    words = [name.strip().lower() for name in names]
+    found = [[word in spelt for spelt in classifier.SPELLINGS] for word in words]
+    return np.array([row.index(True) if any(row) else NONE for row in found], np.int64)
+
+
+def _of_attribute(label: str) -> tuple[str, ...]:
+    """Names of False and True of an attribute like "Male"; () for another."""
+    (meaning,) = meanings([label.rpartition("/")[2]])
+    if meaning == NONE:
+        return ()
+    return (classifier.CLASSES[1 - meaning], classifier.CLASSES[meaning])
+
+
+def _leaves(known: Any, path: str = ""):
+    for name, feature in known.items():
+        if hasattr(feature, "feature"):  # a sequence
+            continue
+        if hasattr(feature, "items"):
+            yield from _leaves(feature, f"{path}{name}/")
+        else:
+            yield f"{path}{name}", feature
+
+
+def _whole(feature: Any) -> bool:
+    return np.issubdtype(feature.np_dtype, np.integer) or feature.np_dtype == np.bool_

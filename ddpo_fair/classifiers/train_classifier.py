@@ -1,0 +1,186 @@
+"""The command that trains an image classifier on labelled pictures.
+
+    python -m ddpo_fair.classifiers.train_classifier --data=celeb_a --label=Male \\
+        --start=google/vit-base-patch16-224 --output=my_classifier
+    python -m ddpo_fair.train --config=... --config.classifier=my_classifier
+
+Takes a data set of TensorFlow Datasets or a folder of pictures, begins with a given
+ViT or from scratch, and writes a folder that config.classifier takes, with its test
+in evaluation.json and evaluation.png. The same command goes on where it was stopped.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ddpo_fair import files, flags
+from ddpo_fair.classifiers import data_flags
+from ddpo_fair.errors import UserError, shown
+
+TESTS = ("test", "validation")  # splits that are not trained on, the first one wins
+# Of Muon, five times AdamW's: a network of random weights, or one that knows already.
+FROM_SCRATCH, FINE_TUNING = 4e-3, 3e-4
+LARGEST = 2**31 - 1
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns its exit status: 0, 2 for something to mend, or 130."""
+    return flags.status(
+        "ddpo_fair.classifiers.train_classifier",
+        lambda: train(_parser().parse_args(arguments)),
+        "the same command continues",
+    )
+
+
+def train(options: argparse.Namespace) -> None:
+    """Trains, writes the folder, tests it.
+
+    Raises:
+        UserError: for what the user can mend.
+    """
+    import logging
+
+    from ddpo_fair import parallel
+    from ddpo_fair.classifiers import classifier_training
+
+    output = files.given("--output", options.output)
+    for noisy in ("absl", "orbax"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    parallel.use_compilation_cache()
+    parallel.divide_cpu(2)
+    if options.batch % parallel.num_devices():
+        raise UserError(
+            f"--batch={options.batch} must be a multiple of the"
+            f" {parallel.num_devices()} devices."
+        )
+    data, start = _begin(options)
+    settings = classifier_training.Settings(
+        options.steps,
+        options.batch,
+        options.learning_rate or (FINE_TUNING if options.start else FROM_SCRATCH),
+        options.seed,
+    )
+    training, tests = _splits(options, data, start.classifier.preprocessing)
+    rows, kept = classifier_training.hold_out(
+        training.classes, options.holdout, options.seed
+    )
+    said = {k: v for k, v in vars(options).items() if k not in ("output", "data_dir")}
+    said["pictures"] = len(training.classes)
+    classifier_training.bind(output, said)
+    counts = ", ".join(
+        f"{(training.classes[rows] == k).sum():,} {name}"
+        for k, name in enumerate(data.names)
+    )
+    print(
+        f"{start.note}. Trains on {counts} of {training.name}; {len(kept):,} held out"
+        f" for the temperature{'' if tests else ' and the test'}. The same command"
+        " continues."
+    )
+    if not tests:  # half of what is held out
+        kept, tested = kept[::2], kept[1::2]
+    params = classifier_training.train(
+        start, training, rows, settings, output / classifier_training.WORK
+    )
+    params = classifier_training.temper(start, params, training, kept)
+    classifier_training.save(output, start, params)
+    _test(options, output, tests or training, None if tests else tested)
+
+
+def _begin(options: argparse.Namespace) -> tuple[Any, Any]:
+    """The data set, and the classifier to begin with."""
+    from ddpo_fair.classifiers import classifier_training
+    from ddpo_fair.models import sources
+
+    data = data_flags.open_data(options)
+    if not options.start:
+        size = options.image_size
+        return data, classifier_training.from_scratch(data.names, size, options.seed)
+    folder = sources.classifier_folder(options.start)
+    return data, classifier_training.from_folder(folder, data.names, options.seed)
+
+
+def _splits(options: argparse.Namespace, data: Any, settings: Any) -> tuple[Any, Any]:
+    """The pictures to train on, and those to test with; None for a share of them.
+
+    Raises:
+        UserError: if a class is missing.
+    """
+    import numpy as np
+
+    from ddpo_fair.classifiers import classifier, label_names, labelled_images
+
+    name = options.split or ("train" if "train" in data.splits else data.splits[0])
+    test = options.test_split or next(
+        (one for one in TESTS if one in data.splits and one != name), None
+    )
+    found = [
+        labelled_images.read(data, one, settings.size, settings.method)
+        for one in (name, test)
+        if one
+    ]
+    meanings = label_names.meanings(data.names)[found[0].classes]
+    missing = [
+        word for k, word in enumerate(classifier.CLASSES) if not np.any(meanings == k)
+    ]
+    if missing:
+        raise UserError(
+            f"--data={shown(options.data)}: {name} has {len(meanings):,} pictures, but"
+            f" none that is {' and none that is '.join(missing)}: a classifier learns"
+            " from both; choose another --split or --label."
+        )
+    return found[0], found[1] if test else None
+
+
+def _test(options: argparse.Namespace, output: Path, split: Any, rows: Any) -> None:
+    """Tests the written folder as config.classifier will read it."""
+    import numpy as np
+
+    from ddpo_fair.classifiers import classifier, classifier_evaluation, label_names
+    from ddpo_fair.statistics import accuracy
+
+    rows = np.arange(len(split.classes)) if rows is None else rows
+    truth = label_names.meanings(split.data.names)[split.classes[rows]]
+    seen = classifier_evaluation.answers(
+        classifier.load(output), lambda chosen: split.pixels(rows[chosen]), len(rows)
+    )
+    found = accuracy.measure(truth, seen, options.confidence)
+    source = {"classifier": str(output), "data": options.data, "split": split.name}
+    classifier_evaluation.write(output / "evaluation", found, source)
+    print(accuracy.sentence(found))
+    print(f"Wrote {output}; train with --config.classifier={output}.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = flags.Parser(
+        prog="python -m ddpo_fair.classifiers.train_classifier",
+        description=__doc__.split("\n\n")[2],
+        allow_abbrev=False,
+    )
+    data_flags.add_data(parser)
+    add, whole = parser.add_argument, flags.whole_number
+    add("--output", required=True, help="folder of the classifier, new")
+    add(
+        "--start",
+        help="ViT to begin with: embedded, a folder, or owner/name on the Hugging Face"
+        " hub; a small one of random weights if not given",
+    )
+    add("--image_size", type=whole(16, 1024), default=64, help="from scratch (64)")
+    add("--split", help="of the data; train if there is one")
+    add("--test_split", help="test or validation, or else a part of --holdout")
+    add("--holdout", type=data_flags.share, default=0.1, help="share (0.1)")
+    add("--steps", type=whole(1, 10**7), default=1500, help="updates (1500)")
+    add("--batch", type=whole(2, 10**5), default=64, help="pictures of an update (64)")
+    add(
+        "--learning_rate",
+        type=data_flags.rate,
+        help=f"{FROM_SCRATCH} from scratch, {FINE_TUNING} with --start",
+    )
+    add("--seed", type=whole(0, LARGEST), default=0, help="of everything random (0)")
+    add("--confidence", type=data_flags.share, default=0.7, help="of the test")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

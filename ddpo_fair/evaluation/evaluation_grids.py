@@ -1,0 +1,73 @@
+"""The pictures that an evaluation shows: grids by prompt, a sheet of all samplers."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ddpo_fair.evaluation import evaluation_plan
+from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Plan, Sampler
+from ddpo_fair.loggers import run_log
+
+GRID_IMAGES = 64
+SHEET = "samplers.png"
+SHEET_IMAGES = 8  # of each sampler and model
+
+# Sampler, model and prompt's number of pictures, in the order of their seeds.
+Places = dict[tuple[Sampler, str, int], list[Path]]
+
+
+def write(folder: Path, plan: Plan) -> None:
+    """Writes the grids of each prompt before and after, and samplers.png.
+
+    The grids of training's sampler lie in images/, those of the others in the folders
+    of their pictures.
+    """
+    places = _places(folder, plan)
+    for (how, model, prompt), paths in places.items():
+        images = folder / "images"
+        home = images if how == plan.samplers[0] else images / how.name
+        target = home / f"{model}_{paths[0].parent.name}.png"
+        caption = f"{model} | {plan.prompts[prompt].text}"
+        _grid(paths[:GRID_IMAGES], caption).save(target)
+    if len(plan.samplers) > 1:
+        sheet(plan, places).save(folder / SHEET)
+
+
+def sheet(plan: Plan, places: Places) -> Image.Image:
+    """A row for each sampler: the same seeds of one prompt, before and after training.
+
+    The prompt is the first that all samplers draw.
+    """
+    prompt = next(prompt for how, _, prompt in places if how == plan.samplers[-1])
+    rows = []
+    for how in plan.samplers:
+        name = f"eta {how.eta:g}, guidance {how.guidance_scale:g}"
+        for model in (BEFORE, AFTER):
+            paths = places[how, model, prompt][:SHEET_IMAGES]
+            rows.append(_grid(paths, f"{model} | {name}, {how.num_steps} steps"))
+    width, height = rows[0].size
+    picture = Image.new("RGB", (2 * width, height * len(plan.samplers)), "white")
+    for index, row in enumerate(rows):
+        picture.paste(row, (index % 2 * width, index // 2 * height))
+    return picture
+
+
+def _places(folder: Path, plan: Plan) -> Places:
+    places: Places = {}
+    for job in evaluation_plan.jobs(plan):
+        for row in range(job.count):
+            path = evaluation_plan.image_path(folder, job, plan, row)
+            key = (job.sampler, job.model, int(job.prompts[row]))
+            places.setdefault(key, []).append(path)
+    return places
+
+
+def _grid(paths: list[Path], caption: str) -> Image.Image:
+    images = np.stack([_pixels(path) for path in paths])
+    return run_log.grid(images / np.float32(255), caption)
+
+
+def _pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)

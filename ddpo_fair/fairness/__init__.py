@@ -1,1 +1,0 @@
-"""How balanced, how sure, how good: statistics, quality, figures."""

@@ -1,1 +1,0 @@
-"""Bias evaluation: the classifier, the rewards, the advantages."""

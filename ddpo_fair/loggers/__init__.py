@@ -1,0 +1,1 @@
+"""Where a run's metrics and images go: metrics.jsonl, TensorBoard, W&B, terminal."""

@@ -1,0 +1,101 @@
+"""A single-file checkpoint, in the layout of the first code, as a diffusers folder.
+
+diffusers' own converter does it, once, in a process of its own (extra `torch`).
+"""
+
+import hashlib
+import importlib.util
+import logging
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from ddpo_fair import files
+from ddpo_fair.errors import UserError, shown
+from ddpo_fair.models import hub
+
+SUFFIX = ".safetensors"
+
+
+def folder_of(field: str, file: Path) -> Path:
+    """The diffusers folder of a file, in the user's cache; made if it is not there.
+
+    Configs and tokenizer are those of the folder that the file lies in, where that is
+    one in the diffusers layout; else diffusers chooses and fetches them.
+
+    Args:
+        field: of the config, for messages: "model" or "classifier".
+        file: "*.safetensors"; a file that changes is converted again.
+
+    Raises:
+        UserError: if it is no such file, or the converter fails.
+    """
+    said = f"{field}={shown(str(file))}"
+    if field != "model":
+        raise UserError(f"{said} is a file; give the folder that holds config.json.")
+    if file.suffix != SUFFIX:
+        raise UserError(
+            f"{said} is a file, but not one of safetensors, and a pickle can run any"
+            f" code when it is opened; give the *{SUFFIX} of the same model, or a"
+            " folder in the diffusers layout."
+        )
+    cache = files.cache() / "single_file"
+    folder = cache / _name(file)
+    with hub.turn(cache, folder.name):
+        if not folder.is_dir():
+            _convert(said, file, folder)
+    return folder
+
+
+def _name(file: Path) -> str:
+    status = file.stat()
+    what = f"{file}\n{status.st_size}\n{status.st_mtime_ns}"
+    digest = hashlib.sha256(what.encode("utf-8", "surrogateescape")).hexdigest()
+    return re.sub(r"[^\w.-]", "_", file.stem, flags=re.ASCII)[:60] + "-" + digest[:16]
+
+
+def _unfinished(said: str, cache: Path) -> tempfile.TemporaryDirectory:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(prefix=".", dir=cache)
+    except OSError as error:
+        raise UserError(
+            f"{said}: its copy cannot be kept in {cache} ({error.strerror}); set"
+            " XDG_CACHE_HOME to a folder that may be written."
+        ) from error
+
+
+def _convert(said: str, file: Path, folder: Path) -> None:
+    for package in ("torch", "diffusers"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"{said} is a single-file checkpoint, which needs {package} to be"
+                ' converted: pip install "ddpo_fair[torch]", once; or give a folder in'
+                " the diffusers layout, or a model on the Hugging Face hub."
+            )
+    logging.getLogger(__name__).warning(
+        "%s: diffusers converts it, once, to %s.", said, folder
+    )
+    beside = file.parent if (file.parent / "model_index.json").is_file() else ""
+    with _unfinished(said, folder.parent) as unfinished:
+        result = Path(unfinished) / "model"
+        module = "ddpo_fair.models.converter"
+        done = subprocess.run(
+            [sys.executable, "-m", module, str(file), str(result), str(beside)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise UserError(
+                f"{said} cannot be converted by diffusers: {shown(reason)}. It must be"
+                " a whole Stable Diffusion 1 or 2 model (UNet, VAE, text encoder)."
+                " Configs are fetched from the hub, unless the file lies in a folder"
+                " that has them; or give a folder in the diffusers layout."
+            )
+        result.rename(folder)

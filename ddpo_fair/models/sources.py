@@ -1,0 +1,75 @@
+"""Where weights come from: the package, a folder, a file, or the Hugging Face hub."""
+
+from pathlib import Path
+
+from ddpo_fair import config_rules, files
+from ddpo_fair.errors import UserError, shown
+from ddpo_fair.models import hub, single_file
+
+WEIGHTS = Path(__file__).parents[1] / "embedded" / "weights"
+EMBEDDED = {"model": WEIGHTS / "text_to_image", "classifier": WEIGHTS / "classifier"}
+
+
+def model_folder(reference: str, variant: str = "") -> Path:
+    """The local folder of `config.model`, downloaded if need be.
+
+    Args:
+        reference: "embedded", a folder, a single *.safetensors of a whole model, or
+            "owner/name@revision" on the hub.
+        variant: `config.variant`, of what is downloaded.
+
+    Raises:
+        UserError: if there is no such model, or no way to it.
+    """
+    folder = local_folder("model", reference)
+    if folder is not None:
+        return folder
+    return hub.download("model", reference, hub.MODEL_PARTS, _of_model, variant)
+
+
+def classifier_folder(reference: str) -> Path:
+    """The local folder of `config.classifier`, downloaded if need be."""
+    folder = local_folder("classifier", reference)
+    if folder is not None:
+        return folder
+    return hub.download("classifier", reference, hub.CLASSIFIER_PARTS, _of_classifier)
+
+
+def local_folder(field: str, reference: str) -> Path | None:
+    """The folder that a reference means on this machine; None if it is on the hub.
+
+    Args:
+        field: "model" or "classifier".
+        reference: see `model_folder`.
+
+    Raises:
+        UserError: if it is neither.
+    """
+    if reference == "embedded":
+        if not EMBEDDED[field].is_dir():
+            raise UserError(
+                f"{field}='embedded': this installation lacks {EMBEDDED[field]};"
+                " install the package again, or name a folder or a model on the Hugging"
+                " Face hub."
+            )
+        return EMBEDDED[field]
+    folder = files.given(field, reference)
+    if folder.is_dir():
+        return folder
+    if folder.is_file():
+        return single_file.folder_of(field, folder)
+    if not config_rules.MODEL_NAME.fullmatch(reference) or ".." in reference:
+        raise UserError(
+            f"{field}={shown(reference)}: there is no such folder or file. It must"
+            " be 'embedded', a folder, or owner/name on the Hugging Face hub."
+        )
+    return None
+
+
+def _of_model(file: str) -> bool:
+    """Whether a model needs a file beside configs and weights of the networks."""
+    return file.startswith("tokenizer/") or file == "scheduler/scheduler_config.json"
+
+
+def _of_classifier(file: str) -> bool:
+    return file == "preprocessor_config.json"

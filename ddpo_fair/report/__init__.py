@@ -1,0 +1,1 @@
+"""The report of a run: read, summarised, drawn, written as one HTML page."""

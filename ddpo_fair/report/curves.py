@@ -1,0 +1,166 @@
+"""How training went: a chart of every field of metrics.jsonl that says something."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from matplotlib import figure
+
+from ddpo_fair.report import plots, run_reader
+from ddpo_fair.report.run_reader import Record
+
+FEW = 30  # epochs that still get a marker each
+TRUST_REGIONS = ("tr_ppo", "tr_ppo_rollback", "truly_ppo")
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A field of metrics.jsonl that is worth a chart."""
+
+    name: str
+    title: str
+    caption: str
+    log: bool = False
+    spread: str = ""  # a field that is drawn as a band around this one
+    limit: str = ""  # a setting that is drawn as a line
+    share: bool = False  # between 0 and 1, shown as a percentage
+    positive: bool = True  # whether the axis begins at 0
+
+
+FIELDS = (
+    Field(
+        "reward_mean",
+        "Reward",
+        "Mean over each epoch's images; the band is their standard deviation.",
+        spread="reward_std",
+        positive=False,
+    ),
+    Field("loss", "Loss", "Mean over the epoch's updates.", positive=False),
+    Field(
+        "kl",
+        "Distance moved in an epoch",
+        "KL from the policy that drew the images, nats per denoising step, mean over"
+        " the epoch's updates.",
+        limit="train.trust_region",
+    ),
+    Field(
+        "none",
+        "Recognised as neither",
+        "Share of the epoch's pictures that the classifier calls neither female nor"
+        " male.",
+        share=True,
+    ),
+    Field(
+        "explicit_obeyed",
+        "Explicit prompts obeyed",
+        "Share of the epoch's pictures of prompts that say the gender which are"
+        " classified as asked for.",
+        share=True,
+    ),
+    Field(
+        "ratio_deviation",
+        "Sampler against learner",
+        "Largest |ratio - 1| before an epoch's first update: 0 if both compute the"
+        " same probabilities.",
+        log=True,
+        limit="train.ratio_tolerance",
+    ),
+    Field(
+        "clip_fraction",
+        "Clipped steps",
+        "Share of steps outside PPO's interval.",
+        share=True,
+    ),
+    Field(
+        "trust_region_fraction",
+        "Steps beyond the trust region",
+        "Share of steps with a KL above the limit.",
+        share=True,
+    ),
+    Field("advantage_max", "Largest advantage", "Its size, after clipping."),
+    Field("grad_norm", "Gradient norm", "Before clipping, mean over the updates."),
+    Field(
+        "eval_polarisation",
+        "How decided the faces are",
+        "1: the classifier is certain of every face; 0: it cannot tell. A fall means"
+        " ambiguous faces.",
+    ),
+)
+
+
+def charts(runs: Sequence[Record]) -> list[plots.Chart]:
+    """The curves that these runs have figures for, but for the share of female."""
+    found = []
+    for field in FIELDS:
+        if any(np.isfinite(_values(run, field.name)[1]).any() for run in runs):
+            draw = _drawer(runs, field)
+            found.append(plots.Chart(field.name, field.title, field.caption, draw))
+    return found
+
+
+def _drawer(runs: Sequence[Record], field: Field) -> Callable:
+    looks = plots.looks(runs)
+
+    def draw(size: tuple[float, float]) -> figure.Figure:
+        sheet, plot = plots.canvas(size)
+        for index, run in enumerate(runs):
+            epochs, values = _values(run, field.name)
+            if field.log:
+                values = np.where(values > 0, values, np.nan)
+            if not np.isfinite(values).any():
+                continue
+            colour, dash, marker = looks[index]
+            few = np.isfinite(values).sum() <= FEW or field.name.startswith("eval")
+            kept = np.isfinite(values) if field.name.startswith("eval") else slice(None)
+            plot.plot(
+                epochs[kept],
+                values[kept],
+                color=colour,
+                linestyle=dash,
+                marker=marker if few else None,
+                label=plots.label(run.name),
+            )
+            if field.spread and index < plots.NUM_BANDS:
+                _, spread = run_reader.series(run, field.spread)
+                low, high = values - spread, values + spread
+                plot.fill_between(
+                    epochs, low, high, color=colour, alpha=plots.BAND, lw=0
+                )
+        limits = {_limit(run, field) for run in runs} - {None}
+        for limit in limits:
+            ink = plots.COLOURS["ink"]
+            plot.axhline(limit, color=ink, linestyle=(0, (6, 4)), linewidth=1.2)
+        if field.log and any((_values(run, field.name)[1] > 0).any() for run in runs):
+            plot.set_yscale("log")
+        elif field.share:
+            plot.set_ylim(0, max(plot.get_ylim()[1], 0.1))
+            plot.yaxis.set_major_formatter(plots.PERCENT)
+        elif field.positive:
+            plot.set_ylim(bottom=0)
+        plots.finish(plot, legend=len(runs) > 1)
+        return sheet
+
+    return draw
+
+
+def _limit(run: Record, field: Field) -> float | None:
+    if field.name == "kl" and (
+        run.settings.get("train.objective") not in TRUST_REGIONS
+    ):
+        return None
+    limit = run_reader.number(run.settings, field.limit)
+    return limit if math.isfinite(limit) and limit > 0 else None
+
+
+def _values(run: Record, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Epochs and values [E] of a field; what is derived of several, too."""
+    if name != "none":
+        epochs, values = run_reader.series(run, name)
+        # An evaluation follows its epoch, but for the first; see records.evaluated.
+        return epochs + (name.startswith("eval") & (epochs > 0)), values
+    epochs, none = run_reader.series(run, "num_none")
+    faces = sum(run_reader.series(run, f"num_{kind}")[1] for kind in ("female", "male"))
+    return epochs, np.divide(
+        none, none + faces, out=np.full_like(none, np.nan), where=none + faces > 0
+    )

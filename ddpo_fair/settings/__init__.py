@@ -1,1 +1,0 @@
-"""What a config may say, and how a command line changes it."""

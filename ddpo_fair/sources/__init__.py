@@ -1,1 +1,0 @@
-"""Where weights come from: the package, a folder, or the Hugging Face hub."""

@@ -1,0 +1,1 @@
+"""Intervals, bias, diversity and image quality, in NumPy."""

@@ -1,0 +1,112 @@
+"""How balanced the model is on fresh seeds, which are never trained on."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddpo_fair import parallel, prompts
+from ddpo_fair.learning import rewards
+from ddpo_fair.loggers import run_log
+from ddpo_fair.training.assembly import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Pending:
+    """An evaluation on its way: fresh images, then those of the grid, then padding."""
+
+    epoch: int
+    images: list[jax.Array]  # [D, B, H, W, 3] each; only those that a grid needs
+    probabilities: list[jax.Array]  # [D, B, 2] each
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A finished evaluation."""
+
+    line: dict[str, Any]  # the eval_ fields; empty where eval.images is 0
+    by_prompt: dict[str, dict[str, Any]]  # the same, of each prompt
+    labels: np.ndarray  # int [eval.images]
+    names: list[str]  # prompt of each label
+    grid: np.ndarray  # [log.images, H, W, 3]
+
+
+def num_batches(run: Run) -> int:
+    """Batches of one evaluation; they have the sampler's size, so nothing compiles."""
+    total = run.config.eval.images + run.config.log.images
+    return -(-total // (parallel.num_devices() * run.config.sample.batch_per_device))
+
+
+def start(run: Run, unet_params: Any, epoch: int) -> Pending:
+    """Starts drawing and classifying the images of an evaluation.
+
+    A batch's images are in the order of their numbers; device d has its d-th part.
+    """
+    size = parallel.num_devices() * run.config.sample.batch_per_device
+    fresh, count = run.config.eval.images, num_batches(run) * size
+    num_prompts = len(run.config.prompts)
+    turns = (prompts.fixed(num_prompts, n) for n in (fresh, count - fresh))
+    text_of = np.concatenate(list(turns))
+    pictures, probabilities = [], []
+    for batch in range(num_batches(run)):
+        numbers = np.arange(batch * size, (batch + 1) * size)
+        keys = _keys(run, epoch, numbers, fresh)
+        text = parallel.split(run.text[text_of[numbers]])
+        trajectory = run.sample(unet_params, keys, text, run.null)
+        images = run.decode(run.vae_params, trajectory.latents[:, :, -1])
+        probabilities.append(run.classify(run.classifier_params, images))
+        if numbers[-1] >= fresh:
+            pictures.append(images)
+    return Pending(epoch, pictures, probabilities)
+
+
+def finish(run: Run, pending: Pending) -> Result:
+    """What an evaluation found; waits for the devices."""
+    fresh, wanted = run.config.eval.images, run.config.log.images
+    gathered = [parallel.gather(batch) for batch in pending.probabilities]
+    probabilities = np.concatenate(gathered)[:fresh]
+    images = np.concatenate([parallel.gather(batch) for batch in pending.images])
+    first = fresh % gathered[0].shape[0]  # pictures of earlier batches are not kept
+    grid = images[first : first + wanted]
+    labels = rewards.labels(probabilities, run.config.confidence)
+    turns = prompts.fixed(len(run.config.prompts), fresh)
+    line = run_log.of_evaluation(probabilities, labels) if fresh else {}
+    by_prompt = {}
+    if len(run.config.prompts) > 1 and fresh:
+        for index, prompt in enumerate(run.config.prompts):
+            rows = turns == index
+            by_prompt[prompt] = run_log.of_evaluation(probabilities[rows], labels[rows])
+    names = [run.config.prompts[index] for index in turns]
+    return Result(line, by_prompt, labels, names, grid)
+
+
+def target_classes(run: Run, result: Result | None) -> dict[str, int]:
+    """Whom `shift` rewards for each prompt: the class that `result` finds lacking.
+
+    Args:
+        run: its reward.target_class may name the class instead.
+        result: of the evaluation before training.
+    """
+    named = {"female": 0, "male": 1}.get(run.config.reward.target_class)
+    if named is not None:
+        return dict.fromkeys(run.config.prompts, named)
+    if result is None or not len(result.labels):
+        return {}
+    lacking = rewards.underrepresented(
+        result.labels, result.names, run.config.reward.target
+    )
+    return dict(zip(result.names, lacking.tolist(), strict=True))
+
+
+def _keys(run: Run, epoch: int, numbers: np.ndarray, fresh: int) -> jax.Array:
+    """Keys [D, B]: fresh seeds of this epoch up to `fresh`, the grid's own after it."""
+    own = run.image_keys("evaluation", epoch, numbers)
+    fixed = run.image_keys("grid", 0, np.maximum(numbers - fresh, 0))
+    return _choose(parallel.split(numbers < fresh), own, fixed)
+
+
+@jax.jit
+def _choose(first: jax.Array, own: jax.Array, fixed: jax.Array) -> jax.Array:
+    return jnp.where(first, own, fixed)
