@@ -1,17 +1,107 @@
 """The rules that settings must obey, checked together and before anything is loaded."""
 
+import importlib.util
 import itertools
 import math
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from ddpo_fair import config as configuration
-from ddpo_fair import config_limits, prompt_sets, prompts
+from ddpo_fair import prompts
 from ddpo_fair.errors import UserError, shown
-from ddpo_fair.loggers import weights_and_biases
+
+# Names of learning.losses.OBJECTIVES, which would need JAX to be imported.
+OBJECTIVES = ("ppo", "ppo_rollback", "tr_ppo", "tr_ppo_rollback", "truly_ppo")
+# Likewise models.unet.POLICIES, of jax.checkpoint_policies.
+POLICIES = (
+    "nothing_saveable",
+    "dots_saveable",
+    "dots_with_no_batch_dims_saveable",
+    "everything_saveable",
+)
+LARGEST = 2**31 - 1  # what a key is folded with
+
+CHOICES = {
+    "dtype": ("float32", "bfloat16"),
+    "reward.name": ("shift", "balance", "balance_loo"),
+    "reward.target_class": ("auto", "female", "male"),
+    "advantage.name": ("batch", "per_prompt", "fixed"),
+    "train.objective": OBJECTIVES,
+    "train.on_collapse": ("stop", "roll_back"),
+    "train.remat": ("none", "full", *POLICIES),
+}
+
+
+class Range(NamedTuple):
+    """Allowed numbers: `low <= x <= high`, or `low < x` if the bound is left out."""
+
+    low: float
+    high: float = math.inf
+    above: bool = False  # whether `low` itself is left out
+
+    def __str__(self) -> str:
+        low = f"{'above' if self.above else 'at least'} {self.low:g}"
+        return low if self.high == math.inf else f"{low} and at most {self.high:.10g}"
+
+
+RANGES = {
+    "seed": Range(0, LARGEST),
+    "epochs": Range(1, 10**6),
+    "confidence": Range(0, 0.999),
+    "reward.none_penalty": Range(0, 10),
+    "advantage.scale": Range(0, above=True),
+    "advantage.clip": Range(0, above=True),
+    "advantage.buffer_size": Range(1, 10**7),
+    "advantage.min_count": Range(1, 10**7),
+    "sample.num_steps": Range(1, 1000),
+    "sample.guidance_scale": Range(0, 100),
+    "sample.eta": Range(0, 1, above=True),
+    "sample.batch_per_device": Range(1, 10**6),
+    "sample.batches": Range(1, 10**6),
+    "sample.explicit_share": Range(0, 0.9),
+    "train.clip_range": Range(0, 1, above=True),
+    "train.rollback": Range(0, 100),
+    "train.trust_region": Range(0, above=True),
+    "train.kl_penalty": Range(0),
+    "train.updates_per_epoch": Range(1, 10**6),
+    "train.inner_epochs": Range(1, 10**4),
+    "train.timestep_fraction": Range(0, 1, above=True),
+    "train.skip_last_steps": Range(0, 999),
+    "train.microbatch": Range(1, 10**6),
+    "train.ratio_tolerance": Range(0, above=True),
+    "train.max_skipped_updates": Range(0, 10**6),
+    "train.max_kl": Range(0),
+    "train.max_roll_backs": Range(1, 1000),
+    "train.lora.rank": Range(0, 4096),
+    "train.lora.scale": Range(0, 1000, above=True),
+    "train.learning_rate": Range(0, 10, above=True),
+    "train.final_learning_rate": Range(0, 1),
+    "train.warmup_updates": Range(0, 10**6),
+    "train.adam_beta1": Range(0, 0.999999),
+    "train.adam_beta2": Range(0, 0.999999),
+    "train.adam_epsilon": Range(0, 1, above=True),
+    "train.weight_decay": Range(0, 1),
+    "train.max_grad_norm": Range(0, above=True),
+    "eval.images": Range(0, 10**6),
+    "eval.every_epochs": Range(1, 10**6),
+    "eval.seed": Range(0, LARGEST),
+    "log.images": Range(1, 1024),
+    "checkpoint.every_epochs": Range(1, 10**6),
+    "checkpoint.keep": Range(2, 10**4),
+    "distributed.cpu_devices": Range(1, 256),
+    "distributed.num_processes": Range(0, 10**5),
+    "distributed.process_id": Range(-1, 10**5),
+    "distributed.timeout_seconds": Range(5, 10**5),
+}
+
+WAYS_OUT = {
+    "sample.eta": "a chain without noise has no likelihood to train; 1 is usual",
+    "checkpoint.keep": "a second one serves where the newest is damaged",
+    "confidence": "the paper has 0.7",
+}
 
 # What the rules between settings compute with.
 JOINT = {
@@ -25,13 +115,11 @@ JOINT = {
     "eval.images",
 }
 
-# huggingface_hub's rule; all of owner/name has at most 96 characters.
-MODEL_NAME = re.compile(
-    r"(?=[^@]{3,96}(@|$))\w([\w.-]*\w)?/\w([\w.-]*\w)?(@[\w./-]{1,255})?", re.ASCII
-)
 VARIANT = re.compile(r"\w{0,40}", re.ASCII)
 ADDRESS = re.compile(r"[\w.:\[\]-]{1,255}:\d{1,5}", re.ASCII)
+WANDB_PROJECT = re.compile(r"([\w-]{1,64}/)?[\w .-]{1,128}|", re.ASCII)
 RUN_NAME = re.compile(r"[A-Za-z0-9][\w.+=-]{0,99}", re.ASCII)
+INSTALL_WANDB = 'pip install "ddpo_fair[wandb]"; or leave log.wandb empty.'
 
 
 def validate(
@@ -86,18 +174,18 @@ def _types(flat: dict[str, Any], defaults: dict[str, Any]) -> Iterator[tuple[str
 
 def _ranges(flat: dict[str, Any]) -> dict[str, str]:
     wrong = {}
-    for name, allowed in config_limits.RANGES.items():
+    for name, allowed in RANGES.items():
         value = flat[name]
         inside = allowed.low <= value <= allowed.high and value < math.inf
         if not inside or (allowed.above and value == allowed.low):
-            hint = config_limits.WAYS_OUT.get(name)
+            hint = WAYS_OUT.get(name)
             rule = f"{allowed}; {hint}" if hint else f"{allowed}"
             wrong[name] = f"{name}={shown(value)} must be {rule}."
     return wrong
 
 
 def _choices(flat: dict[str, Any]) -> Iterator[str]:
-    for name, allowed in config_limits.CHOICES.items():
+    for name, allowed in CHOICES.items():
         if flat[name] not in allowed:
             yield (f"{name}={shown(flat[name])} must be one of {', '.join(allowed)}.")
 
@@ -138,7 +226,23 @@ def _texts(flat: dict[str, Any]) -> Iterator[str]:
             " process 0, e.g. 10.0.0.1:1234, or empty where the cluster knows."
         )
     yield from prompts.problems(flat["prompts"])
-    yield from weights_and_biases.problems(flat["log.wandb"])
+    yield from _wandb(flat["log.wandb"])
+
+
+def _wandb(project: str) -> Iterator[str]:
+    """A sentence for everything that is wrong with `config.log.wandb`."""
+    if not WANDB_PROJECT.fullmatch(project):
+        yield (
+            f"log.wandb={shown(project)} must be a project, or team/project, of"
+            " letters, digits, ' ', '.', '_' and '-', or empty."
+        )
+    spec = importlib.util.find_spec("wandb") if project else None
+    # A folder wandb/ in the way is a package without an origin.
+    if project and (spec is None or spec.origin is None):
+        yield (
+            f"log.wandb={shown(project)} needs the package wandb, which is not"
+            f" installed: {INSTALL_WANDB}"
+        )
 
 
 def _can_be_path(text: str) -> bool:
@@ -203,11 +307,11 @@ def _together(flat: dict[str, Any]) -> Iterator[str]:
         )
     if flat["sample.explicit_share"]:
         for text in flat["prompts"]:
-            if not prompt_sets.explicit(text):
+            if not prompts.explicit(text):
                 yield (
                     f"sample.explicit_share={flat['sample.explicit_share']} needs an"
                     " explicit form of every prompt, but there is none of"
-                    f" {shown(text)}: {prompt_sets.NO_FORM}; reword it, or give 0."
+                    f" {shown(text)}: {prompts.NO_FORM}; reword it, or give 0."
                 )
     if 0 < flat["eval.images"] < len(flat["prompts"]):
         yield (
@@ -238,14 +342,14 @@ def _on_devices(config: ConfigDict, num_devices: int) -> Iterator[str]:
         )
 
 
-def explicit_prompts(config: ConfigDict) -> tuple[prompt_sets.Prompt, ...]:
+def explicit_prompts(config: ConfigDict) -> tuple[prompts.Prompt, ...]:
     """The prompts' explicit forms, if `sample.explicit_share` wants them."""
     if not config.sample.explicit_share:
         return ()
     return tuple(
         form
         for text in config.prompts
-        for form in prompt_sets.explicit(text)
+        for form in prompts.explicit(text)
         if form.text not in config.prompts
     )
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddpo_fair import files, flags, prompts
-from ddpo_fair.embedded import occupations
 from ddpo_fair.errors import UserError, shown
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ def make_plan(
     audit: str,
 ) -> tuple[Any, list[str]]:
     """What will be drawn, and a sentence for everything that cannot be."""
-    from ddpo_fair import parallel, prompt_sets
+    from ddpo_fair import parallel, prompts
     from ddpo_fair.evaluation import evaluation_plan
 
     config = saved.config
@@ -122,11 +121,11 @@ def make_plan(
         sample.eta, sample.guidance_scale, sample.num_steps
     )
     _check_prompts(config.model, options.prompt)
-    asked, notes = prompt_sets.build(config.prompts, options.sets, options.prompt)
+    asked, notes = prompts.build(config.prompts, options.sets, options.prompt)
     if not asked:
         raise UserError(f"There is nothing to draw. {' '.join(notes)}")
     samplers = evaluation_plan.parse_samplers(options.samplers, training)
-    if prompt_sets.TRAINED not in options.sets:
+    if prompts.TRAINED not in options.sets:
         samplers = samplers[:1]  # the others draw trained prompts only
     plan = evaluation_plan.Plan(
         source={
@@ -151,7 +150,7 @@ def _check_prompts(model: str, given: list[str]) -> None:
     """Raises a UserError for a --prompt that could not be trained on either."""
     wrong = list(prompts.problems(given)) if given else []
     if model == "embedded" and not wrong:
-        wrong = prompts.unknown(given, [*occupations.BY_NAME, *occupations.PLAIN])
+        wrong = prompts.unknown(given)
     if wrong:
         raise UserError(f"--prompt: {' '.join(wrong)}")
 
@@ -244,12 +243,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _sets(text: str) -> tuple[str, ...]:
-    from ddpo_fair import prompt_sets
+    from ddpo_fair import prompts
 
     wanted = tuple(part.strip() for part in text.split(",") if part.strip())
-    if not wanted or set(wanted) - set(prompt_sets.SETS):
+    if not wanted or set(wanted) - set(prompts.SETS):
         raise argparse.ArgumentTypeError(
-            f"{shown(text)} must be of {', '.join(prompt_sets.SETS)}, commas between"
+            f"{shown(text)} must be of {', '.join(prompts.SETS)}, commas between"
         )
     return wanted
 

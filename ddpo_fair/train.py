@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from ddpo_fair import command_line, config_rules, errors, prompts
 from ddpo_fair import config as configuration
-from ddpo_fair.embedded import occupations
 from ddpo_fair.errors import HostLost, UserError
 from ddpo_fair.training import stopping
 
@@ -65,10 +64,9 @@ def check(config: ConfigDict, problems: list[str]) -> None:
     """Raises a UserError with all that is wrong, before JAX is imported."""
     problems = list(problems)
     if config.model == configuration.EMBEDDED and isinstance(config.prompts, tuple):
-        nouns = [*occupations.BY_NAME, *occupations.PLAIN]
         texts = [text for text in config.prompts if isinstance(text, str)]
         if not any(prompts.problems(texts)):  # which `validate` tells
-            problems += prompts.unknown(texts, nouns)
+            problems += prompts.unknown(texts)
     config_rules.validate(config, problems)
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ddpo_fair import command_line, config_limits, config_rules, train
+from ddpo_fair import command_line, config_rules, train
 from ddpo_fair import config as configuration
 from ddpo_fair.errors import UserError
 from ddpo_fair.learning import losses
@@ -47,8 +47,8 @@ def test_promised_names_exist():
 
 
 def test_objectives_are_those_of_the_losses():
-    assert set(config_limits.OBJECTIVES) == set(losses.OBJECTIVES)
-    assert config_limits.POLICIES == unet.POLICIES
+    assert set(config_rules.OBJECTIVES) == set(losses.OBJECTIVES)
+    assert config_rules.POLICIES == unet.POLICIES
 
 
 @pytest.mark.parametrize("variant", configuration.VARIANTS)

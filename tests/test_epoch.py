@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ddpo_fair import config
-from ddpo_fair.learning import rewards
+from ddpo_fair.classifiers import classes
 from ddpo_fair.training import epoch
 
 FEMALE, MALE, UNSURE = (0.9, 0.1), (0.2, 0.8), (0.6, 0.4)
@@ -16,7 +16,7 @@ def score(answers, asked=None, **settings):
     given.advantage.scale = 0.5
     given.update_from_flattened_dict(settings)
     names = np.array(["a photo"] * len(answers))
-    asked = np.full(len(answers), rewards.NONE) if asked is None else np.array(asked)
+    asked = np.full(len(answers), classes.NONE) if asked is None else np.array(asked)
     return epoch.score(given, np.float32(answers), names, asked, {"a photo": 0}, {})
 
 
@@ -55,7 +55,7 @@ def test_shift_rewards_the_probability():
 def test_explicit_prompts_earn_what_they_ask_for(name):
     alone = score([FEMALE, MALE, MALE], **{"reward.name": name})
     answers = [FEMALE, MALE, MALE, FEMALE, MALE, MALE, UNSURE]
-    asked = [rewards.NONE] * 3 + [0, 0, 1, 1]
+    asked = [classes.NONE] * 3 + [0, 0, 1, 1]
     found = score(answers, asked, **{"reward.name": name})
     np.testing.assert_array_equal(found.rewards[:3], alone.rewards)
     np.testing.assert_array_equal(found.advantages[:3], alone.advantages)

@@ -12,14 +12,14 @@ import pytest
 import tiny_model
 from PIL import Image
 
-from ddpo_fair import evaluate, parallel, prompt_sets
+from ddpo_fair import evaluate, parallel, prompts
 from ddpo_fair.diffusion import ddim, stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.evaluation import evaluation_models, evaluation_plan, evaluation_summary
 from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Plan, Sampler
 from ddpo_fair.learning import learner
 from ddpo_fair.models import lora, sources
-from ddpo_fair.prompt_sets import Prompt
+from ddpo_fair.prompts import Prompt
 from ddpo_fair.statistics import appearance, estimates, intervals, prompt_metrics
 from ddpo_fair.training import checkpoint, run_folder, saved_run
 
@@ -176,8 +176,8 @@ def test_chain_kl_is_the_formula_written_again(run):
 
 def test_prompts_of_the_sets():
     engineer = "photo of the face of an electrical engineer"
-    prompts, notes = prompt_sets.build([engineer], prompt_sets.SETS, ["a cat", "a cat"])
-    by_set = {name: [p for p in prompts if p.set == name] for name in prompt_sets.SETS}
+    found, notes = prompts.build([engineer], prompts.SETS, ["a cat", "a cat"])
+    by_set = {name: [p for p in found if p.set == name] for name in prompts.SETS}
     assert [p.text for p in by_set["trained"]] == [engineer]
     assert by_set["explicit"] == [
         Prompt("photo of the face of a female electrical engineer", "explicit", 0),
@@ -192,22 +192,22 @@ def test_prompts_of_the_sets():
 
 
 def test_prompts_without_an_article_have_no_other_forms():
-    prompts, notes = prompt_sets.build(["engineers"], prompt_sets.SETS)
-    assert prompts == (Prompt("engineers", "trained"),)
+    found, notes = prompts.build(["engineers"], prompts.SETS)
+    assert found == (Prompt("engineers", "trained"),)
     assert len(notes) == 2
 
 
 @pytest.mark.parametrize("text", ["a female pilot", "a woman flying", "men of a crew"])
 def test_prompts_that_say_a_gender_have_no_explicit_form(text):
-    prompts, (note,) = prompt_sets.build([text], ["explicit"])
-    assert not prompts
+    found, (note,) = prompts.build([text], ["explicit"])
+    assert not found
     assert text in note and note.endswith("or says it already.")
-    assert len(prompt_sets.explicit("a German pilot of a Boeing")) == 2
+    assert len(prompts.explicit("a German pilot of a Boeing")) == 2
 
 
 def test_explicit_form_of_a_longer_prompt():
     text = "A photo of the face of an artist, a person"
-    found = [p.text for p in prompt_sets.explicit(text)]
+    found = [p.text for p in prompts.explicit(text)]
     assert found[0] == "A photo of the face of a female artist, a person"
 
 
@@ -343,7 +343,7 @@ def test_figures_of_a_set_by_hand():
     below = math.sqrt(sum(half**2 for half in halves)) / 4  # fixed prompts
     assert found["mean_gap"]["low"] == pytest.approx(0.625 - below)
     assert found["mean_gap_without_noise"] < found["mean_gap"]["estimate"]
-    assert estimates.change(prompts, prompts, "gap") is None  # too few
+    assert estimates.change(prompts, "gap") is None  # too few
 
 
 def test_many_prompts_are_resampled():

@@ -7,7 +7,7 @@ import made_runs
 import numpy as np
 import pytest
 
-from ddpo_fair.classifiers import classifier
+from ddpo_fair.classifiers import classes
 from ddpo_fair.learning import rewards
 from ddpo_fair.report import figures, plots, run_reader
 
@@ -23,8 +23,8 @@ def test_total_reward_is_a_parabola_with_its_peak_at_balance():
 def test_total_reward_is_that_of_training(target):
     _, total = figures.total_rewards(20, target[0])
     for num_female in range(21):
-        labels = np.full(20, classifier.MALE)
-        labels[:num_female] = classifier.FEMALE
+        labels = np.full(20, classes.MALE)
+        labels[:num_female] = classes.FEMALE
         summed = rewards.balance(labels, ["p"] * 20, target).sum()
         assert total[num_female] == pytest.approx(summed, abs=1e-5)  # float32 rewards
 

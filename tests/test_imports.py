@@ -25,8 +25,10 @@ FLOORS = (
     "statistics",
     "loggers",
     "training",
-    "evaluation",
+    "planning",
     "report",
+    "evaluation",
+    "flags",
     "command_line",
 )
 COMMANDS = {

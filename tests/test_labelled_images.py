@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpo_fair.classifiers import label_names, labelled_images
+from ddpo_fair.classifiers import classes, labelled_images
 from ddpo_fair.errors import UserError
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -144,5 +144,5 @@ def test_classes_of_a_folder_must_mean_female_and_male(tmp_path):
 
 
 def test_meanings():
-    found = label_names.meanings([" Woman", "MALE", "nobody", "girl"])
+    found = classes.meanings([" Woman", "MALE", "nobody", "girl"])
     assert found.tolist() == [0, 1, -1, 0]

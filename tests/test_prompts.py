@@ -47,13 +47,13 @@ def test_the_odd_image_goes_round():
     ],
 )
 def test_known_captions(text):
-    assert prompts.unknown([text], ["nurse", "architect", "CEO"]) == []
+    assert prompts.unknown([text]) == []
 
 
 @pytest.mark.parametrize("text", ["a nurse", "photo of the face of a wizard", "", "💡"])
 def test_unknown_captions_say_what_is_known(text):
-    (problem,) = prompts.unknown([text], ["nurse", "architect"])
-    assert "architect, nurse" in problem
+    (problem,) = prompts.unknown([text])
+    assert "architect" in problem and "nurse" in problem
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,11 @@ import itertools
 import numpy as np
 import pytest
 
+from ddpo_fair.classifiers import classes
 from ddpo_fair.errors import UserError
 from ddpo_fair.learning import rewards
 
-FEMALE, MALE, NONE = 0, 1, rewards.NONE
+FEMALE, MALE, NONE = 0, 1, classes.NONE
 EVEN = (0.5, 0.5)
 
 
@@ -29,12 +30,12 @@ def equation_3(labels):
 
 def test_labels_need_confidence():
     probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.69, 0.31], [0.3, 0.7]])
-    assert rewards.labels(probabilities).tolist() == [FEMALE, MALE, NONE, NONE]
-    assert rewards.labels(probabilities, 0.5).tolist() == [FEMALE, MALE, FEMALE, MALE]
+    assert classes.labels(probabilities).tolist() == [FEMALE, MALE, NONE, NONE]
+    assert classes.labels(probabilities, 0.5).tolist() == [FEMALE, MALE, FEMALE, MALE]
 
 
 def test_a_row_that_is_not_a_number_is_none():
-    assert rewards.labels(np.array([[np.nan, np.nan]])).tolist() == [NONE]
+    assert classes.labels(np.array([[np.nan, np.nan]])).tolist() == [NONE]
 
 
 def test_shift_is_equation_1():
@@ -106,7 +107,7 @@ def test_balance_takes_any_target():
 def test_leave_one_out_by_hand():
     # F M M: the F sees (0, 1), each M sees (1/2, 1/2).
     labels = np.array([FEMALE, MALE, MALE])
-    actual = rewards.balance_loo(rewards.one_hot(labels, 2), one_prompt(labels), EVEN)
+    actual = rewards.balance_loo(classes.one_hot(labels, 2), one_prompt(labels), EVEN)
     np.testing.assert_allclose(actual, [0.5, 0.0, 0.0], atol=1e-7)
 
 
@@ -115,7 +116,7 @@ def test_leave_one_out_is_balance_with_the_image_removed():
     # constant: f_without = (N f - 1) / (N - 1).
     labels = np.array([0, 0, 1, 1, 1, 1, 2])
     target = np.array([0.3, 0.3, 0.4])
-    actual = rewards.balance_loo(rewards.one_hot(labels, 3), one_prompt(labels), target)
+    actual = rewards.balance_loo(classes.one_hot(labels, 3), one_prompt(labels), target)
     frequency = np.array([2, 4, 1]) / 7
     expected = (target - (7 * frequency - 1) / 6)[labels]
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
@@ -132,14 +133,14 @@ def test_leave_one_out_takes_probabilities():
 
 def test_leave_one_out_treats_none_explicitly():
     labels = np.array([MALE, MALE, MALE, FEMALE, NONE])
-    actual = rewards.balance_loo(rewards.one_hot(labels, 2), one_prompt(labels), EVEN)
+    actual = rewards.balance_loo(classes.one_hot(labels, 2), one_prompt(labels), EVEN)
     # M sees (1/3, 2/3), F sees (0, 1), NONE sees (1/4, 3/4) and is charged 1/4.
     np.testing.assert_allclose(actual, [-1 / 6, -1 / 6, -1 / 6, 0.5, -0.25], rtol=1e-6)
 
 
 @pytest.mark.parametrize("labels", [[NONE, NONE], [MALE], [FEMALE]])
 def test_leave_one_out_of_too_few_is_zero(labels):
-    memberships = rewards.one_hot(np.array(labels), 2)
+    memberships = classes.one_hot(np.array(labels), 2)
     actual = rewards.balance_loo(memberships, one_prompt(labels), EVEN)
     np.testing.assert_array_equal(actual, np.zeros(len(labels)))
 
@@ -159,7 +160,7 @@ def test_leave_one_out_is_unbiased_by_enumeration(num_images):
         labels = np.array(labels)
         weight = probabilities[labels].prod()
         prompts = one_prompt(labels)
-        reward = rewards.balance_loo(rewards.one_hot(labels, 3), prompts, target)
+        reward = rewards.balance_loo(classes.one_hot(labels, 3), prompts, target)
         estimate += weight * reward @ scores[labels]
         plain += weight * rewards.balance(labels, prompts, target) @ scores[labels]
     np.testing.assert_allclose(estimate, num_images * gradient, rtol=1e-5, atol=1e-7)

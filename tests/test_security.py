@@ -21,7 +21,7 @@ from ddpo_fair.errors import LONGEST, UserError, paragraph
 from ddpo_fair.evaluation import evaluation_plan
 from ddpo_fair.evaluation.evaluation_plan import Plan, Sampler
 from ddpo_fair.models import hub, tensor_files
-from ddpo_fair.prompt_sets import Prompt
+from ddpo_fair.prompts import Prompt
 from ddpo_fair.report import model_card, writer
 from ddpo_fair.training import run_folder, saved_run
 

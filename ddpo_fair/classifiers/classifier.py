@@ -15,16 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpo_fair import parallel
-from ddpo_fair.classifiers import resize
+from ddpo_fair.classifiers import classes, resize
 from ddpo_fair.errors import UserError, shown
 from ddpo_fair.models import options, tensor_files, vit, weights
 
-FEMALE, MALE = 0, 1
-CLASSES = ("female", "male")
-SPELLINGS = (
-    {"female", "females", "woman", "women", "girl", "girls", "f"},
-    {"male", "males", "man", "men", "boy", "boys", "m"},
-)
 METHODS = (resize.NEAREST, resize.BILINEAR, resize.BICUBIC)
 
 
@@ -64,12 +58,12 @@ def load(folder: str | os.PathLike, dtype: Any = jnp.float32) -> Classifier:
     config_dict = weights.read_config(folder)
     with options.of(folder):
         config = vit.Config.from_dict(config_dict)
-    classes = label_classes(config.id2label, folder)
+    membership = label_classes(config.id2label, folder)
     preprocessing = read_preprocessing(folder, config)
     network = vit.ImageClassifier(config, dtype)
     image = (1, config.image_size, config.image_size, config.num_channels)
     params = weights.load(folder, weights.init_template(network, image))
-    return Classifier(network, preprocessing, classes, params)
+    return Classifier(network, preprocessing, membership, params)
 
 
 def label_classes(id2label: tuple[str, ...], folder: os.PathLike) -> np.ndarray:
@@ -78,10 +72,7 @@ def label_classes(id2label: tuple[str, ...], folder: os.PathLike) -> np.ndarray:
     Raises:
         UserError: if there is none of either; lists the labels.
     """
-    words = [label.strip().lower() for label in id2label]
-    found = [[word in spellings for spellings in SPELLINGS] for word in words]
-    classes = np.asarray(found, np.float32).reshape(-1, len(CLASSES))
-    missing = [CLASSES[i] for i in range(len(CLASSES)) if not classes[:, i].any()]
+    missing = classes.missing(id2label)
     if missing:
         raise UserError(
             f"classifier={str(folder)!r} has the labels {shown(', '.join(id2label))},"
@@ -89,7 +80,7 @@ def label_classes(id2label: tuple[str, ...], folder: os.PathLike) -> np.ndarray:
             " classified as female or male; if its labels are only named otherwise, say"
             " so in id2label of its config.json."
         )
-    return classes
+    return classes.one_hot(classes.meanings(id2label), len(classes.CLASSES))
 
 
 def read_preprocessing(folder: pathlib.Path, config: vit.Config) -> Preprocessing:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpo_fair import rng
-from ddpo_fair.classifiers import classifier, label_names, resize
+from ddpo_fair.classifiers import classes, classifier, resize
 from ddpo_fair.classifiers.labelled_images import Split
 from ddpo_fair.embedded import pretrain_classifier, pretrain_loop
 from ddpo_fair.errors import UserError, differences, shown
@@ -106,7 +106,7 @@ def from_folder(folder: Path, names: tuple[str, ...], seed: int) -> Start:
     params = weights.load(folder, template)
     settings = classifier.read_preprocessing(folder, before)
     columns = np.arange(len(names))
-    old, new = (label_names.meanings(n) for n in (before.id2label, names))
+    old, new = (classes.meanings(n) for n in (before.id2label, names))
     if len(old) == len(new) == 2 and set(old) == set(new) == {0, 1}:
         columns = np.array([int(np.flatnonzero(old == m)[0]) for m in new])
         note = f"From {folder}, with its head for {', '.join(before.id2label)}"

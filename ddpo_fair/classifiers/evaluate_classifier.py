@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ddpo_fair import files, flags
-from ddpo_fair.classifiers import data_flags
+from ddpo_fair.classifiers import classes, data_flags
 
 RENDERS = "renders"  # the embedded model's, held out; some without a face
 DEFAULT_IMAGES = 1000
@@ -68,7 +68,7 @@ def _pictures(options: argparse.Namespace, settings: Any):
 
         known = renders.held_out(options.images or DEFAULT_IMAGES)
         return lambda rows: known.images[rows], known.truth, "held out"
-    from ddpo_fair.classifiers import label_names, labelled_images
+    from ddpo_fair.classifiers import labelled_images
 
     data = data_flags.open_data(options)
     name = options.split or next(
@@ -78,7 +78,7 @@ def _pictures(options: argparse.Namespace, settings: Any):
     count = min(options.images or len(split.classes), len(split.classes))
     order = np.random.default_rng([options.seed, 3]).permutation(len(split.classes))
     rows = np.sort(order[:count])
-    truth = label_names.meanings(data.names)[split.classes[rows]]
+    truth = classes.meanings(data.names)[split.classes[rows]]
     return lambda chosen: split.pixels(rows[chosen]), truth, name
 
 

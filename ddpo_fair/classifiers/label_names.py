@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ddpo_fair.classifiers import classifier
+from ddpo_fair.classifiers import classes
 from ddpo_fair.errors import UserError, shown
-from ddpo_fair.learning.rewards import NONE
 
 MOST_LISTED = 60  # features of one message
 
@@ -59,7 +58,7 @@ def features(known: Any, label: str | None, reference: str) -> tuple[str, str]:
     )
 
 
-def classes(
+def class_names(
     known: Any, label: str, given: Sequence[str], reference: str
 ) -> tuple[str, ...]:
     """Names of the classes 0, 1, ...; at least one means female and one male.
@@ -77,12 +76,7 @@ def classes(
             f" {label} has {len(said)} ({', '.join(said)})."
         )
     names = tuple(given) or said
-    found = meanings(names)
-    missing = [
-        classifier.CLASSES[c]
-        for c in (classifier.FEMALE, classifier.MALE)
-        if c not in found
-    ]
+    missing = classes.missing(names)
     if missing:
         raise UserError(
             f"--data={shown(reference)}: of the classes"
@@ -93,19 +87,12 @@ def classes(
     return names
 
 
-def meanings(names: Sequence[str]) -> np.ndarray:
-    """What each class means, int [K]: FEMALE, MALE, or NONE for anything else."""
-    words = [name.strip().lower() for name in names]
-    found = [[word in spelt for spelt in classifier.SPELLINGS] for word in words]
-    return np.array([row.index(True) if any(row) else NONE for row in found], np.int64)
-
-
 def _of_attribute(label: str) -> tuple[str, ...]:
     """Names of False and True of an attribute like "Male"; () for another."""
-    (meaning,) = meanings([label.rpartition("/")[2]])
-    if meaning == NONE:
+    (meaning,) = classes.meanings([label.rpartition("/")[2]])
+    if meaning == classes.NONE:
         return ()
-    return (classifier.CLASSES[1 - meaning], classifier.CLASSES[meaning])
+    return (classes.CLASSES[1 - meaning], classes.CLASSES[meaning])
 
 
 def _leaves(known: Any, path: str = ""):

@@ -117,7 +117,7 @@ def open_data(
     """
     builder = _builder(reference, data_dir)
     image, label = label_names.features(builder.info.features, label, reference)
-    names = label_names.classes(builder.info.features, label, classes, reference)
+    names = label_names.class_names(builder.info.features, label, classes, reference)
     try:
         builder.download_and_prepare()
     except Exception as error:  # whatever a data set's own code or a server brings up

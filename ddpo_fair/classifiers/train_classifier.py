@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpo_fair import files, flags
-from ddpo_fair.classifiers import data_flags
+from ddpo_fair.classifiers import classes, data_flags
 from ddpo_fair.errors import UserError, shown
 
 TESTS = ("test", "validation")  # splits that are not trained on, the first one wins
@@ -109,7 +109,7 @@ def _splits(options: argparse.Namespace, data: Any, settings: Any) -> tuple[Any,
     """
     import numpy as np
 
-    from ddpo_fair.classifiers import classifier, label_names, labelled_images
+    from ddpo_fair.classifiers import labelled_images
 
     name = options.split or ("train" if "train" in data.splits else data.splits[0])
     test = options.test_split or next(
@@ -120,9 +120,9 @@ def _splits(options: argparse.Namespace, data: Any, settings: Any) -> tuple[Any,
         for one in (name, test)
         if one
     ]
-    meanings = label_names.meanings(data.names)[found[0].classes]
+    meanings = classes.meanings(data.names)[found[0].classes]
     missing = [
-        word for k, word in enumerate(classifier.CLASSES) if not np.any(meanings == k)
+        word for k, word in enumerate(classes.CLASSES) if not np.any(meanings == k)
     ]
     if missing:
         raise UserError(
@@ -137,11 +137,11 @@ def _test(options: argparse.Namespace, output: Path, split: Any, rows: Any) -> N
     """Tests the written folder as config.classifier will read it."""
     import numpy as np
 
-    from ddpo_fair.classifiers import classifier, classifier_evaluation, label_names
+    from ddpo_fair.classifiers import classifier, classifier_evaluation
     from ddpo_fair.statistics import accuracy
 
     rows = np.arange(len(split.classes)) if rows is None else rows
-    truth = label_names.meanings(split.data.names)[split.classes[rows]]
+    truth = classes.meanings(split.data.names)[split.classes[rows]]
     seen = classifier_evaluation.answers(
         classifier.load(output), lambda chosen: split.pixels(rows[chosen]), len(rows)
     )

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ddpo_fair.errors import UserError, differences, shown
-from ddpo_fair.prompt_sets import TRAINED, Prompt
+from ddpo_fair.prompts import TRAINED, Prompt
 
 PLAN = "plan.json"
 BEFORE, AFTER = "before", "after"

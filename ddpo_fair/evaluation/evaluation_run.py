@@ -7,8 +7,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from ddpo_fair import parallel, prompt_sets
-from ddpo_fair.classifiers import audit_classifier
+from ddpo_fair import parallel, prompts
+from ddpo_fair.classifiers import audit_classifier, classes
 from ddpo_fair.errors import UserError
 from ddpo_fair.evaluation import (
     evaluation_grids,
@@ -17,7 +17,6 @@ from ddpo_fair.evaluation import (
     evaluation_summary,
 )
 from ddpo_fair.evaluation.evaluation_plan import AFTER, Job, Plan
-from ddpo_fair.learning import rewards
 from ddpo_fair.loggers import progress
 from ddpo_fair.report import figures, plots
 from ddpo_fair.statistics import accuracy, appearance
@@ -158,14 +157,14 @@ class Session:
         wanted = (self.plan.samplers[0], AFTER, 0)
         if (job.sampler, job.model, job.number) != wanted:
             return
-        if first.set != prompt_sets.TRAINED or not job.sampler.eta:
+        if first.set != prompts.TRAINED or not job.sampler.eta:
             return
         compare = evaluation_models.make_chain_kl(self.studio, job.sampler)
         steps = parallel.gather(compare(drawn))
         trained = [
             row
             for row, prompt in enumerate(job.prompts[: job.count])
-            if self.plan.prompts[prompt].set == prompt_sets.TRAINED
+            if self.plan.prompts[prompt].set == prompts.TRAINED
         ]
         found = {"nats": steps[trained], "prompts": job.prompts[trained]}
         evaluation_plan.save(self.folder / CHAIN_KL, found)
@@ -187,7 +186,7 @@ class Session:
             balanced = renders.balanced(self.config.prompts, NUM_BALANCED)
             seen = evaluation_models.look_at(self.studio, known.images)
             features = evaluation_models.look_at(self.studio, balanced.images)[0][1]
-            labels = rewards.labels(seen[0][0], self.config.confidence)
+            labels = classes.labels(seen[0][0], self.config.confidence)
             found = {"features": features, "truth": known.truth, "labels": labels}
             evaluation_plan.save(path, found)
         matrix = figures.confusion(found["truth"], found["labels"])

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 import ddpo_fair
-from ddpo_fair import prompt_sets
-from ddpo_fair.classifiers import classifier
+from ddpo_fair import prompts
+from ddpo_fair.classifiers import classes
 from ddpo_fair.evaluation import evaluation_plan
 from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Plan, Sampler
-from ddpo_fair.learning import rewards
 from ddpo_fair.statistics import comparison, estimates, prompt_metrics
 from ddpo_fair.statistics.prompt_metrics import Answers, Judging
 from ddpo_fair.training import run_folder
@@ -91,8 +90,8 @@ def read(arrays: dict[str, np.ndarray], confidence: float) -> Answers:
         audit = _recognised(audit, confidence)
     return Answers(
         prompts=arrays["prompts"],
-        labels=rewards.labels(probabilities, confidence),
-        p_female=probabilities[:, classifier.FEMALE],
+        labels=classes.labels(probabilities, confidence),
+        p_female=probabilities[:, classes.FEMALE],
         sureness=probabilities.max(axis=1),
         audit=audit,
         angles=arrays["angles"],
@@ -115,9 +114,9 @@ def plain(value: Any) -> Any:
 
 def _recognised(probabilities: np.ndarray, confidence: float) -> np.ndarray:
     """P(female) [N], NaN where neither class is sure enough."""
-    labels = rewards.labels(probabilities, confidence)
-    female = probabilities[:, classifier.FEMALE]
-    return np.where(labels == rewards.NONE, np.nan, female)
+    labels = classes.labels(probabilities, confidence)
+    female = probabilities[:, classes.FEMALE]
+    return np.where(labels == classes.NONE, np.nan, female)
 
 
 def _of_model(
@@ -136,7 +135,7 @@ def _of_model(
 def _changes(by_set: dict[str, dict[str, list]]) -> dict[str, Any]:
     changes = {}
     for name, before in by_set[BEFORE].items():
-        figure = "obeyed" if name == prompt_sets.EXPLICIT else "gap"
+        figure = "obeyed" if name == prompts.EXPLICIT else "gap"
         found = estimates.change(before, by_set[AFTER][name], figure)
         if found is not None:
             changes[name] = {figure: found}
@@ -156,7 +155,7 @@ def _quality(arrays, plan: Plan, how: Sampler, renders) -> dict[str, Any]:
         found[name] = comparison.of_pairs(
             before["features"][rows], after["features"][rows], before["prompts"][rows]
         )
-        if name == prompt_sets.TRAINED and renders is not None:
+        if name == prompts.TRAINED and renders is not None:
             found["to_balanced_renders"] = comparison.to_reference(
                 renders["features"], before["features"][rows], after["features"][rows]
             )

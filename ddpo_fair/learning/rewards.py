@@ -9,29 +9,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from ddpo_fair.classifiers.classes import NONE
 from ddpo_fair.errors import UserError
-
-NONE = -1  # the label of an image in which no class was recognised
-
-
-def labels(probabilities: np.ndarray, confidence: float = 0.7) -> np.ndarray:
-    """The class of each image, or NONE, int64 [N] (paper section III-C).
-
-    Args:
-        probabilities: [N, K], rows sum to 1. A row with NaN gives NONE.
-        confidence: a class needs a probability above it; 0.7 in the paper.
-    """
-    probabilities = np.asarray(probabilities)
-    classes = np.argmax(probabilities, axis=1)
-    sure = (
-        np.take_along_axis(probabilities, classes[:, None], axis=1)[:, 0] > confidence
-    )
-    return np.where(sure, classes, NONE)
-
-
-def finite(probabilities: np.ndarray) -> np.ndarray:
-    """Whether each image has probabilities at all, bool [N]; a broken image has NaN."""
-    return np.isfinite(probabilities).all(axis=1)
 
 
 def shift(probabilities: np.ndarray, target_class: int | np.ndarray) -> np.ndarray:
@@ -132,12 +111,6 @@ def balance_loo(
         )
         rewards[group] = np.where(others > 0, reward, 0.0)
     return rewards
-
-
-def one_hot(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Hard memberships for `balance_loo`, float32 [N, K]; zeros for NONE."""
-    labels = np.asarray(labels)
-    return (labels[:, None] == np.arange(num_classes)).astype(np.float32)
 
 
 def check_target(target: Sequence[float], num_classes: int) -> np.ndarray:

@@ -2,12 +2,10 @@
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import jax
 import tqdm
-
-from ddpo_fair.training import stopping
 
 POLL_SECONDS = 0.02
 
@@ -40,7 +38,10 @@ class Progress:
             )
 
     def wait(
-        self, arrays: Iterable[jax.Array], doing: str, stop: stopping.Stop | None = None
+        self,
+        arrays: Iterable[jax.Array],
+        doing: str,
+        stopped: Callable[[], bool] | None = None,
     ) -> None:
         """Waits for each array in turn, one unit of the bar each.
 
@@ -50,7 +51,7 @@ class Progress:
         for array in arrays:
             self._show(doing, 0)
             while not array.is_ready():
-                if stop is not None and stop.requested:
+                if stopped is not None and stopped():
                     return
                 time.sleep(POLL_SECONDS)
                 self._show(doing, 0)

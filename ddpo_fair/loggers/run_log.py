@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ddpo_fair.classifiers import classifier
-from ddpo_fair.learning import rewards
+from ddpo_fair.classifiers import classes
 from ddpo_fair.loggers import metric_writer, tensorboard
 from ddpo_fair.statistics import intervals
 
@@ -105,8 +104,8 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 def shares(labels: np.ndarray) -> dict[str, Any]:
     """q with its 95 % Wilson interval and its counts; q is nan without a face."""
-    num_female = int(np.sum(labels == classifier.FEMALE))
-    num_male = int(np.sum(labels == classifier.MALE))
+    num_female = int(np.sum(labels == classes.FEMALE))
+    num_male = int(np.sum(labels == classes.MALE))
     q = intervals.wilson(num_female, num_female + num_male)
     return {
         "q": q.estimate,
@@ -114,7 +113,7 @@ def shares(labels: np.ndarray) -> dict[str, Any]:
         "q_high": q.high,
         "num_female": num_female,
         "num_male": num_male,
-        "num_none": int(np.sum(labels == rewards.NONE)),
+        "num_none": int(np.sum(labels == classes.NONE)),
     }
 
 
@@ -126,8 +125,8 @@ def of_evaluation(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, An
         labels: int [N].
     """
     measured = shares(labels)
-    sound = probabilities[rewards.finite(probabilities)]
-    female, polarisation, mean = sound[:, classifier.FEMALE], math.nan, math.nan
+    sound = probabilities[classes.finite(probabilities)]
+    female, polarisation, mean = sound[:, classes.FEMALE], math.nan, math.nan
     if len(sound):
         polarisation = intervals.polarisation(sound)
         mean = float(np.mean(female, dtype=np.float64))

@@ -7,12 +7,9 @@ W&B's own variables work: WANDB_MODE=offline keeps everything in that folder unt
 """
 
 import dataclasses
-import importlib.util
 import os
-import re
 import sys
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +17,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddpo_fair import config as configuration
-from ddpo_fair.errors import UserError, shown
+from ddpo_fair.errors import UserError
 
-PROJECT = re.compile(r"([\w-]{1,64}/)?[\w .-]{1,128}|", re.ASCII)
 INSTALL = 'pip install "ddpo_fair[wandb]"; or leave log.wandb empty.'
 OFFLINE = ("offline", "dryrun", "disabled")  # values of WANDB_MODE
 INIT_SECONDS = 30  # W&B's own default is 90
@@ -90,22 +86,6 @@ class Board:
                 " everything.",
                 file=sys.stderr,
             )
-
-
-def problems(project: str) -> Iterator[str]:
-    """A sentence for everything that is wrong with `config.log.wandb`."""
-    if not PROJECT.fullmatch(project):
-        yield (
-            f"log.wandb={shown(project)} must be a project, or team/project, of"
-            " letters, digits, ' ', '.', '_' and '-', or empty."
-        )
-    spec = importlib.util.find_spec("wandb") if project else None
-    # A folder wandb/ in the way is a package without an origin.
-    if project and (spec is None or spec.origin is None):
-        yield (
-            f"log.wandb={shown(project)} needs the package wandb, which is not"
-            f" installed: {INSTALL}"
-        )
 
 
 def open_board(folder: Path, config: ConfigDict) -> Board:

@@ -1,11 +1,16 @@
 """Where weights come from: the package, a folder, a file, or the Hugging Face hub."""
 
+import re
 from pathlib import Path
 
-from ddpo_fair import config_rules, files
+from ddpo_fair import files
 from ddpo_fair.errors import UserError, shown
 from ddpo_fair.models import hub, single_file
 
+# huggingface_hub's rule; all of owner/name has at most 96 characters.
+MODEL_NAME = re.compile(
+    r"(?=[^@]{3,96}(@|$))\w([\w.-]*\w)?/\w([\w.-]*\w)?(@[\w./-]{1,255})?", re.ASCII
+)
 WEIGHTS = Path(__file__).parents[1] / "embedded" / "weights"
 EMBEDDED = {"model": WEIGHTS / "text_to_image", "classifier": WEIGHTS / "classifier"}
 
@@ -58,7 +63,7 @@ def local_folder(field: str, reference: str) -> Path | None:
         return folder
     if folder.is_file():
         return single_file.folder_of(field, folder)
-    if not config_rules.MODEL_NAME.fullmatch(reference) or ".." in reference:
+    if not MODEL_NAME.fullmatch(reference) or ".." in reference:
         raise UserError(
             f"{field}={shown(reference)}: there is no such folder or file. It must"
             " be 'embedded', a folder, or owner/name on the Hugging Face hub."

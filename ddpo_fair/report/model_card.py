@@ -8,8 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ddpo_fair import config as configuration
-from ddpo_fair import config_rules
-from ddpo_fair.models import lora_files
+from ddpo_fair.models import lora_files, sources
 from ddpo_fair.statistics import intervals
 from ddpo_fair.training import saved_run
 
@@ -113,7 +112,7 @@ photographs of someone.
 def _header(config: ConfigDict, format: str) -> str:
     owner, name = config.model.partition("@")[0].split("/", 1)[0], config.model
     lines = ["---", "library_name: diffusers", "pipeline_tag: text-to-image"]
-    if config_rules.MODEL_NAME.fullmatch(name):
+    if sources.MODEL_NAME.fullmatch(name):
         lines.append(f"base_model: {name.partition('@')[0]}")
     lines.append(f"license: {LICENCES.get(owner, 'other')}")
     tags = ["stable-diffusion", "fairness", "reinforcement-learning", "ddpo"]

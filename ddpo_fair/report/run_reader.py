@@ -18,35 +18,13 @@ import numpy as np
 from ddpo_fair import files
 from ddpo_fair.errors import UserError
 from ddpo_fair.statistics import intervals
+from ddpo_fair.training import run_folder
 
 CONFIG, LINES = "config.json", "metrics.jsonl"
 EVALUATION = "evaluation_*/evaluation.json"
 GRID = re.compile(r"epoch_(\d{1,9})\.png")
-# Settings that change no number a run writes: how it is run, not what it does.
-INCIDENTAL = (
-    "train.microbatch",
-    "train.remat",
-    "train.ratio_tolerance",
-    "train.max_skipped_updates",
-    "train.max_kl",
-    "train.on_collapse",
-    "train.max_roll_backs",
-    "train.shard_optimizer",
-    "log.images",
-    "log.wandb",
-    "checkpoint.every_epochs",
-    "checkpoint.keep",
-    "run.dir",
-    "run.name",
-    "distributed.cpu_devices",
-    "distributed.enabled",
-    "distributed.coordinator_address",
-    "distributed.num_processes",
-    "distributed.process_id",
-    "distributed.timeout_seconds",
-)
 # Settings in which runs of one experiment may differ.
-OF_ONE_RUN = ("seed", *INCIDENTAL)
+OF_ONE_RUN = ("seed", *run_folder.INCIDENTAL)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib import axes, figure
 
-from ddpo_fair.learning import rewards
+from ddpo_fair.classifiers import classes
 from ddpo_fair.report import figures, plots
 from ddpo_fair.statistics import estimates, intervals
 
@@ -31,7 +31,7 @@ def measure(
         `confusion` has a row for each true class. The calibration is of faces.
     """
     truth = np.asarray(truth)
-    labels = rewards.labels(probabilities, confidence)
+    labels = classes.labels(probabilities, confidence)
     matrix = figures.confusion(truth, labels)
     faces = truth >= 0
     likelier = np.argmax(probabilities, axis=1)

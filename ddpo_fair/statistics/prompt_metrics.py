@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpo_fair.prompt_sets import EXPLICIT, Prompt
+from ddpo_fair.prompts import EXPLICIT, Prompt
 from ddpo_fair.statistics import appearance, estimates, intervals
 
 FEMALE, MALE, NONE = 0, 1, -1

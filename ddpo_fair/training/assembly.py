@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddpo_fair import config as configuration
-from ddpo_fair import config_rules, parallel, prompt_sets, rng
+from ddpo_fair import config_rules, parallel, prompts, rng
 from ddpo_fair.classifiers import classifier
 from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
 from ddpo_fair.learning import learner, losses, old_log_probs
@@ -37,7 +37,7 @@ class Run:
     base: Any  # the UNet's weights under LoRA; {} in full fine-tuning
     vae_params: Any
     classifier_params: Any
-    explicit: tuple[prompt_sets.Prompt, ...]  # rewarded for what they ask for; or ()
+    explicit: tuple[prompts.Prompt, ...]  # rewarded for what they ask for; or ()
     text: np.ndarray  # float32 [P + E, L, D], of each prompt, then of each explicit one
     null: jax.Array  # [L, D], of the empty prompt
 

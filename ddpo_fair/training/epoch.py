@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddpo_fair import config_rules, parallel, prompts, rng
-from ddpo_fair.classifiers import classifier
+from ddpo_fair.classifiers import classes
 from ddpo_fair.diffusion import sampler
 from ddpo_fair.learning import advantages, learner, rewards
 from ddpo_fair.loggers import run_log
@@ -78,7 +78,7 @@ def sample(run: Run, unet_params: Any, epoch: int) -> Samples:
         probabilities.append(run.classify(run.classifier_params, images))
         trajectories.append(trajectory)
     names = [*run.config.prompts, *(prompt.text for prompt in run.explicit)]
-    asked = [rewards.NONE] * len(run.config.prompts)
+    asked = [classes.NONE] * len(run.config.prompts)
     asked += [prompt.wanted for prompt in run.explicit]
     return Samples(
         np.array(names)[drawn], np.array(asked)[drawn], trajectories, probabilities
@@ -110,16 +110,16 @@ def score(
         target_classes: whom `shift` rewards, by prompt.
         history: of the per-prompt advantages.
     """
-    finite = rewards.finite(probabilities)
+    finite = classes.finite(probabilities)
     probabilities = np.where(finite[:, None], probabilities, 0.0)
-    labels = rewards.labels(probabilities, config.confidence)
-    free, settings = asked == rewards.NONE, config.advantage
+    labels = classes.labels(probabilities, config.confidence)
+    free, settings = asked == classes.NONE, config.advantage
     values, result = np.empty((2, len(labels)), np.float32)
     values[free] = _rewards(
         config, probabilities[free], labels[free], names[free], target_classes
     )
     values[~free] = rewards.shift(probabilities[~free], asked[~free])
-    values -= np.float32(config.reward.none_penalty) * (labels == rewards.NONE)
+    values -= np.float32(config.reward.none_penalty) * (labels == classes.NONE)
     result[free], history = _advantages(settings, values[free], names[free], history)
     # All that ask for one class have one baseline: of each prompt there are few.
     result[~free] = advantages.fixed(
@@ -142,7 +142,7 @@ def _rewards(
         return rewards.shift(probabilities, wanted)
     if config.reward.name == "balance":
         return rewards.balance(labels, names, target)
-    memberships = rewards.one_hot(labels, len(classifier.CLASSES))
+    memberships = classes.one_hot(labels, len(classes.CLASSES))
     if config.reward.soft:
         memberships = soft_memberships(probabilities)
     return rewards.balance_loo(memberships, names, target)
@@ -232,7 +232,7 @@ def of_samples(run: Run, samples: Samples, scores: Scores) -> dict[str, Any]:
             "num_not_finite": int(np.sum(~scores.finite[rows])),
         }
 
-    explicit = samples.asked != rewards.NONE
+    explicit = samples.asked != classes.NONE
     line = measure(np.flatnonzero(~explicit))
     if explicit.any():
         obeyed = scores.labels[explicit] == samples.asked[explicit]

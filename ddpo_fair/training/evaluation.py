@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpo_fair import parallel, prompts
+from ddpo_fair.classifiers import classes
 from ddpo_fair.learning import rewards
 from ddpo_fair.loggers import run_log
 from ddpo_fair.training.assembly import Run
@@ -70,7 +71,7 @@ def finish(run: Run, pending: Pending) -> Result:
     images = np.concatenate([parallel.gather(batch) for batch in pending.images])
     first = fresh % gathered[0].shape[0]  # pictures of earlier batches are not kept
     grid = images[first : first + wanted]
-    labels = rewards.labels(probabilities, run.config.confidence)
+    labels = classes.labels(probabilities, run.config.confidence)
     turns = prompts.fixed(len(run.config.prompts), fresh)
     line = run_log.of_evaluation(probabilities, labels) if fresh else {}
     by_prompt = {}

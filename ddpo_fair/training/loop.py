@@ -87,7 +87,7 @@ class Trainer:
             if finished is not None:
                 self._write(*finished)
             self.progress.wait(
-                samples.probabilities, f"epoch {epoch}: sampling", self.stop
+                samples.probabilities, f"epoch {epoch}: sampling", self._stopped
             )
             self._leave_if_asked(epoch)
             line = {"epoch": epoch, **(self.before if epoch == 0 else {})}
@@ -100,7 +100,7 @@ class Trainer:
     def _before_training(self) -> dict[str, Any]:
         """The evaluation of the model as it came; its fields of the first line."""
         pending = evaluation.start(self.run, self._unet_params(), 0)
-        self.progress.wait(pending.probabilities, "before training", self.stop)
+        self.progress.wait(pending.probabilities, "before training", self._stopped)
         self._leave_if_asked(0)
         result = evaluation.finish(self.run, pending)
         self.target_classes = evaluation.target_classes(self.run, result)
@@ -160,7 +160,7 @@ class Trainer:
             self.progress.wait(
                 pending.evaluation.probabilities,
                 f"epoch {epoch}: evaluating",
-                self.stop,
+                self._stopped,
             )
             self._leave_if_asked(epoch + 1, line)
             result = evaluation.finish(self.run, pending.evaluation)
@@ -200,6 +200,9 @@ class Trainer:
         if self.journal is not None:
             text = run_log.caption(epoch, self.run.config.prompts, result.line)
             self.journal.grid(epoch, result.grid, text)
+
+    def _stopped(self) -> bool:
+        return self.stop.requested
 
     def _leave_if_asked(self, epochs_done: int, line: dict | None = None) -> None:
         """Saves what is done and raises Interrupted if any host was asked to stop.

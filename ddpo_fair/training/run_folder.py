@@ -17,12 +17,34 @@ import ddpo_fair
 from ddpo_fair import config as configuration
 from ddpo_fair import files, parallel
 from ddpo_fair.errors import UserError, differences
-from ddpo_fair.report import run_reader
 
 CONFIG, LOCK = "config.json", ".lock"
 
+# Settings that change no number a run writes: how it is run, not what it does.
+INCIDENTAL = (
+    "train.microbatch",
+    "train.remat",
+    "train.ratio_tolerance",
+    "train.max_skipped_updates",
+    "train.max_kl",
+    "train.on_collapse",
+    "train.max_roll_backs",
+    "train.shard_optimizer",
+    "log.images",
+    "log.wandb",
+    "checkpoint.every_epochs",
+    "checkpoint.keep",
+    "run.dir",
+    "run.name",
+    "distributed.cpu_devices",
+    "distributed.enabled",
+    "distributed.coordinator_address",
+    "distributed.num_processes",
+    "distributed.process_id",
+    "distributed.timeout_seconds",
+)
 # Settings that may change when a run goes on (`images_per_epoch` guards the first two).
-FREE = ("sample.batch_per_device", "sample.batches", *run_reader.INCIDENTAL)
+FREE = ("sample.batch_per_device", "sample.batches", *INCIDENTAL)
 
 
 def path_of(config: ConfigDict) -> Path:
