@@ -1,7 +1,14 @@
-"""Paths that somebody typed: made absolute, or refused in words."""
+"""Files: paths that somebody typed, writing whole or not at all, JSON."""
 
+import contextlib
+import json
+import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from ddpo_fair.errors import UserError, shown
 
@@ -36,3 +43,45 @@ def cache() -> Path:
     """Where this user keeps what can be made again."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(home) / "ddpo_fair"
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; it takes `path`'s place if nothing is raised.
+
+    Readers see the old content or the new, never a part.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def replace(path: Path, content: bytes | str) -> None:
+    """Writes a file, whole or not at all.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    with replacing(path) as part:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON has it: arrays become lists, what is not finite becomes null."""
+    if isinstance(value, dict):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic | np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """`plain(value)` as JSON, with a line's end."""
+    return json.dumps(plain(value), allow_nan=False, indent=indent) + "\n"
