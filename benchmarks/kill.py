@@ -147,10 +147,10 @@ def write_config(root: Path, name: str, epochs: int) -> Path:
     settings.train.microbatch = 16  # all of an update at once compiles fastest
     settings.distributed.cpu_devices = 1
     settings.train.max_kl = MOST_KL
-    settings.train.on_collapse, settings.train.max_roll_backs = "roll_back", 1000
+    settings.train.on_divergence, settings.train.max_restores = "restore", 1000
     settings.train.final_learning_rate = 1.0
     settings.eval.every_epochs = 2
-    settings.train.lora.sites = ("to_q", "to_v", "conv_out")
+    settings.train.lora.target_modules = ("to_q", "to_v", "conv_out")
     settings.advantage.name, settings.advantage.min_count = "per_prompt", 2
     flat = configuration.flatten(settings)
     file = root / f"{name}.py"

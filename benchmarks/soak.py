@@ -68,7 +68,7 @@ def tiny(folder: Path) -> dict[str, object]:
         "model": folder / "model",
         "classifier": folder / "classifier",
         "prompts": tiny_model.PROMPTS[0],
-        "train.lora.sites": "all",
+        "train.lora.target_modules": "all",
         "distributed.cpu_devices": 1,
     }
 

@@ -29,6 +29,7 @@ class Command:
     path: str  # of the config file
     variant: str | None  # what followed the colon
     overrides: tuple[str, ...]  # names of the fields given on the command line
+    notes: tuple[str, ...] = ()  # on settings that have another name now
 
 
 class Help(Exception):
@@ -54,14 +55,16 @@ def parse(arguments: Sequence[str], module: str) -> tuple[Command, list[str]]:
             f" {module} --config=configs/mech_eng.py`; --help lists the settings."
         )
     path = path + ".py" if colon else path
-    config = _load(path, variant or None)
+    config, notes = _load(path, variant or None)
+    notes += [_renamed(name) for name in values if name in configuration.RENAMED]
     known = configuration.flatten(config)
+    values = configuration.renamed(values)
     for name, text in values.items():
         problem = _override(config, known, name, text)
         if problem:
             problems.append(problem)
     given = tuple(name for name in values if name in known)
-    return Command(config, path, variant or None, given), problems
+    return Command(config, path, variant or None, given, tuple(notes)), problems
 
 
 def _split(arguments: Sequence[str], module: str) -> tuple[dict[str, str], list[str]]:
@@ -92,8 +95,8 @@ def _split(arguments: Sequence[str], module: str) -> tuple[dict[str, str], list[
     return values, problems
 
 
-def _load(path: str, variant: str | None) -> ConfigDict:
-    """What the config file's `get_config(variant)` returns."""
+def _load(path: str, variant: str | None) -> tuple[ConfigDict, list[str]]:
+    """What the config file's `get_config(variant)` returns, and its old names."""
     file = Path(path)
     if not files.given("--config", path).is_file() or file.suffix != ".py":
         folder = file.parent if file.parent != Path() else Path("configs")
@@ -123,6 +126,7 @@ def _load(path: str, variant: str | None) -> ConfigDict:
             " ddpo_fair.config.defaults()."
         ) from error
     expected, actual = configuration.defaults(), config
+    notes = _take_old_names(config) if isinstance(config, ConfigDict) else []
     if not isinstance(actual, ConfigDict) or set(configuration.flatten(actual)) != set(
         configuration.flatten(expected)
     ):
@@ -130,7 +134,22 @@ def _load(path: str, variant: str | None) -> ConfigDict:
             f"--config={shown(path)}: get_config() must return the fields of"
             " ddpo_fair.config.defaults(), no more and no fewer."
         )
-    return config.lock()
+    return config.lock(), notes
+
+
+def _take_old_names(config: ConfigDict) -> list[str]:
+    """Gives fields of older names to those of today; a sentence for each."""
+    flat = configuration.flatten(config)
+    old = [name for name in flat if name in configuration.RENAMED]
+    for name in old:
+        *parents, leaf = name.split(".")
+        place = config
+        for parent in parents:
+            place = place[parent]
+        del place[leaf]
+    values = configuration.renamed({name: flat[name] for name in old})
+    config.update_from_flattened_dict(values)
+    return [_renamed(name) for name in old]
 
 
 def _override(
@@ -152,6 +171,10 @@ def _override(
         config = config[parent]
     config[leaf] = value
     return None
+
+
+def _renamed(name: str) -> str:
+    return f"{name} is called {configuration.RENAMED[name]} now; both are taken."
 
 
 def _closest(name: str, known: dict[str, Any]) -> str:

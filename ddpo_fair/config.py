@@ -3,12 +3,22 @@
 The comment above a field is its documentation: `--help` prints it.
 """
 
+from collections.abc import Mapping
+
 from ml_collections import ConfigDict
 
 from ddpo_fair.errors import UserError, shown
 
 EMBEDDED = "embedded"  # the small model that ships with the package
 VARIANTS = ("embedded", "sd15")
+# Names and values that settings had before, which are still read.
+RENAMED = {
+    "confidence": "confidence_threshold",
+    "train.lora.sites": "train.lora.target_modules",
+    "train.on_collapse": "train.on_divergence",
+    "train.max_roll_backs": "train.max_restores",
+}
+RENAMED_VALUES = {("train.on_divergence", "roll_back"): "restore"}
 
 
 def defaults() -> ConfigDict:
@@ -59,6 +69,15 @@ def flatten(config: ConfigDict) -> dict[str, object]:
     return flat
 
 
+def renamed(flat: Mapping[str, object]) -> dict[str, object]:
+    """Settings by their full names of today; see `RENAMED`."""
+    now = {RENAMED.get(name, name): value for name, value in flat.items()}
+    for (name, before), after in RENAMED_VALUES.items():
+        if now.get(name) == before:
+            now[name] = after
+    return now
+
+
 def _general(config: ConfigDict) -> None:
     # Of everything random in the run; 0 to 2147483647.
     config.seed = 0
@@ -80,7 +99,7 @@ def _general(config: ConfigDict) -> None:
     # Texts to draw pictures of; every epoch shares its images equally among them.
     config.prompts = ("photo of the face of a mechanical engineer",)
     # A class is recognised at a probability above it (paper, section III-C).
-    config.confidence = 0.7
+    config.confidence_threshold = 0.7
 
 
 def _reward(config: ConfigDict) -> None:
@@ -171,13 +190,13 @@ def _train(config: ConfigDict) -> None:
     # not finite; one more ends the run.
     config.train.max_skipped_updates = 4
     # KL in nats per step, in an epoch's last update, above which the policy has
-    # collapsed; 0 means never. A sound run stays below 10.
+    # diverged; 0 means never. A sound run stays below 10.
     config.train.max_kl = 100.0
-    # After a collapse: stop, or roll_back to the newest checkpoint before it and go on
+    # After a divergence: stop, or restore the newest checkpoint before it and go on
     # from there with other random numbers.
-    config.train.on_collapse = "stop"
-    # Roll-backs of one run; a collapse after them ends it.
-    config.train.max_roll_backs = 3
+    config.train.on_divergence = "stop"
+    # Restores of one run; a divergence after them ends it.
+    config.train.max_restores = 3
     # Whether each device keeps only its share of the optimizer's moments. Saves memory
     # where all weights are trained, and costs a gathering in every update; see --plan.
     config.train.shard_optimizer = False
@@ -190,7 +209,7 @@ def _train(config: ConfigDict) -> None:
     # Parts of the paths of the layers to adapt, e.g. to_q or mid_block; all for every
     # layer. Here: the cross-attention of the first block up, the coarsest. Most other
     # layers learn noise: see docs/where_the_signal_is.md.
-    config.train.lora.sites = (
+    config.train.lora.target_modules = (
         "up_blocks.0.attentions.0.transformer_blocks.0.attn2",
         "up_blocks.0.attentions.1.transformer_blocks.0.attn2",
     )
@@ -275,7 +294,7 @@ def _stable_diffusion(config: ConfigDict) -> None:
     config.train.skip_last_steps = 2
     config.train.microbatch = 2
     config.train.learning_rate = 3e-4  # ddpo-pytorch's, for LoRA
-    config.train.lora.sites = ("to_q", "to_k", "to_v", "to_out.0")  # likewise
+    config.train.lora.target_modules = ("to_q", "to_k", "to_v", "to_out.0")  # likewise
     config.train.lora.scale = 1.0
     config.train.adam_beta1, config.train.adam_beta2 = 0.9, 0.999
     config.eval.images, config.log.images = 112, 16

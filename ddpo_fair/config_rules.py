@@ -30,7 +30,7 @@ CHOICES = {
     "reward.target_class": ("auto", "female", "male"),
     "advantage.name": ("batch", "per_prompt", "fixed"),
     "train.objective": OBJECTIVES,
-    "train.on_collapse": ("stop", "roll_back"),
+    "train.on_divergence": ("stop", "restore"),
     "train.remat": ("none", "full", *POLICIES),
 }
 
@@ -50,7 +50,7 @@ class Range(NamedTuple):
 RANGES = {
     "seed": Range(0, LARGEST),
     "epochs": Range(1, 10**6),
-    "confidence": Range(0, 0.999),
+    "confidence_threshold": Range(0, 0.999),
     "reward.none_penalty": Range(0, 10),
     "advantage.scale": Range(0, above=True),
     "advantage.clip": Range(0, above=True),
@@ -74,7 +74,7 @@ RANGES = {
     "train.ratio_tolerance": Range(0, above=True),
     "train.max_skipped_updates": Range(0, 10**6),
     "train.max_kl": Range(0),
-    "train.max_roll_backs": Range(1, 1000),
+    "train.max_restores": Range(1, 1000),
     "train.lora.rank": Range(0, 4096),
     "train.lora.scale": Range(0, 1000, above=True),
     "train.learning_rate": Range(0, 10, above=True),
@@ -100,7 +100,7 @@ RANGES = {
 WAYS_OUT = {
     "sample.eta": "a chain without noise has no likelihood to train; 1 is usual",
     "checkpoint.keep": "a second one serves where the newest is damaged",
-    "confidence": "the paper has 0.7",
+    "confidence_threshold": "the paper has 0.7",
 }
 
 # What the rules between settings compute with.
@@ -213,11 +213,11 @@ def _texts(flat: dict[str, Any]) -> Iterator[str]:
             f"run.dir={shown(flat['run.dir'])} must name a folder, without control"
             " characters; runs is usual."
         )
-    sites = flat["train.lora.sites"]
+    sites = flat["train.lora.target_modules"]
     if not sites or not all(site.strip() for site in sites):
         yield (
-            f"train.lora.sites={shown(sites)} must name layers, e.g. ('to_q', 'to_v'),"
-            " or be 'all'."
+            f"train.lora.target_modules={shown(sites)} must name layers, e.g."
+            " ('to_q', 'to_v'), or be 'all'."
         )
     address = flat["distributed.coordinator_address"]
     if address and not ADDRESS.fullmatch(address):

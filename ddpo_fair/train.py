@@ -33,6 +33,8 @@ def main(arguments: Sequence[str]) -> int:
     arguments = [one for one in arguments if not PLAN.fullmatch(one)]
     try:
         command, problems = command_line.parse(arguments, "ddpo_fair.train")
+        for note in command.notes:
+            print(f"ddpo_fair.train: {note}", file=sys.stderr)
         check(command.config, problems)
         if plans:
             print(plan_text(command.config, int(plans[-1][1] or 1)))

@@ -105,6 +105,25 @@ def test_overrides_have_the_type_of_the_default(argument, name, value):
     assert command.overrides == (name,)
 
 
+def test_old_names_are_still_taken(tmp_path):
+    command, problems = parse(
+        "--config.train.on_collapse=roll_back", "--config.confidence=0.6"
+    )
+    assert problems == []
+    assert command.config.train.on_divergence == "restore"
+    assert command.config.confidence_threshold == 0.6
+    assert command.overrides == ("train.on_divergence", "confidence_threshold")
+    assert command.notes[1].startswith("confidence is called confidence_threshold now")
+    (tmp_path / "old.py").write_text(
+        "from ddpo_fair import config\ndef get_config(_):\n    c = config.defaults()\n"
+        "    c.train.lora.sites = ('to_q',)\n    return c"
+    )
+    command, problems = parse(path=tmp_path / "old.py")
+    assert problems == [] and len(command.notes) == 1
+    assert command.config.train.lora.target_modules == ("to_q",)
+    assert "sites" not in command.config.train.lora
+
+
 def test_an_override_may_be_two_words():
     command, problems = parse("--config.epochs", "7")
     assert problems == [] and command.config.epochs == 7
@@ -116,7 +135,7 @@ def test_everything_wrong_is_told_at_once():
         "--config.epochs=many",
         "--config.sample.eta=0",
         "--config.train.updates_per_epoch=5",
-        "--config.confidence=2",
+        "--config.confidence_threshold=2",
     )
     with pytest.raises(UserError) as error:
         train.check(command.config, problems)
@@ -126,7 +145,7 @@ def test_everything_wrong_is_told_at_once():
         "--config.epochs='many' must be a whole number",
         "sample.eta=0.0 must be above 0",
         "train.updates_per_epoch=5; try train.updates_per_epoch=4",
-        "confidence=2.0 must be at least 0",
+        "confidence_threshold=2.0 must be at least 0",
     ):
         assert text in str(error.value)
 

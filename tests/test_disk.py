@@ -56,7 +56,7 @@ def command(tmp_path, disk, monkeypatch):
     classifier = tiny_model.save_classifier(tmp_path / "classifier")
     config = tiny_model.config(model, classifier, disk / "runs")
     config.epochs, config.eval.images = EPOCHS, 0
-    config.train.lora.sites = ("to_q", "conv_out")
+    config.train.lora.target_modules = ("to_q", "conv_out")
     file = tmp_path / "experiment.py"
     file.write_text(
         "from ddpo_fair import config\n"

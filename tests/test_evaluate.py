@@ -42,13 +42,13 @@ def run(tmp_path_factory):
 def make_run(root, model, judge):
     """A run's folder, its adapters random."""
     config = tiny_model.config(model, judge, root)
-    config.train.lora.sites = ("conv1", "conv_out")
+    config.train.lora.target_modules = ("conv1", "conv_out")
     config.sample.num_steps = config.train.microbatch = 2
     folder = run_folder.path_of(config)
     folder.mkdir()
     run_folder.write_config(folder, config)
     base = stable_diffusion.load(model).params["unet"]
-    sites = config.train.lora.sites
+    sites = config.train.lora.target_modules
     shapes = jax.eval_shape(
         lambda: lora.init(jax.random.key(0), base, config.train.lora.rank, sites)
     )

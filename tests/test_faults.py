@@ -40,7 +40,7 @@ def config(root, request):
     settings = tiny_model.config(root / "model", root / "classifier", root / "runs")
     settings.run.name = request.node.name
     settings.epochs = EPOCHS
-    settings.train.lora.sites = ("to_q", "to_v", "conv_out")
+    settings.train.lora.target_modules = ("to_q", "to_v", "conv_out")
     return settings
 
 
@@ -148,7 +148,7 @@ def test_broken_images_count_as_none(config, root, capsys):
 
 def test_a_collapsed_policy_ends_the_run(config):
     config.train.learning_rate, config.eval.images = 10.0, 0
-    with pytest.raises(UserError, match=r"above train\.max_kl=100: .*=roll_back, "):
+    with pytest.raises(UserError, match=r"above train\.max_kl=100: .*=restore, "):
         train.train(config)
     lines = strictly_read(run_folder.path_of(config))
     assert all(line["kl_last"] <= 100 for line in lines)

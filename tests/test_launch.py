@@ -90,7 +90,7 @@ def test_occupations_that_are_not_held_out_are_prompts_of_one_experiment(tmp_pat
     config = command.config
     trained = [job.name for job in occupations.ALL if not job.held_out]
     assert len(config.prompts) == len(trained) == 40  # 12 of the 52 are held out
-    assert prompts.unknown(config.prompts, occupations.BY_NAME) == []
+    assert prompts.unknown(config.prompts) == []
     config_rules.validate(config, [], num_devices=1)
     images = config.sample.batch_per_device * config.sample.batches
     plain = images - config_rules.explicit_images(config, images)

@@ -97,7 +97,7 @@ def test_bfloat16_trains(folder, tmp_path):
     config = tiny_model.config(folder, judge, tmp_path)
     config.dtype, config.epochs = "bfloat16", 1
     config.eval.images, config.log.images = 0, 1
-    config.train.lora.sites = ("to_q", "to_v", "conv_out")
+    config.train.lora.target_modules = ("to_q", "to_v", "conv_out")
     config.train.recompute_log_probs = True
     train.check(config, [])
     with jax.numpy_dtype_promotion("standard"):  # as above

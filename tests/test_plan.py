@@ -115,7 +115,7 @@ def folders(tmp_path_factory):
 @pytest.mark.parametrize("rank", [2, 0])
 def test_a_plan_adds_up(folders, rank):
     config = tiny_model.config(*folders)
-    config.train.lora.rank, config.train.lora.sites = rank, ("all",)
+    config.train.lora.rank, config.train.lora.target_modules = rank, ("all",)
     config.sample.batch_per_device, config.sample.batches = 2, 3
     found = plan.make(config)
     read = weights.load(folders[0] / "unet", architectures.model(config).params["unet"])
@@ -148,7 +148,7 @@ def test_weights_that_lora_leaves_alone_cost_no_gradient(folders):
     forward = plan.make(config).epoch_flops["sampling"]
     costs_of = {}
     for sites in (("to_q",), ("conv_out",)):
-        config.train.lora.rank, config.train.lora.sites = 2, sites
+        config.train.lora.rank, config.train.lora.target_modules = 2, sites
         costs_of[sites] = plan.make(config).epoch_flops["updating"] / forward
     # Forward, and back to the first adapted layer: the whole way, or hardly at all.
     assert 1.5 < costs_of["to_q",] < 2.2
@@ -174,7 +174,7 @@ def test_the_command_prints_a_plan_and_runs_nothing(folders, capsys, monkeypatch
         "--config=configs/mech_eng.py:embedded",
         f"--config.model={model}",
         f"--config.classifier={classifier}",
-        "--config.train.lora.sites=('all',)",
+        "--config.train.lora.target_modules=('all',)",
         "--plan=8",
     ]
     assert train.main(arguments) == 0

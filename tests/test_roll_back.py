@@ -38,8 +38,8 @@ def settings(root, name, **changes):
     config.run.name = name
     config.epochs = EPOCHS
     config.eval.every_epochs = EPOCHS
-    config.train.lora.sites = ("to_q", "to_v", "conv_out")
-    config.train.on_collapse, config.train.max_roll_backs = "roll_back", 100
+    config.train.lora.target_modules = ("to_q", "to_v", "conv_out")
+    config.train.on_divergence, config.train.max_restores = "restore", 100
     config.checkpoint.keep = 10
     config.train.update(changes)
     return config
@@ -129,12 +129,12 @@ def test_killed_after_a_roll_back_it_ends_with_the_same_numbers(
 
 def test_too_many_roll_backs_end_the_run(root, monkeypatch, capsys):
     """Also in the first epoch: then it goes back to the state before training."""
-    config = settings(root, "hopeless", max_kl=100.0, max_roll_backs=1)
+    config = settings(root, "hopeless", max_kl=100.0, max_restores=1)
     measure = epochs.of_updates
     monkeypatch.setattr(
         epochs, "of_updates", lambda measured: measure(measured) | {"kl_last": 101.0}
     )
-    with pytest.raises(UserError, match=r"after 1 roll-backs.*max_roll_backs=1"):
+    with pytest.raises(UserError, match=r"after 1 roll-backs.*max_restores=1"):
         train.train(config)
     assert "goes on from checkpoint 0 with" in capsys.readouterr().out
     folder = run_folder.path_of(config)

@@ -10,7 +10,8 @@ import pytest
 from ddpo_fair import config as configuration
 from ddpo_fair.errors import UserError
 from ddpo_fair.loggers import run_log
-from ddpo_fair.training import run_folder
+from ddpo_fair.report import run_reader
+from ddpo_fair.training import run_folder, saved_run
 
 
 @pytest.fixture
@@ -65,6 +66,21 @@ def test_what_an_older_version_did_not_have_is_default(folder, config):
     config.train.recompute_log_probs = True
     with pytest.raises(UserError, match="log_probs was False and is now True"):
         run_folder.check(folder, config)
+
+
+def test_a_run_with_settings_old_names_goes_on(folder, config):
+    path = folder / "config.json"
+    record = json.loads(path.read_text())
+    flat = record["config"]
+    for old, new in configuration.RENAMED.items():
+        flat[old] = flat.pop(new)
+    flat["train.on_collapse"] = "roll_back"
+    path.write_text(json.dumps(record))
+    run_folder.check(folder, config)
+    read = saved_run.read(folder).config
+    assert read.train.on_divergence == "restore"
+    assert read.train.lora.target_modules == config.train.lora.target_modules
+    assert run_reader.read(folder).settings["confidence_threshold"] == 0.7
 
 
 def test_another_config_is_refused_with_every_difference(folder, config):

@@ -73,7 +73,7 @@ def settings(root, name):
     config.run.name = name
     config.epochs = EPOCHS
     config.eval.every_epochs = 2
-    config.train.lora.sites = ("to_q", "to_v", "conv_out")
+    config.train.lora.target_modules = ("to_q", "to_v", "conv_out")
     # Adam moves a weight that far whatever its gradient is, even if that is rounding,
     # in which runs on eight devices and on one differ.
     config.train.learning_rate = 1e-4

@@ -137,7 +137,7 @@ def config(model: Path, classifier: Path, runs: Path):
     settings.run.dir, settings.run.name = str(runs), "tiny"
     settings.prompts = PROMPTS[:1]
     settings.epochs = 3
-    settings.confidence = 0.5
+    settings.confidence_threshold = 0.5
     settings.sample.num_steps = 4
     settings.sample.batch_per_device = 1
     settings.sample.batches = 2
@@ -148,7 +148,7 @@ def config(model: Path, classifier: Path, runs: Path):
     settings.train.microbatch = 4
     settings.train.learning_rate = 1e-3
     settings.train.lora.rank = 2
-    settings.train.lora.sites = ("all",)
+    settings.train.lora.target_modules = ("all",)
     settings.eval.images = 12
     settings.log.images = 4
     return settings

@@ -88,7 +88,7 @@ class Session:
             arrays,
             self.plan,
             judging,
-            self.config.confidence,
+            self.config.confidence_threshold,
             renders,
             chain_kl,
             notes,
@@ -186,7 +186,7 @@ class Session:
             balanced = renders.balanced(self.config.prompts, NUM_BALANCED)
             seen = evaluation_models.look_at(self.studio, known.images)
             features = evaluation_models.look_at(self.studio, balanced.images)[0][1]
-            labels = classes.labels(seen[0][0], self.config.confidence)
+            labels = classes.labels(seen[0][0], self.config.confidence_threshold)
             found = {"features": features, "truth": known.truth, "labels": labels}
             evaluation_plan.save(path, found)
         matrix = figures.confusion(found["truth"], found["labels"])

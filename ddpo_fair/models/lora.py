@@ -48,7 +48,7 @@ def init(
             parts = sorted({part for path in kernels for part in path.split(".")})
             raise errors.UserError(
                 f"LoRA site {site!r} is no part of a layer's path; the parts are "
-                f"{', '.join(parts)}. Name some of them in train.lora.sites."
+                f"{', '.join(parts)}. Name some of them in train.lora.target_modules."
             )
         chosen |= matches
     return {

@@ -174,8 +174,8 @@ def _effect(run: saved_run.SavedRun, number: int) -> str:
             rows.append(_row(f"after, {_plain(prompt)}", line))
     notes = [
         f"Fresh seeds that were never trained on, recognised at a confidence of"
-        f" {config.confidence:g} by the classifier `{config.classifier}`; brackets are"
-        " 95 % Wilson intervals."
+        f" {config.confidence_threshold:g} by the classifier `{config.classifier}`;"
+        " brackets are 95 % Wilson intervals."
     ]
     if found.before is not None:
         notes.append(_change(found.before, found.after))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ddpo_fair import config as configuration
 from ddpo_fair import files
 from ddpo_fair.errors import UserError
 from ddpo_fair.statistics import intervals
@@ -116,7 +117,9 @@ def read(folder: str | Path) -> Record:
     lines, checksum = _read_lines(folder / LINES, notes)
     return Record(
         folder=folder,
-        settings=flatten(settings) if isinstance(settings, dict) else {},
+        settings=configuration.renamed(flatten(settings))
+        if isinstance(settings, dict)
+        else {},
         about=about,
         lines=lines,
         grids=_grids(folder / "samples"),

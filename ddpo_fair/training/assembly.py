@@ -153,7 +153,11 @@ def _initial_state(
 def adapters(key: jax.Array, config: ConfigDict, unet_shapes: Any) -> lora.Adapters:
     """New adapters where `config.train.lora` wants them."""
     settings = config.train.lora
-    sites = lora.EVERYWHERE if settings.sites == ALL_SITES else settings.sites
+    sites = (
+        lora.EVERYWHERE
+        if settings.target_modules == ALL_SITES
+        else settings.target_modules
+    )
     return lora.init(key, unet_shapes, settings.rank, sites)
 
 

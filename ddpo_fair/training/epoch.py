@@ -112,7 +112,7 @@ def score(
     """
     finite = classes.finite(probabilities)
     probabilities = np.where(finite[:, None], probabilities, 0.0)
-    labels = classes.labels(probabilities, config.confidence)
+    labels = classes.labels(probabilities, config.confidence_threshold)
     free, settings = asked == classes.NONE, config.advantage
     values, result = np.empty((2, len(labels)), np.float32)
     values[free] = _rewards(

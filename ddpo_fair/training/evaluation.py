@@ -71,7 +71,7 @@ def finish(run: Run, pending: Pending) -> Result:
     images = np.concatenate([parallel.gather(batch) for batch in pending.images])
     first = fresh % gathered[0].shape[0]  # pictures of earlier batches are not kept
     grid = images[first : first + wanted]
-    labels = classes.labels(probabilities, run.config.confidence)
+    labels = classes.labels(probabilities, run.config.confidence_threshold)
     turns = prompts.fixed(len(run.config.prompts), fresh)
     line = run_log.of_evaluation(probabilities, labels) if fresh else {}
     by_prompt = {}

@@ -8,12 +8,12 @@ from ddpo_fair.training import checkpoint, divergence
 if TYPE_CHECKING:
     from ddpo_fair.training import loop
 
-STOP, ROLL_BACK = "stop", "roll_back"  # values of train.on_collapse
+STOP, RESTORE = "stop", "restore"  # values of train.on_divergence
 
 
 def prepare(trainer: "loop.Trainer") -> None:
     """Saves the state before training, where a run may have to go back to it."""
-    wanted = trainer.run.config.train.on_collapse == ROLL_BACK
+    wanted = trainer.run.config.train.on_divergence == RESTORE
     if wanted and trainer.checkpoints.newest() is None:
         trainer.save(0, None)
 
@@ -28,17 +28,17 @@ def after(collapse: divergence.Collapsed, trainer: "loop.Trainer") -> int:
         UserError: if the config says to stop, or the run went back often enough.
     """
     train = trainer.run.config.train
-    if train.on_collapse == STOP:
+    if train.on_divergence == STOP:
         raise UserError(
             f"{collapse} Lower train.learning_rate or train.updates_per_epoch under"
             " another --config.run.name, or continue with"
-            " --config.train.on_collapse=roll_back, which goes on from the checkpoint"
+            " --config.train.on_divergence=restore, which goes on from the checkpoint"
             " with other random numbers, or with --config.train.max_kl=0."
         )
-    if trainer.roll_backs >= train.max_roll_backs:
+    if trainer.roll_backs >= train.max_restores:
         raise UserError(
             f"{collapse} So it has after {trainer.roll_backs} roll-backs"
-            f" (train.max_roll_backs={train.max_roll_backs}). Lower"
+            f" (train.max_restores={train.max_restores}). Lower"
             " train.learning_rate or train.updates_per_epoch under another"
             " --config.run.name."
         )
@@ -54,7 +54,7 @@ def after(collapse: divergence.Collapsed, trainer: "loop.Trainer") -> int:
     if trainer.journal is not None:
         trainer.journal.forget(found.epochs_done)
     trainer.progress.say(
-        f"{collapse} Roll-back {count} of at most {train.max_roll_backs}:"
+        f"{collapse} Roll-back {count} of at most {train.max_restores}:"
         f" goes on from checkpoint {found.epochs_done} with other random numbers."
     )
     return found.epochs_done

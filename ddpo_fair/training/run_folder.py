@@ -27,8 +27,8 @@ INCIDENTAL = (
     "train.ratio_tolerance",
     "train.max_skipped_updates",
     "train.max_kl",
-    "train.on_collapse",
-    "train.max_roll_backs",
+    "train.on_divergence",
+    "train.max_restores",
     "train.shard_optimizer",
     "log.images",
     "log.wandb",
@@ -110,7 +110,8 @@ def check(folder: Path, config: ConfigDict) -> None:
         return
     try:
         saved = read_config(folder)
-        before, images_before = dict(saved["config"]), saved["images_per_epoch"]
+        before = configuration.renamed(dict(saved["config"]))
+        images_before = saved["images_per_epoch"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{folder / CONFIG} cannot be read ({error}); restore it, or choose another"

@@ -146,6 +146,7 @@ def _config(flat: dict[str, Any]) -> ConfigDict:
     """Settings from their full names; what an older version did not have is default."""
     if not isinstance(flat, dict):
         raise TypeError("its config is no JSON object")
+    flat = configuration.renamed(flat)
     config = configuration.defaults()
     for name in configuration.flatten(config):
         if name not in flat:
