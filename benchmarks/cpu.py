@@ -122,7 +122,7 @@ def _peer(flags: list[str]) -> tuple[Any, Any, dict[str, Any]]:
     unet = unet.float().to(memory_format=torch.channels_last)
     loop = peer.Peer(unet, chain, config.sample.guidance_scale, autocast=False)
     settings = config.train.lora
-    everywhere = settings.target_modules == assembly.ALL_SITES
+    everywhere = settings.target_modules == assembly.ALL_MODULES
     sites = lora.EVERYWHERE if everywhere else settings.target_modules
     loop.add_adapters(settings.rank, sites, config.train.learning_rate)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")

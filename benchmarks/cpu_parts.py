@@ -15,6 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from ddpo_fair import command_line, parallel, rng
+from ddpo_fair.classifiers import classifier
+from ddpo_fair.diffusion import sampler
+from ddpo_fair.learning import learner, policy_update
 from ddpo_fair.planning import plan
 from ddpo_fair.training import assembly
 from ddpo_fair.training import epoch as epochs
@@ -41,28 +44,41 @@ def measure(flags: list[str]) -> dict[str, dict[str, float]]:
     parallel.use_compilation_cache()
     parallel.divide_cpu(config.distributed.cpu_devices)
     run, state = assembly.build(config)
-    samples = epochs.sample(run, run.unet_params(state.params), 0)
+    params = learner.unet_params(run.learner, run.base, state.params)
+    samples = epochs.sample(run, params, 0)
     trajectory = samples.trajectories[0]
     keys, text = trajectory.keys, trajectory.text
-    params = run.unet_params(state.params)
     latents = trajectory.latents[:, :, -1]
-    images = run.decode(run.vae_params, latents)
-    chosen = jax.tree.map(lambda x: x[0], run.select(rng.key(0)))
+    images = sampler.decode(run.policy.model, run.vae_params, latents)
+    selected = learner.selection(
+        rng.key(0), run.learner, parallel.num_devices(), run.images_per_device
+    )
+    chosen = [x[0] for x in selected]
     advantages = parallel.split(jnp.ones(run.num_images))
 
     def update() -> Any:
         nonlocal state
-        state, _ = run.update(
-            state, run.base, trajectory, advantages, *chosen, run.null
+        state, _ = policy_update.update(
+            run.learner,
+            state,
+            run.base,
+            trajectory,
+            advantages,
+            *chosen,
+            run.uncond_embedding,
         )
         return state
 
     square = parallel.split(jnp.ones((2 * config.distributed.cpu_devices, 2048, 2048)))
     product = jax.jit(jax.vmap(jax.vmap(jnp.dot)))
     programs = {
-        "sampling": lambda: run.sample(params, keys, text, run.null).latents,
-        "decoding": lambda: run.decode(run.vae_params, latents),
-        "classifying": lambda: run.classify(run.classifier_params, images),
+        "sampling": lambda: (
+            sampler.sample(run.policy, params, keys, text, run.uncond_embedding).latents
+        ),
+        "decoding": lambda: sampler.decode(run.policy.model, run.vae_params, latents),
+        "classifying": lambda: classifier.classify(
+            run.classifier, run.classifier_params, images
+        ),
         "updating": update,
         PRODUCT: lambda: product(square, square),
     }

@@ -1,5 +1,6 @@
 """What gpu.py measures, a function each; torch and JAX never share a process."""
 
+import functools
 from typing import Any
 
 import gpu_setup
@@ -31,7 +32,7 @@ def sample(options: Any) -> dict[str, Any]:
     from ddpo_fair.diffusion import sampler
 
     setup = gpu_setup.make(options)
-    sample = sampler.make_sampler(setup.model, setup.chain, gpu_setup.GUIDANCE)
+    sample = functools.partial(sampler.sample, setup.policy)
     arguments = (setup.unet, setup.keys, setup.text, setup.null)
     timing = gpu_setup.time_of(
         lambda: jax.block_until_ready(sample(*arguments)), repeats=3
@@ -56,7 +57,7 @@ def decode(options: Any) -> dict[str, Any]:
     setup = gpu_setup.make(options)
     shape = (options.batch, *setup.model.latent_shape)
     latents = jax.random.normal(jax.random.key(0), (1, *shape))
-    decode = sampler.make_decoder(setup.model)
+    decode = functools.partial(sampler.decode, setup.model)
     arguments = (setup.vae, latents)
     timing = gpu_setup.time_of(
         lambda: decode(*arguments).block_until_ready(), repeats=5
@@ -123,8 +124,9 @@ def ratio(options: Any) -> dict[str, Any]:
     from ddpo_fair.diffusion import sampler
 
     setup = gpu_setup.make(options)
-    sample = sampler.make_sampler(setup.model, setup.chain, gpu_setup.GUIDANCE)
-    trajectory = sample(setup.unet, setup.keys, setup.text, setup.null)
+    trajectory = sampler.sample(
+        setup.policy, setup.unet, setup.keys, setup.text, setup.null
+    )
     update, state, arguments = gpu_setup.update(options, setup, trajectory, setup.steps)
     _, metrics = jax.device_get(update(state, *arguments))
     names = ("ratio_deviation", "kl", "grad_norm")

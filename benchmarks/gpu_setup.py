@@ -1,5 +1,6 @@
 """What the parts of gpu.py share: networks of real size with random weights, clocks."""
 
+import functools
 import json
 import statistics
 import time
@@ -24,7 +25,7 @@ def make(options: Any) -> SimpleNamespace:
     import jax
     import jax.numpy as jnp
 
-    from ddpo_fair.diffusion import ddim, stable_diffusion
+    from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
     from ddpo_fair.models import clip, unet, vae
 
     parsed, dtype = configs(options), jnp.bfloat16
@@ -41,7 +42,9 @@ def make(options: Any) -> SimpleNamespace:
     width = parsed["unet"]["cross_attention_dim"]
     return SimpleNamespace(
         model=model,
-        chain=ddim.schedule(parsed["scheduler"], steps, 1.0),
+        policy=sampler.Policy(
+            model, ddim.schedule(parsed["scheduler"], steps, 1.0), GUIDANCE
+        ),
         steps=steps,
         unet=jax.device_put(_random(shapes["unet"])),
         vae=jax.device_put(_random(shapes["vae"])),
@@ -57,40 +60,29 @@ def update(options: Any, setup: Any, trajectory: Any, turns: int) -> tuple:
     import jax.numpy as jnp
     import numpy as np
 
-    from ddpo_fair.learning import learner, losses
+    from ddpo_fair import config
+    from ddpo_fair.learning import learner, policy_update
     from ddpo_fair.models import lora
 
-    settings = learner.Settings(
-        objective="ppo",
-        surrogate=losses.Settings(
-            clip_range=1e-4,
-            rollback=0.3,
-            trust_region=0.16,
-            kl_penalty=5.0,
-            num_dims=int(np.prod(setup.model.latent_shape)),
-        ),
-        guidance_scale=GUIDANCE,
+    train = config.defaults().train
+    train.update(
+        clip_range=1e-4,
         updates_per_epoch=1,
-        steps_per_update=turns,
-        last_step=setup.steps,
+        skip_last_steps=0,
         microbatch=options.batch,
-        lora_scale=1.0,
-    )
-    train = SimpleNamespace(
         learning_rate=3e-4,
         final_learning_rate=1.0,
         warmup_updates=0,
         adam_beta1=0.9,
         adam_beta2=0.999,
-        adam_epsilon=1e-8,
-        weight_decay=1e-4,
-        max_grad_norm=1.0,
+        lora={"rank": RANK, "scale": 1.0},
     )
-    transform = learner.optimizer(train, 100)
+    optimizer = learner.make_optimizer(train, 100)
     start = jax.jit(lambda key: lora.init(key, setup.unet, RANK, lora.ATTENTION))
     params = start(jax.random.key(2))
-    state = learner.TrainState(params, jax.jit(transform.init)(params), jnp.int32(0))
-    update = learner.make_update(setup.model, setup.chain, settings, transform)
+    state = learner.TrainState(params, jax.jit(optimizer.init)(params), jnp.int32(0))
+    of = learner.Learner(setup.policy, train, turns, optimizer)
+    update = functools.partial(policy_update.update, of)
     images = jnp.arange(options.batch, dtype=jnp.int32)[None]
     chosen = np.linspace(0, setup.steps - 1, turns).astype(np.int32)
     steps = jnp.broadcast_to(jnp.asarray(chosen), (1, options.batch, turns))

@@ -21,9 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpo_fair import command_line, parallel
-from ddpo_fair.diffusion import ddim, stable_diffusion
-from ddpo_fair.learning import learner
-from ddpo_fair.models import sources
+from ddpo_fair.learning import policy_update
 from ddpo_fair.training import assembly, epoch
 
 # A part: a block's ResNets, its self- and cross-attention, and the rest.
@@ -55,7 +53,7 @@ def main() -> None:
 def measure(config, batches: int, steps: int) -> dict[str, np.ndarray]:
     """Gradients of each layer's kernel, [groups, steps, size], by the layer's path."""
     run, state = assembly.build(config)
-    gradient = make_gradient(config, run)
+    gradient = make_gradient(run)
     size = config.train.microbatch
     found = collections.defaultdict(list)
     for batch in range(batches):
@@ -74,7 +72,7 @@ def measure(config, batches: int, steps: int) -> dict[str, np.ndarray]:
                     placed,
                     images,
                     jnp.full_like(images, step),
-                    run.null,
+                    run.uncond_embedding,
                 )
                 for step in range(steps)
             ]
@@ -87,19 +85,15 @@ def measure(config, batches: int, steps: int) -> dict[str, np.ndarray]:
     return {path: np.stack(groups) for path, groups in found.items()}
 
 
-def make_gradient(config, run: assembly.Run):
+def make_gradient(run: assembly.Run):
     """The jitted policy gradient of one group of images and their steps."""
-    folder = sources.model_folder(config.model, config.variant)
-    model = stable_diffusion.load(folder, jnp.dtype(config.dtype))
-    chain = ddim.schedule(model.scheduler, config.sample.num_steps, config.sample.eta)
-    settings = assembly.learner_settings(config, model.latent_shape)
 
     @jax.jit
-    def gradient(params, trajectory, advantages, images, steps, null):
+    def gradient(params, trajectory, advantages, images, steps, uncond_embedding):
         def loss(params):
-            batch = jax.vmap(learner.pairs)(trajectory, advantages, images, steps)
+            batch = jax.vmap(policy_update.pairs)(trajectory, advantages, images, steps)
             one = functools.partial(
-                learner.surrogate_loss, model, chain, settings, params, null
+                policy_update.surrogate_loss, run.learner, params, uncond_embedding
             )
             return jax.vmap(one)(batch)[0].mean()
 

@@ -46,7 +46,7 @@ def data_files(folder):
 
 
 def assert_same(found, number):
-    assert found.epochs_done == number and found.rest["number"] == number
+    assert found.epochs_done == number and found.metadata["number"] == number
     for ours, theirs in zip(
         jax.tree.leaves(found.state), jax.tree.leaves(make_state(number)), strict=True
     ):
@@ -63,7 +63,7 @@ def test_round_trip_is_exact(tmp_path):
     found = restore(tmp_path)
     assert_same(found, 2)
     assert found.complaints == ()
-    assert {name: found.rest[name] for name in REST} == REST
+    assert {name: found.metadata[name] for name in REST} == REST
 
 
 def test_the_newest_are_kept(tmp_path):

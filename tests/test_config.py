@@ -47,7 +47,8 @@ def test_promised_names_exist():
 
 
 def test_objectives_are_those_of_the_losses():
-    assert set(config_rules.OBJECTIVES) == set(losses.OBJECTIVES)
+    for name in config_rules.OBJECTIVES:
+        assert callable(getattr(losses, name))
     assert config_rules.POLICIES == unet.POLICIES
 
 

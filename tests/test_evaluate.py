@@ -53,7 +53,7 @@ def make_run(root, model, judge):
         lambda: lora.init(jax.random.key(0), base, config.train.lora.rank, sites)
     )
     params = jax.tree.map(lambda x: 0.2 * x, tiny_model.draw(shapes))
-    optimizer = jax.jit(learner.optimizer(config.train, 10).init)(params)
+    optimizer = jax.jit(learner.make_optimizer(config.train, 10).init)(params)
     state = learner.TrainState(jax.device_put(params), optimizer, jnp.int32(3))
     manager = checkpoint.Checkpoints(folder / "checkpoints", keep=2)
     manager.save(3, state, {"history": {}, "target_classes": {}, "line": None})

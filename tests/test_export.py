@@ -56,7 +56,7 @@ def make_run(root, model, name, rank):
             lambda: lora.init(jax.random.key(0), base, rank, lora.EVERYWHERE)
         )
     params = jax.tree.map(lambda x: 1.1 * x, tiny_model.draw(shapes))
-    optimizer = jax.jit(learner.optimizer(config.train, 10).init)(params)
+    optimizer = jax.jit(learner.make_optimizer(config.train, 10).init)(params)
     state = learner.TrainState(jax.device_put(params), optimizer, jnp.int32(3))
     manager = checkpoint.Checkpoints(folder / "checkpoints", keep=2)
     manager.save(3, state, {"history": {}, "target_classes": {}, "line": None})

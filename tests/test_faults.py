@@ -18,9 +18,10 @@ import tiny_model
 
 from ddpo_fair import config as configuration
 from ddpo_fair import train
+from ddpo_fair.diffusion import sampler
 from ddpo_fair.errors import UserError
 from ddpo_fair.loggers import run_log
-from ddpo_fair.training import assembly, checkpoint, evaluation, faults, run_folder
+from ddpo_fair.training import checkpoint, faults, run_folder
 from ddpo_fair.training import epoch as epochs
 
 EPOCHS, IMAGES = 4, 16
@@ -197,25 +198,21 @@ def test_a_folder_that_can_only_be_read():
         run_folder.lock(pathlib.Path("/sys/runs/one"))  # even root cannot
 
 
-def failing(monkeypatch, sample, epoch):
+def failing(monkeypatch, config, broken, epoch):
     """Replaces the sampler from an epoch on."""
-    build, calls = assembly.build, iter(range(100))
+    sample, calls = sampler.sample, iter(range(100))
+    size = jax.device_count() * config.sample.batch_per_device
+    before = -(-(config.eval.images + config.log.images) // size)  # in the evaluation
+    before += epoch * config.sample.batches
 
-    def broken(config):
-        run, state = build(config)
+    def either(*arguments):
+        return (sample if next(calls) < before else broken)(*arguments)
 
-        def either(*arguments):
-            before = evaluation.num_batches(run) + epoch * config.sample.batches
-            broken = next(calls) >= before
-            return (sample if broken else run.sample)(*arguments)
-
-        return dataclasses.replace(run, sample=either), state
-
-    monkeypatch.setattr(assembly, "build", broken)
+    monkeypatch.setattr(sampler, "sample", either)
 
 
 def test_too_little_memory_names_the_settings(config, monkeypatch):
-    failing(monkeypatch, lambda *_: jnp.zeros(1 << 50) + 1, 0)
+    failing(monkeypatch, config, lambda *_: jnp.zeros(1 << 50) + 1, 0)
     with pytest.raises(UserError) as error:
         train.train(config)
     for text in (
@@ -240,7 +237,7 @@ def test_a_device_that_fails(config, monkeypatch):
         latents = jax.jit(lambda: jax.pure_callback(lost, shape))()
         return types.SimpleNamespace(latents=latents)
 
-    failing(monkeypatch, sample, 2)
+    failing(monkeypatch, config, sample, 2)
     with pytest.raises(UserError, match=r"The devices failed \(INTERNAL.* is sound"):
         train.train(config)
     monkeypatch.undo()

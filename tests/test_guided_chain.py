@@ -112,9 +112,10 @@ def test_chain_equals_diffusers(torch, monkeypatch, tmp_path, config, num_images
     params = weights.load(tmp_path, weights.init_template(network, *inputs))
     model = types.SimpleNamespace(unet=network, latent_shape=shape)
     chain = ddim.schedule(SCHEDULER, NUM_STEPS, 1.0)
-    denoise = functools.partial(sampler.denoise, model, chain, GUIDANCE)
-    latents, _ = jax.jit(denoise)(params, keys, text, null)
-    found = np.moveaxis(np.asarray(latents)[:, 1:], 1, 0)
+    policy = sampler.Policy(model, chain, GUIDANCE)
+    denoise = functools.partial(sampler.denoise, policy)
+    drawn = jax.jit(denoise)(params, keys, text, null)
+    found = np.moveaxis(np.asarray(drawn.latents)[:, 1:], 1, 0)
     errors = [
         parity.relative_error(*pair) for pair in zip(found, expected, strict=True)
     ]

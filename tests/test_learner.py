@@ -9,9 +9,10 @@ import optax
 import pytest
 import tiny_model
 
+from ddpo_fair import config as configuration
 from ddpo_fair import parallel, rng
 from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
-from ddpo_fair.learning import learner, losses
+from ddpo_fair.learning import learner, policy_update
 from ddpo_fair.models import lora
 
 D, N, T, GUIDANCE = 8, 2, 4, 3.0  # devices, images on each, steps
@@ -19,18 +20,15 @@ SITES = ("to_q", "conv_out")
 RATE = 100.0  # of plain gradient descent, so that parameters show the gradient
 
 
-def settings(**changes):
-    chosen = {
-        "objective": "ppo",
-        "surrogate": losses.Settings(1e-3, 0.3, 0.16, 5.0, 8 * 8 * 4),
-        "guidance_scale": GUIDANCE,
-        "updates_per_epoch": 1,
-        "steps_per_update": T,
-        "last_step": T,
-        "microbatch": N * T,
-        "lora_scale": 0.5,
-    }
-    return learner.Settings(**chosen | changes)
+def make_learner(model, optimizer=None, num_steps=T, **changes):
+    """A learner of the model that takes `num_steps` of T steps in an update."""
+    train = configuration.defaults().train
+    train.update(clip_range=1e-3, updates_per_epoch=1, skip_last_steps=0)
+    train.update(microbatch=N * T, lora={"rank": 2, "scale": 0.5})
+    train.update(changes)
+    schedule = ddim.schedule(model.scheduler, T, 1.0)
+    policy = sampler.Policy(model, schedule, GUIDANCE)
+    return learner.Learner(policy, train, num_steps, optimizer)
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +38,9 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def chain(model):
-    return ddim.schedule(model.scheduler, T, 1.0)
+def sgd(model):
+    """A learner by plain gradient descent."""
+    return make_learner(model, optax.sgd(RATE))
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +56,12 @@ def adapters(model):
 
 
 @pytest.fixture(scope="module")
-def trajectory(model, chain, texts, adapters):
+def trajectory(model, sgd, texts, adapters):
     """Sampled with the adapters merged, as a run does it."""
     params = lora.merge(model.params["unet"], adapters, 0.5)
     keys = jax.vmap(lambda index: rng.key(3, index))(jnp.arange(D * N))
-    sample = sampler.make_sampler(model, chain, GUIDANCE)
-    return sample(
+    return sampler.sample(
+        sgd.policy,
         parallel.replicate(params),
         parallel.split(keys),
         parallel.split(np.repeat(texts[1:], D * N, axis=0)),
@@ -75,13 +74,13 @@ def advantages():
     return np.random.default_rng(0).standard_normal(D * N).astype(np.float32)
 
 
-def plain_update(model, chain, texts, adapters, trajectory, advantages, chosen):
-    """An update of plain gradient descent, and its arguments."""
+def arguments_of(of, model, texts, adapters, trajectory, advantages):
+    """The arguments of an update of plain gradient descent."""
     state = learner.TrainState(
-        jax.tree.map(np.array, adapters), optax.sgd(RATE).init(adapters), jnp.int32(0)
+        jax.tree.map(np.array, adapters), of.optimizer.init(adapters), jnp.int32(0)
     )
-    images, steps = learner.selection(rng.key(0), chosen, D, N)
-    return learner.make_update(model, chain, chosen, optax.sgd(RATE)), (
+    images, steps = learner.selection(rng.key(0), of, D, N)
+    return (
         parallel.replicate(state),
         parallel.replicate(model.params["unet"]),
         trajectory,
@@ -92,17 +91,16 @@ def plain_update(model, chain, texts, adapters, trajectory, advantages, chosen):
     )
 
 
-def update(*arguments):
+def update(of, *given):
     """New adapters and metrics after one update of plain gradient descent."""
-    function, arguments = plain_update(*arguments)
-    new, metrics = function(*arguments)
+    new, metrics = policy_update.update(of, *arguments_of(of, *given))
     assert int(new.updates) == 1
     return jax.device_get((new.params, metrics))
 
 
 @pytest.fixture(scope="module")
-def updated(model, chain, texts, adapters, trajectory, advantages):
-    return update(model, chain, texts, adapters, trajectory, advantages, settings())
+def updated(sgd, model, texts, adapters, trajectory, advantages):
+    return update(sgd, model, texts, adapters, trajectory, advantages)
 
 
 def test_ratio_is_one_on_policy(updated):
@@ -113,7 +111,7 @@ def test_ratio_is_one_on_policy(updated):
 
 
 def test_gradient_is_that_of_the_written_out_loss(
-    model, chain, texts, adapters, trajectory, advantages, updated
+    sgd, model, texts, adapters, trajectory, advantages, updated
 ):
     latents = parallel.gather(trajectory.latents)
     old = parallel.gather(trajectory.log_probs)
@@ -143,7 +141,7 @@ def test_gradient_is_that_of_the_written_out_loss(
         latents[images, steps + 1],
         old[images, steps],
         advantages[images],
-        chain[steps],
+        sgd.policy.schedule[steps],
     )
     total = jax.tree.map(lambda x: x.sum(axis=0), gradients)
     expected = np.concatenate([np.ravel(x) for x in jax.tree.leaves(total)])
@@ -158,17 +156,10 @@ def test_gradient_is_that_of_the_written_out_loss(
 
 
 def test_microbatches_change_nothing(
-    model, chain, texts, adapters, trajectory, advantages, updated
+    model, texts, adapters, trajectory, advantages, updated
 ):
-    small = update(
-        model,
-        chain,
-        texts,
-        adapters,
-        trajectory,
-        advantages,
-        settings(microbatch=N * T // 2),
-    )
+    halves = make_learner(model, optax.sgd(RATE), microbatch=N * T // 2)
+    small = update(halves, model, texts, adapters, trajectory, advantages)
     for found, expected in zip(
         jax.tree.leaves(small[0]), jax.tree.leaves(updated[0]), strict=True
     ):
@@ -177,7 +168,7 @@ def test_microbatches_change_nothing(
 
 
 @pytest.mark.long
-def test_the_gradient_is_the_policy_gradient(model, chain, texts):
+def test_the_gradient_is_the_policy_gradient(sgd, model, texts):
     """It estimates the gradient of the expected reward, which here is known.
 
     The reward, the mean of the pictures' first channel, can be differentiated through
@@ -192,10 +183,9 @@ def test_the_gradient_is_the_policy_gradient(model, chain, texts):
         return {**model.params["unet"], "conv_out": head}
 
     def sample(bias, keys):
-        latents, log_probs = sampler.denoise(
-            model, chain, GUIDANCE, merged(bias), keys, text, null
-        )
-        return latents[:, -1, ..., 0].mean((1, 2)), latents, log_probs
+        drawn = sampler.denoise(sgd.policy, merged(bias), keys, text, null)
+        rewards = drawn.latents[:, -1, ..., 0].mean((1, 2))
+        return rewards, drawn.latents, drawn.log_probs
 
     @jax.jit
     def both(keys):
@@ -205,7 +195,7 @@ def test_the_gradient_is_the_policy_gradient(model, chain, texts):
 
         batch = {
             "latents": latents[:, :-1].reshape(-1, 8, 8, 4),
-            "following": latents[:, 1:].reshape(-1, 8, 8, 4),
+            "next_latents": latents[:, 1:].reshape(-1, 8, 8, 4),
             "log_prob": log_probs.reshape(-1),
             "keys": jnp.repeat(keys, T),
             "text": jnp.repeat(text, T, axis=0),
@@ -214,9 +204,7 @@ def test_the_gradient_is_the_policy_gradient(model, chain, texts):
         }
 
         def loss(b):
-            return learner.surrogate_loss(
-                model, chain, settings(), merged(b), null, batch
-            )[0]
+            return policy_update.surrogate_loss(sgd, merged(b), null, batch)[0]
 
         return true, -T * dims * jax.grad(loss)(bias)  # the ratio is of mean log-probs
 
@@ -232,21 +220,19 @@ def test_the_gradient_is_the_policy_gradient(model, chain, texts):
 
 
 def test_memory_does_not_grow_with_the_steps(
-    model, chain, texts, adapters, trajectory, advantages
+    model, texts, adapters, trajectory, advantages
 ):
     def temporaries(num_steps):
-        chosen = settings(steps_per_update=num_steps, microbatch=N)
-        function, arguments = plain_update(
-            model, chain, texts, adapters, trajectory, advantages, chosen
-        )
-        compiled = function.lower(*arguments).compile()
+        of = make_learner(model, optax.sgd(RATE), num_steps, microbatch=N)
+        given = arguments_of(of, model, texts, adapters, trajectory, advantages)
+        compiled = policy_update.program(of).lower(*given).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert temporaries(T) < 1.05 * temporaries(1)
 
 
-def test_an_epoch_uses_every_image_once_and_no_step_twice():
-    chosen = settings(updates_per_epoch=2, steps_per_update=3, last_step=4)
+def test_an_epoch_uses_every_image_once_and_no_step_twice(model):
+    chosen = make_learner(model, num_steps=3, updates_per_epoch=2)
     images, steps = learner.selection(rng.key(5), chosen, 4, 6)
     assert images.shape == (2, 4, 3) and steps.shape == (2, 4, 3, 3)
     for device in range(4):
@@ -255,8 +241,8 @@ def test_an_epoch_uses_every_image_once_and_no_step_twice():
         assert len(set(row.tolist())) == 3 and set(row.tolist()) <= set(range(4))
 
 
-def test_selection_does_not_know_the_number_of_devices():
-    chosen = settings(updates_per_epoch=2, steps_per_update=2)
+def test_selection_does_not_know_the_number_of_devices(model):
+    chosen = make_learner(model, num_steps=2, updates_per_epoch=2)
 
     def by_update(num_devices, n):
         images, steps = learner.selection(rng.key(5), chosen, num_devices, n)
@@ -274,10 +260,10 @@ def test_selection_does_not_know_the_number_of_devices():
     assert by_update(1, 8) == by_update(2, 4) == by_update(4, 2)
 
 
-def test_turns_hold_every_pair_once():
+def test_microbatches_hold_every_pair_once():
     images = jnp.asarray([[0, 1], [1, 0]])
     steps = jnp.arange(12).reshape(2, 2, 3)
-    turn_images, turn_steps = learner.in_turns(images, steps, 3)
+    turn_images, turn_steps = learner.microbatches(images, steps, 3)
     assert turn_images.shape == turn_steps.shape == (2, 2, 3)
     for device in range(2):
         found = zip(
@@ -304,7 +290,7 @@ def test_the_learning_rate_warms_up_and_falls():
         weight_decay=0.0,
         max_grad_norm=1e9,
     )
-    transform = learner.optimizer(chosen, total_updates=4)
+    transform = learner.make_optimizer(chosen, total_updates=4)
     params = jnp.zeros(1)
     state = transform.init(params)
     moved = []

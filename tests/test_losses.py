@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ddpo_fair import config, config_rules
 from ddpo_fair.learning import losses
 
-SETTINGS = losses.Settings(
-    clip_range=0.1, rollback=0.3, trust_region=0.5, kl_penalty=5.0, num_dims=10
-)
+TRAIN = config.defaults().train
+TRAIN.update(clip_range=0.1, rollback=0.3, trust_region=0.5, kl_penalty=5.0)
+NUM_DIMS = 10
+OBJECTIVES = config_rules.OBJECTIVES
 INSIDE, OUTSIDE = 0.4, 0.6  # nats, on either side of trust_region
 
 
@@ -17,9 +19,8 @@ def evaluate(name, ratio, advantage, kl):
     """Loss, and its derivatives by log_prob_new and by KL, of one image."""
 
     def loss(log_prob_new, kl):
-        surrogate = losses.OBJECTIVES[name](
-            log_prob_new, jnp.zeros(1), kl, jnp.array([advantage]), SETTINGS
-        )
+        step = losses.Step(jnp.exp(log_prob_new), kl, jnp.array([advantage]), NUM_DIMS)
+        surrogate = getattr(losses, name)(step, TRAIN)
         return surrogate.loss[0], surrogate
 
     arguments = (jnp.log(jnp.array([ratio])), jnp.array([kl]))
@@ -41,7 +42,7 @@ def check(name, ratio, advantage, kl, loss, by_log_prob, by_kl, restrained):
     assert surrogate.loss.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("name", losses.OBJECTIVES)
+@pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("advantage", [2.0, -2.0])
 def test_on_policy_all_are_the_policy_gradient(name, advantage):
     # ratio 1, KL 0: loss -A, gradient -A d log_prob, nothing restrained.
@@ -128,7 +129,8 @@ def test_truly_ppo_charges_the_kl(kl, ratio, advantage, loss, by_kl, restrained)
 def test_truly_ppo_gradient_by_the_mean_is_the_hand_derivative():
     # One image, two dimensions, sigma s: d(-r A + alpha KL / 2) / d mean
     # = -r A (x - mean) / (2 s^2) + alpha (mean - mean_old) / (2 s^2).
-    settings = SETTINGS._replace(num_dims=2, trust_region=0.01)
+    train = config.defaults().train
+    train.update(trust_region=0.01, kl_penalty=5.0)
     std, advantage = 0.5, 1.5
     mean_old, mean, x = np.zeros(2), np.array([0.1, 0.2]), np.array([0.9, 0.7])
 
@@ -137,13 +139,9 @@ def test_truly_ppo_gradient_by_the_mean_is_the_hand_derivative():
 
     def loss(mean):
         kl = jnp.sum(jnp.square(mean), keepdims=True) / (2 * std**2)
-        return losses.truly_ppo(
-            mean_log_density(mean),
-            mean_log_density(jnp.zeros(2)),
-            kl,
-            jnp.array([advantage]),
-            settings,
-        ).loss[0]
+        ratio = jnp.exp(mean_log_density(mean) - mean_log_density(jnp.zeros(2)))
+        step = losses.Step(ratio, kl, jnp.array([advantage]), 2)
+        return losses.truly_ppo(step, train).loss[0]
 
     x_device = jnp.array(x, jnp.float32)
     actual = jax.grad(loss)(jnp.array(mean, jnp.float32))
@@ -155,27 +153,31 @@ def test_truly_ppo_gradient_by_the_mean_is_the_hand_derivative():
 
 
 def test_flags_are_the_same_whatever_the_objective():
-    log_prob = jnp.log(jnp.array([1.05, 1.2, 0.8, 1.0]))
+    ratio = jnp.array([1.05, 1.2, 0.8, 1.0])
     kl = jnp.array([INSIDE, OUTSIDE, INSIDE, OUTSIDE])
-    for objective in losses.OBJECTIVES.values():
-        surrogate = objective(log_prob, jnp.zeros(4), kl, jnp.ones(4), SETTINGS)
+    for name in OBJECTIVES:
+        step = losses.Step(ratio, kl, jnp.ones(4), NUM_DIMS)
+        surrogate = getattr(losses, name)(step, TRAIN)
         assert surrogate.clipped.tolist() == [False, True, True, False]
         assert surrogate.outside.tolist() == [False, True, False, True]
 
 
 def test_ppo_at_the_clip_of_ddpo_is_resolved_in_float32():
     # 1e-4 on the mean log-probability, the paper's clip, is 800 float32 steps at 1.
-    settings = SETTINGS._replace(clip_range=1e-4)
-    log_prob = jnp.array([0.5e-4, 2e-4])
-    surrogate = losses.ppo(log_prob, jnp.zeros(2), jnp.zeros(2), jnp.ones(2), settings)
+    train = config.defaults().train
+    train.clip_range = 1e-4
+    ratio = jnp.exp(jnp.array([0.5e-4, 2e-4]))
+    surrogate = losses.ppo(losses.Step(ratio, jnp.zeros(2), jnp.ones(2), 10), train)
     assert surrogate.restrained.tolist() == [False, True]
     np.testing.assert_allclose(surrogate.loss, [-1.00005, -1.0001], rtol=2e-7)
 
 
-@pytest.mark.parametrize("name", losses.OBJECTIVES)
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_objectives_run_under_jit(name):
-    zeros = jnp.zeros(3)
-    compiled = jax.jit(losses.OBJECTIVES[name], static_argnums=4)
-    np.testing.assert_array_equal(
-        compiled(zeros, zeros, zeros, jnp.ones(3), SETTINGS).loss, -np.ones(3)
-    )
+
+    @jax.jit
+    def loss(ratio, kl):
+        step = losses.Step(ratio, kl, jnp.ones(3), NUM_DIMS)
+        return getattr(losses, name)(step, TRAIN).loss
+
+    np.testing.assert_array_equal(loss(jnp.ones(3), jnp.zeros(3)), -np.ones(3))

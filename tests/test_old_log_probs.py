@@ -7,27 +7,16 @@ import optax
 import pytest
 import tiny_model
 
+from ddpo_fair import config as configuration
 from ddpo_fair import parallel, rng, train
 from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
-from ddpo_fair.learning import learner, losses, old_log_probs
+from ddpo_fair.learning import learner, old_log_probs, policy_update
 from ddpo_fair.loggers import run_log
 from ddpo_fair.training import run_folder
 
 D, N, T, GUIDANCE = 8, 2, 3, 3.0  # devices, images on each, steps
 
 pytestmark = pytest.mark.long
-
-SETTINGS = learner.Settings(
-    objective="ppo",
-    surrogate=losses.Settings(1e-3, 0.3, 0.16, 5.0, 8 * 8 * 4),
-    guidance_scale=GUIDANCE,
-    updates_per_epoch=1,
-    steps_per_update=T - 1,
-    last_step=T,
-    microbatch=4,  # not the sampler's batch: other shapes round otherwise
-    lora_scale=0.0,
-    recompute=True,
-)
 
 
 @pytest.fixture(scope="module")
@@ -36,33 +25,39 @@ def folder(tmp_path_factory):
 
 
 def sampled(folder, dtype):
-    """A model that computes in `dtype`, its chain, weights, trajectory, empty text."""
+    """A learner that computes in `dtype`, its weights, trajectory, and empty text."""
     model = stable_diffusion.load(folder, dtype)
-    chain = ddim.schedule(model.scheduler, T, 1.0)
     null, text = stable_diffusion.encode_prompts(model, ["", tiny_model.PROMPTS[0]])
     keys = jax.vmap(lambda index: rng.key(3, index))(jnp.arange(D * N))
     params, null = parallel.replicate((model.params["unet"], null))
-    trajectory = sampler.make_sampler(model, chain, GUIDANCE)(
+    train = configuration.defaults().train
+    train.update(updates_per_epoch=1, skip_last_steps=0, recompute_log_probs=True)
+    train.microbatch = 4  # not the sampler's batch: other shapes round otherwise
+    train.lora.rank = 0
+    policy = sampler.Policy(model, ddim.schedule(model.scheduler, T, 1.0), GUIDANCE)
+    trajectory = sampler.sample(
+        policy,
         params,
         parallel.split(keys),
         parallel.split(np.repeat(text[None], D * N, axis=0)),
         null,
     )
-    return model, chain, params, trajectory, null
+    of = learner.Learner(policy, train, T - 1, optax.sgd(0.0))
+    return of, params, trajectory, null
 
 
-def selected():
+def selected(of):
     """Images [D, N] and steps [D, N, T - 1] of the only update."""
-    images, steps = learner.selection(rng.key(0), SETTINGS, D, N)
+    images, steps = learner.selection(rng.key(0), of, D, N)
     return np.asarray(images[0]), np.asarray(steps[0])
 
 
 def test_chosen_log_probs_come_again_and_others_stay(folder):
-    model, chain, params, trajectory, null = sampled(folder, jnp.float32)
+    of, params, trajectory, null = sampled(folder, jnp.float32)
     marked = trajectory.replace(log_probs=jnp.full_like(trajectory.log_probs, 7.0))
-    recompute = old_log_probs.make_recompute(model, chain, SETTINGS)
-    images, steps = selected()
-    found = np.asarray(recompute(params, {}, marked, images, steps, null).log_probs)
+    images, steps = selected(of)
+    found = old_log_probs.recompute(of, params, {}, marked, images, steps, null)
+    found = np.asarray(found.log_probs)
     expected = np.full((D, N, T), 7.0, np.float32)
     for device in range(D):
         for image, own in zip(images[device], steps[device], strict=True):
@@ -74,11 +69,9 @@ def test_chosen_log_probs_come_again_and_others_stay(folder):
 
 
 def test_the_ratio_is_one_in_bfloat16(folder):
-    model, chain, params, trajectory, null = sampled(folder, jnp.bfloat16)
-    images, steps = selected()
-    recompute = old_log_probs.make_recompute(model, chain, SETTINGS)
-    again = recompute(params, {}, trajectory, images, steps, null)
-    update = learner.make_update(model, chain, SETTINGS, optax.sgd(0.0))
+    of, params, trajectory, null = sampled(folder, jnp.bfloat16)
+    images, steps = selected(of)
+    again = old_log_probs.recompute(of, params, {}, trajectory, images, steps, null)
     zeros = parallel.split(np.zeros(D * N, np.float32))
     deviations = []
     for one in (trajectory, again):
@@ -86,7 +79,9 @@ def test_the_ratio_is_one_in_bfloat16(folder):
         copy = parallel.replicate(jax.tree.map(np.array, state))
         # JAX's own attention mixes dtypes in its gradient.
         with jax.numpy_dtype_promotion("standard"):
-            _, measured = update(copy, {}, one, zeros, images, steps, null)
+            _, measured = policy_update.update(
+                of, copy, {}, one, zeros, images, steps, null
+            )
         deviations.append(float(measured["ratio_deviation"]))
     print(f"bfloat16: |ratio - 1| {deviations[0]:.1e}, recomputed {deviations[1]:.1e}")
     assert deviations[1] <= 1e-5

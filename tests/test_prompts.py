@@ -12,7 +12,7 @@ from ddpo_fair import prompts
 from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.embedded import occupations
 from ddpo_fair.errors import UserError
-from ddpo_fair.loggers import run_log
+from ddpo_fair.loggers import grids, progress
 from ddpo_fair.models import clip, sources
 
 
@@ -79,7 +79,7 @@ def test_prompts_that_no_model_could_be_given(texts, part):
 def test_other_texts_are_only_texts(text):
     assert list(prompts.problems((text,))) == []
     blank = np.ones((1, 8, 8, 3), np.float32)
-    assert run_log.grid(blank, run_log.caption(0, [text], {})).size[0] > 8
+    assert grids.grid(blank, progress.caption(0, [text], {})).size[0] > 8
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import tiny_model
 from ddpo_fair import rng, train
 from ddpo_fair.errors import UserError
 from ddpo_fair.loggers import run_log
-from ddpo_fair.training import checkpoint, run_folder
+from ddpo_fair.training import checkpoint, metrics, run_folder
 from ddpo_fair.training import epoch as epochs
 
 pytestmark = pytest.mark.long
@@ -119,7 +119,7 @@ def test_killed_after_a_roll_back_it_ends_with_the_same_numbers(
     with pytest.raises(Killed):
         train.train(config)
     told = capsys.readouterr().out
-    assert re.search(r"Epoch \d moved .* Roll-back 1 of at most 100: goes on", told)
+    assert re.search(r"Epoch \d moved .* Restore 1 of at most 100: goes on", told)
     monkeypatch.undo()
     train.train(config)
     folder = run_folder.path_of(config)
@@ -130,11 +130,11 @@ def test_killed_after_a_roll_back_it_ends_with_the_same_numbers(
 def test_too_many_roll_backs_end_the_run(root, monkeypatch, capsys):
     """Also in the first epoch: then it goes back to the state before training."""
     config = settings(root, "hopeless", max_kl=100.0, max_restores=1)
-    measure = epochs.of_updates
+    measure = metrics.of_updates
     monkeypatch.setattr(
-        epochs, "of_updates", lambda measured: measure(measured) | {"kl_last": 101.0}
+        metrics, "of_updates", lambda measured: measure(measured) | {"kl_last": 101.0}
     )
-    with pytest.raises(UserError, match=r"after 1 roll-backs.*max_restores=1"):
+    with pytest.raises(UserError, match=r"after 1 restores.*max_restores=1"):
         train.train(config)
     assert "goes on from checkpoint 0 with" in capsys.readouterr().out
     folder = run_folder.path_of(config)

@@ -145,9 +145,9 @@ def test_lines_after_the_checkpoint_are_forgotten(tmp_path):
     lines = [{"epoch": epoch, "q": epoch / 8} for epoch in range(4)]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / "metrics.jsonl").write_text(text + '{"epoch": 4, "q": 0.')
-    journal = run_log.open_journal(tmp_path, 2)
-    journal.write({"epoch": 2, "q": float("nan"), "counts": [1, 2]})
-    journal.close()
+    log = run_log.open_log(tmp_path, 2)
+    log.write({"epoch": 2, "q": float("nan"), "counts": [1, 2]})
+    log.close()
     assert run_log.read(tmp_path) == [
         *lines[:2],
         {"epoch": 2, "q": None, "counts": [1, 2]},

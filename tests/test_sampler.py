@@ -33,8 +33,8 @@ def draw(model, order, eta=1.0):
     chain = ddim.schedule(model.scheduler, NUM_STEPS, eta)
     text = stable_diffusion.encode_prompts(model, ["", tiny_model.PROMPTS[0]])
     keys = jax.vmap(lambda index: rng.key(7, "image", index))(jnp.asarray(order))
-    sample = sampler.make_sampler(model, chain, GUIDANCE)
-    trajectory = sample(
+    trajectory = sampler.sample(
+        sampler.Policy(model, chain, GUIDANCE),
         parallel.replicate(model.params["unet"]),
         parallel.split(keys),
         parallel.split(np.repeat(text[1:], len(order), axis=0)),
@@ -129,7 +129,6 @@ def test_eight_devices_equal_fewer(num_devices, folder, drawn, tmp_path):
 
 
 def test_pictures_are_in_range(model, drawn):
-    decode = sampler.make_decoder(model)
-    images = decode(model.params["vae"], parallel.split(drawn[0][:, -1]))
+    images = sampler.decode(model, model.params["vae"], parallel.split(drawn[0][:, -1]))
     assert images.shape == (8, 1, 16, 16, 3)
     assert float(images.min()) >= 0 and float(images.max()) <= 1

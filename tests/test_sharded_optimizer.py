@@ -8,8 +8,7 @@ import tiny_model
 from jax.sharding import Mesh
 
 from ddpo_fair import parallel
-from ddpo_fair.planning import costs, plan
-from ddpo_fair.training import assembly, checkpoint
+from ddpo_fair.training import assembly, checkpoint, metrics
 from ddpo_fair.training import epoch as epochs
 
 pytestmark = pytest.mark.long
@@ -34,12 +33,12 @@ def trained(config, sharded, samples=None):
     """The state after two epochs' updates, their metrics, and the samples."""
     config.train.shard_optimizer = sharded
     run, state = assembly.build(config)
-    samples = samples or epochs.sample(run, run.unet_params(state.params), 0)
+    samples = samples or epochs.sample(run, state.params, 0)
     advantages = np.random.default_rng(0).standard_normal(run.num_images, np.float32)
     lines = []
     for epoch in range(2):
         state, measured = epochs.update(run, state, samples, advantages, epoch)
-        lines.append(epochs.of_updates(measured))
+        lines.append(metrics.of_updates(measured))
     return state, lines, samples
 
 

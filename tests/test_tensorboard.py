@@ -23,12 +23,12 @@ def events(folder):
 
 
 def test_curves_and_pictures(tmp_path):
-    board = tensorboard.open_board(tmp_path / "board", 3)
-    board.scalar("q", 0.25, 3)
-    board.image("samples", np.zeros((4, 6, 3), np.uint8), 4)
-    board.flush()
+    writer = tensorboard.open_writer(tmp_path / "board", 3)
+    writer.scalar("q", 0.25, 3)
+    writer.image("samples", np.zeros((4, 6, 3), np.uint8), 4)
+    writer.flush()
     version, start, scalar, image = events(tmp_path / "board")
-    board.close()
+    writer.close()
     assert version.file_version == "brain.Event:2"
     assert start.step == 3  # what an earlier process wrote of it is forgotten
     assert start.session_log.status == event_pb2.SessionLog.START
@@ -39,14 +39,14 @@ def test_curves_and_pictures(tmp_path):
 
 
 def test_a_full_disk_is_an_error_and_no_wait(tmp_path):
-    board = tensorboard.open_board(tmp_path, 0)
+    writer = tensorboard.open_writer(tmp_path, 0)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
         with pytest.raises(OSError):
             for step in range(100):
-                board.scalar("q", 0.5, step)
-                board.flush()
+                writer.scalar("q", 0.5, step)
+                writer.flush()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    board.close()
+    writer.close()

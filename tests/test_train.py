@@ -99,7 +99,7 @@ def checksums(folder):
     """Of the arrays in each checkpoint that is kept."""
     found = {}
     for path in (folder / "checkpoints").glob("[0-9]*"):
-        (file,) = (path / checkpoint.REST).glob("metadata")
+        (file,) = (path / checkpoint.METADATA).glob("metadata")
         found[int(path.name)] = json.loads(file.read_text())["checksum"]
     return found
 

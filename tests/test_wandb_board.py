@@ -54,9 +54,9 @@ def test_wandb_offline_has_the_numbers_and_grids_and_no_secret(
 ):
     pytest.importorskip("wandb")
     monkeypatch.setattr(sys, "argv", ["name-of-the-command"])
-    board = weights_and_biases.open_board(tmp_path, config)
+    board = weights_and_biases.open_writer(tmp_path, config)
     assert str(tmp_path / "wandb" / "offline-run-") in weights_and_biases.where(board)
-    journal = run_log.open_journal(tmp_path, 0, board)
+    journal = run_log.open_log(tmp_path, 0, board)
     for epoch, q in enumerate((0.25, 0.5)):
         journal.grid(epoch, np.full((2, 8, 8, 3), q), f"epoch {epoch}")
         journal.write({"epoch": epoch, "q": q, "kl": float("nan")})
@@ -96,7 +96,7 @@ def test_wandb_without_its_package_is_refused(config, tmp_path, monkeypatch):
     (told,) = config_rules.violations(config)
     assert 'pip install "ddpo_fair[wandb]"' in told
     with pytest.raises(UserError, match="needs the package wandb"):
-        weights_and_biases.open_board(tmp_path, config)
+        weights_and_biases.open_writer(tmp_path, config)
     config.log.wandb = ""
     assert not config_rules.violations(config)
 
@@ -110,11 +110,11 @@ def test_names_that_wandb_refuses_are_refused(config, project):
 OPEN = """
 import pathlib, sys
 from ddpo_fair import config, errors
-from ddpo_fair.loggers import weights_and_biases as wandb_board
+from ddpo_fair.loggers import weights_and_biases
 settings = config.defaults()
 settings.log.wandb = "fair"
 try:
-    wandb_board.open_board(pathlib.Path(sys.argv[1]), settings)
+    weights_and_biases.open_writer(pathlib.Path(sys.argv[1]), settings)
 except errors.UserError as error:
     print(error)
 """
@@ -147,7 +147,7 @@ class Broken:
 
 
 def test_a_failure_of_wandb_is_said_once_and_ends_nothing(capsys):
-    board = weights_and_biases.Board(Broken())
+    board = weights_and_biases.Writer(Broken())
     for step in range(3):
         board.scalar("q", 0.5, step)
         board.flush()

@@ -4,6 +4,7 @@ Whatever order its labels have, probabilities leave this module as (female, male
 """
 
 import dataclasses
+import functools
 import math
 import os
 import pathlib
@@ -33,7 +34,7 @@ class Preprocessing:
     std: tuple[float, ...]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Classifier:
     """A loaded classifier; `classes` float32 [labels, 2] sums labels into classes."""
 
@@ -155,10 +156,18 @@ def probabilities(classifier: Classifier, params: Any, images: jax.Array) -> jax
     )
 
 
-def make_classify(classifier: Classifier) -> Callable[[Any, jax.Array], jax.Array]:
-    """The pmapped `(params, images [D, n, H, W, 3]) -> probabilities [D, n, 2]`."""
+def classify(classifier: Classifier, params: Any, images: jax.Array) -> jax.Array:
+    """Probabilities float32 [D, n, 2] of images [D, n, H, W, 3]; does not wait.
 
-    def classify(params: Any, images: jax.Array) -> jax.Array:
-        return probabilities(classifier, params, images)
+    Args:
+        classifier: compiled at its first use; its own params are not used.
+        params: of the network, the same on every device.
+        images: in [0, 1].
+    """
+    return _classifier(classifier)(params, images)
 
-    return parallel.pmap(classify, in_axes=(None, 0))
+
+@functools.lru_cache(maxsize=4)
+def _classifier(classifier: Classifier) -> Callable[..., jax.Array]:
+    program = functools.partial(probabilities, classifier)
+    return parallel.pmap(program, in_axes=(None, 0))

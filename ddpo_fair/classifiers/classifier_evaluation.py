@@ -28,7 +28,6 @@ def answers(
         pixels: gives the uint8 pictures [n, H, W, 3] of rows [n].
         count: N.
     """
-    classify = classifier.make_classify(judge)
     params = parallel.replicate(judge.params)
     size = BATCH * parallel.num_devices()
     found = []
@@ -36,7 +35,9 @@ def answers(
         rows = np.arange(first, min(first + size, count))
         padded = np.resize(rows, size)  # every batch has the same shape
         images = pixels(padded).astype(np.float32) / np.float32(255)
-        seen = parallel.gather(classify(params, parallel.split(images)))
+        seen = parallel.gather(
+            classifier.classify(judge, params, parallel.split(images))
+        )
         found.append(seen[: len(rows)])
     return np.concatenate(found)
 

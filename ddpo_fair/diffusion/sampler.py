@@ -1,14 +1,39 @@
 """Trajectories on all devices: `jax.pmap` over a `lax.scan` of DDIM steps."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ddpo_fair import parallel
 from ddpo_fair.diffusion import ddim, stable_diffusion
+
+PROGRAMS = 16  # compiled ones kept: an evaluation has a sampler for each setting
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Policy:
+    """A text-to-image model and how it samples; programs are compiled for the object.
+
+    Attributes:
+        model: its networks and configs; the weights are arguments of the programs.
+        schedule: of T denoising steps.
+        guidance_scale: see `stable_diffusion.guided_noise`.
+    """
+
+    model: stable_diffusion.Model
+    schedule: ddim.Schedule
+    guidance_scale: float
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        return len(self.schedule.timesteps)
 
 
 @flax.struct.dataclass
@@ -27,73 +52,103 @@ def initial_noise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def step_noise(key: jax.Array, step: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Unit noise that step number `step` of one image's chain adds."""
+    """Unit noise that step number `step` of one image's trajectory adds."""
     return jax.random.normal(jax.random.fold_in(key, step + 1), shape)
 
 
 def denoise(
-    model: stable_diffusion.Model,
-    chain: ddim.Schedule,
-    guidance_scale: float,
+    policy: Policy,
     params: Any,
     keys: jax.Array,
     text: jax.Array,
-    null: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """Latents [n, T+1, h, w, C] and log-probs [n, T] on one device.
+    uncond_embedding: jax.Array,
+) -> Trajectory:
+    """The trajectories of n images on one device; leaves without the axis D.
 
     The log-probs of a deterministic step (eta = 0) are zero: it has no likelihood.
 
     Args:
-        model: its UNet is used.
-        chain: the denoising chain, T steps.
-        guidance_scale: see `stable_diffusion.guided_noise`.
+        policy: whose UNet and schedule of T steps are used.
         params: of the UNet.
-        keys: [n], one an image: its picture depends on nothing else.
-        text: [n, L, D].
-        null: [L, D].
+        keys: [n], one an image: nothing else makes two images of a prompt differ.
+        text: float32 [n, L, C], embeddings of the prompts.
+        uncond_embedding: float32 [L, C], of the empty prompt.
     """
-    shape = model.latent_shape
-    num_steps = len(chain.timesteps)
+    shape = policy.model.latent_shape
 
     def step(latents: jax.Array, index: jax.Array) -> tuple[jax.Array, tuple]:
-        now = chain[index]
+        now = policy.schedule[index]
         timesteps = jnp.full((len(latents),), now.timesteps)
         output = stable_diffusion.guided_noise(
-            model.unet, params, latents, timesteps, text, null, guidance_scale
+            policy.model.unet,
+            params,
+            latents,
+            timesteps,
+            text,
+            uncond_embedding,
+            policy.guidance_scale,
         )
         mean, std = ddim.transition(now, latents, output)
         noise = jax.vmap(step_noise, (0, None, None))(keys, index, shape)
-        following = mean + std * noise
+        next_latents = mean + std * noise
         safe = jnp.where(std > 0, std, 1.0)
-        log_prob = ddim.log_prob(following, mean, safe)
+        log_prob = ddim.log_prob(next_latents, mean, safe)
         log_prob = jnp.where(std.reshape(1) > 0, log_prob, 0.0)
-        return following, (following, log_prob)
+        return next_latents, (next_latents, log_prob)
 
     first = jax.vmap(initial_noise, (0, None))(keys, shape)
-    _, (following, log_probs) = jax.lax.scan(step, first, jnp.arange(num_steps))
-    latents = jnp.concatenate([first[None], following])
-    return jnp.moveaxis(latents, 0, 1), jnp.moveaxis(log_probs, 0, 1)
+    _, (rest, log_probs) = jax.lax.scan(step, first, jnp.arange(policy.num_steps))
+    latents = jnp.moveaxis(jnp.concatenate([first[None], rest]), 0, 1)
+    return Trajectory(latents, jnp.moveaxis(log_probs, 0, 1), keys, text)
 
 
-def make_sampler(
-    model: stable_diffusion.Model, chain: ddim.Schedule, guidance_scale: float
-) -> Callable[..., Trajectory]:
-    """The pmapped `(params, keys [D, n], text [D, n, L, C], null) -> Trajectory`."""
+def sample(
+    policy: Policy,
+    params: Any,
+    keys: jax.Array,
+    text: jax.Array,
+    uncond_embedding: jax.Array,
+) -> Trajectory:
+    """Trajectories of n images on each of D devices; starts them and does not wait.
 
-    def sample(params: Any, keys: jax.Array, text: jax.Array, null: jax.Array):
-        latents, log_probs = denoise(
-            model, chain, guidance_scale, params, keys, text, null
-        )
-        return Trajectory(latents, log_probs, keys, text)
+    Args:
+        policy: compiled at its first use.
+        params: of the UNet, the same on every device.
+        keys: [D, n].
+        text: float32 [D, n, L, C].
+        uncond_embedding: float32 [L, C].
+    """
+    return _sampler(policy)(params, keys, text, uncond_embedding)
 
-    return parallel.pmap(sample, in_axes=(None, 0, 0, None))
+
+@functools.lru_cache(maxsize=PROGRAMS)
+def _sampler(policy: Policy) -> Callable[..., Trajectory]:
+    program = functools.partial(denoise, policy)
+    return parallel.pmap(program, in_axes=(None, 0, 0, None))
 
 
-def make_decoder(model: stable_diffusion.Model) -> Callable[..., jax.Array]:
-    """The pmapped `(vae_params, latents [D, n, h, w, C]) -> images [D, n, H, W, 3]`."""
+def decode(
+    model: stable_diffusion.Model, vae_params: Any, latents: jax.Array
+) -> jax.Array:
+    """Images float32 [D, n, H, W, 3] in [0, 1] of final latents [D, n, h, w, C]."""
+    return _decoder(model)(vae_params, latents)
 
-    def decode(params: Any, latents: jax.Array) -> jax.Array:
-        return stable_diffusion.decode(model, params, latents)
 
-    return parallel.pmap(decode, in_axes=(None, 0))
+@functools.lru_cache(maxsize=PROGRAMS)
+def _decoder(model: stable_diffusion.Model) -> Callable[..., jax.Array]:
+    program = functools.partial(stable_diffusion.decode, model)
+    return parallel.pmap(program, in_axes=(None, 0))
+
+
+def image_keys(key: jax.Array, numbers: np.ndarray) -> jax.Array:
+    """Keys [D, N/D] of images numbered int [N]: `key` with the number folded in."""
+    placed = parallel.split(numbers.reshape(-1).astype(np.int32))
+    return _fold_in(np.asarray(jax.random.key_data(key)), placed)
+
+
+def _keys(key_data: jax.Array, numbers: jax.Array) -> jax.Array:
+    key = jax.random.wrap_key_data(key_data)
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+
+
+_fold_in = parallel.pmap(_keys, in_axes=(None, 0))

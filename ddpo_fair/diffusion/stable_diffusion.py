@@ -22,7 +22,7 @@ CUT = "prompts_are_cut"  # in tokenizer_config.json: true where long ones lose t
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # programs are compiled for the object
 class Model:
     """A loaded model; `params` has the keys "text_encoder", "unet" and "vae"."""
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from ddpo_fair.evaluation import evaluation_plan
 from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Plan, Sampler
-from ddpo_fair.loggers import run_log
+from ddpo_fair.loggers import grids
 
 GRID_IMAGES = 64
 SHEET = "samplers.png"
@@ -65,7 +65,7 @@ def _places(folder: Path, plan: Plan) -> Places:
 
 def _grid(paths: list[Path], caption: str) -> Image.Image:
     images = np.stack([_pixels(path) for path in paths])
-    return run_log.grid(images / np.float32(255), caption)
+    return grids.grid(images / np.float32(255), caption)
 
 
 def _pixels(path: Path) -> np.ndarray:

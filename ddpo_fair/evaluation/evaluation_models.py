@@ -1,6 +1,7 @@
 """Drawing, classifying and comparing the images of an evaluation, on the devices."""
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -82,7 +83,7 @@ def load(
         numbers=np.array([zlib.crc32(p.encode()) for p in prompts], np.uint32),
         null=parallel.replicate(text[0]),
         keys=_keys(seed),
-        decode=sampler.make_decoder(light),
+        decode=functools.partial(sampler.decode, light),
         judges=tuple(_judge(place, dtype) for place in classifiers),
     )
 
@@ -94,7 +95,8 @@ def make_sampler(studio: Studio, how: Sampler) -> Callable[..., sampler.Trajecto
         UserError: if the model's scheduler cannot do so many steps.
     """
     chain = ddim.schedule(studio.model.scheduler, how.num_steps, how.eta)
-    return sampler.make_sampler(studio.model, chain, how.guidance_scale)
+    policy = sampler.Policy(studio.model, chain, how.guidance_scale)
+    return functools.partial(sampler.sample, policy)
 
 
 def draw(studio: Studio, sample: Callable, job: Job) -> Drawn:

@@ -4,6 +4,8 @@ Five ways to stop an update that has gone too far, after Wang, He & Tan, "Truly
 Proximal Policy Optimization" (2019) and their code. PPO and PPO-RB look at the
 likelihood ratio, the other three at the exact KL divergence.
 
+Each maps a `Step` and `config.train` to a `Surrogate`; `train.objective` is its name.
+
 Units. The ratio comes from the *mean* log-probability over the `num_dims` latent
 dimensions, so its gradient is 1/num_dims of the true ratio's. KL arrives in nats,
 *summed* over dimensions: the trigger `trust_region` is in nats, and the penalty divides
@@ -15,23 +17,23 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 
-class Settings(NamedTuple):
-    """Strengths of the objectives; plain numbers, static under `jit`.
+class Step(NamedTuple):
+    """One denoising step of each image, before and after the policy changed.
 
     Attributes:
-        clip_range: half-width of the ratio's interval around 1; DDPO uses 1e-4.
-        rollback: slope of PPO-RB (0.3 in the paper) and TR-PPO-RB (0.05) outside.
-        trust_region: KL in nats per step that triggers TR-PPO, TR-PPO-RB, Truly PPO.
-        kl_penalty: weight of the KL in Truly PPO outside the region (5 in the paper).
+        ratio: float32 [N], new likelihood over old: exp of the difference between the
+            log-probs in nats per dimension; carries gradients, as `kl` does.
+        kl: float32 [N], nats per step, summed over dimensions.
+        advantage: float32 [N], already clipped.
         num_dims: latent dimensions of one image, h * w * C.
     """
 
-    clip_range: float
-    rollback: float
-    trust_region: float
-    kl_penalty: float
+    ratio: jax.Array
+    kl: jax.Array
+    advantage: jax.Array
     num_dims: int
 
 
@@ -51,133 +53,102 @@ class Surrogate(NamedTuple):
     restrained: jax.Array
 
 
-def ppo(
-    log_prob_new: jax.Array,
-    log_prob_old: jax.Array,
-    kl: jax.Array,
-    advantage: jax.Array,
-    settings: Settings,
-) -> Surrogate:
+def ppo(step: Step, train: ConfigDict) -> Surrogate:
     """Loss whose gradient is 0 once the ratio leaves the interval the good way.
 
     Args:
-        log_prob_new, log_prob_old: float32 [N], nats per dimension.
-        kl: float32 [N], nats per step, summed over dimensions.
-        advantage: float32 [N], already clipped.
-        settings: see `Settings`.
+        step: of N images.
+        train: `config.train`, of which `clip_range` counts.
     """
-    ratio = jnp.exp(log_prob_new - log_prob_old)
-    low, high = 1 - settings.clip_range, 1 + settings.clip_range
-    gain = ratio * advantage
-    clipped_gain = jnp.clip(ratio, low, high) * advantage
-    return _surrogate(
-        jnp.minimum(gain, clipped_gain), ratio, kl, clipped_gain < gain, settings
-    )
+    gain = step.ratio * step.advantage
+    clipped_gain = _clipped_ratio(step, train) * step.advantage
+    restrained = clipped_gain < gain
+    return _surrogate(step, train, jnp.minimum(gain, clipped_gain), restrained)
 
 
-def ppo_rollback(
-    log_prob_new: jax.Array,
-    log_prob_old: jax.Array,
-    kl: jax.Array,
-    advantage: jax.Array,
-    settings: Settings,
-) -> Surrogate:
+def ppo_rollback(step: Step, train: ConfigDict) -> Surrogate:
     """PPO-RB: past the interval the slope is -rollback instead of 0.
 
     The gain is continuous: -rollback * ratio + (1 + rollback) * (1 +- clip_range),
-    times the advantage. Arguments as for `ppo`.
+    times the advantage.
+
+    Args:
+        step: of N images.
+        train: `config.train`, of which `clip_range` and `rollback` count.
     """
-    ratio = jnp.exp(log_prob_new - log_prob_old)
-    low, high = 1 - settings.clip_range, 1 + settings.clip_range
-    bound = jnp.clip(ratio, low, high)
-    returning = bound - settings.rollback * (ratio - bound)
-    gain = ratio * advantage
-    rolled_back = returning * advantage < gain
-    gain = jnp.where(rolled_back, returning * advantage, gain)
-    return _surrogate(gain, ratio, kl, rolled_back, settings)
+    bound = _clipped_ratio(step, train)
+    returning = bound - train.rollback * (step.ratio - bound)
+    gain = step.ratio * step.advantage
+    restrained = returning * step.advantage < gain
+    gain = jnp.where(restrained, returning * step.advantage, gain)
+    return _surrogate(step, train, gain, restrained)
 
 
-def tr_ppo(
-    log_prob_new: jax.Array,
-    log_prob_old: jax.Array,
-    kl: jax.Array,
-    advantage: jax.Array,
-    settings: Settings,
-) -> Surrogate:
+def tr_ppo(step: Step, train: ConfigDict) -> Surrogate:
     """TR-PPO: the gradient is 0 where the step has left the trust region for gain.
 
-    Arguments as for `ppo`.
+    Args:
+        step: of N images.
+        train: `config.train`, of which `trust_region` counts.
     """
-    ratio = jnp.exp(log_prob_new - log_prob_old)
-    gain = ratio * advantage
-    bad = _bad(ratio, kl, advantage, settings)
-    gain = jnp.where(bad, jax.lax.stop_gradient(gain), gain)
-    return _surrogate(gain, ratio, kl, bad, settings)
+    gain = step.ratio * step.advantage
+    restrained = _outside_for_gain(step, train)
+    gain = jnp.where(restrained, jax.lax.stop_gradient(gain), gain)
+    return _surrogate(step, train, gain, restrained)
 
 
-def tr_ppo_rollback(
-    log_prob_new: jax.Array,
-    log_prob_old: jax.Array,
-    kl: jax.Array,
-    advantage: jax.Array,
-    settings: Settings,
-) -> Surrogate:
+def tr_ppo_rollback(step: Step, train: ConfigDict) -> Surrogate:
     """TR-PPO-RB: outside the region the gradient is reversed, times `rollback`.
 
-    The value stays ratio * advantage; only its gradient changes. Arguments as for
-    `ppo`.
+    The value stays ratio * advantage; only its gradient changes.
+
+    Args:
+        step: of N images.
+        train: `config.train`, of which `trust_region` and `rollback` count.
     """
-    ratio = jnp.exp(log_prob_new - log_prob_old)
-    gain = ratio * advantage
-    bad = _bad(ratio, kl, advantage, settings)
-    level = (1 + settings.rollback) * jax.lax.stop_gradient(gain)
-    gain = jnp.where(bad, level - settings.rollback * gain, gain)
-    return _surrogate(gain, ratio, kl, bad, settings)
+    gain = step.ratio * step.advantage
+    restrained = _outside_for_gain(step, train)
+    level = (1 + train.rollback) * jax.lax.stop_gradient(gain)
+    gain = jnp.where(restrained, level - train.rollback * gain, gain)
+    return _surrogate(step, train, gain, restrained)
 
 
-def truly_ppo(
-    log_prob_new: jax.Array,
-    log_prob_old: jax.Array,
-    kl: jax.Array,
-    advantage: jax.Array,
-    settings: Settings,
-) -> Surrogate:
+def truly_ppo(step: Step, train: ConfigDict) -> Surrogate:
     """Truly PPO: outside the region the KL itself is charged, `kl_penalty` times.
 
-    Arguments as for `ppo`; `kl` must carry gradients. The penalty is on KL / num_dims,
-    the ratio's own unit.
+    The penalty is on KL / num_dims, the ratio's own unit.
+
+    Args:
+        step: of N images.
+        train: `config.train`, of which `trust_region` and `kl_penalty` count.
     """
-    ratio = jnp.exp(log_prob_new - log_prob_old)
-    gain = ratio * advantage
-    bad = _bad(ratio, kl, advantage, settings)
-    penalty = settings.kl_penalty * kl / settings.num_dims
-    gain = jnp.where(bad, gain - penalty, gain)
-    return _surrogate(gain, ratio, kl, bad, settings)
+    gain = step.ratio * step.advantage
+    restrained = _outside_for_gain(step, train)
+    penalty = train.kl_penalty * step.kl / step.num_dims
+    gain = jnp.where(restrained, gain - penalty, gain)
+    return _surrogate(step, train, gain, restrained)
 
 
-OBJECTIVES = {
-    "ppo": ppo,
-    "ppo_rollback": ppo_rollback,
-    "tr_ppo": tr_ppo,
-    "tr_ppo_rollback": tr_ppo_rollback,
-    "truly_ppo": truly_ppo,
-}
+def _clipped_ratio(step: Step, train: ConfigDict) -> jax.Array:
+    return jnp.clip(step.ratio, 1 - train.clip_range, 1 + train.clip_range)
 
 
-def _bad(ratio, kl, advantage, settings: Settings) -> jax.Array:
+def _outside_for_gain(step: Step, train: ConfigDict) -> jax.Array:
     """Where KL >= trust_region and ratio * A >= A, the paper's condition.
 
     The authors' code has a strict > in the second half; it differs only where the
     advantage is 0 or the ratio is exactly 1.
     """
-    outside = kl >= settings.trust_region
-    return outside & (ratio * advantage >= advantage)
+    outside = step.kl >= train.trust_region
+    return outside & (step.ratio * step.advantage >= step.advantage)
 
 
-def _surrogate(gain, ratio, kl, restrained, settings: Settings) -> Surrogate:
+def _surrogate(
+    step: Step, train: ConfigDict, gain: jax.Array, restrained: jax.Array
+) -> Surrogate:
     return Surrogate(
         loss=-gain,
-        clipped=jnp.abs(ratio - 1) > settings.clip_range,
-        outside=kl >= settings.trust_region,
+        clipped=jnp.abs(step.ratio - 1) > train.clip_range,
+        outside=step.kl >= train.trust_region,
         restrained=restrained,
     )

@@ -1,8 +1,10 @@
 """What the person at the terminal sees: lines, and a bar with the time left."""
 
+import math
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import jax
 import tqdm
@@ -69,3 +71,96 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+class Clock:
+    """How long each part of an epoch took, and what is left may take."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()  # the end of the last lap
+        self._epochs: list[float] = []  # seconds of each
+
+    def lap(self) -> float:
+        """Seconds since the last lap."""
+        before, self._last = self._last, time.monotonic()
+        return self._last - before
+
+    def seconds_left(self, seconds: float, num_epochs: int) -> float | None:
+        """What the epochs that are left may take, an average, for some evaluate.
+
+        Args:
+            seconds: that the newest epoch took.
+            num_epochs: that are left.
+
+        Returns:
+            None after the first epoch, which compiles.
+        """
+        self._epochs.append(seconds)
+        known = self._epochs[1:]
+        return num_epochs * sum(known) / len(known) if known else None
+
+
+def caption(epoch: int, prompts: Sequence[str], measured: dict[str, Any]) -> str:
+    """The text above a grid."""
+    when = "before training" if epoch == 0 else f"after epoch {epoch}"
+    what = prompts[0] if len(prompts) == 1 else f"{len(prompts)} prompts in turns"
+    q = ""
+    if "eval_q" in measured:
+        q = f"{share_text(measured, 'eval_')} | "
+    return f"{when} | {q}{what}"
+
+
+def line_text(line: dict[str, Any], num_epochs: int, seconds: float | None) -> str:
+    """What a person reads of an epoch.
+
+    Args:
+        line: of metrics.jsonl.
+        num_epochs: of the whole run.
+        seconds: that the rest will take; None while it is unknown.
+    """
+    parts = [
+        f"epoch {line['epoch']:3d} of {num_epochs}",
+        share_text(line),
+        f"none {line['num_none']}",
+        f"reward {line['reward_mean']:+.3f}",
+        kl_text(line["kl_last"]),
+        f"clipped {line['clip_fraction']:.0%}",
+    ]
+    if line["advantage_max"] == 0:
+        parts.append("all rewards equal: nothing to learn")
+    if line["skipped_updates"]:
+        parts.append(f"updates skipped {line['skipped_updates']}")
+    if line["num_not_finite"]:
+        parts.append(f"broken images {line['num_not_finite']}")
+    if "eval_q" in line and line["epoch"] > 0:
+        parts.append(evaluation_text(line))
+    parts.append(f"{line['epoch_seconds']:.1f} s")
+    if seconds:
+        parts.append(f"about {duration_text(seconds)} left")
+    return "  ".join(parts)
+
+
+def kl_text(kl: float) -> str:
+    """KL of an epoch's last update to the policy that sampled, if one was taken."""
+    return f"kl {kl:.2g} nats" if math.isfinite(kl) else "kl undefined"
+
+
+def duration_text(seconds: float) -> str:
+    """Seconds, minutes, or hours and minutes."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def evaluation_text(line: dict[str, Any]) -> str:
+    """What a person reads of an evaluation."""
+    return f"evaluation {share_text(line, 'eval_')}"
+
+
+def share_text(line: dict[str, Any], prefix: str = "") -> str:
+    """q with its interval, or that there is none."""
+    q, low, high = (line[f"{prefix}{name}"] for name in ("q", "q_low", "q_high"))
+    if not math.isfinite(q):
+        return "q undefined (no face recognised)"
+    return f"q {q:.2f} [{low:.2f}, {high:.2f}]"

@@ -10,24 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tensorboardX import event_file_writer, summary
+from tensorboardX.proto import event_pb2
 
 
 @dataclasses.dataclass(frozen=True)
-class Board:
+class Writer:
     """An open file of events."""
 
-    file: Any  # tensorboardX.event_file_writer.EventsWriter
+    file: event_file_writer.EventsWriter
 
     def scalar(self, name: str, value: float, step: int) -> None:
         """Adds a point to a curve."""
-        from tensorboardX import summary
-
         self._add(step, summary=summary.scalar(name, value))
 
     def image(self, name: str, image: np.ndarray, step: int) -> None:
-        """Adds a picture, uint8 [H, W, 3]."""
-        from tensorboardX import summary
-
+        """Adds an image, uint8 [H, W, 3]."""
         self._add(step, summary=summary.image(name, image, dataformats="HWC"))
 
     def flush(self) -> None:
@@ -40,8 +38,6 @@ class Board:
 
     def forget(self, first_step: int) -> None:
         """Has TensorBoard leave out what came from `first_step` on."""
-        from tensorboardX.proto import event_pb2
-
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._add(first_step, session_log=start)
         self.flush()
@@ -51,18 +47,13 @@ class Board:
         self.file.close()
 
     def _add(self, step: int, **content: Any) -> None:
-        from tensorboardX.proto import event_pb2
-
         event = event_pb2.Event(step=step, wall_time=time.time(), **content)
         self.file.write_event(event)
 
 
-def open_board(folder: Path, first_step: int) -> Board:
+def open_writer(folder: Path, first_step: int) -> Writer:
     """A new file in the folder; TensorBoard forgets what came from `first_step` on."""
-    # a second; after the settings are known to be sound
-    from tensorboardX import event_file_writer
-
     folder.mkdir(exist_ok=True)
-    board = Board(event_file_writer.EventsWriter(str(folder / "events")))
-    board.forget(first_step)
-    return board
+    writer = Writer(event_file_writer.EventsWriter(str(folder / "events")))
+    writer.forget(first_step)
+    return writer

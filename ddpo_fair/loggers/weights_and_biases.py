@@ -36,8 +36,8 @@ DISCREET = {
 
 
 @dataclasses.dataclass
-class Board:
-    """An open run of W&B; see `boards.Board`.
+class Writer:
+    """An open run of W&B; see `run_log.MetricWriter`.
 
     A failure ends no training: it is said once, and the run's own files go on.
     """
@@ -50,7 +50,7 @@ class Board:
         self.waiting.setdefault(step, {})[name] = value
 
     def image(self, name: str, image: np.ndarray, step: int) -> None:
-        """Adds a picture, uint8 [H, W, 3]."""
+        """Adds an image, uint8 [H, W, 3]."""
         import wandb
 
         self.waiting.setdefault(step, {})[name] = wandb.Image(image)
@@ -88,7 +88,7 @@ class Board:
             )
 
 
-def open_board(folder: Path, config: ConfigDict) -> Board:
+def open_writer(folder: Path, config: ConfigDict) -> Writer:
     """The run in the project `config.log.wandb`; goes on with the folder's run there.
 
     Raises:
@@ -124,12 +124,12 @@ def open_board(folder: Path, config: ConfigDict) -> Board:
             " set WANDB_MODE=offline, which keeps everything in the run's folder for"
             " `wandb sync`; or leave log.wandb empty. Nothing of the run is lost."
         ) from error
-    return Board(run)
+    return Writer(run)
 
 
-def where(board: Board) -> str:
+def where(writer: Writer) -> str:
     """A sentence on where the curves are to be seen."""
-    run = board.run
+    run = writer.run
     if run.offline:
         folder = Path(run.dir).parent
         return f"Weights & Biases, offline: {folder}; `wandb sync {folder}` uploads it."

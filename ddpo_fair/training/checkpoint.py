@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from ddpo_fair import parallel
 from ddpo_fair.errors import UserError
 
-STATE, REST = "state", "rest"
+STATE, METADATA = "state", "rest"  # names of the items in a checkpoint
 DAMAGED = "damaged_"  # what a damaged checkpoint's folder is renamed to
 
 
@@ -30,7 +30,7 @@ class Restored:
 
     epochs_done: int
     state: Any
-    rest: dict[str, Any]
+    metadata: dict[str, Any]
     complaints: tuple[str, ...]  # about newer checkpoints that could not be used
 
 
@@ -43,7 +43,7 @@ class Checkpoints:
         self.folder = folder
         self._manager = ocp.CheckpointManager(
             folder,
-            item_names=(STATE, REST),
+            item_names=(STATE, METADATA),
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
                 enable_async_checkpointing=True,
@@ -55,23 +55,23 @@ class Checkpoints:
         """Epochs done at the newest checkpoint, begun or finished; None without one."""
         return self._manager.latest_step()
 
-    def save(self, epochs_done: int, state: Any, rest: dict[str, Any]) -> None:
+    def save(self, epochs_done: int, state: Any, metadata: dict[str, Any]) -> None:
         """Copies the state off the devices, then writes in the background.
 
         Raises:
             UserError: if this or the previous checkpoint could not be written.
         """
-        rest = {**rest, "checksum": int(checksum(state))}
+        metadata = {**metadata, "checksum": int(checksum(state))}
         items = {
             STATE: ocp.args.StandardSave(state),
-            REST: ocp.args.JsonSave(rest),
+            METADATA: ocp.args.JsonSave(metadata),
         }
-        with self._telling():
+        with self._explained():
             self._manager.save(epochs_done, args=ocp.args.Composite(**items))
 
     def check(self) -> None:
         """Raises a UserError if a checkpoint failed in the background."""
-        with self._telling():
+        with self._explained():
             self._manager.check_for_errors()
 
     def wait(self) -> None:
@@ -80,7 +80,7 @@ class Checkpoints:
         Raises:
             UserError: if one could not be written.
         """
-        with self._telling():
+        with self._explained():
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
 
@@ -149,12 +149,12 @@ class Checkpoints:
         return found
 
     def close(self) -> None:
-        """Waits for the background, then lets go; `wait` tells of failures."""
+        """Waits for the background, then lets go; `wait` raises failures."""
         with contextlib.suppress(Exception):
             self._manager.close()
 
     @contextlib.contextmanager
-    def _telling(self) -> Iterator[None]:
+    def _explained(self) -> Iterator[None]:
         try:
             yield
         except jax.errors.JaxRuntimeError:  # of a device, or a process that was lost
@@ -173,7 +173,7 @@ class Checkpoints:
 
 
 def _hush() -> None:
-    """Silences Orbax, which tells its every step, and pages of tracebacks."""
+    """Silences Orbax, which logs its every step and pages of tracebacks."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
@@ -210,7 +210,7 @@ def read_one(folder: Path, epochs_done: int, template: Any) -> Any:
     _hush()
     options = ocp.CheckpointManagerOptions(read_only=True)
     with ocp.CheckpointManager(
-        folder, item_names=(STATE, REST), options=options
+        folder, item_names=(STATE, METADATA), options=options
     ) as manager:
         found = _read(manager, epochs_done, template)
     if isinstance(found, str):
@@ -224,20 +224,20 @@ def read_one(folder: Path, epochs_done: int, template: Any) -> Any:
 def _read(
     manager: ocp.CheckpointManager, step: int, target: Any
 ) -> tuple[Any, dict] | str:
-    """State and rest of one checkpoint, or what is wrong with it."""
+    """State and metadata of one checkpoint, or what is wrong with it."""
     items = {
         STATE: ocp.args.StandardRestore(target),
-        REST: ocp.args.JsonRestore(),
+        METADATA: ocp.args.JsonRestore(),
     }
     try:
         found = manager.restore(step, args=ocp.args.Composite(**items))
-        state, rest = found[STATE], found[REST]
-        if int(checksum(state)) != rest["checksum"]:
+        state, metadata = found[STATE], found[METADATA]
+        if int(checksum(state)) != metadata["checksum"]:
             return "its numbers do not give its checksum"
     except Exception as error:  # a cut file raises whatever its reader pleases
         text = (str(error).strip().splitlines() or [""])[0]
         return f"{type(error).__name__}: {text[:200]}"
-    return state, rest
+    return state, metadata
 
 
 @jax.jit

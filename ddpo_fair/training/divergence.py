@@ -1,4 +1,4 @@
-"""Whether an epoch's updates can be trusted, or training has broken down."""
+"""Whether an epoch's updates can be trusted, or the policy has diverged."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,10 +7,11 @@ from ml_collections import ConfigDict
 
 from ddpo_fair.errors import UserError, shown
 
+STOP, RESTORE = "stop", "restore"  # values of train.on_divergence
 NUM_NAMED = 3  # prompts that a message names
 
 
-class Collapsed(UserError):
+class Diverged(UserError):
     """An epoch moved the policy too far. An earlier one may be gone back to."""
 
 
@@ -31,7 +32,7 @@ def check(
         newest: number of the newest checkpoint.
 
     Raises:
-        Collapsed: where the policy moved too far.
+        Diverged: where the policy moved too far.
         UserError: where training should not go on; names the checkpoint.
     """
     saved = "none was saved" if newest is None else f"checkpoint {newest} is sound"
@@ -40,9 +41,9 @@ def check(
         if before > config.train.max_skipped_updates:
             raise UserError(_not_finite(line, before, config, saved))
     if 0 < config.train.max_kl < line["kl_last"]:
-        raise Collapsed(
+        raise Diverged(
             f"Epoch {line['epoch']} moved the policy by {line['kl_last']:.3g} nats per"
-            f" step, above train.max_kl={config.train.max_kl:g}: it has collapsed;"
+            f" step, above train.max_kl={config.train.max_kl:g}: it has diverged;"
             f" {saved}."
         )
     tolerance = config.train.ratio_tolerance
@@ -78,3 +79,30 @@ def _prompts(line: dict[str, Any], config: ConfigDict) -> str:
     found = broken or list(config.prompts)
     more = f" and {len(found) - NUM_NAMED} more" if len(found) > NUM_NAMED else ""
     return ", ".join(shown(text) for text in found[:NUM_NAMED]) + more
+
+
+def allow_restore(diverged: Diverged, config: ConfigDict, restores: int) -> None:
+    """Returns if the run may go back to a checkpoint.
+
+    Args:
+        diverged: what happened.
+        config: all settings.
+        restores: of the run so far.
+
+    Raises:
+        UserError: if the config says to stop, or the run went back often enough.
+    """
+    train = config.train
+    if train.on_divergence == STOP:
+        raise UserError(
+            f"{diverged} Lower train.learning_rate or train.updates_per_epoch under"
+            " another --config.run.name, or continue with"
+            " --config.train.on_divergence=restore, which goes on from the checkpoint"
+            " with other random numbers, or with --config.train.max_kl=0."
+        )
+    if restores >= train.max_restores:
+        raise UserError(
+            f"{diverged} So it has after {restores} restores (train.max_restores="
+            f"{train.max_restores}). Lower train.learning_rate or"
+            " train.updates_per_epoch under another --config.run.name."
+        )

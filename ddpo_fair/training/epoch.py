@@ -4,7 +4,6 @@ Nothing here waits for the devices but `gather`; the caller decides when.
 """
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -13,10 +12,17 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddpo_fair import config_rules, parallel, prompts, rng
-from ddpo_fair.classifiers import classes
+from ddpo_fair.classifiers import classes, classifier
 from ddpo_fair.diffusion import sampler
-from ddpo_fair.learning import advantages, learner, rewards
-from ddpo_fair.loggers import run_log
+from ddpo_fair.learning import (
+    advantages,
+    learner,
+    old_log_probs,
+    policy_update,
+    rewards,
+)
+from ddpo_fair.learning.learner import TrainState
+from ddpo_fair.training import metrics
 from ddpo_fair.training.assembly import Run
 
 
@@ -41,20 +47,17 @@ class Scores:
     history: dict[str, list[float]]  # for the next epoch's advantages
 
 
-def batch_indices(
-    num_devices: int, per_device: int, batch: int, size: int
-) -> np.ndarray:
-    """Numbers of a batch's images, int [D, size]; device d has its own d-th share."""
-    first = np.arange(num_devices)[:, None] * per_device
-    return first + batch * size + np.arange(size)
-
-
 def sample(run: Run, unet_params: Any, epoch: int) -> Samples:
     """Starts sampling, decoding and classifying an epoch's images.
 
-    `epoch` names its random numbers, here and in `update`: see `rng.attempt`.
+    Device d has the d-th part of them, in batches of `sample.batch_per_device`.
+
+    Args:
+        run: what samples.
+        unet_params: of `learner.unet_params`.
+        epoch: names its random numbers, here and in `update`: see `rng.attempt`.
     """
-    settings, num_devices = run.config.sample, parallel.num_devices()
+    size = run.config.sample.batch_per_device
     drawn = prompts.draw(
         len(run.config.prompts),
         run.num_images,
@@ -63,26 +66,42 @@ def sample(run: Run, unet_params: Any, epoch: int) -> Samples:
         len(run.explicit),
         config_rules.explicit_images(run.config, run.num_images),
     )
+    key = rng.key(run.config.seed, epoch, "sample")
+    first = np.arange(parallel.num_devices())[:, None] * run.images_per_device
     trajectories, probabilities = [], []
-    for batch in range(settings.batches):
-        indices = batch_indices(
-            num_devices,
-            settings.batch_per_device * settings.batches,
-            batch,
-            settings.batch_per_device,
-        )
-        keys = run.image_keys("sample", epoch, indices)
-        text = parallel.split(run.text[drawn[indices.reshape(-1)]])
-        trajectory = run.sample(unet_params, keys, text, run.null)
-        images = run.decode(run.vae_params, trajectory.latents[:, :, -1])
-        probabilities.append(run.classify(run.classifier_params, images))
+    for batch in range(run.config.sample.batches):
+        numbers = first + batch * size + np.arange(size)  # [D, B]
+        keys = sampler.image_keys(key, numbers)
+        trajectory, _, found = draw(run, unet_params, keys, drawn[numbers.reshape(-1)])
         trajectories.append(trajectory)
+        probabilities.append(found)
     names = [*run.config.prompts, *(prompt.text for prompt in run.explicit)]
     asked = [classes.NONE] * len(run.config.prompts)
     asked += [prompt.wanted for prompt in run.explicit]
     return Samples(
         np.array(names)[drawn], np.array(asked)[drawn], trajectories, probabilities
     )
+
+
+def draw(
+    run: Run, unet_params: Any, keys: jax.Array, of_prompt: np.ndarray
+) -> tuple[sampler.Trajectory, jax.Array, jax.Array]:
+    """Starts a batch: trajectories, images [D, B, H, W, 3], probabilities [D, B, 2].
+
+    Args:
+        run: what samples.
+        unet_params: of `learner.unet_params`.
+        keys: [D, B].
+        of_prompt: int [D * B], each image's row in `run.text`.
+    """
+    text = parallel.split(run.text[of_prompt])
+    trajectory = sampler.sample(
+        run.policy, unet_params, keys, text, run.uncond_embedding
+    )
+    latents = trajectory.latents[:, :, -1]
+    images = sampler.decode(run.policy.model, run.vae_params, latents)
+    found = classifier.classify(run.classifier, run.classifier_params, images)
+    return trajectory, images, found
 
 
 def gather(probabilities: list[jax.Array]) -> np.ndarray:
@@ -107,7 +126,7 @@ def score(
         names: prompt of each image, str [N].
         asked: as in `Samples`. Explicit prompts earn the probability of that class,
             all others the config's reward.
-        target_classes: whom `shift` rewards, by prompt.
+        target_classes: the class that `shift` rewards, by prompt.
         history: of the per-prompt advantages.
     """
     finite = classes.finite(probabilities)
@@ -178,12 +197,19 @@ def soft_memberships(probabilities: np.ndarray) -> np.ndarray:
 
 def update(
     run: Run,
-    state: learner.TrainState,
+    state: TrainState,
     samples: Samples,
     advantages_: np.ndarray,
     epoch: int,
-) -> tuple[learner.TrainState, list[dict[str, jax.Array]]]:
+) -> tuple[TrainState, list[dict[str, jax.Array]]]:
     """Starts the epoch's updates; the state that is given is used up.
+
+    Args:
+        run: what learns.
+        state: that sampled.
+        samples: of `sample`.
+        advantages_: float32 [N].
+        epoch: as for `sample`.
 
     Returns:
         The state to come, and the metrics of each update.
@@ -192,26 +218,44 @@ def update(
     if len(samples.trajectories) > 1:
         trajectory = _join(samples.trajectories)
     placed = parallel.split(advantages_)
-    selections = [
-        jax.tree.map(
-            np.asarray, run.select(rng.key(run.config.seed, epoch, "selection", i))
-        )
-        for i in range(run.config.train.inner_epochs)
-    ]
-    if run.recompute is not None:
-        for images, steps in selections:
-            for one in zip(images, steps, strict=True):
-                trajectory = run.recompute(
-                    state.params, run.base, trajectory, *one, run.null
-                )
-    measured = []
-    for images, steps in selections:
-        for one_images, one_steps in zip(images, steps, strict=True):
-            state, summary = run.update(
-                state, run.base, trajectory, placed, one_images, one_steps, run.null
+    chosen = _chosen(run, epoch)
+    if run.config.train.recompute_log_probs:
+        for images, steps in chosen:
+            trajectory = old_log_probs.recompute(
+                run.learner,
+                state.params,
+                run.base,
+                trajectory,
+                images,
+                steps,
+                run.uncond_embedding,
             )
-            measured.append(summary)
+    measured = []
+    for images, steps in chosen:
+        state, summary = policy_update.update(
+            run.learner,
+            state,
+            run.base,
+            trajectory,
+            placed,
+            images,
+            steps,
+            run.uncond_embedding,
+        )
+        measured.append(summary)
     return state, measured
+
+
+def _chosen(run: Run, epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Images [D, m] and steps [D, m, S] of each update of an epoch."""
+    chosen = []
+    for index in range(run.config.train.inner_epochs):
+        key = rng.key(run.config.seed, epoch, "selection", index)
+        images, steps = learner.selection(
+            key, run.learner, parallel.num_devices(), run.images_per_device
+        )
+        chosen += zip(np.asarray(images), np.asarray(steps), strict=True)
+    return chosen
 
 
 @jax.jit
@@ -220,46 +264,22 @@ def _join(trajectories: list[sampler.Trajectory]) -> sampler.Trajectory:
     return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *trajectories)
 
 
-def of_samples(run: Run, samples: Samples, scores: Scores) -> dict[str, Any]:
+def line_of(run: Run, samples: Samples, scores: Scores) -> dict[str, Any]:
     """The metrics of an epoch's images, with a part per prompt if there are several."""
 
     def measure(rows: np.ndarray) -> dict[str, Any]:
-        values = scores.rewards[rows].astype(np.float64)
-        return {
-            "reward_mean": float(values.mean()),
-            "reward_std": float(values.std()),
-            **run_log.shares(scores.labels[rows]),
-            "num_not_finite": int(np.sum(~scores.finite[rows])),
-        }
+        return metrics.of_images(
+            scores.labels[rows], scores.rewards[rows], scores.finite[rows]
+        )
 
     explicit = samples.asked != classes.NONE
-    line = measure(np.flatnonzero(~explicit))
+    line = measure(~explicit)
     if explicit.any():
-        obeyed = scores.labels[explicit] == samples.asked[explicit]
-        line["explicit_obeyed"] = float(obeyed.mean())
+        adherent = scores.labels[explicit] == samples.asked[explicit]
+        line["explicit_obeyed"] = float(adherent.mean())
     line["advantage_max"] = float(np.abs(scores.advantages).max())
     if len(run.config.prompts) > 1:
         line["prompts"] = {
-            prompt: measure(np.flatnonzero(samples.names == prompt))
-            for prompt in run.config.prompts
+            prompt: measure(samples.names == prompt) for prompt in run.config.prompts
         }
-    return line
-
-
-def of_updates(measured: list[dict[str, jax.Array]]) -> dict[str, float]:
-    """The metrics of an epoch's updates: means of those that were not skipped.
-
-    `ratio_deviation` is that of the first update, when sampler and learner must agree;
-    `kl_last` that of the last; `skipped_updates` is their number. NaN where there is
-    nothing to say.
-    """
-    host = [{name: float(value) for name, value in m.items()} for m in measured]
-    taken = [m for m in host if not m["skipped_updates"]]
-    line = {
-        name: float(np.mean([m[name] for m in taken])) if taken else math.nan
-        for name in host[0]
-    }
-    line["ratio_deviation"] = host[0]["ratio_deviation"]
-    line["kl_last"] = taken[-1]["kl"] if taken else math.nan
-    line["skipped_updates"] = len(host) - len(taken)
     return line

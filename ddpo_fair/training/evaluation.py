@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpo_fair import parallel, prompts
+from ddpo_fair import parallel, prompts, rng
 from ddpo_fair.classifiers import classes
+from ddpo_fair.diffusion import sampler
 from ddpo_fair.learning import rewards
-from ddpo_fair.loggers import run_log
+from ddpo_fair.training import epoch as epochs
+from ddpo_fair.training import metrics
 from ddpo_fair.training.assembly import Run
 
 
@@ -50,17 +52,15 @@ def start(run: Run, unet_params: Any, epoch: int) -> Pending:
     num_prompts = len(run.config.prompts)
     turns = (prompts.fixed(num_prompts, n) for n in (fresh, count - fresh))
     text_of = np.concatenate(list(turns))
-    pictures, probabilities = [], []
+    kept, probabilities = [], []
     for batch in range(num_batches(run)):
         numbers = np.arange(batch * size, (batch + 1) * size)
         keys = _keys(run, epoch, numbers, fresh)
-        text = parallel.split(run.text[text_of[numbers]])
-        trajectory = run.sample(unet_params, keys, text, run.null)
-        images = run.decode(run.vae_params, trajectory.latents[:, :, -1])
-        probabilities.append(run.classify(run.classifier_params, images))
+        _, images, found = epochs.draw(run, unet_params, keys, text_of[numbers])
+        probabilities.append(found)
         if numbers[-1] >= fresh:
-            pictures.append(images)
-    return Pending(epoch, pictures, probabilities)
+            kept.append(images)
+    return Pending(epoch, kept, probabilities)
 
 
 def finish(run: Run, pending: Pending) -> Result:
@@ -69,22 +69,22 @@ def finish(run: Run, pending: Pending) -> Result:
     gathered = [parallel.gather(batch) for batch in pending.probabilities]
     probabilities = np.concatenate(gathered)[:fresh]
     images = np.concatenate([parallel.gather(batch) for batch in pending.images])
-    first = fresh % gathered[0].shape[0]  # pictures of earlier batches are not kept
+    first = fresh % gathered[0].shape[0]  # images of earlier batches are not kept
     grid = images[first : first + wanted]
     labels = classes.labels(probabilities, run.config.confidence_threshold)
     turns = prompts.fixed(len(run.config.prompts), fresh)
-    line = run_log.of_evaluation(probabilities, labels) if fresh else {}
+    line = metrics.of_evaluation(probabilities, labels) if fresh else {}
     by_prompt = {}
     if len(run.config.prompts) > 1 and fresh:
         for index, prompt in enumerate(run.config.prompts):
             rows = turns == index
-            by_prompt[prompt] = run_log.of_evaluation(probabilities[rows], labels[rows])
+            by_prompt[prompt] = metrics.of_evaluation(probabilities[rows], labels[rows])
     names = [run.config.prompts[index] for index in turns]
     return Result(line, by_prompt, labels, names, grid)
 
 
 def target_classes(run: Run, result: Result | None) -> dict[str, int]:
-    """Whom `shift` rewards for each prompt: the class that `result` finds lacking.
+    """The class that `shift` rewards for each prompt: the one that `result` lacks.
 
     Args:
         run: its reward.target_class may name the class instead.
@@ -102,9 +102,14 @@ def target_classes(run: Run, result: Result | None) -> dict[str, int]:
 
 
 def _keys(run: Run, epoch: int, numbers: np.ndarray, fresh: int) -> jax.Array:
-    """Keys [D, B]: fresh seeds of this epoch up to `fresh`, the grid's own after it."""
-    own = run.image_keys("evaluation", epoch, numbers)
-    fixed = run.image_keys("grid", 0, np.maximum(numbers - fresh, 0))
+    """Keys [D, B]: fresh seeds of this epoch up to `fresh`, the grid's own after it.
+
+    The grid's seeds are the same in every run: they take eval.seed and no epoch.
+    """
+    key = rng.key(run.config.seed, "evaluation", epoch)
+    own = sampler.image_keys(key, numbers)
+    key = rng.key(run.config.eval.seed, "evaluation")
+    fixed = sampler.image_keys(key, np.maximum(numbers - fresh, 0))
     return _choose(parallel.split(numbers < fresh), own, fixed)
 
 

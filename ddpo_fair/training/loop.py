@@ -6,26 +6,26 @@ done, for on a CPU its dispatch takes as long as it does: their seconds would be
 """
 
 import dataclasses
-import time
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from ddpo_fair import parallel, rng
 from ddpo_fair.learning import learner
 from ddpo_fair.loggers import progress, run_log
-from ddpo_fair.training import checkpoint, divergence, evaluation, restoring, stopping
+from ddpo_fair.training import checkpoint, divergence, evaluation, metrics, stopping
 from ddpo_fair.training import epoch as epochs
 from ddpo_fair.training.assembly import Run
 
 
 @dataclasses.dataclass(frozen=True)
-class Unfinished:
+class Pending:
     """An epoch that is updated, and whose evaluation may be on its way."""
 
     epoch: int
     line: dict[str, Any]  # of metrics.jsonl, as far as it is known
-    measured: list[dict[str, jax.Array]]  # of each update; [] if `line` has them
+    updates: list[dict[str, jax.Array]]  # metrics of each; [] if `line` has them
     evaluation: evaluation.Pending | None
 
 
@@ -36,135 +36,134 @@ class Trainer:
     run: Run
     state: learner.TrainState
     checkpoints: checkpoint.Checkpoints
-    journal: run_log.Journal | None  # None on all hosts but the main one
     progress: progress.Progress
     stop: stopping.Stop
+    log: run_log.RunLog | None = None  # of the main process only
+    epochs_done: int = 0
+    # What a checkpoint holds beside the state.
     history: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     target_classes: dict[str, int] = dataclasses.field(default_factory=dict)
     skipped: int = 0  # updates in a row, up to the last one
-    roll_backs: int = 0  # so far
-    before: dict[str, Any] = dataclasses.field(default_factory=dict)  # for epoch 0
-    durations: list[float] = dataclasses.field(default_factory=list)  # of epochs, s
-    clock: float = 0.0  # when the devices finished what was last waited for
+    restores: int = 0  # so far
+    clock: progress.Clock = dataclasses.field(default_factory=progress.Clock)
 
-    def train(self, first: int, interrupted_line: dict[str, Any] | None) -> None:
-        """Runs the epochs from `first` to the last.
+    def restore(self) -> dict[str, Any] | None:
+        """Takes the newest checkpoint, if there is one.
+
+        Returns:
+            The line of an epoch whose evaluation is missing.
+        """
+        restored = self.checkpoints.restore(self.state)
+        if restored is None:
+            return None
+        self._take(restored)
+        return restored.metadata.get("line")
+
+    def train(self, line: dict[str, Any] | None) -> None:
+        """Runs the epochs that are left; one that diverges is left for a checkpoint.
 
         Args:
-            first: epochs done before.
-            interrupted_line: of the epoch before, if only its evaluation is missing.
-
-        Raises:
-            Interrupted: when asked to stop; what is done is saved.
-            UserError: when training fails, or the disk does.
+            line: of the epoch before, if only its evaluation is missing.
         """
-        self.clock = time.monotonic()
-        pending = None
-        if first == 0:
-            self.before = self._before_training()
-            restoring.prepare(self)
-        if interrupted_line is not None:
-            pending = Unfinished(
-                first - 1, interrupted_line, [], self._evaluate(first - 1)
-            )
+        self.progress.start(self._units_left(), 0)
+        self.clock.lap()
+        first_line, pending = {}, None
+        if self.epochs_done == 0:
+            first_line = self._evaluate_before_training()
+            if self.run.config.train.on_divergence == divergence.RESTORE:
+                self._save_once(0)
+        elif line is not None:
+            epoch = self.epochs_done - 1
+            pending = Pending(epoch, line, [], self._start_evaluation(epoch))
         while True:
             try:
-                return self._train(first, pending)
-            except divergence.Collapsed as error:
-                collapse = error.with_traceback(None)  # which holds trajectories
-            first, pending = restoring.after(collapse, self), None
-            self.progress.close()
-            self.progress.start(units(self.run, first), 0)
-            self._lap()
+                return self._run_epochs(first_line, pending)
+            except divergence.Diverged as error:
+                diverged = error.with_traceback(None)  # which holds trajectories
+            self._go_back(diverged)
+            pending = None
 
-    def _train(self, first: int, pending: Unfinished | None) -> None:
-        """The epochs from `first` to the last, after an unfinished one."""
-        for epoch in range(first, self.run.config.epochs):
+    def _run_epochs(self, first_line: dict[str, Any], pending: Pending | None) -> None:
+        """The epochs that are left, after one that is pending."""
+        for epoch in range(self.epochs_done, self.run.config.epochs):
+            # On the devices: sample, decode, classify. Meanwhile: the epoch before.
             finished = None if pending is None else self._finish(pending)
-            samples = epochs.sample(
-                self.run, self._unet_params(), rng.attempt(epoch, self.roll_backs)
-            )
+            number = rng.attempt(epoch, self.restores)
+            samples = epochs.sample(self.run, self._unet_params(), number)
             if finished is not None:
                 self._write(*finished)
-            self.progress.wait(
-                samples.probabilities, f"epoch {epoch}: sampling", self._stopped
+            self._wait(samples.probabilities, f"epoch {epoch}: sampling")
+            self._leave_if_asked()
+
+            # On the host: labels, rewards, advantages of all images together.
+            probabilities = epochs.gather(samples.probabilities)
+            line = {"epoch": epoch, **(first_line if epoch == 0 else {})}
+            line["sample_seconds"] = self.clock.lap()
+            scores = epochs.score(
+                self.run.config,
+                probabilities,
+                samples.names,
+                samples.asked,
+                self.target_classes,
+                self.history,
             )
-            self._leave_if_asked(epoch)
-            line = {"epoch": epoch, **(self.before if epoch == 0 else {})}
-            pending = self._update(epoch, samples, line)
+            self.history = scores.history
+            line = _with_prompts(line, epochs.line_of(self.run, samples, scores))
+
+            # On the devices: the updates, and an evaluation if one is due.
+            self.state, updates = epochs.update(
+                self.run, self.state, samples, scores.advantages, number
+            )
             del samples  # frees the trajectories once the updates are done
+            self.epochs_done = epoch + 1
+            losses = [one["loss"] for one in updates]
+            self.progress.wait(losses, f"epoch {epoch}: updating")
+            line["update_seconds"] = self.clock.lap()
+            pending = Pending(epoch, line, updates, self._start_evaluation(epoch))
         if pending is not None:
             self._write(*self._finish(pending))
         self.checkpoints.wait()
 
-    def _before_training(self) -> dict[str, Any]:
-        """The evaluation of the model as it came; its fields of the first line."""
+    def _evaluate_before_training(self) -> dict[str, Any]:
+        """Evaluates the model as it came; returns its fields of the first line."""
         pending = evaluation.start(self.run, self._unet_params(), 0)
-        self.progress.wait(pending.probabilities, "before training", self._stopped)
-        self._leave_if_asked(0)
+        self._wait(pending.probabilities, "before training")
+        self._leave_if_asked()
         result = evaluation.finish(self.run, pending)
         self.target_classes = evaluation.target_classes(self.run, result)
         self._write_grid(0, result)
-        line = _with_result({}, result)
+        line = _with_prompts(result.line, {"prompts": result.by_prompt})
         if line:
-            self.progress.say(f"before training: {run_log.evaluation_text(line)}")
-        return line | {"eval_seconds": self._lap()}
+            self.progress.say(f"before training: {progress.evaluation_text(line)}")
+        return line | {"eval_seconds": self.clock.lap()}
 
-    def _update(
-        self, epoch: int, samples: epochs.Samples, line: dict[str, Any]
-    ) -> Unfinished:
-        """Scores the epoch's images and starts its updates and its evaluation."""
-        config = self.run.config
-        probabilities = epochs.gather(samples.probabilities)
-        line["sample_seconds"] = self._lap()
-        scores = epochs.score(
-            config,
-            probabilities,
-            samples.names,
-            samples.asked,
-            self.target_classes,
-            self.history,
-        )
-        self.history = scores.history
-        measured = epochs.of_samples(self.run, samples, scores)
-        prompts = _merge(line.pop("prompts", {}), measured.pop("prompts", {}))
-        line |= measured | ({"prompts": prompts} if prompts else {})
-        self.state, updates = epochs.update(
-            self.run,
-            self.state,
-            samples,
-            scores.advantages,
-            rng.attempt(epoch, self.roll_backs),
-        )
-        losses = [one["loss"] for one in updates]
-        self.progress.wait(losses, f"epoch {epoch}: updating")
-        line["update_seconds"] = self._lap()
-        return Unfinished(epoch, line, updates, self._evaluate(epoch))
+    def _start_evaluation(self, epoch: int) -> evaluation.Pending | None:
+        """Starts the evaluation after an epoch, if one is due."""
+        if not evaluates(self.run.config, epoch):
+            return None
+        return evaluation.start(self.run, self._unet_params(), epoch)
 
     def _finish(
-        self, pending: Unfinished
+        self, pending: Pending
     ) -> tuple[int, dict[str, Any], evaluation.Result | None]:
         """Waits for what is on its way; the epoch, its line, and its evaluation."""
-        config, epoch, line = self.run.config, pending.epoch, dict(pending.line)
-        if pending.measured:
-            line |= epochs.of_updates(pending.measured)
+        epoch, line = pending.epoch, dict(pending.line)
+        if pending.updates:
+            line |= metrics.of_updates(pending.updates)
             self.skipped = divergence.check(
                 line,
-                [bool(one["skipped_updates"]) for one in pending.measured],
+                [bool(one["skipped_updates"]) for one in pending.updates],
                 self.skipped,
-                config,
+                self.run.config,
                 self.checkpoints.newest(),
             )
         result = None
         if pending.evaluation is not None:
-            self.progress.wait(
-                pending.evaluation.probabilities,
-                f"epoch {epoch}: evaluating",
-                self._stopped,
-            )
-            self._leave_if_asked(epoch + 1, line)
+            self._wait(pending.evaluation.probabilities, f"epoch {epoch}: evaluating")
+            self._leave_if_asked(line)
             result = evaluation.finish(self.run, pending.evaluation)
-            line = _with_result(line, result) | {"eval_seconds": self._lap()}
+            line = _with_prompts(line, result.line | {"prompts": result.by_prompt})
+            line["eval_seconds"] = self.clock.lap()
         return epoch, line, result
 
     def _write(
@@ -179,107 +178,107 @@ class Trainer:
         line["images_per_second"] = self.run.num_images / seconds
         line["epoch_seconds"] = seconds + line.get("eval_seconds", 0.0)
         line["device_memory_gb"] = parallel.memory_gb()
-        line["roll_backs"] = self.roll_backs
-        if self.journal is not None:
-            self.journal.write(line)
-        left = self._seconds_left(line)
-        self.progress.say(run_log.line_text(line, config.epochs, left))
+        line["roll_backs"] = self.restores
+        if self.log is not None:
+            self.log.write(line)
+        left = self.clock.seconds_left(line["epoch_seconds"], config.epochs - epoch - 1)
+        self.progress.say(progress.line_text(line, config.epochs, left))
         self.checkpoints.check()
         done = epoch + 1
-        due = done % config.checkpoint.every_epochs == 0 or done == config.epochs
-        if due and self.checkpoints.newest() != done:
-            self.save(done, None)
-
-    def _evaluate(self, epoch: int) -> evaluation.Pending | None:
-        """Starts the evaluation after an epoch, if one is due."""
-        if not evaluates(self.run, epoch):
-            return None
-        return evaluation.start(self.run, self._unet_params(), epoch)
+        if done % config.checkpoint.every_epochs == 0 or done == config.epochs:
+            self._save_once(done)
 
     def _write_grid(self, epoch: int, result: evaluation.Result) -> None:
-        if self.journal is not None:
-            text = run_log.caption(epoch, self.run.config.prompts, result.line)
-            self.journal.grid(epoch, result.grid, text)
+        if self.log is not None:
+            text = progress.caption(epoch, self.run.config.prompts, result.line)
+            self.log.grid(epoch, result.grid, text)
 
-    def _stopped(self) -> bool:
-        return self.stop.requested
-
-    def _leave_if_asked(self, epochs_done: int, line: dict | None = None) -> None:
+    def _leave_if_asked(self, line: dict[str, Any] | None = None) -> None:
         """Saves what is done and raises Interrupted if any host was asked to stop.
 
         Args:
-            epochs_done: that the state has seen.
-            line: of the last of them, if its evaluation is not finished.
+            line: of the last epoch, if its evaluation is not finished.
         """
         if not parallel.any_host(self.stop.requested):
             return
-        if epochs_done and (self.checkpoints.newest() != epochs_done):
-            self.save(epochs_done, line)
+        if self.epochs_done:
+            self._save_once(self.epochs_done, line)
         self.checkpoints.wait()
-        raise stopping.Interrupted(epochs_done)
+        raise stopping.Interrupted(self.epochs_done)
 
-    def save(self, epochs_done: int, line: dict[str, Any] | None) -> None:
-        """Starts a checkpoint; `line` is of an epoch whose evaluation is missing."""
-        rest = {
-            "history": self.history,
-            "target_classes": self.target_classes,
-            "skipped": self.skipped,
-            "roll_backs": self.roll_backs,
-            "line": line,
-        }
-        self.checkpoints.save(epochs_done, self.state, rest)
+    def _save_once(self, done: int, line: dict[str, Any] | None = None) -> None:
+        """Starts a checkpoint, unless there is one after so many epochs."""
+        if self.checkpoints.newest() != done:
+            metadata = {
+                "history": self.history,
+                "target_classes": self.target_classes,
+                "skipped": self.skipped,
+                "roll_backs": self.restores,
+                "line": line,
+            }
+            self.checkpoints.save(done, self.state, metadata)
 
-    def remember(self, rest: dict[str, Any]) -> None:
-        """Takes what a checkpoint holds beside the state; empty at the beginning."""
-        self.history = rest.get("history", {})
-        self.target_classes = rest.get("target_classes", {})
-        self.skipped = rest.get("skipped", 0)
-        self.roll_backs = rest.get("roll_backs", 0)
+    def _take(self, restored: checkpoint.Restored) -> None:
+        """Goes on from a checkpoint."""
+        for complaint in restored.complaints:
+            self.progress.say(complaint)
+        self.epochs_done, self.state = restored.epochs_done, restored.state
+        self.history = restored.metadata.get("history", {})
+        self.target_classes = restored.metadata.get("target_classes", {})
+        self.skipped = restored.metadata.get("skipped", 0)
+        self.restores = restored.metadata.get("roll_backs", 0)
+
+    def _go_back(self, diverged: divergence.Diverged) -> None:
+        """Goes back to the newest checkpoint, and on with other random numbers.
+
+        A run that is killed afterwards continues from the same checkpoint, diverges
+        again and comes back here: it ends with the same numbers.
+
+        Raises:
+            UserError: if the config says to stop, or the run went back often enough.
+        """
+        config, count = self.run.config, self.restores + 1
+        divergence.allow_restore(diverged, config, self.restores)
+        shapes, self.state = checkpoint.shapes(self.state), None  # makes room
+        every_epochs = config.checkpoint.every_epochs
+        self._take(self.checkpoints.go_back(shapes, every_epochs))
+        self.restores = count  # the checkpoint knows of earlier ones only
+        if self.log is not None:
+            self.log.forget(self.epochs_done)
+        self.progress.say(
+            f"{diverged} Restore {count} of at most {config.train.max_restores}: goes"
+            f" on from checkpoint {self.epochs_done} with other random numbers."
+        )
+        self.progress.close()
+        self.progress.start(self._units_left(), 0)
+        self.clock.lap()
 
     def _unet_params(self) -> Any:
-        return self.run.unet_params(self.state.params)
+        return learner.unet_params(self.run.learner, self.run.base, self.state.params)
 
-    def _seconds_left(self, line: dict[str, Any]) -> float | None:
-        """What the rest may take; None after the first epoch, which compiles.
+    def _wait(self, arrays: list[jax.Array], doing: str) -> None:
+        """Waits for arrays, or until somebody asks to stop."""
+        self.progress.wait(arrays, doing, lambda: self.stop.requested)
 
-        An average, for epochs that evaluate take longer.
-        """
-        self.durations.append(line["epoch_seconds"])
-        known = self.durations[1:]
-        rest = self.run.config.epochs - line["epoch"] - 1
-        return rest * sum(known) / len(known) if known else None
-
-    def _lap(self) -> float:
-        """Seconds since the last lap."""
-        before, self.clock = self.clock, time.monotonic()
-        return self.clock - before
+    def _units_left(self) -> int:
+        """Batches and updates to the end, which the bar counts."""
+        config = self.run.config
+        per_epoch = config.sample.batches
+        per_epoch += config.train.inner_epochs * config.train.updates_per_epoch
+        left = range(self.epochs_done, config.epochs)
+        evaluations = sum(evaluates(config, epoch) for epoch in left)
+        evaluations += self.epochs_done == 0
+        return len(left) * per_epoch + evaluations * evaluation.num_batches(self.run)
 
 
-def evaluates(run: Run, epoch: int) -> bool:
+def evaluates(config: ConfigDict, epoch: int) -> bool:
     """Whether an evaluation follows this epoch; the first epoch's comes before it."""
-    config = run.config
     last = epoch == config.epochs - 1
     return epoch > 0 and (last or epoch % config.eval.every_epochs == 0)
 
 
-def units(run: Run, first: int) -> int:
-    """Batches and updates from epoch `first` to the end, which the bar counts."""
-    train = run.config.train
-    per_epoch = run.config.sample.batches + train.inner_epochs * train.updates_per_epoch
-    rest = range(first, run.config.epochs)
-    evaluations = sum(evaluates(run, epoch) for epoch in rest) + (first == 0)
-    return len(rest) * per_epoch + evaluations * evaluation.num_batches(run)
-
-
-def _with_result(line: dict[str, Any], result: evaluation.Result) -> dict[str, Any]:
-    """The line with an evaluation's fields."""
-    line = line | result.line
-    if result.by_prompt:
-        line["prompts"] = _merge(line.get("prompts", {}), result.by_prompt)
-    return line
-
-
-def _merge(first: dict[str, dict], second: dict[str, dict]) -> dict[str, dict]:
-    return {
-        name: first.get(name, {}) | second.get(name, {}) for name in {**first, **second}
-    }
+def _with_prompts(line: dict[str, Any], further: dict[str, Any]) -> dict[str, Any]:
+    """The line with further fields; those of each prompt join what it has."""
+    prompts = metrics.merge(line.get("prompts", {}), further.get("prompts", {}))
+    line = {name: x for name, x in (line | further).items() if name != "prompts"}
+    return line | {"prompts": prompts} if prompts else line

@@ -1,0 +1,230 @@
+"""The update: one jitted program that accumulates a gradient and takes an optax step.
+
+The gradient of one update runs over its share of the epoch's images and a random
+subset of their denoising steps, in microbatches, inside one `lax.scan`.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
+from ddpo_fair.learning import losses
+from ddpo_fair.learning.learner import (
+    PROGRAMS,
+    Learner,
+    TrainState,
+    in_place,
+    microbatches,
+    trained_weights,
+)
+
+
+def pairs(
+    trajectory: sampler.Trajectory,
+    advantages: jax.Array,
+    images: jax.Array,
+    steps: jax.Array,
+) -> dict[str, jax.Array]:
+    """What the loss needs of a device's pairs of an image and a step, [b, ...].
+
+    Args:
+        trajectory: of the device's images, [n, ...].
+        advantages: float32 [n].
+        images: int32 [b].
+        steps: int32 [b].
+    """
+    return {
+        "latents": trajectory.latents[images, steps],
+        "next_latents": trajectory.latents[images, steps + 1],
+        "log_prob": trajectory.log_probs[images, steps],
+        "keys": trajectory.keys[images],
+        "text": trajectory.text[images],
+        "advantage": advantages[images],
+        "step": steps,
+    }
+
+
+def step_log_prob(
+    policy: sampler.Policy,
+    params: Any,
+    uncond_embedding: jax.Array,
+    batch: dict[str, jax.Array],
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Log-probs [b] of a microbatch's steps under `params`, their means and stds.
+
+    Args:
+        policy: whose step it is.
+        params: of the UNet.
+        uncond_embedding: float32 [L, C].
+        batch: of `pairs`.
+
+    Returns:
+        float32 [b], nats per dimension; mean [b, h, w, C]; std [b, 1, 1, 1].
+    """
+    now = policy.schedule[batch["step"]]
+    output = stable_diffusion.guided_noise(
+        policy.model.unet,
+        params,
+        batch["latents"],
+        now.timesteps,
+        batch["text"],
+        uncond_embedding,
+        policy.guidance_scale,
+    )
+    mean, std = ddim.transition(now, batch["latents"], output)
+    return ddim.log_prob(batch["next_latents"], mean, std), mean, std
+
+
+def surrogate_loss(
+    learner: Learner,
+    params: Any,
+    uncond_embedding: jax.Array,
+    batch: dict[str, jax.Array],
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Mean loss of a microbatch and its metrics (means, but `ratio_deviation`).
+
+    Args:
+        learner: names the objective.
+        params: of the UNet.
+        uncond_embedding: float32 [L, C].
+        batch: of `pairs`.
+    """
+    policy, shape = learner.policy, learner.policy.model.latent_shape
+    log_prob, mean, std = step_log_prob(policy, params, uncond_embedding, batch)
+    noise = jax.vmap(sampler.step_noise, (0, 0, None))(
+        batch["keys"], batch["step"], shape
+    )
+    old_mean = batch["next_latents"] - std * noise
+    kl = ddim.kl(mean, old_mean, std)
+    ratio = jnp.exp(log_prob - batch["log_prob"])
+    step = losses.Step(ratio, kl, batch["advantage"], int(np.prod(shape)))
+    objective = getattr(losses, learner.train.objective)
+    surrogate = objective(step, learner.train)
+    metrics = {
+        "loss": surrogate.loss.mean(),
+        "kl": kl.mean(),
+        "clip_fraction": surrogate.clipped.mean(dtype=jnp.float32),
+        "trust_region_fraction": surrogate.outside.mean(dtype=jnp.float32),
+        "restrained_fraction": surrogate.restrained.mean(dtype=jnp.float32),
+        "ratio_deviation": jnp.abs(ratio - 1.0).max(),
+    }
+    return surrogate.loss.mean(), metrics
+
+
+def update(
+    learner: Learner,
+    state: TrainState,
+    base: Any,
+    trajectory: sampler.Trajectory,
+    advantages: jax.Array,
+    images: jax.Array,
+    steps: jax.Array,
+    uncond_embedding: jax.Array,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """The state after one update, and its metrics; starts it and does not wait.
+
+    Where loss, gradient or new weights are not finite the state stays as it was, and
+    the metric `skipped_updates` is 1.
+
+    Args:
+        learner: compiled at its first use.
+        state: is donated: its arrays cannot be used afterwards.
+        base: the UNet's weights under LoRA; {} where all weights are trained.
+        trajectory: of the epoch, [D, n, ...].
+        advantages: float32 [D, n].
+        images: int32 [D, m], places on their own device.
+        steps: int32 [D, m, S], of each of these images.
+        uncond_embedding: float32 [L, C].
+    """
+    arguments = base, trajectory, advantages, images, steps, uncond_embedding
+    return program(learner)(state, *arguments)
+
+
+@functools.lru_cache(maxsize=PROGRAMS)
+def program(learner: Learner) -> Callable[..., tuple[TrainState, dict]]:
+    """The jitted `update` of a learner, of its other arguments."""
+    kept = (
+        {} if learner.sharding is None else {"out_shardings": (learner.sharding, None)}
+    )
+    return jax.jit(
+        functools.partial(_update, learner),
+        donate_argnums=0,
+        compiler_options=rounding(learner),
+        **kept,
+    )
+
+
+def rounding(learner: Learner) -> dict[str, bool]:
+    """Compiler options of the learner's programs: whether all round alike.
+
+    XLA may leave out a rounding to bfloat16 where it fuses, which is faster but
+    differs from program to program.
+    """
+    recompute = learner.train.recompute_log_probs
+    return {"xla_allow_excess_precision": False} if recompute else {}
+
+
+def _update(
+    learner: Learner,
+    state: TrainState,
+    base: Any,
+    trajectory: sampler.Trajectory,
+    advantages: jax.Array,
+    images: jax.Array,
+    steps: jax.Array,
+    uncond_embedding: jax.Array,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    scale = learner.lora_scale
+    weights, vjp = jax.vjp(
+        lambda params: trained_weights(base, params, scale), state.params
+    )
+
+    def loss_of(weights: Any, turn: tuple) -> tuple[jax.Array, dict]:
+        params = in_place(base, weights, scale)
+        # Device by device: an index or a concatenation across the devices' axis
+        # would gather everything everywhere.
+        batch = jax.vmap(pairs)(trajectory, advantages, *turn)
+        loss = functools.partial(surrogate_loss, learner, params, uncond_embedding)
+        losses, metrics = jax.vmap(loss)(batch)
+        return losses.mean(), metrics
+
+    def accumulate(total: Any, turn: tuple) -> tuple[Any, dict]:
+        gradient, metrics = jax.grad(loss_of, has_aux=True)(weights, turn)
+        return jax.tree.map(jnp.add, total, gradient), metrics
+
+    zeros = jax.tree.map(jnp.zeros_like, weights)
+    turns = microbatches(images, steps, learner.train.microbatch)
+    total, metrics = jax.lax.scan(accumulate, zeros, turns)
+    count = len(metrics["loss"])
+    (gradient,) = vjp(jax.tree.map(lambda g: g / count, total))
+    summary = {name: values.mean() for name, values in metrics.items()}
+    summary["ratio_deviation"] = metrics["ratio_deviation"].max()
+    return _step(learner, state, gradient, summary)
+
+
+def _step(
+    learner: Learner, state: TrainState, gradient: Any, summary: dict[str, jax.Array]
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """The optimizer's step, taken only if everything about it is finite."""
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes float and int
+        changes, optimizer = learner.optimizer.update(
+            gradient, state.optimizer, state.params
+        )
+    params = optax.apply_updates(state.params, changes)
+    new = TrainState(params, optimizer, state.updates + 1)
+    norm = optax.tree.norm(gradient)
+    finite = jnp.isfinite(summary["loss"]) & jnp.isfinite(norm)
+    finite &= jnp.isfinite(optax.tree.norm(params))
+    summary |= {"grad_norm": norm, "skipped_updates": 1.0 - finite.astype(jnp.float32)}
+    return select_if_finite(finite, new, state), summary
+
+
+def select_if_finite(finite: jax.Array, new: TrainState, old: TrainState) -> TrainState:
+    """`new` if `finite`, else `old`; decided on the devices, so that no host waits."""
+    return jax.tree.map(lambda x, y: jnp.where(finite, x, y), new, old)

@@ -1,0 +1,125 @@
+"""A run from its config to its last epoch: devices, folder, parts, epochs."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from ddpo_fair import config_rules, parallel
+from ddpo_fair.errors import UserError
+from ddpo_fair.loggers import progress, run_log, weights_and_biases
+from ddpo_fair.training import assembly, checkpoint, faults, loop, run_folder, stopping
+from ddpo_fair.training.assembly import Run
+
+
+def train(config: ConfigDict, stop: stopping.Stop, opening: str) -> Path:
+    """Trains, or goes on training, the run of a config; returns its folder.
+
+    Args:
+        config: of `config.defaults()`, checked by `config_rules.validate`.
+        stop: may ask the run to leave.
+        opening: a line to begin with.
+
+    Raises:
+        Interrupted: when asked to stop; what is done is saved.
+        UserError: for what the user can mend.
+    """
+    parallel.use_compilation_cache()
+    parallel.divide_cpu(config.distributed.cpu_devices)
+    parallel.initialize(config.distributed)
+    config_rules.validate(config, [], parallel.num_devices())
+    folder = run_folder.path_of(config)
+    terminal = progress.Progress(parallel.is_main())
+    terminal.say(opening)
+    with _entered(folder, config), _last_words(folder):
+        try:
+            if parallel.is_main():
+                run_folder.write_config(folder, config)
+            _train(config, folder, terminal, stop)
+        except faults.KINDS as error:
+            raise faults.explained(error, config, folder) from error
+        finally:
+            terminal.close()
+    return folder
+
+
+def _train(
+    config: ConfigDict, folder: Path, terminal: progress.Progress, stop: stopping.Stop
+) -> None:
+    writers = _weights_and_biases(config, folder, terminal)
+    run, state = assembly.build(config)
+    checkpoints = checkpoint.Checkpoints(folder / "checkpoints", config.checkpoint.keep)
+    trainer = loop.Trainer(run, state, checkpoints, terminal, stop)
+    line = trainer.restore()
+    if parallel.is_main():
+        written = trainer.epochs_done - (line is not None)
+        trainer.log = run_log.open_log(folder, written, *writers)
+    terminal.say(_plan(run, folder, trainer.epochs_done))
+    try:
+        trainer.train(line)
+    finally:
+        terminal.close()
+        checkpoints.close()
+        if trainer.log is not None:
+            trainer.log.close()
+    terminal.say(f"Finished: {folder} holds metrics, samples and checkpoints.")
+
+
+@contextlib.contextmanager
+def _entered(folder: Path, config: ConfigDict) -> Iterator[None]:
+    """Holds the folder's lock on the main process, if all agree that it is theirs."""
+    descriptor, refusal = None, None
+    try:
+        if parallel.is_main():
+            descriptor = run_folder.lock(folder)
+        run_folder.check(folder, config)
+    except UserError as error:
+        refusal = error
+    try:
+        if parallel.any_host(refusal is not None):
+            raise refusal or UserError("Another process refused; its message says why.")
+        yield
+    finally:
+        if descriptor is not None:
+            run_folder.unlock(descriptor)
+
+
+@contextlib.contextmanager
+def _last_words(folder: Path) -> Iterator[None]:
+    """Has it said how to go on, if this process is ended because another was lost."""
+    count = parallel.num_processes()
+    if count == 1:
+        yield
+        return
+    take_back = parallel.last_words(
+        f"ddpo_fair.train: this process was ended, or one of the other {count - 1} was"
+        " lost, without which none can go on. Start the same command on all hosts: it"
+        f" continues from the newest checkpoint in {folder}."
+    )
+    try:
+        yield
+    finally:
+        take_back()
+
+
+def _weights_and_biases(
+    config: ConfigDict, folder: Path, terminal: progress.Progress
+) -> list[weights_and_biases.Writer]:
+    """The main process's writer there, if the config wants one."""
+    if not config.log.wandb or not parallel.is_main():
+        return []
+    writer = weights_and_biases.open_writer(folder, config)
+    terminal.say(weights_and_biases.where(writer))
+    return [writer]
+
+
+def _plan(run: Run, folder: Path, done: int) -> str:
+    """What is about to happen, and where."""
+    how = f"continues after epoch {done - 1}" if done else "begins"
+    size = run.policy.model.image_size
+    return (
+        f"Run: {folder} {how}; {run.config.epochs} epochs of {run.num_images} images of"
+        f" {size} x {size} pixels on {', '.join(parallel.describe())}; Ctrl-C saves and"
+        " leaves, the same command continues. The first epoch compiles for a while."
+    )
