@@ -16,7 +16,7 @@ HEAD = (
     "q before",
     "q at the end",
     "pooled, last third",
-    "mean gap to 0.5 there",
+    "mean distance to 0.5 there",
     "NONE before, at the end",
     "reward before, at the end",
     "largest KL, nats",
@@ -41,13 +41,13 @@ def row(folder: pathlib.Path) -> list[str]:
     first, last = evaluated[0], evaluated[-1]
     third = [line for line in evaluated if line["epoch"] >= epochs * 2 / 3] or [last]
     counts = [sum(line[f"eval_num_{c}"] for line in third) for c in ("female", "male")]
-    gaps = [abs(line["eval_q"] - 0.5) for line in third]
+    distances = [abs(line["eval_q"] - 0.5) for line in third]
     return [
         folder.name + ("" if len(lines) == epochs else f" ({len(lines)} of {epochs})"),
         share(first),
         share(last),
         interval(intervals.wilson(counts[0], sum(counts))),
-        f"{sum(gaps) / len(gaps):.3f}",
+        f"{sum(distances) / len(distances):.3f}",
         f"{none(first)}, {none(last)}",
         f"{lines[0]['reward_mean']:.2f}, {lines[-1]['reward_mean']:.2f}",
         f"{max(line['kl_last'] for line in lines):.3f}",

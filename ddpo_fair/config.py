@@ -208,7 +208,7 @@ def _train(config: ConfigDict) -> None:
     config.train.lora.scale = 16.0
     # Parts of the paths of the layers to adapt, e.g. to_q or mid_block; all for every
     # layer. Here: the cross-attention of the first block up, the coarsest. Most other
-    # layers learn noise: see docs/where_the_signal_is.md.
+    # layers learn noise: see docs/tuning.md.
     config.train.lora.target_modules = (
         "up_blocks.0.attentions.0.transformer_blocks.0.attn2",
         "up_blocks.0.attentions.1.transformer_blocks.0.attn2",
