@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpo_fair import command_line, parallel
-from ddpo_fair.learning import policy_update
+from ddpo_fair.learning import policy_update, scoring
 from ddpo_fair.training import assembly, epoch
 
 # A part: a block's ResNets, its self- and cross-attention, and the rest.
@@ -60,7 +60,9 @@ def measure(config, batches: int, steps: int) -> dict[str, np.ndarray]:
         samples = epoch.sample(run, state.params, FIRST + batch)
         answers = epoch.gather(samples.probabilities)
         names, asked = samples.names, samples.asked
-        scores = epoch.score(config, answers, names, asked, dict.fromkeys(names, 0), {})
+        scores = scoring.score(
+            config, answers, names, asked, dict.fromkeys(names, 0), {}
+        )
         print(f"batch {batch}: labels {collections.Counter(scores.labels.tolist())}")
         placed = parallel.split(scores.advantages)
         for first in range(0, placed.shape[1] - size + 1, size):

@@ -1,4 +1,4 @@
-"""The one exception that means: the reader can mend this."""
+"""The one exception that means: the user can fix this."""
 
 from collections.abc import Container, Mapping
 
@@ -7,7 +7,7 @@ LONGEST = 8000  # characters of a message
 
 
 class UserError(ValueError):
-    """A mistake in the input, told as name, value, rule and way out.
+    """A mistake in the input, described by name, value, rule and way out.
 
     Commands print its text as one paragraph and exit with status 2.
     """

@@ -150,8 +150,8 @@ def divide_cpu(count: int) -> None:
     anything wakes JAX's backends; it does nothing where there is an accelerator, or
     where XLA_FLAGS already says how many.
     """
-    told = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if not has_accelerator() and not told:
+    given = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not has_accelerator() and not given:
         jax.config.update("jax_num_cpu_devices", count)
 
 
@@ -229,7 +229,7 @@ def leave(status: int) -> int:
 def last_words(text: str) -> Callable[[], None]:
     """A promise to print `text` if this process is ended, until what returns is called.
 
-    When a process is lost JAX ends the others and asks nobody. So a shell waits at the
+    When a process is lost JAX ends the others at once. So a shell waits at the
     other end of a pipe.
     """
     shell = subprocess.Popen(

@@ -24,11 +24,11 @@ def key(seed: int, *names: str | int | jax.Array) -> jax.Array:
     return result
 
 
-def attempt(epoch: int, roll_backs: int) -> int:
-    """The number that stands for an epoch in its keys: another after each roll-back.
+def attempt(epoch: int, restores: int) -> int:
+    """The number that stands for an epoch in its keys: another after each restore.
 
     Args:
         epoch: below `MOST_EPOCHS`.
-        roll_backs: of the run so far, at most 1000: the number is an int32.
+        restores: of the run so far, at most 1000: the number is an int32.
     """
-    return epoch + roll_backs * MOST_EPOCHS
+    return epoch + restores * MOST_EPOCHS

@@ -24,7 +24,7 @@ PLAN = re.compile(r"--plan(?:=([1-9]\d{0,5}))?")
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit status.
 
-    0 finished; 2 something for the reader to mend; 75 interrupted, or
+    0 finished; 2 something for the user to fix; 75 interrupted, or
     another process was lost; 130 stopped at once by a second Ctrl-C.
     """
     stop = stopping.Stop()
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
             stopping.INTERRUPTED if isinstance(error, HostLost) else BAD_INPUT
         )
     except stopping.Interrupted as interrupted:
-        print(interrupted.told(), file=sys.stderr)
+        print(interrupted.message(), file=sys.stderr)
         return stopping.INTERRUPTED
     return 0
 
@@ -110,7 +110,7 @@ def train(
 
     Raises:
         Interrupted: when asked to stop.
-        UserError: for what the user can mend.
+        UserError: for what the user can fix.
     """
     # Seconds, which neither --help nor a refused setting should wait for.
     from ddpo_fair import parallel

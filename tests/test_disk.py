@@ -13,9 +13,9 @@ import tiny_model
 from ddpo_fair import config as configuration
 from ddpo_fair import train
 from ddpo_fair.errors import UserError
+from ddpo_fair.learning import scoring
 from ddpo_fair.loggers import run_log
 from ddpo_fair.training import checkpoint, run_folder
-from ddpo_fair.training import epoch as epochs
 
 pytestmark = pytest.mark.long
 
@@ -70,7 +70,7 @@ def command(tmp_path, disk, monkeypatch):
 
 def test_nothing_is_lost_when_the_disk_is_full(disk, command, monkeypatch, capsys):
     folder = disk / "runs" / "tiny"
-    score, save = epochs.score, checkpoint.Checkpoints.save
+    score, save = scoring.score, checkpoint.Checkpoints.save
 
     def fill_before_logging(*arguments):
         if len(run_log.read(folder)) == 2:
@@ -86,13 +86,13 @@ def test_nothing_is_lost_when_the_disk_is_full(disk, command, monkeypatch, capsy
         self.wait()  # before the next line of metrics meets the full disk
 
     with monkeypatch.context() as patch:
-        patch.setattr(epochs, "score", fill_before_logging)
+        patch.setattr(scoring, "score", fill_before_logging)
         assert command() == train.BAD_INPUT
     (told,) = capsys.readouterr().err.splitlines()
     assert "No space left on device" in told and "the same command continues" in told
     first = run_log.read(folder)
     newest = 2
-    assert f"checkpoints/{newest} is sound" in told and len(first) >= newest
+    assert f"checkpoints/{newest} is intact" in told and len(first) >= newest
 
     assert command() == train.BAD_INPUT  # it is still full
     (told,) = capsys.readouterr().err.splitlines()

@@ -5,7 +5,7 @@ import pytest
 
 from ddpo_fair import config
 from ddpo_fair.classifiers import classes
-from ddpo_fair.training import epoch
+from ddpo_fair.learning import scoring
 
 FEMALE, MALE, UNSURE = (0.9, 0.1), (0.2, 0.8), (0.6, 0.4)
 
@@ -17,7 +17,7 @@ def score(answers, asked=None, **settings):
     given.update_from_flattened_dict(settings)
     names = np.array(["a photo"] * len(answers))
     asked = np.full(len(answers), classes.NONE) if asked is None else np.array(asked)
-    return epoch.score(given, np.float32(answers), names, asked, {"a photo": 0}, {})
+    return scoring.score(given, np.float32(answers), names, asked, {"a photo": 0}, {})
 
 
 def test_nobody_recognised_costs_the_penalty_too():

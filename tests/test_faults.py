@@ -20,9 +20,9 @@ from ddpo_fair import config as configuration
 from ddpo_fair import train
 from ddpo_fair.diffusion import sampler
 from ddpo_fair.errors import UserError
+from ddpo_fair.learning import scoring
 from ddpo_fair.loggers import run_log
 from ddpo_fair.training import checkpoint, faults, run_folder
-from ddpo_fair.training import epoch as epochs
 
 EPOCHS, IMAGES = 4, 16
 
@@ -65,7 +65,7 @@ def strictly_read(folder):
 
 def poison(monkeypatch, wanted):
     """Makes the advantages of some images NaN: `wanted(call)` says which, from 0."""
-    score, calls = epochs.score, iter(range(100))
+    score, calls = scoring.score, iter(range(100))
 
     def poisoned(*arguments):
         scores = score(*arguments)
@@ -73,7 +73,7 @@ def poison(monkeypatch, wanted):
         values[wanted(next(calls))] = np.nan
         return dataclasses.replace(scores, advantages=values)
 
-    monkeypatch.setattr(epochs, "score", poisoned)
+    monkeypatch.setattr(scoring, "score", poisoned)
 
 
 @contextlib.contextmanager
@@ -112,7 +112,7 @@ def test_too_many_skipped_updates_end_the_run(config, monkeypatch):
         "after 2 others in a row",
         "max_skipped_updates=2",
         tiny_model.PROMPTS[0],
-        "checkpoint 2 is sound",
+        "checkpoint 2 is intact",
     ):
         assert text in str(error.value)
     monkeypatch.undo()
@@ -156,7 +156,7 @@ def test_a_collapsed_policy_ends_the_run(config):
 
 
 def test_a_disk_that_fills_while_logging(config, monkeypatch, capsys):
-    score, calls = epochs.score, iter(range(100))
+    score, calls = scoring.score, iter(range(100))
     with contextlib.ExitStack() as stack:
 
         def score_and_fill(*arguments):
@@ -164,11 +164,11 @@ def test_a_disk_that_fills_while_logging(config, monkeypatch, capsys):
                 stack.enter_context(full_disk())
             return score(*arguments)
 
-        monkeypatch.setattr(epochs, "score", score_and_fill)
+        monkeypatch.setattr(scoring, "score", score_and_fill)
         with pytest.raises(UserError) as error:
             train.train(config)
     assert "File too large" in str(error.value)
-    assert re.search(r"checkpoints/[12] is sound; the same command", str(error.value))
+    assert re.search(r"checkpoints/[12] is intact; the same command", str(error.value))
     train.train(config)
     lines = strictly_read(run_folder.path_of(config))
     assert [line["epoch"] for line in lines] == list(range(EPOCHS))
@@ -238,7 +238,7 @@ def test_a_device_that_fails(config, monkeypatch):
         return types.SimpleNamespace(latents=latents)
 
     failing(monkeypatch, config, sample, 2)
-    with pytest.raises(UserError, match=r"The devices failed \(INTERNAL.* is sound"):
+    with pytest.raises(UserError, match=r"The devices failed \(INTERNAL.* is intact"):
         train.train(config)
     monkeypatch.undo()
     train.train(config)
@@ -250,7 +250,10 @@ def test_every_kind_of_fault_has_its_text(tmp_path):
     for error, text in (
         (MemoryError(), "too little memory"),
         (OSError(28, "No space left on device", "x"), "'x' cannot be used (No space"),
-        (BrokenPipeError(32, "Broken pipe"), "Nobody reads the output any more."),
+        (
+            BrokenPipeError(32, "Broken pipe"),
+            "The program that read the output has closed it.",
+        ),
         (jax.errors.JaxRuntimeError("UNAVAILABLE: gone"), "(UNAVAILABLE: gone)"),
     ):
         assert text in str(faults.explained(error, config, tmp_path))

@@ -69,7 +69,7 @@ def build(config: ConfigDict) -> tuple[Run, TrainState]:
     """
     dtype = jnp.dtype(config.dtype)
     model_folder = sources.model_folder(config.model, config.variant)
-    judge = classifier.load(sources.classifier_folder(config.classifier), dtype)
+    loaded = classifier.load(sources.classifier_folder(config.classifier), dtype)
     model = stable_diffusion.load(
         model_folder, dtype, remat_of(config), config.variant or None
     )
@@ -83,10 +83,10 @@ def build(config: ConfigDict) -> tuple[Run, TrainState]:
         config=config,
         policy=policy,
         learner=make_learner(config, policy, optimizer, state),
-        classifier=dataclasses.replace(judge, params=None),
+        classifier=dataclasses.replace(loaded, params=None),
         base=base,
         vae_params=parallel.replicate(model.params["vae"]),
-        classifier_params=parallel.replicate(judge.params),
+        classifier_params=parallel.replicate(loaded.params),
         explicit=explicit,
         text=text[1:],
         uncond_embedding=parallel.replicate(text[0]),

@@ -85,7 +85,7 @@ class Checkpoints:
             self._manager.check_for_errors()
 
     def restore(self, template: Any) -> Restored | None:
-        """The newest sound checkpoint; damaged ones are renamed and complained of.
+        """The newest intact checkpoint; damaged ones are renamed, with a complaint.
 
         Args:
             template: a state with the shapes, dtypes and sharding that are wanted.
@@ -94,7 +94,7 @@ class Checkpoints:
             None if there is no checkpoint.
 
         Raises:
-            UserError: if there are checkpoints and none is sound.
+            UserError: if there are checkpoints and none is intact.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         target = shapes(template)
@@ -108,7 +108,7 @@ class Checkpoints:
                 for other in damaged:
                     place = self.folder / str(other)
                     place.rename(self.folder / f"{DAMAGED}{other}")
-            parallel.any_host(bool(damaged))  # nobody goes on before it is done
+            parallel.any_host(bool(damaged))  # no host goes on before it is done
             self._manager.reload()
             complaints = tuple(
                 f"Checkpoint {self.folder / str(other)} is damaged ({reason}); it was"
@@ -135,7 +135,7 @@ class Checkpoints:
             every_epochs: between regular checkpoints.
 
         Raises:
-            UserError: if there is none, or none is sound.
+            UserError: if there is none, or none is intact.
         """
         self.wait()
         steps = self._manager.all_steps()
@@ -167,7 +167,7 @@ class Checkpoints:
         where = "the beginning" if sound is None else f"checkpoint {sound}"
         return UserError(
             f"A checkpoint in {self.folder} could not be written ({_reason(error)})."
-            " Free some space or mend the folder, then run the same command again: it"
+            " Free some space or repair the folder, then run the same command again: it"
             f" continues from {where}."
         )
 

@@ -35,7 +35,7 @@ def check(
         Diverged: where the policy moved too far.
         UserError: where training should not go on; names the checkpoint.
     """
-    saved = "none was saved" if newest is None else f"checkpoint {newest} is sound"
+    saved = "none was saved" if newest is None else f"checkpoint {newest} is intact"
     for one in skipped:
         before = before + 1 if one else 0
         if before > config.train.max_skipped_updates:

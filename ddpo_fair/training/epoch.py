@@ -1,4 +1,4 @@
-"""One epoch: sample and classify on the devices, score on the host, update.
+"""One epoch on the devices: sample, decode, classify; update.
 
 Nothing here waits for the devices but `gather`; the caller decides when.
 """
@@ -9,17 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from ddpo_fair import config_rules, parallel, prompts, rng
 from ddpo_fair.classifiers import classes, classifier
 from ddpo_fair.diffusion import sampler
 from ddpo_fair.learning import (
-    advantages,
     learner,
     old_log_probs,
     policy_update,
-    rewards,
+    scoring,
 )
 from ddpo_fair.learning.learner import TrainState
 from ddpo_fair.training import metrics
@@ -34,17 +32,6 @@ class Samples:
     asked: np.ndarray  # int [N], the class that an explicit prompt wants; NONE: no such
     trajectories: list[sampler.Trajectory]
     probabilities: list[jax.Array]  # [D, B, 2] each
-
-
-@dataclasses.dataclass(frozen=True)
-class Scores:
-    """What the classifier makes of an epoch's images; all arrays [N]."""
-
-    finite: np.ndarray  # bool; False where the classifier's answer is NaN
-    labels: np.ndarray
-    rewards: np.ndarray
-    advantages: np.ndarray
-    history: dict[str, list[float]]  # for the next epoch's advantages
 
 
 def sample(run: Run, unet_params: Any, epoch: int) -> Samples:
@@ -110,96 +97,11 @@ def gather(probabilities: list[jax.Array]) -> np.ndarray:
     return parallel.gather(together)
 
 
-def score(
-    config: ConfigDict,
-    probabilities: np.ndarray,
-    names: np.ndarray,
-    asked: np.ndarray,
-    target_classes: dict[str, int],
-    history: dict[str, list[float]],
-) -> Scores:
-    """Labels, rewards and advantages of an epoch's images.
-
-    Args:
-        config: all settings.
-        probabilities: [N, 2]; a row that is not finite counts as NONE.
-        names: prompt of each image, str [N].
-        asked: as in `Samples`. Explicit prompts earn the probability of that class,
-            all others the config's reward.
-        target_classes: the class that `shift` rewards, by prompt.
-        history: of the per-prompt advantages.
-    """
-    finite = classes.finite(probabilities)
-    probabilities = np.where(finite[:, None], probabilities, 0.0)
-    labels = classes.labels(probabilities, config.confidence_threshold)
-    free, settings = asked == classes.NONE, config.advantage
-    values, result = np.empty((2, len(labels)), np.float32)
-    values[free] = _rewards(
-        config, probabilities[free], labels[free], names[free], target_classes
-    )
-    values[~free] = rewards.shift(probabilities[~free], asked[~free])
-    values -= np.float32(config.reward.none_penalty) * (labels == classes.NONE)
-    result[free], history = _advantages(settings, values[free], names[free], history)
-    # All that ask for one class have one baseline: of each prompt there are few.
-    result[~free] = advantages.fixed(
-        values[~free], asked[~free].astype(str), settings.scale, settings.clip
-    )
-    return Scores(finite, labels, values, result, history)
-
-
-def _rewards(
-    config: ConfigDict,
-    probabilities: np.ndarray,
-    labels: np.ndarray,
-    names: np.ndarray,
-    target_classes: dict[str, int],
-) -> np.ndarray:
-    """The config's reward of each image, float32 [N]."""
-    target = config.reward.target
-    if config.reward.name == "shift":
-        wanted = np.asarray([target_classes[name] for name in names.tolist()])
-        return rewards.shift(probabilities, wanted)
-    if config.reward.name == "balance":
-        return rewards.balance(labels, names, target)
-    memberships = classes.one_hot(labels, len(classes.CLASSES))
-    if config.reward.soft:
-        memberships = soft_memberships(probabilities)
-    return rewards.balance_loo(memberships, names, target)
-
-
-def _advantages(
-    settings: ConfigDict,
-    values: np.ndarray,
-    names: np.ndarray,
-    history: dict[str, list[float]],
-) -> tuple[np.ndarray, dict[str, list[float]]]:
-    """Advantages of rewards, float32 [N], and the history to keep."""
-    if settings.name == "batch":
-        return advantages.batch(values, settings.clip), history
-    if settings.name == "fixed":
-        return advantages.fixed(values, names, settings.scale, settings.clip), history
-    return advantages.per_prompt(
-        values,
-        names,
-        history,
-        buffer_size=settings.buffer_size,
-        min_count=settings.min_count,
-        adv_clip=settings.clip,
-    )
-
-
-def soft_memberships(probabilities: np.ndarray) -> np.ndarray:
-    """Probabilities [N, 2] with sum 1; zeros where other labels than ours win."""
-    probabilities = np.asarray(probabilities, np.float64)
-    sums = probabilities.sum(axis=1, keepdims=True)
-    return np.where(sums > 0.5, probabilities / np.maximum(sums, 0.5), 0.0)
-
-
 def update(
     run: Run,
     state: TrainState,
     samples: Samples,
-    advantages_: np.ndarray,
+    advantages: np.ndarray,
     epoch: int,
 ) -> tuple[TrainState, list[dict[str, jax.Array]]]:
     """Starts the epoch's updates; the state that is given is used up.
@@ -208,7 +110,7 @@ def update(
         run: what learns.
         state: that sampled.
         samples: of `sample`.
-        advantages_: float32 [N].
+        advantages: float32 [N].
         epoch: as for `sample`.
 
     Returns:
@@ -217,7 +119,7 @@ def update(
     trajectory = samples.trajectories[0]
     if len(samples.trajectories) > 1:
         trajectory = _join(samples.trajectories)
-    placed = parallel.split(advantages_)
+    placed = parallel.split(advantages)
     chosen = _chosen(run, epoch)
     if run.config.train.recompute_log_probs:
         for images, steps in chosen:
@@ -264,7 +166,7 @@ def _join(trajectories: list[sampler.Trajectory]) -> sampler.Trajectory:
     return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *trajectories)
 
 
-def line_of(run: Run, samples: Samples, scores: Scores) -> dict[str, Any]:
+def line_of(run: Run, samples: Samples, scores: scoring.Scores) -> dict[str, Any]:
     """The metrics of an epoch's images, with a part per prompt if there are several."""
 
     def measure(rows: np.ndarray) -> dict[str, Any]:

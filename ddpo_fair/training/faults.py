@@ -1,4 +1,4 @@
-"""What ends a run from outside, told: a full disk, scarce memory, a lost device."""
+"""What ends a run from outside: a full disk, scarce memory, a lost device."""
 
 from pathlib import Path
 
@@ -27,12 +27,14 @@ def explained(error: Exception, config: ConfigDict, folder: Path) -> UserError:
     if isinstance(error, MemoryError) or SCARCE in str(error):
         return UserError(f"{_memory(error, config)} {way_on(folder)}")
     if isinstance(error, BrokenPipeError):
-        return UserError(f"Nobody reads the output any more. {way_on(folder)}")
+        return UserError(
+            f"The program that read the output has closed it. {way_on(folder)}"
+        )
     if isinstance(error, OSError):
         place = error.filename or folder
         return UserError(
             f"{str(place)!r} cannot be used ({error.strerror or error}). Free some"
-            f" space or mend the folder. {way_on(folder)}"
+            f" space or repair the folder. {way_on(folder)}"
         )
     if parallel.num_processes() > 1:
         return HostLost(
@@ -51,7 +53,7 @@ def way_on(folder: Path) -> str:
     if newest is None:
         return f"{folder} holds no checkpoint yet; the same command begins again."
     place = folder / "checkpoints" / str(newest)
-    return f"{place} is sound; the same command continues from it."
+    return f"{place} is intact; the same command continues from it."
 
 
 def _memory(error: Exception, config: ConfigDict) -> str:

@@ -12,7 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from ddpo_fair import parallel, rng
-from ddpo_fair.learning import learner
+from ddpo_fair.learning import learner, scoring
 from ddpo_fair.loggers import progress, run_log
 from ddpo_fair.training import checkpoint, divergence, evaluation, metrics, stopping
 from ddpo_fair.training import epoch as epochs
@@ -99,7 +99,7 @@ class Trainer:
             probabilities = epochs.gather(samples.probabilities)
             line = {"epoch": epoch, **(first_line if epoch == 0 else {})}
             line["sample_seconds"] = self.clock.lap()
-            scores = epochs.score(
+            scores = scoring.score(
                 self.run.config,
                 probabilities,
                 samples.names,

@@ -23,7 +23,7 @@ def train(config: ConfigDict, stop: stopping.Stop, opening: str) -> Path:
 
     Raises:
         Interrupted: when asked to stop; what is done is saved.
-        UserError: for what the user can mend.
+        UserError: for what the user can fix.
     """
     parallel.use_compilation_cache()
     parallel.divide_cpu(config.distributed.cpu_devices)

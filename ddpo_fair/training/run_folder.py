@@ -159,9 +159,7 @@ def write_config(folder: Path, config: ConfigDict) -> None:
         "command": sys.argv,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-    part = folder / f".{CONFIG}.part"
-    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, folder / CONFIG)
+    files.replace(folder / CONFIG, files.json_text(content, indent=2))
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class SavedRun:
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class BeforeAfter:
     """q before training and at a checkpoint; None where it was not evaluated."""
 
     before: dict[str, Any] | None  # a line of metrics.jsonl
@@ -43,7 +43,7 @@ def read(folder: str | Path) -> SavedRun:
     """The run of a folder.
 
     Raises:
-        UserError: if it holds none, or config.json cannot be read or obeyed.
+        UserError: if it holds none, or config.json cannot be read, or breaks a rule.
     """
     folder = files.given("--run", folder)
     if not (folder / run_folder.CONFIG).is_file():
@@ -125,7 +125,7 @@ def unet_template(folder: Path) -> Any:
     )
 
 
-def result(run: SavedRun, number: int) -> Result:
+def result(run: SavedRun, number: int) -> BeforeAfter:
     """What the evaluations say of a checkpoint: before training, and at its epoch.
 
     Where its epoch was not evaluated, the latest evaluation before it counts: its
@@ -134,7 +134,7 @@ def result(run: SavedRun, number: int) -> Result:
     evaluated = [line for line in run.lines if _evaluated(line)]
     before = next((line for line in evaluated if line["epoch"] == 0), None)
     after = [line for line in evaluated if 0 < line["epoch"] < number]
-    return Result(before, after[-1] if after else None)
+    return BeforeAfter(before, after[-1] if after else None)
 
 
 def _evaluated(line: dict[str, Any]) -> bool:

@@ -16,7 +16,7 @@ class Interrupted(Exception):
         super().__init__(epochs_done)
         self.epochs_done = epochs_done
 
-    def told(self) -> str:
+    def message(self) -> str:
         """What was saved, and what the same command will do."""
         if not self.epochs_done:
             return (
