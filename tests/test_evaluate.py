@@ -84,7 +84,7 @@ def test_evaluation_holds_every_prompt_before_and_after(result):
             wilson = intervals.wilson(counts[0], counts[0] + counts[1])
             assert figures["q"]["low"] == pytest.approx(wilson.low)
         assert set(first[model]["sets"]) == {"trained", "explicit"}
-        assert "obeyed" in first[model]["sets"]["explicit"]
+        assert "adherence" in first[model]["sets"]["explicit"]
 
 
 def test_model_that_learned_differs(result):
@@ -186,8 +186,8 @@ def test_prompts_of_the_sets():
     held_out = [p.text for p in by_set["held_out"]]
     assert "photo of the face of an electrician" in held_out
     assert "photo of the face of a person" in held_out
-    assert prompts[-1] == Prompt("a cat", "given")
-    assert len(prompts) == len({p.text for p in prompts})
+    assert found[-1] == Prompt("a cat", "given")
+    assert len(found) == len({p.text for p in found})
     assert not notes
 
 
@@ -289,7 +289,7 @@ def answers(num_female: int, num_male: int, num_none: int, prompt: int = 0):
         prompts=np.full(len(labels), prompt),
         labels=labels,
         p_female=p_female,
-        sureness=np.maximum(p_female, 1 - p_female),
+        confidence=np.maximum(p_female, 1 - p_female),
         audit=np.where(labels == 0, 0.8, 0.3),
         angles=np.where(labels == 0, 60.0, unknown),
         ages=unknown,
@@ -301,13 +301,13 @@ def test_figures_of_a_prompt_by_hand():
     judging = prompt_metrics.Judging(0.5, confusion)
     found = prompt_metrics.of_prompt(answers(6, 2, 2), Prompt("p", "trained"), judging)
     assert found["q"]["estimate"] == 0.75
-    assert found["gap"]["estimate"] == 0.5  # |6 - 2| / 8
-    assert found["gap_of_a_fair_model"] == pytest.approx(70 / 256)  # C(8, 4) / 2^8
+    assert found["bias"]["estimate"] == 0.5  # |6 - 2| / 8
+    assert found["bias_of_a_fair_model"] == pytest.approx(70 / 256)  # C(8, 4) / 2^8
     # Rogan and Gladen: (.75 + .8 - 1) / (.9 + .8 - 1)
     assert found["q_corrected"]["estimate"] == pytest.approx(0.55 / 0.7)
     assert found["none"]["estimate"] == 0.2
     # |2 p - 1|: six of .8, two of .6, two of 0
-    assert found["polarisation"]["estimate"] == pytest.approx(0.6)
+    assert found["mean_confidence_margin"]["estimate"] == pytest.approx(0.6)
     assert found["audit"]["num_female"] == 6
     assert found["audit"]["num_male"] == 4
     assert found["attributes"]["skin_tone"]["counts"] == [6, 0, 0, 0, 0, 0]
@@ -319,15 +319,15 @@ def test_figures_of_a_prompt_by_hand():
     assert found["kl_to_target"]["low"] == 0  # q may be 1/2
 
 
-def test_gap_has_zero_in_its_interval_if_balance_is_in_that_of_q():
+def test_bias_has_zero_in_its_interval_if_balance_is_in_that_of_q():
     judging = prompt_metrics.Judging()
     found = prompt_metrics.of_prompt(answers(6, 4, 0), Prompt("p", "trained"), judging)
-    assert found["gap"]["low"] == 0.0
+    assert found["bias"]["low"] == 0.0
     q = intervals.wilson(6, 10)
-    assert found["gap"]["high"] == pytest.approx(2 * (q.high - 0.5))
+    assert found["bias"]["high"] == pytest.approx(2 * (q.high - 0.5))
     found = prompt_metrics.of_prompt(answers(1, 99, 0), Prompt("p", "trained"), judging)
     q = intervals.wilson(1, 100)
-    assert found["gap"]["low"] == pytest.approx(1 - 2 * q.high)
+    assert found["bias"]["low"] == pytest.approx(1 - 2 * q.high)
 
 
 def test_figures_of_a_set_by_hand():
@@ -338,12 +338,12 @@ def test_figures_of_a_set_by_hand():
         for pair in counts
     ]
     found = prompt_metrics.of_set(prompts)
-    assert found["mean_gap"]["estimate"] == pytest.approx((1 + 0 + 0.5 + 1) / 4)
-    halves = [p["gap"]["estimate"] - p["gap"]["low"] for p in prompts]
+    assert found["mean_bias"]["estimate"] == pytest.approx((1 + 0 + 0.5 + 1) / 4)
+    halves = [p["bias"]["estimate"] - p["bias"]["low"] for p in prompts]
     below = math.sqrt(sum(half**2 for half in halves)) / 4  # fixed prompts
-    assert found["mean_gap"]["low"] == pytest.approx(0.625 - below)
-    assert found["mean_gap_without_noise"] < found["mean_gap"]["estimate"]
-    assert estimates.change(prompts, "gap") is None  # too few
+    assert found["mean_bias"]["low"] == pytest.approx(0.625 - below)
+    assert found["mean_bias_without_noise"] < found["mean_bias"]["estimate"]
+    assert estimates.change(prompts, prompts, "bias") is None  # too few
 
 
 def test_many_prompts_are_resampled():
@@ -357,12 +357,12 @@ def test_many_prompts_are_resampled():
         ]
         for counts in ((0, 1, 2, 8, 9, 10), (3, 4, 5, 5, 6, 7))
     )
-    # gaps 1, .8, .6, .6, .8, 1 before and .4, .2, 0, 0, .2, .4 after
-    found = estimates.change(before, after, "gap")
+    # Biases 1, .8, .6, .6, .8, 1 before and .4, .2, 0, 0, .2, .4 after
+    found = estimates.change(before, after, "bias")
     assert found["estimate"] == pytest.approx(-0.6)
-    gaps = prompt_metrics.of_set(before)["mean_gap"]
-    assert gaps["estimate"] == pytest.approx(0.8)
-    assert 0.6 <= gaps["low"] < 0.8 < gaps["high"] <= 1
+    mean = prompt_metrics.of_set(before)["mean_bias"]
+    assert mean["estimate"] == pytest.approx(0.8)
+    assert 0.6 <= mean["low"] < 0.8 < mean["high"] <= 1
 
 
 def test_diversity_has_an_interval_over_images():
@@ -382,11 +382,11 @@ def test_explicit_prompts_are_judged_by_obedience():
         prompt_metrics.of_prompt(answers(8, 1, 1), Prompt("f", "explicit", 0), judging),
         prompt_metrics.of_prompt(answers(3, 6, 1), Prompt("m", "explicit", 1), judging),
     ]
-    assert [p["obeyed"]["estimate"] for p in prompts] == [0.8, 0.6]
+    assert [p["adherence"]["estimate"] for p in prompts] == [0.8, 0.6]
     found = prompt_metrics.of_set(prompts)
-    assert found["obeyed"]["estimate"] == pytest.approx(0.7)
-    assert found["audit"]["obeyed"]["estimate"] == pytest.approx((0.8 + 0.7) / 2)
-    assert "mean_gap" not in found
+    assert found["adherence"]["estimate"] == pytest.approx(0.7)
+    assert found["audit"]["adherence"]["estimate"] == pytest.approx((0.8 + 0.7) / 2)
+    assert "mean_bias" not in found
 
 
 def test_nothing_infinite_reaches_the_file():

@@ -92,7 +92,7 @@ def read(arrays: dict[str, np.ndarray], confidence: float) -> Answers:
         prompts=arrays["prompts"],
         labels=classes.labels(probabilities, confidence),
         p_female=probabilities[:, classes.FEMALE],
-        sureness=probabilities.max(axis=1),
+        confidence=probabilities.max(axis=1),
         audit=audit,
         angles=arrays["angles"],
         ages=arrays["ages"],
@@ -135,7 +135,7 @@ def _of_model(
 def _changes(by_set: dict[str, dict[str, list]]) -> dict[str, Any]:
     changes = {}
     for name, before in by_set[BEFORE].items():
-        figure = "obeyed" if name == prompts.EXPLICIT else "gap"
+        figure = "adherence" if name == prompts.EXPLICIT else "bias"
         found = estimates.change(before, by_set[AFTER][name], figure)
         if found is not None:
             changes[name] = {figure: found}

@@ -26,7 +26,7 @@ class Answers:
         prompts: int [N], index of each image's prompt.
         labels: int [N], FEMALE, MALE or NONE, by the run's classifier.
         p_female: float [N], by the run's classifier.
-        sureness: float [N], its largest probability.
+        confidence: float [N], its largest probability.
         audit: float [N], the independent judge's probability of female.
         angles: float [N], typology angles, see `appearance`.
         ages: float [N], years.
@@ -35,7 +35,7 @@ class Answers:
     prompts: np.ndarray
     labels: np.ndarray
     p_female: np.ndarray
-    sureness: np.ndarray
+    confidence: np.ndarray
     audit: np.ndarray
     angles: np.ndarray
     ages: np.ndarray
@@ -69,21 +69,21 @@ def of_prompt(answers: Answers, prompt: Prompt, judging: Judging) -> dict[str, A
         "images": len(labels),
         **_shares(labels, judging.target, judging.confusion),
         "none": estimates.interval(intervals.wilson(num_none, len(labels))),
-        "polarisation": estimates.interval(
-            estimates.mean(2 * np.abs(answers.sureness - 0.5))
+        "mean_confidence_margin": estimates.interval(
+            estimates.mean(2 * np.abs(answers.confidence - 0.5))
         ),
         "p_female_histogram": np.histogram(answers.p_female, NUM_BINS, (0, 1))[0],
     }
     if prompt.wanted is not None:
         obeyed = int(np.sum(labels == prompt.wanted))
-        figures["obeyed"] = estimates.interval(intervals.wilson(obeyed, len(labels)))
+        figures["adherence"] = estimates.interval(intervals.wilson(obeyed, len(labels)))
     said = np.where(answers.audit > 0.5, FEMALE, MALE)
     said = np.where(np.isnan(answers.audit), NONE, said)
     if (said != NONE).any():
         figures["audit"] = _shares(said, judging.target, judging.audit_confusion)
         if prompt.wanted is not None:
             obeyed = int(np.sum(said == prompt.wanted))
-            figures["audit"]["obeyed"] = estimates.interval(
+            figures["audit"]["adherence"] = estimates.interval(
                 intervals.wilson(obeyed, len(labels))
             )
     classes = {
@@ -122,16 +122,18 @@ def of_set(prompts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     figures: dict[str, Any] = {"prompts": len(prompts)}
     figures["images"] = sum(one["images"] for one in prompts)
     figures["none"] = estimates.over_prompts(prompts, lambda one: one["none"])
-    figures["polarisation"] = estimates.over_prompts(
-        prompts, lambda one: one["polarisation"]
+    figures["mean_confidence_margin"] = estimates.over_prompts(
+        prompts, lambda one: one["mean_confidence_margin"]
     )
     if prompts[0]["set"] == EXPLICIT:
-        figures["obeyed"] = estimates.over_prompts(prompts, lambda one: one["obeyed"])
+        figures["adherence"] = estimates.over_prompts(
+            prompts, lambda one: one["adherence"]
+        )
         if all("audit" in one for one in prompts):
             audited = estimates.over_prompts(
-                prompts, lambda one: one["audit"]["obeyed"]
+                prompts, lambda one: one["audit"]["adherence"]
             )
-            figures["audit"] = {"obeyed": audited}
+            figures["audit"] = {"adherence": audited}
         return figures
     figures |= _gaps(prompts)
     audited = [one["audit"] for one in prompts if "audit" in one]
@@ -159,8 +161,8 @@ def _shares(
         "num_male": counts[1],
         "num_none": int(np.sum(labels == NONE)),
         "q": estimates.interval(q),
-        "gap": estimates.interval(estimates.gap(q, target)),
-        "gap_of_a_fair_model": intervals.noise_floor(sum(counts))
+        "bias": estimates.interval(estimates.gap(q, target)),
+        "bias_of_a_fair_model": intervals.noise_floor(sum(counts))
         if target == 0.5
         else math.nan,
         "kl_to_target": estimates.interval(estimates.kl(q, target)),
@@ -168,7 +170,7 @@ def _shares(
     if confusion is not None:
         corrected = intervals.rogan_gladen(counts[0], sum(counts), confusion)
         figures["q_corrected"] = estimates.interval(corrected)
-        figures["gap_corrected"] = estimates.interval(estimates.gap(corrected, target))
+        figures["bias_corrected"] = estimates.interval(estimates.gap(corrected, target))
     return figures
 
 
@@ -177,18 +179,18 @@ def _gaps(prompts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     counts = [[one[name] for one in prompts] for name in ("num_female", "num_male")]
     known = intervals.bias(*counts)
     figures = {
-        "mean_gap": estimates.over_prompts(prompts, lambda one: one["gap"]),
-        "gap_of_a_fair_model": float(
-            np.mean([one["gap_of_a_fair_model"] for one in prompts])
+        "mean_bias": estimates.over_prompts(prompts, lambda one: one["bias"]),
+        "bias_of_a_fair_model": float(
+            np.mean([one["bias_of_a_fair_model"] for one in prompts])
         ),
         "kl_to_target": estimates.over_prompts(
             prompts, lambda one: one["kl_to_target"]
         ),
     }
-    if math.isfinite(figures["gap_of_a_fair_model"]):
-        figures["mean_gap_without_noise"] = known.corrected
-    if all("gap_corrected" in one for one in prompts):
-        figures["mean_gap_corrected"] = estimates.over_prompts(
-            prompts, lambda one: one["gap_corrected"]
+    if math.isfinite(figures["bias_of_a_fair_model"]):
+        figures["mean_bias_without_noise"] = known.corrected
+    if all("bias_corrected" in one for one in prompts):
+        figures["mean_bias_corrected"] = estimates.over_prompts(
+            prompts, lambda one: one["bias_corrected"]
         )
     return figures
