@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpo_fair.errors import UserError, shown
+from ddpo_fair.errors import UserError, differences, shown
 
 
 def given(name: str, text: str | os.PathLike) -> Path:
@@ -85,3 +85,27 @@ def plain(value: Any) -> Any:
 def json_text(value: Any, indent: int | None = None) -> str:
     """`plain(value)` as JSON, with a line's end."""
     return json.dumps(plain(value), allow_nan=False, indent=indent) + "\n"
+
+
+def bind(path: Path, settings: dict[str, Any], flag: str) -> list[str]:
+    """Keeps `settings` in a new file; or how they differ from those that it holds.
+
+    Args:
+        path: of the file, whose folder belongs to what has these settings.
+        settings: values that JSON has.
+        flag: which named the folder, for the message.
+
+    Raises:
+        UserError: if the folder cannot be used.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            replace(path, json_text(settings, indent=2))
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{flag}={shown(str(path.parent))} cannot be used ({error}); choose another"
+            " folder."
+        ) from error
+    return differences(before, json.loads(json_text(settings)))

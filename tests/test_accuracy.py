@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddpo_fair.classifiers import classifier_evaluation
+from ddpo_fair.evaluation import classifier_evaluation
 from ddpo_fair.statistics import accuracy, intervals
 
 FEMALE, MALE, NONE = 0, 1, -1

@@ -7,6 +7,7 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "ddpo_fair"
 
+PRETRAINING = "embedded.pretrain_"  # modules that make the weights which others read
 # From the ground up, each on a floor of its own: a module or room imports only what
 # stands before it.
 FLOORS = (
@@ -18,6 +19,7 @@ FLOORS = (
     "models",
     "diffusion",
     "classifiers",
+    PRETRAINING,
     "learning",
     "prompts",
     "config",
@@ -58,6 +60,8 @@ def floor(module: str) -> int:
     name = module.removeprefix("ddpo_fair").removeprefix(".")
     if any(f"{name}.".startswith(f"{command}.") for command in COMMANDS):
         return len(FLOORS)
+    if name.startswith(PRETRAINING):
+        return FLOORS.index(PRETRAINING)
     return FLOORS.index(name.partition(".")[0]) if name else 0
 
 

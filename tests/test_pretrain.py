@@ -1,5 +1,7 @@
 """The embedded model's pretraining: its loop resumes, its changes of units hold."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,8 @@ import optax
 import pytest
 from scipy import optimize
 
-from ddpo_fair import rng
-from ddpo_fair.embedded import dataset, pretrain_classifier, pretrain_loop, pretrain_vae
+from ddpo_fair.classifiers import augmentation, calibration, supervised
+from ddpo_fair.embedded import dataset, pretrain_vae
 from ddpo_fair.models import vae
 
 
@@ -27,14 +29,14 @@ def fit(folder, num_steps, batch):
         noise = 0.1 * jax.random.normal(key, x.shape[:1])
         return jnp.mean((x @ params["kernel"] - x @ weights - noise) ** 2)
 
-    return pretrain_loop.fit(
-        "regression",
+    return supervised.fit(
+        "noise",
         folder,
         {"kernel": jnp.zeros(3)},
         optax.adam(0.05),
         loss,
         batch,
-        lambda step: rng.key(0, "noise", step),
+        0,
         num_steps,
     )
 
@@ -48,7 +50,7 @@ class Stopped(Exception):
 
 
 def test_a_stage_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr(pretrain_loop, "SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(supervised, "SAVE_EVERY_SECONDS", 0.0)
 
     def stops(step):
         if step == 9:
@@ -78,7 +80,7 @@ def test_the_loop_learns(tmp_path):
 
 
 def test_the_learning_rate_warms_up_stays_and_falls():
-    rate = pretrain_loop.learning_rate(2.0, 1_000)
+    rate = partial(supervised.learning_rate, peak=2.0, num_steps=1_000)
     assert float(rate(0)) == pytest.approx(2.0 / 100)
     assert float(rate(99)) == pytest.approx(2.0)
     assert float(rate(600)) == pytest.approx(2.0)
@@ -125,17 +127,17 @@ def test_the_temperature_is_the_likeliest():
 
     best = optimize.minimize_scalar(negative_log_likelihood, bounds=(0.3, 4.0)).x
     head = {"classifier": {"kernel": jnp.ones((2, 2))}, "other": jnp.ones(3)}
-    tempered = pretrain_classifier.temper(head, logits, labels)
+    tempered = calibration.calibrated(head, logits, labels)
     np.testing.assert_allclose(1 / tempered["classifier"]["kernel"], best, rtol=0.01)
     np.testing.assert_array_equal(tempered["other"], 1.0)
 
 
 def test_a_picture_is_augmented_but_not_its_meaning(faces):
     pixels = pretrain_vae.scale(faces)
-    seen = pretrain_classifier.augment(jax.random.key(0), pixels)
+    seen = augmentation.augment(jax.random.key(0), pixels)
     assert seen.shape == pixels.shape and np.isfinite(seen).all()
     assert float(jnp.abs(seen - pixels).mean()) > 0.05
-    empty = pretrain_classifier.faceless(jax.random.key(0), pixels)
+    empty = augmentation.faceless(jax.random.key(0), pixels)
     np.testing.assert_allclose(  # the same colours, no face
         empty.mean((1, 2)), pixels.mean((1, 2)), atol=0.05
     )

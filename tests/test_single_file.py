@@ -14,7 +14,7 @@ from safetensors import numpy as safetensors_numpy
 
 from ddpo_fair import export
 from ddpo_fair.diffusion import stable_diffusion
-from ddpo_fair.embedded import tokenizer
+from ddpo_fair.embedded import pretrain_tokenizer
 from ddpo_fair.errors import UserError
 from ddpo_fair.models import single_file, sources
 
@@ -149,7 +149,7 @@ def test_a_file_equals_the_folder_it_was_made_of(
     import transformers
 
     folder = tmp_path / "model"
-    tokenizer.save(folder / "tokenizer", list(tiny_model.PROMPTS))
+    pretrain_tokenizer.save(folder / "tokenizer", list(tiny_model.PROMPTS))
     vocabulary = json.loads((folder / "tokenizer" / "vocab.json").read_text())
     end = len(vocabulary) - 1
     ends = {"vocab_size": end + 1, "eos_token_id": end, "bos_token_id": end - 1}

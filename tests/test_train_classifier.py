@@ -10,13 +10,15 @@ import tiny_model
 
 pytest.importorskip("tensorflow_datasets")
 from ddpo_fair.classifiers import (
+    calibration,
     classifier,
     classifier_training,
     evaluate_classifier,
+    supervised,
     train_classifier,
 )
-from ddpo_fair.embedded import pretrain_classifier as pretraining
 from ddpo_fair.errors import UserError
+from ddpo_fair.models import sources
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +106,7 @@ def test_one_class_alone_is_refused(pictures, tmp_path, capsys):
     lonely = made_pictures.folder(tmp_path / "data", {"train": (2, 0), "test": (1, 1)})
     flags = [f"--data={lonely}", f"--output={tmp_path / 'vit'}", "--image_size=16"]
     assert train_classifier.main(flags) == 2
-    assert "has 2 pictures, but none that is male" in capsys.readouterr().err
+    assert "has 2 images, but none that is male" in capsys.readouterr().err
     assert not (tmp_path / "vit").exists()
 
 
@@ -141,7 +143,8 @@ def test_head_is_kept_where_it_tells_the_same(start):
 
 
 def test_from_scratch_is_a_folder_that_can_be_read(tmp_path):
-    start = classifier_training.from_scratch(("men", "women"), 16, seed=3)
+    folder = sources.classifier_folder("embedded")
+    start = classifier_training.from_scratch(folder, ("men", "women"), 16, seed=3)
     classifier_training.save(tmp_path, start, start.classifier.params)
     read = classifier.load(tmp_path)
     assert read.preprocessing == start.classifier.preprocessing
@@ -155,7 +158,7 @@ def test_as_many_of_each_class_are_held_out():
     assert sorted([*rows, *kept]) == list(range(100))
     _, other = classifier_training.hold_out(classes, 0.25, seed=1)
     assert other.tolist() != kept.tolist()
-    with pytest.raises(UserError, match="has 1 pictures"):
+    with pytest.raises(UserError, match="has 1 images"):
         classifier_training.hold_out(np.array([0, 0, 1]), 0.5, seed=0)
 
 
@@ -165,10 +168,11 @@ def test_batches_read_ahead_come_in_order_and_with_their_errors():
             raise UserError("unreadable")
         return step
 
-    with classifier_training.ahead(batch) as read:
-        assert [read(step) for step in range(5)] == list(range(5))
-        with pytest.raises(UserError, match="unreadable"):
-            read(5)
+    batches = supervised.ahead(batch, 2, 9)
+    assert [next(batches) for _ in range(3)] == [2, 3, 4]
+    with pytest.raises(UserError, match="unreadable"):
+        next(batches)
+    assert list(supervised.ahead(batch, 6, 8)) == [6, 7]
 
 
 def test_temperature_of_three_classes_is_the_likeliest():
@@ -176,7 +180,9 @@ def test_temperature_of_three_classes_is_the_likeliest():
     labels = draw.integers(0, 3, 500)
     logits = 4.0 * (np.eye(3)[labels] + draw.normal(0, 0.7, (500, 3)))
     head = {"classifier": {"kernel": np.ones((2, 3))}}
-    found = 1 / pretraining.temper(head, logits, labels)["classifier"]["kernel"][0, 0]
+    found = (
+        1 / calibration.calibrated(head, logits, labels)["classifier"]["kernel"][0, 0]
+    )
 
     def loss(temperature):
         powers = np.exp(logits / temperature)

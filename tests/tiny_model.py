@@ -13,7 +13,7 @@ import parity
 
 from ddpo_fair import config as configuration
 from ddpo_fair.diffusion import stable_diffusion
-from ddpo_fair.embedded import tokenizer
+from ddpo_fair.embedded import pretrain_tokenizer
 from ddpo_fair.models import clip, unet, vae, vit, weights
 
 PROMPTS = ("photo of the face of a nurse", "photo of the face of a pilot")
@@ -47,7 +47,7 @@ TEXT = {
     "model_type": "clip_text_model",
     "hidden_size": 16,
     "intermediate_size": 32,
-    "max_position_embeddings": tokenizer.MAX_LENGTH,
+    "max_position_embeddings": pretrain_tokenizer.MAX_LENGTH,
     "num_attention_heads": 2,
     "num_hidden_layers": 1,
 }
@@ -82,7 +82,7 @@ PREPROCESSOR = {
 
 def save_model(folder: Path) -> Path:
     """The text-to-image model, in the diffusers layout."""
-    tokenizer.save(folder / "tokenizer", list(PROMPTS))
+    pretrain_tokenizer.save(folder / "tokenizer", list(PROMPTS))
     settings = folder / "tokenizer" / "tokenizer_config.json"
     kept = json.loads(settings.read_text())
     del kept[stable_diffusion.CUT]  # as with all models but the embedded one

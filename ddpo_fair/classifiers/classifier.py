@@ -1,4 +1,4 @@
-"""The image classifier: what it looks at, and which of its labels mean what.
+"""The image classifier: its preprocessing, and which of its labels mean what.
 
 Whatever order its labels have, probabilities leave this module as (female, male).
 """
@@ -20,6 +20,7 @@ from ddpo_fair.classifiers import classes, resize
 from ddpo_fair.errors import UserError, shown
 from ddpo_fair.models import options, tensor_files, vit, weights
 
+PREPROCESSOR = "preprocessor_config.json"
 METHODS = (resize.NEAREST, resize.BILINEAR, resize.BICUBIC)
 
 
@@ -62,13 +63,26 @@ def load(folder: str | os.PathLike, dtype: Any = jnp.float32) -> Classifier:
     membership = label_classes(config.id2label, folder)
     preprocessing = read_preprocessing(folder, config)
     network = vit.ImageClassifier(config, dtype)
-    image = (1, config.image_size, config.image_size, config.num_channels)
-    params = weights.load(folder, weights.init_template(network, image))
-    return Classifier(network, preprocessing, membership, params)
+    return Classifier(network, preprocessing, membership, read_weights(folder, network))
+
+
+def read_weights(folder: pathlib.Path, network: vit.ImageClassifier) -> Any:
+    """The network's weights in a folder; a UserError if they do not fit."""
+    template = weights.init_template(network, input_shape(network.config))
+    return weights.load(folder, template)
+
+
+def input_shape(config: vit.Config) -> tuple[int, int, int, int]:
+    """Shape of one preprocessed image."""
+    return (1, config.image_size, config.image_size, config.num_channels)
 
 
 def label_classes(id2label: tuple[str, ...], folder: os.PathLike) -> np.ndarray:
     """Which labels mean female and which male: float32 [labels, 2] of 0 and 1.
+
+    Args:
+        id2label: names of the labels.
+        folder: of the classifier, for messages.
 
     Raises:
         UserError: if there is none of either; lists the labels.
@@ -77,7 +91,7 @@ def label_classes(id2label: tuple[str, ...], folder: os.PathLike) -> np.ndarray:
     if missing:
         raise UserError(
             f"classifier={str(folder)!r} has the labels {shown(', '.join(id2label))},"
-            f" of which none means {' and none means '.join(missing)}. Pictures must be"
+            f" of which none means {' and none means '.join(missing)}. Images must be"
             " classified as female or male; if its labels are only named otherwise, say"
             " so in id2label of its config.json."
         )
@@ -90,52 +104,70 @@ def read_preprocessing(folder: pathlib.Path, config: vit.Config) -> Preprocessin
     Raises:
         UserError: for a missing file or what is not supported.
     """
-    path = folder / "preprocessor_config.json"
-    said = tensor_files.read_json(path)
-    if said.get("do_center_crop"):
+    path = folder / PREPROCESSOR
+    return preprocessing_of(tensor_files.read_json(path), path, config)
+
+
+def preprocessing_of(
+    content: dict[str, Any], path: pathlib.Path, config: vit.Config
+) -> Preprocessing:
+    """What the content of preprocessor_config.json says.
+
+    Args:
+        content: parsed.
+        path: of the file, for messages.
+        config: of the network that it serves.
+
+    Raises:
+        UserError: for what is not supported.
+    """
+    if content.get("do_center_crop"):
         raise UserError(f"{path}: do_center_crop=true is not supported; use a ViT.")
-    size = said.get("size", config.image_size)
+    size = content.get("size", config.image_size)
     if isinstance(size, dict):
         size = (size.get("height"), size.get("width"))
     size = size if isinstance(size, tuple) else (size, size)
     if size != (config.image_size, config.image_size):
         raise UserError(
-            f"{path}: size={said['size']!r} does not fit image_size="
+            f"{path}: size={content['size']!r} does not fit image_size="
             f"{config.image_size} of config.json; make them equal."
         )
-    method = said.get("resample", resize.BILINEAR)
+    method = content.get("resample", resize.BILINEAR)
     if method not in METHODS:
         raise UserError(
             f"{path}: resample={method!r} is not supported; it must be 0"
             " (nearest), 2 (bilinear) or 3 (bicubic)."
         )
-    rescales, normalises = said.get("do_rescale", True), said.get("do_normalize", True)
-    scale = said.get("rescale_factor", 1 / 255) if rescales else 1.0
+    normalises = content.get("do_normalize", True)
+    scale = content.get("rescale_factor", 1 / 255)
+    scale = scale if content.get("do_rescale", True) else 1.0
     # transformers' IMAGENET_STANDARD_MEAN and _STD, the default of ViTImageProcessor
-    mean = said.get("image_mean", [0.5] * 3) if normalises else [0.0] * 3
-    std = said.get("image_std", [0.5] * 3) if normalises else [1.0] * 3
-    for name, values, count in (
-        ("rescale_factor", [scale], 1),
-        ("image_mean", mean, 3),
-        ("image_std", std, 3),
-    ):
-        numbers = values if isinstance(values, list) else []
-        sound = [type(x) in (int, float) and abs(x) < math.inf for x in numbers]
-        zero = name != "image_mean" and 0 in numbers
-        if len(sound) != count or not all(sound) or zero:
-            raise UserError(
-                f"{path}: {name}={shown(said.get(name))} must be"
-                f" {'one number' if count == 1 else 'a list of three numbers'}"
-                f"{'' if name == 'image_mean' else ', not 0'}; take the file from the"
-                " model's own repository."
-            )
+    mean = content.get("image_mean", [0.5] * 3) if normalises else [0.0] * 3
+    std = content.get("image_std", [0.5] * 3) if normalises else [1.0] * 3
+    _check_numbers(path, "rescale_factor", [scale], 1)
+    _check_numbers(path, "image_mean", mean, 3)
+    _check_numbers(path, "image_std", std, 3)
     return Preprocessing(size, method, float(scale), tuple(mean), tuple(std))
+
+
+def _check_numbers(path: pathlib.Path, name: str, values: Any, count: int) -> None:
+    """Raises a UserError unless they are `count` finite numbers, not 0 but in a mean."""
+    numbers = values if isinstance(values, list) else []
+    sound = [type(x) in (int, float) and abs(x) < math.inf for x in numbers]
+    zero = name != "image_mean" and 0 in numbers
+    if len(sound) != count or not all(sound) or zero:
+        raise UserError(
+            f"{path}: {name}={shown(values[0] if count == 1 else values)} must be"
+            f" {'one number' if count == 1 else 'a list of three numbers'}"
+            f"{'' if name == 'image_mean' else ', not 0'}; take the file from the"
+            " model's own repository."
+        )
 
 
 def preprocess(settings: Preprocessing, images: jax.Array) -> jax.Array:
     """Pixel values [N, h, w, 3] of images [N, H, W, 3] in [0, 1].
 
-    As the classifier would see the saved pictures: in 256 levels, resized as Pillow
+    As the classifier would get the saved images: in 256 levels, resized as Pillow
     does it.
     """
     pixels = resize.resize(jnp.round(images * 255.0), *settings.size, settings.method)

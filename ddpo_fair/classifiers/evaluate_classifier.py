@@ -1,10 +1,10 @@
-"""The command that tests a classifier on pictures whose classes are known.
+"""The command that tests a classifier on images whose classes are known.
 
     python -m ddpo_fair.classifiers.evaluate_classifier --classifier=embedded \\
         --data=celeb_a --label=Male
 
 Writes accuracies with 95 % intervals, the confusion matrix with and without none and
-the calibration, as JSON and as a picture.
+the calibration, as JSON and as a figure.
 """
 
 import argparse
@@ -29,45 +29,43 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    """Looks at the pictures, writes and prints what came out.
+    """Classifies the images, writes and prints the classifier's accuracy.
 
     Raises:
         UserError: for what the user can mend.
     """
+    # Seconds of imports, which --help and a wrong flag do not wait for.
     from ddpo_fair import parallel
-    from ddpo_fair.classifiers import classifier, classifier_evaluation
+    from ddpo_fair.classifiers import classifier
+    from ddpo_fair.evaluation import classifier_evaluation
     from ddpo_fair.models import sources
     from ddpo_fair.statistics import accuracy
 
     stem = files.given("--output", options.output)
     parallel.use_compilation_cache()
     parallel.divide_cpu(2)
-    judge = classifier.load(sources.classifier_folder(options.classifier))
-    pixels, truth, split = _pictures(options, judge.preprocessing)
-    seen = classifier_evaluation.answers(judge, pixels, len(truth))
-    found = accuracy.measure(truth, seen, options.confidence)
-    source = {
-        "split": split,
-        "flags": {
-            name: value
-            for name, value in vars(options).items()
-            if value is not None and name not in ("data_dir", "output")
-        },
-    }
+    model = classifier.load(sources.classifier_folder(options.classifier))
+    images, rows, truth, split = _images(options, model.preprocessing)
+    probabilities = classifier_evaluation.classify(model, images, rows)
+    found = accuracy.measure(truth, probabilities, options.confidence)
+    left_out = ("data_dir", "output")
+    flags = {k: v for k, v in vars(options).items() if v is not None}
+    flags = {k: v for k, v in flags.items() if k not in left_out}
+    source = {"split": split, "flags": flags}
     for path in classifier_evaluation.write(stem, found, source):
         print(f"Wrote {path}.")
     print(accuracy.sentence(found))
 
 
-def _pictures(options: argparse.Namespace, settings: Any):
-    """A function from rows to pictures, the truth of all, and the split's name."""
+def _images(options: argparse.Namespace, settings: Any):
+    """Images, which rows of them int [n], the truth int [n], and the split's name."""
     import numpy as np
 
     if options.data == RENDERS:
-        from ddpo_fair.embedded import renders
+        from ddpo_fair.embedded import renders  # the extra `data` may be missing
 
         known = renders.held_out(options.images or DEFAULT_IMAGES)
-        return lambda rows: known.images[rows], known.truth, "held out"
+        return known, np.arange(len(known.truth)), known.truth, "held out"
     from ddpo_fair.classifiers import labelled_images
 
     data = data_flags.open_data(options)
@@ -79,7 +77,7 @@ def _pictures(options: argparse.Namespace, settings: Any):
     order = np.random.default_rng([options.seed, 3]).permutation(len(split.classes))
     rows = np.sort(order[:count])
     truth = classes.meanings(data.names)[split.classes[rows]]
-    return lambda chosen: split.pixels(rows[chosen]), truth, name
+    return split, rows, truth, name
 
 
 def _parser() -> argparse.ArgumentParser:

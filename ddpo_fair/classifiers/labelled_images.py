@@ -1,9 +1,10 @@
-"""Labelled pictures: a data set of TensorFlow Datasets, or a folder of folders."""
+"""Labelled images: a data set of TensorFlow Datasets, or a folder of folders."""
 
 import dataclasses
 import difflib
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,46 +12,50 @@ import tqdm
 from PIL import Image, ImageOps
 
 from ddpo_fair import files
-from ddpo_fair.classifiers import label_names
-from ddpo_fair.classifiers.label_names import at
+from ddpo_fair.classifiers import image_folder, label_names
 from ddpo_fair.errors import UserError, shown
 
 PREPARED = "dataset_info.json"  # in the folder of a data set that TFDS has prepared
-LARGEST_STORE = 2**30  # bytes of read pictures that are kept
+LARGEST_STORE = 2**30  # bytes of images that are kept once read
 
 
 @dataclasses.dataclass(frozen=True)
-class Data:
-    """A data set whose labels are understood."""
+class LabelledImages:
+    """A data set whose labels are understood.
 
-    reference: str  # as the user named it
-    builder: Any  # tfds.core.DatasetBuilder
-    image: str  # path of the feature, "/" between
+    Attributes:
+        reference: as the user named it.
+        source: tfds.core.DatasetBuilder, or the splits of a folder by name.
+        splits: their names.
+        image: path of the feature, "/" between.
+        label: likewise.
+        names: of the classes.
+    """
+
+    reference: str
+    source: Any
+    splits: tuple[str, ...]
+    image: str
     label: str
-    names: tuple[str, ...]  # of the classes
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """Names of the splits."""
-        return tuple(self.builder.info.splits)
+    names: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Pictures of a split, read when asked for.
+    """Images of a split, read when asked for.
 
     Attributes:
         data: whose they are.
         name: of the split.
-        source: `[i]` is an example with encoded picture.
+        source: `[i]` is an example with encoded image.
         classes: int [N], of `data.names`.
-        size: height and width that pictures get.
+        size: height and width that images get.
         method: PIL's number of the filter.
         store: uint8 [N, H, W, 3] of those read before; None if they are too many.
         seen: bool [N], which.
     """
 
-    data: Data
+    data: LabelledImages
     name: str
     source: Sequence[dict[str, Any]]
     classes: np.ndarray
@@ -60,10 +65,10 @@ class Split:
     seen: np.ndarray
 
     def pixels(self, rows: Sequence[int]) -> np.ndarray:
-        """Pictures uint8 [n, H, W, 3]; the sides' proportion is not kept.
+        """Images uint8 [n, H, W, 3] of rows [n]; the sides' proportion is not kept.
 
         Raises:
-            UserError: names a picture that cannot be read.
+            UserError: names an image that cannot be read.
         """
         return np.stack([self._one(int(row)) for row in rows])
 
@@ -78,8 +83,9 @@ class Split:
     def _read(self, row: int) -> np.ndarray:
         example = self.source[row]
         try:
-            with Image.open(io.BytesIO(at(example, self.data.image))) as picture:
-                upright = ImageOps.exif_transpose(picture).convert("RGB")
+            encoded = io.BytesIO(label_names.at(example, self.data.image))
+            with Image.open(encoded) as image:
+                upright = ImageOps.exif_transpose(image).convert("RGB")
             resized = upright.resize(self.size[::-1], Image.Resampling(self.method))
             return np.asarray(resized)
         # Pillow raises many things for a file that is none.
@@ -90,7 +96,7 @@ class Split:
             Image.DecompressionBombError,
         ) as error:
             name = example.get("image/filename", b"")
-            name = name.decode(errors="replace") or f"picture {row} of {self.name}"
+            name = name.decode(errors="replace") or f"image {row} of {self.name}"
             raise UserError(
                 f"--data={shown(self.data.reference)}: {name} cannot be read ({error});"
                 " remove or replace it."
@@ -102,22 +108,35 @@ def open_data(
     label: str | None = None,
     classes: Sequence[str] = (),
     data_dir: str | None = None,
-) -> Data:
+) -> LabelledImages:
     """A data set, downloaded and prepared if need be.
 
     Args:
         reference: a name of TensorFlow Datasets, e.g. "celeb_a"; the folder of one that
             is prepared; or a folder with a folder for each class.
-        label: the feature, e.g. "label" or "Male"; None for the obvious one.
+        label: the feature that is the label, e.g. "Male"; None for the obvious one.
         classes: what its values mean, from 0 on; () for what the data set says.
         data_dir: where TFDS keeps its data sets; None for its own choice.
 
     Raises:
         UserError: for an unknown data set or feature, or one that cannot be had.
     """
-    builder = _builder(reference, data_dir)
-    image, label = label_names.features(builder.info.features, label, reference)
-    names = label_names.class_names(builder.info.features, label, classes, reference)
+    folder = files.given("--data", reference)
+    if folder.is_dir() and not (folder / PREPARED).is_file():
+        splits = image_folder.splits(folder)
+        if label not in (None, "label"):
+            raise UserError(
+                f"--data={shown(reference)}: --label={shown(label)} is none: choose one"
+                " of label."
+            )
+        own = next(iter(splits.values())).names
+        names = label_names.class_names(own, "label", classes, reference)
+        return LabelledImages(reference, splits, tuple(splits), "image", "label", names)
+    builder = _builder(reference, folder, data_dir)
+    known = builder.info.features
+    image, label = label_names.features(known, label, reference)
+    own = label_names.names_of(label_names.at(known, label), label)
+    names = label_names.class_names(own, label, classes, reference)
     try:
         builder.download_and_prepare()
     except Exception as error:  # whatever a data set's own code or a server brings up
@@ -126,64 +145,77 @@ def open_data(
             f" ({type(error).__name__}: {_first_line(error)}). TFDS's page of it says"
             " what it needs; --data_dir names where it is prepared already."
         ) from error
-    return Data(reference, builder, image, label, names)
+    splits = tuple(builder.info.splits)
+    return LabelledImages(reference, builder, splits, image, label, names)
 
 
-def read(data: Data, split: str, size: tuple[int, int], method: int) -> Split:
+def read(data: LabelledImages, split: str, size: tuple[int, int], method: int) -> Split:
     """A split of the data with all its labels.
+
+    Args:
+        data: of `open_data`.
+        split: its name.
+        size: height and width that images get.
+        method: PIL's number of the filter.
 
     Raises:
         UserError: for an unknown split, or labels that are none.
     """
-    import tensorflow_datasets as tfds
-
     if split not in data.splits:
         raise UserError(
             f"--data={shown(data.reference)} has no split {shown(split)}, but"
             f" {', '.join(data.splits)}."
         )
-    skip: Any = tfds.decode.SkipDecoding()  # labels come without decoding pictures
+    if isinstance(data.source, dict):
+        source = data.source[split]
+        classes = np.array(source.labels, np.int64)
+    else:
+        source = _examples(data, split)
+        rows = tqdm.trange(len(source), desc=f"labels of {split}", disable=None)
+        labels = [int(label_names.at(source[row], data.label)) for row in rows]
+        classes = np.array(labels, np.int64)
+    wrong = np.flatnonzero((classes < 0) | (classes >= len(data.names)))
+    if len(wrong):
+        raise UserError(
+            f"--data={shown(data.reference)}: {data.label} of image {wrong[0]} of"
+            f" {split} is {classes[wrong[0]]}, but the classes are 0 to"
+            f" {len(data.names) - 1} ({', '.join(data.names)}); choose another split,"
+            " or name all classes with --classes."
+        )
+    shape = (len(classes), *size, 3)
+    store = np.empty(shape, np.uint8) if np.prod(shape) <= LARGEST_STORE else None
+    seen = np.zeros(len(classes), bool)
+    return Split(data, split, source, classes, size, method, store, seen)
+
+
+def _examples(data: LabelledImages, split: str) -> Sequence[dict[str, Any]]:
+    """TFDS's examples with encoded images: labels come without decoding any."""
+    import tensorflow_datasets as tfds  # the extra `data` may be missing
+
+    skip: Any = tfds.decode.SkipDecoding()
     for part in reversed(data.image.split("/")):
         skip = {part: skip}
     try:
-        source = data.builder.as_data_source(split, decoders=skip)
+        return data.source.as_data_source(split, decoders=skip)
     except NotImplementedError as error:
         raise UserError(
             f"--data={shown(data.reference)} was prepared in a format that cannot be"
             " read without TensorFlow: give another --data_dir, where it is prepared"
             " as array_record."
         ) from error
-    rows = tqdm.trange(len(source), desc=f"labels of {split}", disable=None)
-    found = np.array([int(at(source[row], data.label)) for row in rows], np.int64)
-    wrong = np.flatnonzero((found < 0) | (found >= len(data.names)))
-    if len(wrong):
-        raise UserError(
-            f"--data={shown(data.reference)}: {data.label} of picture {wrong[0]} of"
-            f" {split} is {found[wrong[0]]}, but the classes are 0 to"
-            f" {len(data.names) - 1} ({', '.join(data.names)}); choose another split,"
-            " or name all classes with --classes."
-        )
-    shape = (len(found), *size, 3)
-    store = np.empty(shape, np.uint8) if np.prod(shape) <= LARGEST_STORE else None
-    seen = np.zeros(len(found), bool)
-    return Split(data, split, source, found, size, method, store, seen)
 
 
-def _builder(reference: str, data_dir: str | None) -> Any:
-    folder = files.given("--data", reference)
+def _builder(reference: str, folder: Path, data_dir: str | None) -> Any:
+    """The tfds.core.DatasetBuilder of a name or of a prepared folder."""
     try:
-        import tensorflow_datasets as tfds
+        import tensorflow_datasets as tfds  # the extra `data` may be missing
     except ImportError as error:
         raise UserError(
             f"--data needs the package tensorflow-datasets ({error}): pip install"
             ' "ddpo_fair[data]".'
         ) from error
-    if folder.is_dir() and (folder / PREPARED).is_file():
-        return tfds.builder_from_directory(folder)
     if folder.is_dir():
-        from ddpo_fair.classifiers import image_folder
-
-        return image_folder.ImageFolder(folder)
+        return tfds.builder_from_directory(folder)
     known = sorted(set(tfds.list_builders(with_community_datasets=False)))
     name = reference.partition("/")[0].partition(":")[0]
     if name not in known:
@@ -202,4 +234,4 @@ def _builder(reference: str, data_dir: str | None) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["without a word"])[0].rstrip(".:")
+    return (str(error).strip().splitlines() or ["no reason given"])[0].rstrip(".:")

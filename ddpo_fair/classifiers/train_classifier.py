@@ -1,15 +1,16 @@
-"""The command that trains an image classifier on labelled pictures.
+"""The command that trains an image classifier on labelled images.
 
     python -m ddpo_fair.classifiers.train_classifier --data=celeb_a --label=Male \\
         --start=google/vit-base-patch16-224 --output=my_classifier
     python -m ddpo_fair.train --config=... --config.classifier=my_classifier
 
-Takes a data set of TensorFlow Datasets or a folder of pictures, begins with a given
+Takes a data set of TensorFlow Datasets or a folder of images, begins with a given
 ViT or from scratch, and writes a folder that config.classifier takes, with its test
 in evaluation.json and evaluation.png. The same command goes on where it was stopped.
 """
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,8 +41,7 @@ def train(options: argparse.Namespace) -> None:
     Raises:
         UserError: for what the user can mend.
     """
-    import logging
-
+    # Seconds of imports, which --help and a wrong flag do not wait for.
     from ddpo_fair import parallel
     from ddpo_fair.classifiers import classifier_training
 
@@ -56,19 +56,12 @@ def train(options: argparse.Namespace) -> None:
             f" {parallel.num_devices()} devices."
         )
     data, start = _begin(options)
-    settings = classifier_training.Settings(
-        options.steps,
-        options.batch,
-        options.learning_rate or (FINE_TUNING if options.start else FROM_SCRATCH),
-        options.seed,
-    )
     training, tests = _splits(options, data, start.classifier.preprocessing)
     rows, kept = classifier_training.hold_out(
         training.classes, options.holdout, options.seed
     )
-    said = {k: v for k, v in vars(options).items() if k not in ("output", "data_dir")}
-    said["pictures"] = len(training.classes)
-    classifier_training.bind(output, said)
+    flags = {k: v for k, v in vars(options).items() if k not in ("output", "data_dir")}
+    classifier_training.bind(output, {**flags, "images": len(training.classes)})
     counts = ", ".join(
         f"{(training.classes[rows] == k).sum():,} {name}"
         for k, name in enumerate(data.names)
@@ -78,14 +71,23 @@ def train(options: argparse.Namespace) -> None:
         f" for the temperature{'' if tests else ' and the test'}. The same command"
         " continues."
     )
+    tested = None
     if not tests:  # half of what is held out
         kept, tested = kept[::2], kept[1::2]
     params = classifier_training.train(
-        start, training, rows, settings, output / classifier_training.WORK
+        start,
+        training,
+        rows,
+        output / classifier_training.WORK,
+        num_steps=options.steps,
+        batch_size=options.batch,
+        learning_rate=options.learning_rate
+        or (FINE_TUNING if options.start else FROM_SCRATCH),
+        seed=options.seed,
     )
-    params = classifier_training.temper(start, params, training, kept)
+    params = classifier_training.calibrate(start, params, training, kept)
     classifier_training.save(output, start, params)
-    _test(options, output, tests or training, None if tests else tested)
+    _test(options, output, tests or training, tested)
 
 
 def _begin(options: argparse.Namespace) -> tuple[Any, Any]:
@@ -94,58 +96,61 @@ def _begin(options: argparse.Namespace) -> tuple[Any, Any]:
     from ddpo_fair.models import sources
 
     data = data_flags.open_data(options)
-    if not options.start:
-        size = options.image_size
-        return data, classifier_training.from_scratch(data.names, size, options.seed)
-    folder = sources.classifier_folder(options.start)
-    return data, classifier_training.from_folder(folder, data.names, options.seed)
+    folder = sources.classifier_folder(options.start or "embedded")
+    if options.start:
+        return data, classifier_training.from_folder(folder, data.names, options.seed)
+    return data, classifier_training.from_scratch(
+        folder, data.names, options.image_size, options.seed
+    )
 
 
 def _splits(options: argparse.Namespace, data: Any, settings: Any) -> tuple[Any, Any]:
-    """The pictures to train on, and those to test with; None for a share of them.
+    """The images to train on, and those to test with; None for a share of them.
 
     Raises:
         UserError: if a class is missing.
     """
-    import numpy as np
-
     from ddpo_fair.classifiers import labelled_images
 
     name = options.split or ("train" if "train" in data.splits else data.splits[0])
     test = options.test_split or next(
         (one for one in TESTS if one in data.splits and one != name), None
     )
-    found = [
+    splits = [
         labelled_images.read(data, one, settings.size, settings.method)
         for one in (name, test)
         if one
     ]
-    meanings = classes.meanings(data.names)[found[0].classes]
-    missing = [
-        word for k, word in enumerate(classes.CLASSES) if not np.any(meanings == k)
-    ]
+    meanings = classes.meanings(data.names)[splits[0].classes]
+    missing = [word for k, word in enumerate(classes.CLASSES) if k not in meanings]
     if missing:
         raise UserError(
-            f"--data={shown(options.data)}: {name} has {len(meanings):,} pictures, but"
+            f"--data={shown(options.data)}: {name} has {len(meanings):,} images, but"
             f" none that is {' and none that is '.join(missing)}: a classifier learns"
             " from both; choose another --split or --label."
         )
-    return found[0], found[1] if test else None
+    return splits[0], splits[1] if test else None
 
 
 def _test(options: argparse.Namespace, output: Path, split: Any, rows: Any) -> None:
-    """Tests the written folder as config.classifier will read it."""
+    """Tests the written folder as config.classifier will read it.
+
+    Args:
+        options: the flags.
+        output: the folder.
+        split: the images.
+        rows: int [n], of it; None for all.
+    """
     import numpy as np
 
-    from ddpo_fair.classifiers import classifier, classifier_evaluation
+    from ddpo_fair.classifiers import classifier
+    from ddpo_fair.evaluation import classifier_evaluation
     from ddpo_fair.statistics import accuracy
 
     rows = np.arange(len(split.classes)) if rows is None else rows
     truth = classes.meanings(split.data.names)[split.classes[rows]]
-    seen = classifier_evaluation.answers(
-        classifier.load(output), lambda chosen: split.pixels(rows[chosen]), len(rows)
-    )
-    found = accuracy.measure(truth, seen, options.confidence)
+    probabilities = classifier_evaluation.classify(classifier.load(output), split, rows)
+    found = accuracy.measure(truth, probabilities, options.confidence)
     source = {"classifier": str(output), "data": options.data, "split": split.name}
     classifier_evaluation.write(output / "evaluation", found, source)
     print(accuracy.sentence(found))

@@ -1,13 +1,12 @@
 """`python -m ddpo_fair.embedded.pretrain`: the embedded model, from renders to weights.
 
-Renders the pictures, then trains the autoencoder, the classifier and the text encoder
+Renders the images, then trains the autoencoder, the classifier and the text encoder
 with the UNet; each stage resumes where it was stopped. Writes the official folders.
 """
 
 import concurrent.futures
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,14 @@ import tqdm
 from absl import app, flags
 from transformers import CLIPTokenizer
 
-from ddpo_fair import parallel
+from ddpo_fair import files, parallel
+from ddpo_fair.classifiers import calibration
 from ddpo_fair.embedded import (
     dataset,
     pretrain_classifier,
     pretrain_diffusion,
+    pretrain_tokenizer,
     pretrain_vae,
-    tokenizer,
 )
 from ddpo_fair.models import vae, vit, weights
 
@@ -32,6 +32,7 @@ SHARD = 1_000
 VAE_IMAGES = 8_000  # the autoencoder needs no more
 RECONSTRUCTIONS = 6_000  # that the classifier sees next to the renders
 HOLDOUT = 1_000  # last images, kept from the classifier, for its temperature
+COLUMNS = ("image", "caption", "male", "view")  # of an example, kept in a shard
 STORED = jnp.float16  # halves the package; the weights become float32 when read
 
 FLAGS = flags.FLAGS
@@ -50,15 +51,9 @@ flags.DEFINE_list(
 def render_shard(path: Path, seed: int, start: int) -> None:
     """Write `SHARD` examples from index `start` on to `path`."""
     rows = [dataset.example(seed, index) for index in range(start, start + SHARD)]
-    partial = path.with_suffix(".part.npz")
-    np.savez(
-        partial,
-        image=np.stack([row["image"] for row in rows]),
-        caption=np.array([row["caption"] for row in rows]),
-        male=np.array([row["male"] for row in rows]),
-        view=np.array([row["view"] for row in rows]),
-    )
-    os.replace(partial, path)
+    columns = {name: np.array([row[name] for row in rows]) for name in COLUMNS}
+    with files.replacing(path) as part, open(part, "wb") as file:
+        np.savez(file, **columns)
 
 
 def render(folder: Path, seed: int, count: int) -> dict[str, np.ndarray]:
@@ -73,15 +68,14 @@ def render(folder: Path, seed: int, count: int) -> dict[str, np.ndarray]:
         for job in tqdm.tqdm(done, total=len(jobs), desc="renders (thousands)"):
             job.result()
     shards = [np.load(path) for path in paths]
-    names = ("image", "caption", "male", "view")
-    return {name: np.concatenate([shard[name] for shard in shards]) for name in names}
+    return {name: np.concatenate([shard[name] for shard in shards]) for name in COLUMNS}
 
 
 def cached(path: Path, compute: Any) -> np.ndarray:
     """The array at `path`, computed and saved there the first time."""
     if not path.exists():
-        np.save(path.with_suffix(".part.npy"), compute())
-        os.replace(path.with_suffix(".part.npy"), path)
+        with files.replacing(path) as part, open(part, "wb") as file:
+            np.save(file, compute())
     return np.load(path)
 
 
@@ -122,7 +116,7 @@ def classifier_stage(work: Path, output: Path, data: dict, autoencoder: Any) -> 
     holdout = np.flatnonzero(faces[-HOLDOUT:]) - HOLDOUT
     pixels = pretrain_vae.scale(images[holdout])
     logits = np.asarray(jax.jit(network.apply)({"params": params}, pixels))
-    params = pretrain_classifier.temper(params, logits, data["male"][holdout])
+    params = calibration.calibrated(params, logits, data["male"][holdout])
     folder = output / "classifier"
     weights.save(
         folder, params, pretrain_classifier.CONFIG, "model.safetensors", dtype=STORED
@@ -132,11 +126,10 @@ def classifier_stage(work: Path, output: Path, data: dict, autoencoder: Any) -> 
 
 def diffusion_stage(work: Path, folder: Path, data: dict, autoencoder: Any) -> None:
     """Train and write the text encoder and the UNet."""
-    encode = pretrain_vae.encoder(autoencoder)
-    mirrored = data["image"][:, :, ::-1]
+    both = data["image"], data["image"][:, :, ::-1]  # mirrored
     latents = cached(
         work / "latents.npy",
-        lambda: np.stack([encode(data["image"]), encode(mirrored)]).astype(np.float16),
+        lambda: np.float16([pretrain_vae.encode(autoencoder, x) for x in both]),
     )
     tokens = CLIPTokenizer.from_pretrained(  # a folder: nothing to pin
         folder / "tokenizer", local_files_only=True
@@ -144,7 +137,7 @@ def diffusion_stage(work: Path, folder: Path, data: dict, autoencoder: Any) -> N
     settings = {
         "padding": "max_length",
         "truncation": True,
-        "max_length": tokenizer.MAX_LENGTH,
+        "max_length": pretrain_tokenizer.MAX_LENGTH,
     }
     ids = np.asarray(tokens(data["caption"].tolist(), **settings)["input_ids"])
     empty = np.asarray(tokens([""], **settings)["input_ids"])[0]
@@ -174,7 +167,7 @@ def write_json(path: Path, value: dict) -> None:
 
 def write_layout(folder: Path, captions: list[str]) -> None:
     """Everything in a diffusers folder that is no weight."""
-    tokenizer.save(folder / "tokenizer", captions)
+    pretrain_tokenizer.save(folder / "tokenizer", captions)
     write_json(folder / "scheduler/scheduler_config.json", pretrain_diffusion.SCHEDULER)
     index = {
         "_class_name": "StableDiffusionPipeline",

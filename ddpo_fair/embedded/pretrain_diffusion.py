@@ -1,5 +1,6 @@
 """Pretraining of the embedded text encoder and UNet, together, on the VAE's latents."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpo_fair import rng
+from ddpo_fair.classifiers import supervised
 from ddpo_fair.diffusion import ddim
-from ddpo_fair.embedded import pretrain_loop, tokenizer
+from ddpo_fair.embedded import pretrain_tokenizer
 from ddpo_fair.models import clip, unet
 
 UNET = {
@@ -39,7 +41,7 @@ TEXT = {
     "hidden_size": 64,
     "intermediate_size": 256,
     "layer_norm_eps": 1e-05,
-    "max_position_embeddings": tokenizer.MAX_LENGTH,
+    "max_position_embeddings": pretrain_tokenizer.MAX_LENGTH,
     "num_attention_heads": 4,
     "num_hidden_layers": 2,
     "projection_dim": 64,
@@ -90,10 +92,18 @@ def quiet(params: Any) -> Any:
 
 def loss(
     text: clip.TextEncoder, net: unet.UNet, params: Any, batch: tuple, key: jax.Array
-):
-    """Mean squared error of v = sqrt(alpha) noise - sqrt(1 - alpha) latents.
+) -> jax.Array:
+    """Mean squared error of v = sqrt(alpha) noise - sqrt(1 - alpha) latents, a scalar.
 
-    The timesteps of a batch are spread evenly over the chain: less noisy than random.
+    The timesteps of a batch are spread evenly over the schedule: less noisy than
+    random.
+
+    Args:
+        text: the text encoder.
+        net: the UNet.
+        params: {"text_encoder", "unet"}.
+        batch: latents float32 [N, 16, 16, 8] and tokens int32 [N, 16].
+        key: of timesteps and noise.
     """
     latents, ids = batch
     keys = jax.random.split(key, 2)
@@ -134,8 +144,8 @@ def train(
     text, net = networks(vocab_size)
     keys = [rng.key(seed, "diffusion", "init", part) for part in ("text", "unet")]
     sample = jnp.zeros((1, *latents.shape[2:])), jnp.zeros((1,), jnp.int32)
-    states = jnp.zeros((1, tokenizer.MAX_LENGTH, TEXT["hidden_size"]))
-    ids = jnp.zeros((1, tokenizer.MAX_LENGTH), jnp.int32)
+    states = jnp.zeros((1, pretrain_tokenizer.MAX_LENGTH, TEXT["hidden_size"]))
+    ids = jnp.zeros((1, pretrain_tokenizer.MAX_LENGTH), jnp.int32)
     params = {
         "text_encoder": jax.jit(text.init)(keys[0], ids)["params"],
         "unet": quiet(jax.jit(net.init)(keys[1], *sample, states)["params"]),
@@ -149,14 +159,13 @@ def train(
         tokens = np.where(dropped, empty_ids, caption_ids[rows])
         return jnp.asarray(pixels, jnp.float32), jnp.asarray(tokens, jnp.int32)
 
-    return pretrain_loop.fit(
-        "text encoder and UNet",
+    return supervised.fit(
+        "diffusion",
         folder,
         params,
-        pretrain_loop.optimizer(PEAK_LEARNING_RATE, num_steps),
-        lambda p, x, k: loss(text, net, p, x, k),
+        supervised.optimizer(PEAK_LEARNING_RATE, num_steps),
+        partial(loss, text, net),
         batch,
-        lambda step: rng.key(seed, "diffusion", step),
+        seed,
         num_steps,
-        decay=0.999,
     )

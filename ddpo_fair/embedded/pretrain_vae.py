@@ -1,6 +1,6 @@
 """Pretraining of the embedded autoencoder: 64 x 64 pixels to 16 x 16 x 8 latents."""
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpo_fair import rng
-from ddpo_fair.embedded import pretrain_loop
+from ddpo_fair.classifiers import supervised
 from ddpo_fair.models import vae, weights
 
 CONFIG = {
@@ -37,8 +37,20 @@ def scale(images: np.ndarray) -> jax.Array:
     return jnp.asarray(images, jnp.float32) / 127.5 - 1.0
 
 
-def loss(network: vae.AutoencoderKL, params: Any, images: jax.Array, key: jax.Array):
-    """Absolute error of pixels and of their differences, plus the weighted KL."""
+def loss(
+    network: vae.AutoencoderKL, params: Any, images: jax.Array, key: jax.Array
+) -> jax.Array:
+    """Absolute error of pixels and of their differences, plus the weighted KL.
+
+    Args:
+        network: the autoencoder.
+        params: its weights.
+        images: float32 [N, 64, 64, 3] in [-1, 1].
+        key: of the latents' noise.
+
+    Returns:
+        float32, a scalar.
+    """
     variables = {"params": params}
     mean, log_var = network.apply(variables, images, method="encode")
     noise = jax.random.normal(key, mean.shape)
@@ -63,40 +75,38 @@ def train(folder: Path, images: np.ndarray, num_steps: int, seed: int) -> Any:
         rows = images[draw.integers(0, len(images), BATCH)]
         return scale(rows[:, :, ::-1] if draw.random() < 0.5 else rows)
 
-    return pretrain_loop.fit(
-        "autoencoder",
+    return supervised.fit(
+        "vae",
         folder,
         params,
-        pretrain_loop.optimizer(PEAK_LEARNING_RATE, num_steps),
-        lambda p, x, k: loss(network, p, x, k),
+        supervised.optimizer(PEAK_LEARNING_RATE, num_steps),
+        partial(loss, network),
         batch,
-        lambda step: rng.key(seed, "vae", step),
+        seed,
         num_steps,
         decay=0.998,
     )
 
 
-def encoder(params: Any) -> Callable[[np.ndarray], np.ndarray]:
-    """The function from uint8 images [N, 64, 64, 3] to latent means [N, 16, 16, 8]."""
+def encode(params: Any, images: np.ndarray) -> np.ndarray:
+    """Latent means float32 [N, 16, 16, 8] of images uint8 [N, 64, 64, 3]."""
     network = vae.AutoencoderKL(vae.Config.from_dict(CONFIG))
-    encode = jax.jit(lambda x: network.apply({"params": params}, x, method="encode")[0])
-
-    def latents(images: np.ndarray) -> np.ndarray:
-        starts = range(0, len(images), 100)
-        return np.concatenate(
-            [np.asarray(encode(scale(images[i : i + 100]))) for i in starts]
-        )
-
-    return latents
+    mean = jax.jit(lambda x: network.apply({"params": params}, x, method="encode")[0])
+    starts = range(0, len(images), 100)
+    return np.concatenate(
+        [np.asarray(mean(scale(images[i : i + 100]))) for i in starts]
+    )
 
 
 def normalise(params: Any, images: np.ndarray) -> Any:
     """The same autoencoder with latents of zero mean and unit variance per channel.
 
+    Images, uint8 [N, 64, 64, 3], say what mean and variance are.
+
     The change of units is folded into the 1 x 1 convolutions on both sides of the
     latents, hence `scaling_factor` is 1 and every reader of the folder agrees.
     """
-    latents = encoder(params)(images)
+    latents = encode(params, images)
     mean, std = latents.mean((0, 1, 2)), latents.std((0, 1, 2))
     quant, post = dict(params["quant_conv"]), dict(params["post_quant_conv"])
     units = jnp.concatenate([1 / std, jnp.ones_like(std)])

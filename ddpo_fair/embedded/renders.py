@@ -1,7 +1,7 @@
-"""Rendered faces whose truth is known: what the embedded model was trained to draw.
+"""Rendered faces whose class is known: what the embedded model was trained to draw.
 
-They test the classifiers and are what its pictures are compared with. Needs the extra
-`data`.
+They test the classifiers, and the model's images are compared with them. Needs the
+extra `data`.
 """
 
 from collections.abc import Sequence
@@ -15,14 +15,18 @@ FACELESS = (attributes.TURNED_AWAY, attributes.OUT_OF_FRAME)
 
 
 class Renders(NamedTuple):
-    """Pictures uint8 [N, 64, 64, 3] and their truth int [N]: female, male, or -1."""
+    """Images uint8 [N, 64, 64, 3] and their classes int [N]: female, male, or -1."""
 
     images: np.ndarray
     truth: np.ndarray
 
+    def pixels(self, rows: np.ndarray) -> np.ndarray:
+        """Images uint8 [n, 64, 64, 3] of rows [n]."""
+        return self.images[rows]
+
 
 def held_out(num_images: int) -> Renders:
-    """Pictures of all kinds that no pretraining has seen, with and without a face."""
+    """Images of all kinds that no pretraining has seen, with and without a face."""
     examples = [
         dataset.example(0, dataset.FIRST_TEST + index) for index in range(num_images)
     ]

@@ -1,0 +1,69 @@
+"""The test of a classifier on images of known classes, and the files that keep it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from ddpo_fair import files, parallel
+from ddpo_fair.classifiers import classifier, labelled_images
+from ddpo_fair.embedded import renders
+from ddpo_fair.errors import UserError, shown
+from ddpo_fair.report import plots
+from ddpo_fair.statistics import accuracy
+
+BATCH = 64  # of each device
+
+
+def classify(
+    model: classifier.Classifier,
+    images: labelled_images.Split | renders.Renders,
+    rows: np.ndarray,
+) -> np.ndarray:
+    """Probabilities float32 [n, 2] of (female, male).
+
+    Args:
+        model: the classifier.
+        images: where they are.
+        rows: int [n], of `images`.
+    """
+    params = parallel.replicate(model.params)
+    size = BATCH * parallel.num_devices()
+    found = []
+    for first in tqdm.trange(0, len(rows), size, desc="classifier", disable=None):
+        batch = rows[first : first + size]
+        padded = np.resize(batch, size)  # every batch has the same shape
+        pixels = images.pixels(padded).astype(np.float32) / np.float32(255)
+        placed = classifier.classify(model, params, parallel.split(pixels))
+        found.append(parallel.gather(placed)[: len(batch)])
+    return np.concatenate(found)
+
+
+def write(
+    stem: Path, found: dict[str, Any], source: dict[str, Any]
+) -> tuple[Path, Path]:
+    """Writes STEM.json and STEM.png; returns their paths.
+
+    Args:
+        stem: without an ending.
+        found: of `accuracy.measure`.
+        source: what was tested on what.
+
+    Raises:
+        UserError: if they cannot be written.
+    """
+    with plots.style():
+        image = plots.png(accuracy.sheet(found))
+    paths = stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.png")
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        text = files.json_text({"source": source, **found}, indent=1)
+        files.replace(paths[0], text)
+        files.replace(paths[1], image)
+    except OSError as error:
+        raise UserError(
+            f"--output={shown(str(stem))} cannot be written"
+            f" ({error.strerror or error}); give another."
+        ) from error
+    return paths
