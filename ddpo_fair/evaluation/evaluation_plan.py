@@ -1,17 +1,19 @@
 """Which images an evaluation draws, in which batches, and where their figures lie."""
 
-import json
-import os
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddpo_fair.errors import UserError, differences, shown
+from ddpo_fair import files, parallel, prompts
+from ddpo_fair.classifiers import audit_classifier
+from ddpo_fair.errors import UserError, shown
+from ddpo_fair.models import sources
 from ddpo_fair.prompts import TRAINED, Prompt
+from ddpo_fair.training import saved_run
 
 PLAN = "plan.json"
 BEFORE, AFTER = "before", "after"
@@ -70,6 +72,58 @@ class Job(NamedTuple):
     def name(self) -> str:
         """Of the job's file."""
         return f"{self.sampler.name}_{self.model}_{self.number:04d}"
+
+
+def make(
+    saved: saved_run.SavedRun,
+    checkpoint: int,
+    audit: str,
+    *,
+    sets: Sequence[str],
+    further: Sequence[str],
+    samplers: str,
+    images: int,
+    seed: int,
+) -> tuple[Plan, list[str]]:
+    """What will be drawn, and a sentence for everything that cannot be.
+
+    Args:
+        saved: the run.
+        checkpoint: its number.
+        audit: see `audit_classifier.choose`.
+        sets: of `prompts.SETS`.
+        further: texts of --prompt.
+        samplers: see `parse_samplers`.
+        images: of each prompt.
+        seed: of the images.
+
+    Raises:
+        UserError: if there is nothing to draw, or what is asked for cannot be drawn.
+    """
+    config, sample = saved.config, saved.config.sample
+    wrong = list(prompts.problems(further)) if further else []
+    if config.model == "embedded" and not wrong:
+        wrong = prompts.unknown(further)
+    if wrong:
+        raise UserError(f"--prompt: {' '.join(wrong)}")
+    asked, notes = prompts.build(config.prompts, sets, further)
+    if not asked:
+        raise UserError(f"There is nothing to draw. {' '.join(notes)}")
+    training = Sampler(sample.eta, sample.guidance_scale, sample.num_steps)
+    chosen = parse_samplers(samplers, training)
+    if TRAINED not in sets:
+        chosen = chosen[:1]  # the others draw trained prompts only
+    source = {
+        "run": saved.folder.name,
+        "checkpoint": checkpoint,
+        "model": config.model,
+        "classifier": config.classifier,
+        "audit": audit,
+        "started": saved.record.get("started"),
+    }
+    devices = parallel.num_devices()
+    batch = sample.batch_per_device * devices
+    return Plan(source, chosen, asked, images, seed, batch, devices), notes
 
 
 def default_samplers(training: Sampler) -> tuple[Sampler, ...]:
@@ -140,6 +194,18 @@ def jobs(plan: Plan) -> Iterator[Job]:
                 yield Job(sampler, model, number, prompts[rows], images[rows], count)
 
 
+def classifier_folders(plan: Plan) -> list[Path]:
+    """Folders of the run's own classifier and, where there is one, the second."""
+    audit = plan.source["audit"]
+    folders = [sources.classifier_folder(plan.source["classifier"])]
+    if audit not in (audit_classifier.DLIB, audit_classifier.NO_AUDIT):
+        try:
+            folders.append(sources.classifier_folder(audit))
+        except UserError as error:
+            raise UserError(f"--audit={shown(audit)}: {error}") from error
+    return folders
+
+
 def num_images(plan: Plan) -> int:
     """Images of all jobs."""
     return sum(job.count for job in jobs(plan))
@@ -151,19 +217,8 @@ def bind(folder: Path, plan: Plan) -> None:
     Raises:
         UserError: if it holds another evaluation, or cannot be written.
     """
-    content = json.loads(json.dumps(plan._asdict()))
-    path = folder / PLAN
-    try:
-        for name in ("parts", "images"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            replace(path, (json.dumps(content, indent=2) + "\n").encode())
-        before = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(
-            f"--output={str(folder)!r} cannot be used ({error}); choose another folder."
-        ) from error
-    if changes := differences(before, content):
+    changes = files.bind(folder / PLAN, plan._asdict(), "--output")
+    if changes:
         raise UserError(
             f"{folder} holds another evaluation: {'; '.join(changes)}. Give the same"
             " settings to continue it, or another --output."
@@ -197,22 +252,14 @@ def load(path: Path) -> dict[str, np.ndarray] | None:
 
 def save(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes arrays, whole or not at all."""
-    part = path.with_name(f".{path.name}")
-    with open(part, "wb") as file:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.replacing(path) as part, open(part, "wb") as file:
         np.savez(file, **arrays)
-    os.replace(part, path)
 
 
 def image_path(folder: Path, job: Job, plan: Plan, row: int) -> Path:
-    """Where the picture of a job's row lies."""
+    """Where the image of a job's row lies."""
     prompt = int(job.prompts[row])
     words = re.sub(r"[^a-z0-9]+", "_", plan.prompts[prompt].text.lower())[-60:]
     place = folder / "images" / job.sampler.name / job.model
     return place / f"{prompt:03d}_{words.strip('_')}" / f"{job.images[row]:04d}.png"
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Writes a file, whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    os.replace(part, path)

@@ -1,6 +1,10 @@
-"""evaluation.json: what all batches of an evaluation say together."""
+"""evaluation.json: the figures of all batches of an evaluation together.
 
-import math
+Files written before 0.1.0 have other names: gap for bias, mean_gap for mean_bias (and
+with them gap_of_a_fair_model, gap_corrected, mean_gap_corrected,
+mean_gap_without_noise), obeyed for adherence, polarisation for mean_confidence_margin.
+"""
+
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,9 +42,9 @@ def summarise(
     arrays: dict[tuple[Sampler, str], dict[str, np.ndarray]],
     plan: Plan,
     judging: Judging,
-    confidence: float,
+    confidence_threshold: float,
     renders: dict[str, np.ndarray] | None,
-    chain_kl: dict[str, np.ndarray] | None,
+    kl: dict[str, np.ndarray] | None,
     notes: Sequence[str],
 ) -> dict[str, Any]:
     """The content of evaluation.json.
@@ -48,11 +52,10 @@ def summarise(
     Args:
         arrays: of `gather`.
         plan: what was drawn.
-        judging: how answers are read.
-        confidence: above which the classifier's answer counts.
-        renders: features [R, F] of balanced renders and the classifier's test on
-            held-out ones; None without renders.
-        chain_kl: "nats" [N, T] of each step, "prompts" [N]; None where nobody measured.
+        judging: the target, and the classifiers' known errors.
+        confidence_threshold: above which the classifier's answer counts.
+        renders: "features" [R, F] of balanced renders; None without renders.
+        kl: "nats" [N, T] of each step, "prompts" int [N]; None if not measured.
         notes: what could not be measured, a sentence each.
     """
     samplers = []
@@ -60,7 +63,7 @@ def summarise(
         entry: dict[str, Any] = {**how._asdict(), "of_training": index == 0}
         by_set: dict[str, dict[str, list]] = {BEFORE: {}, AFTER: {}}
         for model in (BEFORE, AFTER):
-            answers = read(arrays[how, model], confidence)
+            answers = answers_of(arrays[how, model], confidence_threshold)
             entry[model] = _of_model(answers, plan, judging, by_set[model])
         entry["change"] = _changes(by_set)
         samplers.append(entry)
@@ -77,20 +80,27 @@ def summarise(
         "target": judging.target,
         "samplers": samplers,
         "quality": _quality(arrays, plan, training, renders),
-        "kl_to_base": of_chain(chain_kl),
+        "kl_to_base": trajectory_kl(kl),
         "notes": list(notes),
     }
 
 
-def read(arrays: dict[str, np.ndarray], confidence: float) -> Answers:
-    """The answers of joined arrays."""
+def answers_of(arrays: dict[str, np.ndarray], confidence_threshold: float) -> Answers:
+    """The classifiers' answers in joined arrays.
+
+    Args:
+        arrays: "prompts" int [N], "probabilities" [N, 2], "audit" [N] or, of a second
+            ViT, [N, 2], "angles" [N] and "ages" [N].
+        confidence_threshold: above which an answer counts.
+    """
     probabilities = arrays["probabilities"]
     audit = arrays["audit"]
-    if audit.ndim == 2:  # of a second ViT: both probabilities
-        audit = _recognised(audit, confidence)
+    if audit.ndim == 2:
+        known = classes.labels(audit, confidence_threshold) != classes.NONE
+        audit = np.where(known, audit[:, classes.FEMALE], np.nan)
     return Answers(
         prompts=arrays["prompts"],
-        labels=classes.labels(probabilities, confidence),
+        labels=classes.labels(probabilities, confidence_threshold),
         p_female=probabilities[:, classes.FEMALE],
         confidence=probabilities.max(axis=1),
         audit=audit,
@@ -99,29 +109,10 @@ def read(arrays: dict[str, np.ndarray], confidence: float) -> Answers:
     )
 
 
-def plain(value: Any) -> Any:
-    """`value` as JSON has it; what is not finite becomes null."""
-    if isinstance(value, dict):
-        return {str(name): plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, np.generic | np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def _recognised(probabilities: np.ndarray, confidence: float) -> np.ndarray:
-    """P(female) [N], NaN where neither class is sure enough."""
-    labels = classes.labels(probabilities, confidence)
-    female = probabilities[:, classes.FEMALE]
-    return np.where(labels == classes.NONE, np.nan, female)
-
-
 def _of_model(
     answers: Answers, plan: Plan, judging: Judging, by_set: dict[str, list]
 ) -> dict[str, Any]:
+    """The figures of a model's images; adds those of each prompt to `by_set`."""
     prompts: dict[str, Any] = {}
     for index in np.unique(answers.prompts):
         prompt = plan.prompts[index]
@@ -133,6 +124,7 @@ def _of_model(
 
 
 def _changes(by_set: dict[str, dict[str, list]]) -> dict[str, Any]:
+    """After - before of each set's figure that training is meant to change."""
     changes = {}
     for name, before in by_set[BEFORE].items():
         figure = "adherence" if name == prompts.EXPLICIT else "bias"
@@ -142,47 +134,56 @@ def _changes(by_set: dict[str, dict[str, list]]) -> dict[str, Any]:
     return changes
 
 
-def _quality(arrays, plan: Plan, how: Sampler, renders) -> dict[str, Any]:
-    """By set; of the features of the run's classifier."""
+def _quality(
+    arrays: dict[tuple[Sampler, str], dict[str, np.ndarray]],
+    plan: Plan,
+    how: Sampler,
+    renders: dict[str, np.ndarray] | None,
+) -> dict[str, Any]:
+    """What changed in the images themselves, by set."""
     before, after = arrays[how, BEFORE], arrays[how, AFTER]
     sets = np.array([plan.prompts[i].set for i in before["prompts"]])
-    found: dict[str, Any] = {
+    quality: dict[str, Any] = {
         "features": "of the run's classifier, which also knows gender: part of what"
         " changes is what was meant to change",
     }
     for name in dict.fromkeys(sets.tolist()):
         rows = sets == name
-        found[name] = comparison.of_pairs(
+        quality[name] = comparison.of_pairs(
             before["features"][rows], after["features"][rows], before["prompts"][rows]
         )
         if name == prompts.TRAINED and renders is not None:
-            found["to_balanced_renders"] = comparison.to_reference(
+            quality["to_balanced_renders"] = comparison.to_reference(
                 renders["features"], before["features"][rows], after["features"][rows]
             )
-    return found
+    return quality
 
 
-def of_chain(chain_kl: dict[str, np.ndarray] | None) -> dict[str, Any] | None:
-    """KL of the whole chain and of each step, in nats, a mean over prompts.
+def trajectory_kl(kl: dict[str, np.ndarray] | None) -> dict[str, Any] | None:
+    """The trajectory KL to the base policy and that of each step, a mean over prompts.
 
     Args:
-        chain_kl: as in `summarise`.
+        kl: as in `summarise`.
     """
-    if chain_kl is None:
+    if kl is None:
         return None
-    nats, of_prompt = chain_kl["nats"].astype(np.float64), chain_kl["prompts"]
-    prompts = np.unique(of_prompt)
-
-    def mean(values: np.ndarray) -> dict[str, float]:
-        found = [
-            estimates.interval(estimates.mean(values[of_prompt == prompt]))
-            for prompt in prompts
-        ]
-        return estimates.over_prompts(found, lambda one: one)
-
+    nats, of_image = kl["nats"].astype(np.float64), kl["prompts"]
+    distinct = np.unique(of_image)
+    per_step = [_mean_over(distinct, of_image, step) for step in nats.T]
     return {
-        "prompts": len(prompts),
+        "prompts": len(distinct),
         "images": len(nats),
-        "nats_per_image": mean(nats.sum(axis=1)),
-        "nats_per_step": [mean(step) for step in nats.T],
+        "nats_per_image": _mean_over(distinct, of_image, nats.sum(axis=1)),
+        "nats_per_step": per_step,
     }
+
+
+def _mean_over(
+    prompts: np.ndarray, of_image: np.ndarray, values: np.ndarray
+) -> dict[str, float]:
+    """The mean over prompts of float [N]; `of_image` int [N] has each one's prompt."""
+    found = [
+        estimates.interval(estimates.mean(values[of_image == prompt]))
+        for prompt in prompts
+    ]
+    return estimates.over_prompts(found, lambda one: one)
