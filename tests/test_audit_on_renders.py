@@ -1,4 +1,4 @@
-"""The audit classifier's test on renders: rates by hand, and the report that is kept."""
+"""The audit classifier on renders: rates by hand, and the report that is kept."""
 
 import json
 

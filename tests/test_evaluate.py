@@ -12,7 +12,7 @@ import pytest
 import tiny_model
 from PIL import Image
 
-from ddpo_fair import evaluate, parallel, prompts
+from ddpo_fair import evaluate, files, parallel, prompts
 from ddpo_fair.classifiers import audit_classifier
 from ddpo_fair.diffusion import ddim, stable_diffusion
 from ddpo_fair.errors import UserError
@@ -249,20 +249,23 @@ def test_a_part_of_other_rows_is_drawn_again(tmp_path):
     assert evaluation_plan.load_part(tmp_path, other) is None
 
 
-def test_trajectory_kl_is_a_mean_over_prompts():
-    nats = np.array([[1.0, 2.0], [3.0, 4.0], [10.0, 20.0]], np.float32)
-    found = {"nats": nats, "prompts": np.array([7, 7, 2])}
-    chain = evaluation_summary.trajectory_kl(found)
-    assert (chain["prompts"], chain["images"]) == (2, 3)
-    # Prompt 7: (3 + 7) / 2 = 5; prompt 2: 30.
-    assert chain["nats_per_image"]["estimate"] == pytest.approx(17.5)
-    steps = [step["estimate"] for step in chain["nats_per_step"]]
+def test_trajectory_kl_is_a_mean_over_trained_prompts():
+    sets = ("trained", "held_out", "trained")
+    prompts = tuple(Prompt(name, kind) for name, kind in zip("abc", sets, strict=True))
+    plan = Plan({}, (), prompts, images=9, seed=0, batch=8, num_devices=1)
+    nats = np.array([[1.0, 2.0], [3.0, 4.0], [10.0, 20.0], [99.0, 99.0]], np.float32)
+    arrays = {"nats": nats, "prompts": np.array([2, 2, 0, 1, 1, 2])}
+    kl = evaluation_summary.trajectory_kl(arrays, plan)
+    assert (kl["prompts"], kl["images"]) == (2, 3)
+    # Prompt c: (3 + 7) / 2 = 5; prompt a: 30.
+    assert kl["nats_per_image"]["estimate"] == pytest.approx(17.5)
+    steps = [step["estimate"] for step in kl["nats_per_step"]]
     assert steps == pytest.approx([(2 + 10) / 2, (3 + 20) / 2])
-    one = evaluation_summary.trajectory_kl(
-        {"nats": nats[:2], "prompts": np.array([7, 7])}
-    )
+    arrays = {"nats": nats[:2], "prompts": np.array([2, 2])}
+    one = evaluation_summary.trajectory_kl(arrays, plan)
     half = 1.959964 * np.sqrt(8 / 2)  # variance of 3 and 7 is 8
     assert one["nats_per_image"]["low"] == pytest.approx(5 - half, rel=1e-5)
+    assert evaluation_summary.trajectory_kl({"prompts": nats}, plan) is None
 
 
 @pytest.mark.parametrize("text", ["0:7.5", "2:1:5", "0:1:0", "x", "0:1:2000", "..:1:2"])
@@ -388,6 +391,13 @@ def test_explicit_prompts_are_judged_by_obedience():
     assert found["adherence"]["estimate"] == pytest.approx(0.7)
     assert found["audit"]["adherence"]["estimate"] == pytest.approx((0.8 + 0.7) / 2)
     assert "mean_bias" not in found
+
+
+def test_nothing_infinite_reaches_the_file():
+    found = files.plain(
+        {"a": [np.float64(math.nan), math.inf], "b": np.array([1, 2]), "c": (True,)}
+    )
+    assert found == {"a": [None, None], "b": [1, 2], "c": [True]}
 
 
 def test_lab_of_known_colours():

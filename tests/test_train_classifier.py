@@ -129,14 +129,14 @@ def test_wrong_flags_are_told_in_one_line(flag, told, tmp_path, capsys):
 
 
 def test_head_is_kept_where_it_tells_the_same(start):
-    kept = classifier_training.from_folder(start, ("female", "male"), 0)
+    kept = classifier_training.begin(start, ("female", "male"), 0)
     before = classifier.load(start).params["classifier"]["kernel"]
     np.testing.assert_array_equal(
         kept.classifier.params["classifier"]["kernel"], before
     )
     assert kept.columns.tolist() == [1, 0]  # its labels are Man, Woman
     names = ("female", "male", "none")
-    other = classifier_training.from_folder(start, names, 0)
+    other = classifier_training.begin(start, names, 0)
     assert other.classifier.params["classifier"]["kernel"].shape == (16, 3)
     assert other.config["id2label"] == {"0": "female", "1": "male", "2": "none"}
     assert other.columns.tolist() == [0, 1, 2]
@@ -144,7 +144,7 @@ def test_head_is_kept_where_it_tells_the_same(start):
 
 def test_from_scratch_is_a_folder_that_can_be_read(tmp_path):
     folder = sources.classifier_folder("embedded")
-    start = classifier_training.from_scratch(folder, ("men", "women"), 16, seed=3)
+    start = classifier_training.begin(folder, ("men", "women"), 3, image_size=16)
     classifier_training.save(tmp_path, start, start.classifier.params)
     read = classifier.load(tmp_path)
     assert read.preprocessing == start.classifier.preprocessing

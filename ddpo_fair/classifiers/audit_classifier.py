@@ -34,20 +34,15 @@ def choose(wanted: str) -> str:
     Raises:
         UserError: if dlib is wanted and not installed.
     """
-    if wanted == "auto":
-        return DLIB if installed() else NO_AUDIT
-    if wanted == DLIB:
-        _package()
-    return wanted
-
-
-def installed() -> bool:
-    """Whether the extra `audit` is there."""
+    if wanted not in ("auto", DLIB):
+        return wanted
     try:
         _package()
     except UserError:
-        return False
-    return True
+        if wanted == DLIB:
+            raise
+        return NO_AUDIT
+    return DLIB
 
 
 def find_faces(images: np.ndarray) -> Faces:

@@ -62,13 +62,14 @@ def load(folder: str | os.PathLike, dtype: Any = jnp.float32) -> Classifier:
         config = vit.Config.from_dict(config_dict)
     membership = label_classes(config.id2label, folder)
     preprocessing = read_preprocessing(folder, config)
+    params = read_weights(folder, config)
     network = vit.ImageClassifier(config, dtype)
-    return Classifier(network, preprocessing, membership, read_weights(folder, network))
+    return Classifier(network, preprocessing, membership, params)
 
 
-def read_weights(folder: pathlib.Path, network: vit.ImageClassifier) -> Any:
-    """The network's weights in a folder; a UserError if they do not fit."""
-    template = weights.init_template(network, input_shape(network.config))
+def read_weights(folder: pathlib.Path, config: vit.Config) -> Any:
+    """The weights in a folder; a UserError if they do not fit its config."""
+    template = weights.init_template(vit.ImageClassifier(config), input_shape(config))
     return weights.load(folder, template)
 
 
@@ -105,22 +106,7 @@ def read_preprocessing(folder: pathlib.Path, config: vit.Config) -> Preprocessin
         UserError: for a missing file or what is not supported.
     """
     path = folder / PREPROCESSOR
-    return preprocessing_of(tensor_files.read_json(path), path, config)
-
-
-def preprocessing_of(
-    content: dict[str, Any], path: pathlib.Path, config: vit.Config
-) -> Preprocessing:
-    """What the content of preprocessor_config.json says.
-
-    Args:
-        content: parsed.
-        path: of the file, for messages.
-        config: of the network that it serves.
-
-    Raises:
-        UserError: for what is not supported.
-    """
+    content = tensor_files.read_json(path)
     if content.get("do_center_crop"):
         raise UserError(f"{path}: do_center_crop=true is not supported; use a ViT.")
     size = content.get("size", config.image_size)

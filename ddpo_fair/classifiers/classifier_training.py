@@ -47,62 +47,59 @@ class Start:
     note: str
 
 
-def from_scratch(
-    folder: Path, names: tuple[str, ...], image_size: int, seed: int
+def begin(
+    folder: Path, names: tuple[str, ...], seed: int, image_size: int | None = None
 ) -> Start:
-    """The architecture of a folder's classifier with random weights.
-
-    Args:
-        folder: in transformers' layout.
-        names: of the classes of the data, which the labels will be.
-        image_size: pixels of a side, a multiple of 8.
-        seed: of the weights.
-
-    Raises:
-        UserError: if the size does not fit the architecture.
-    """
-    config = {**weights.read_config(folder), "image_size": image_size, **_labels(names)}
-    preprocessor = tensor_files.read_json(folder / classifier.PREPROCESSOR)
-    preprocessor["size"] = {"height": image_size, "width": image_size}
-    network = vit.ImageClassifier(vit.Config.from_dict(config))
-    params = _random_weights(network, seed)
-    loaded = _loaded(network, params, preprocessor, folder)
-    return Start(config, preprocessor, loaded, np.arange(len(names)), "From scratch")
-
-
-def from_folder(folder: Path, names: tuple[str, ...], seed: int) -> Start:
     """A classifier of any labels, whose head is kept if it has the same two classes.
 
     Args:
         folder: in transformers' layout.
-        names: of the classes of the data.
+        names: of the classes of the data, which a new head's labels will be.
         seed: of a new head's weights.
+        image_size: pixels of a side, for random weights of the folder's architecture;
+            None to begin with the folder's weights.
 
     Raises:
         UserError: if it cannot be read, or its images' sides are no multiple of 8.
     """
     config = weights.read_config(folder)
-    network = vit.ImageClassifier(vit.Config.from_dict(config))
+    given = vit.Config.from_dict(config)
     preprocessor = tensor_files.read_json(folder / classifier.PREPROCESSOR)
+    settings = classifier.read_preprocessing(folder, given)
+    columns = _columns(given.id2label, names) if image_size is None else None
+    note = f"From {folder}, with its head for {', '.join(given.id2label)}"
+    if columns is None:
+        note = f"From {folder}, with a new head for {', '.join(names)}"
+        config |= {
+            "id2label": {str(i): name for i, name in enumerate(names)},
+            "label2id": {name: i for i, name in enumerate(names)},
+        }
+    if image_size is not None:
+        note = "From scratch"
+        config["image_size"] = image_size
+        preprocessor["size"] = {"height": image_size, "width": image_size}
+        settings = dataclasses.replace(settings, size=(image_size, image_size))
+    network = vit.ImageClassifier(vit.Config.from_dict(config))
     if network.config.image_size % 8:
         raise UserError(
             f"--start={shown(str(folder))}: image_size={network.config.image_size} must"
             " be a multiple of 8; start from another classifier."
         )
-    params = classifier.read_weights(folder, network)
-    columns, labels = np.arange(len(names)), network.config.id2label
+    params = classifier.read_weights(folder, given) if image_size is None else {}
+    if columns is None:
+        columns, fresh = np.arange(len(names)), _random_weights(network, seed)
+        params = {**fresh, **params, "classifier": fresh["classifier"]}
+    membership = classifier.label_classes(network.config.id2label, folder)
+    loaded = classifier.Classifier(network, settings, membership, params)
+    return Start(config, preprocessor, loaded, columns, note)
+
+
+def _columns(labels: tuple[str, ...], names: tuple[str, ...]) -> np.ndarray | None:
+    """The label of each class of the data, if both are the same two; else None."""
     old, new = classes.meanings(labels), classes.meanings(names)
     if len(old) == len(new) == 2 and set(old) == set(new) == {0, 1}:
-        columns = np.array([int(np.flatnonzero(old == m)[0]) for m in new])
-        note = f"From {folder}, with its head for {', '.join(labels)}"
-    else:
-        note = f"From {folder}, with a new head for {', '.join(names)}"
-        config = {**config, **_labels(names)}
-        network = vit.ImageClassifier(vit.Config.from_dict(config))
-        head = _random_weights(network, seed)["classifier"]
-        params = {**params, "classifier": head}
-    loaded = _loaded(network, params, preprocessor, folder)
-    return Start(config, preprocessor, loaded, columns, note)
+        return np.array([int(np.flatnonzero(old == meaning)[0]) for meaning in new])
+    return None
 
 
 def hold_out(
@@ -243,22 +240,6 @@ def bind(folder: Path, settings: dict[str, Any]) -> None:
             f"{name} holds the finished classifier of these settings; give another"
             " folder to train anew."
         )
-
-
-def _loaded(
-    network: vit.ImageClassifier, params: Any, preprocessor: dict, folder: Path
-) -> classifier.Classifier:
-    path, config = folder / classifier.PREPROCESSOR, network.config
-    settings = classifier.preprocessing_of(preprocessor, path, config)
-    membership = classifier.label_classes(config.id2label, folder)
-    return classifier.Classifier(network, settings, membership, params)
-
-
-def _labels(names: tuple[str, ...]) -> dict[str, Any]:
-    return {
-        "id2label": {str(i): name for i, name in enumerate(names)},
-        "label2id": {name: i for i, name in enumerate(names)},
-    }
 
 
 def _random_weights(network: vit.ImageClassifier, seed: int) -> Any:

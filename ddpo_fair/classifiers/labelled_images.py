@@ -2,8 +2,10 @@
 
 import dataclasses
 import difflib
+import functools
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from ddpo_fair.classifiers import image_folder, label_names
 from ddpo_fair.errors import UserError, shown
 
 PREPARED = "dataset_info.json"  # in the folder of a data set that TFDS has prepared
-LARGEST_STORE = 2**30  # bytes of images that are kept once read
+LARGEST_STORE = 2**30  # bytes of read images that are kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +53,6 @@ class Split:
         classes: int [N], of `data.names`.
         size: height and width that images get.
         method: PIL's number of the filter.
-        store: uint8 [N, H, W, 3] of those read before; None if they are too many.
-        seen: bool [N], which.
     """
 
     data: LabelledImages
@@ -61,8 +61,6 @@ class Split:
     classes: np.ndarray
     size: tuple[int, int]
     method: int
-    store: np.ndarray | None
-    seen: np.ndarray
 
     def pixels(self, rows: Sequence[int]) -> np.ndarray:
         """Images uint8 [n, H, W, 3] of rows [n]; the sides' proportion is not kept.
@@ -70,15 +68,13 @@ class Split:
         Raises:
             UserError: names an image that cannot be read.
         """
-        return np.stack([self._one(int(row)) for row in rows])
+        return np.stack([self._kept(int(row)) for row in rows])
 
-    def _one(self, row: int) -> np.ndarray:
-        if self.store is None:
-            return self._read(row)
-        if not self.seen[row]:
-            self.store[row] = self._read(row)
-            self.seen[row] = True
-        return self.store[row]
+    @functools.cached_property
+    def _kept(self) -> Callable[[int], np.ndarray]:
+        """`_read`, with the images that were read last."""
+        most = LARGEST_STORE // (3 * math.prod(self.size))
+        return functools.lru_cache(most)(self._read)
 
     def _read(self, row: int) -> np.ndarray:
         example = self.source[row]
@@ -182,10 +178,7 @@ def read(data: LabelledImages, split: str, size: tuple[int, int], method: int) -
             f" {len(data.names) - 1} ({', '.join(data.names)}); choose another split,"
             " or name all classes with --classes."
         )
-    shape = (len(classes), *size, 3)
-    store = np.empty(shape, np.uint8) if np.prod(shape) <= LARGEST_STORE else None
-    seen = np.zeros(len(classes), bool)
-    return Split(data, split, source, classes, size, method, store, seen)
+    return Split(data, split, source, classes, size, method)
 
 
 def _examples(data: LabelledImages, split: str) -> Sequence[dict[str, Any]]:

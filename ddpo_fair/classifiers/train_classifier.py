@@ -97,11 +97,8 @@ def _begin(options: argparse.Namespace) -> tuple[Any, Any]:
 
     data = data_flags.open_data(options)
     folder = sources.classifier_folder(options.start or "embedded")
-    if options.start:
-        return data, classifier_training.from_folder(folder, data.names, options.seed)
-    return data, classifier_training.from_scratch(
-        folder, data.names, options.image_size, options.seed
-    )
+    size = None if options.start else options.image_size
+    return data, classifier_training.begin(folder, data.names, options.seed, size)
 
 
 def _splits(options: argparse.Namespace, data: Any, settings: Any) -> tuple[Any, Any]:

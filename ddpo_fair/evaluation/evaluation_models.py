@@ -144,23 +144,11 @@ def draw(
     text = parallel.split(models.text[job.prompts])
     trajectory = sample(models.unets[job.model], keys, text, models.uncond_embedding)
     images = models.decode(models.vae_params, trajectory.latents[:, :, -1])
-    classified = classify(models, images)
-    return EvaluationBatch(images, classified, trajectory.latents, text)
-
-
-def classify(
-    models: EvaluationModels, images: jax.Array
-) -> list[tuple[jax.Array, jax.Array]]:
-    """Probabilities [D, n, 2] and features [D, n, F] by each classifier.
-
-    Args:
-        models: the models.
-        images: float32 [D, n, H, W, 3] in [0, 1].
-    """
-    return [
+    classified = [
         program(one.params, images)
         for program, one in zip(models.classify, models.classifiers, strict=True)
     ]
+    return EvaluationBatch(images, classified, trajectory.latents, text)
 
 
 def classify_pixels(

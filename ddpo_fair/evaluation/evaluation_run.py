@@ -25,7 +25,6 @@ from ddpo_fair.statistics import accuracy, appearance
 from ddpo_fair.statistics.prompt_metrics import Judging
 
 NUM_TESTS, NUM_BALANCED = 240, 128  # renders
-TRAJECTORY_KL = "parts/trajectory_kl.npz"
 RENDERS = "parts/renders.npz"
 EMBEDDED = "embedded"
 
@@ -39,7 +38,7 @@ def draw(plan: Plan, folder: Path, models: EvaluationModels) -> None:
         UserError: if nothing can be written.
     """
     jobs = list(evaluation_plan.jobs(plan))
-    missing = [job for job in jobs if not _is_done(plan, folder, job)]
+    missing = [job for job in jobs if evaluation_plan.load_part(folder, job) is None]
     bar = progress.Progress()
     bar.say(_opening(plan, folder, len(jobs), len(missing)))
     bar.start(len(jobs), len(jobs) - len(missing))
@@ -102,19 +101,11 @@ def summary(
         Judging(config.reward.target[0], recognised, audit_matrix),
         config.confidence_threshold,
         renders,
-        evaluation_plan.load(folder / TRAJECTORY_KL),
         notes,
     )
     if matrix is not None:
         content["classifier_test"] = accuracy.accuracies(matrix)
     return content
-
-
-def _is_done(plan: Plan, folder: Path, job: Job) -> bool:
-    if evaluation_plan.load_part(folder, job) is None:
-        return False
-    measured = evaluation_plan.load(folder / TRAJECTORY_KL) is not None
-    return measured or not _measures_kl(plan, job)
 
 
 def _measures_kl(plan: Plan, job: Job) -> bool:
@@ -165,8 +156,6 @@ def _finish(
         path = evaluation_plan.image_path(folder, job, plan, row)
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
-    if _measures_kl(plan, job):
-        _measure_kl(plan, folder, models, job, batch)
     arrays = {
         "prompts": job.prompts[rows],
         "images": job.images[rows],
@@ -176,23 +165,10 @@ def _finish(
         "ages": faces.ages,
         "angles": appearance.typology_angles(images, faces.boxes),
     }
+    if _measures_kl(plan, job):
+        nats = evaluation_models.trajectory_kl(models, job.sampler, batch)
+        arrays["nats"] = parallel.gather(nats)[rows]
     evaluation_plan.save_part(folder, job, arrays)
-
-
-def _measure_kl(
-    plan: Plan,
-    folder: Path,
-    models: EvaluationModels,
-    job: Job,
-    batch: EvaluationBatch,
-) -> None:
-    """Keeps the KL to the base policy along the trajectories of trained prompts."""
-    nats = parallel.gather(evaluation_models.trajectory_kl(models, job.sampler, batch))
-    asked = job.prompts[: job.count]
-    trained = [plan.prompts[prompt].set == prompts.TRAINED for prompt in asked]
-    rows = np.flatnonzero(trained)
-    found = {"nats": nats[rows], "prompts": job.prompts[rows]}
-    evaluation_plan.save(folder / TRAJECTORY_KL, found)
 
 
 def _renders(

@@ -23,7 +23,10 @@ from ddpo_fair.training import run_folder
 
 
 def gather(folder: Path, plan: Plan) -> dict[tuple[Sampler, str], dict]:
-    """The arrays of all finished jobs, joined, by sampler and model."""
+    """The arrays of all finished jobs, joined, by sampler and model.
+
+    "nats" [n, T] is of the first job's images only, and missing where not measured.
+    """
     found: dict[tuple[Sampler, str], list[dict[str, np.ndarray]]] = {}
     for job in evaluation_plan.jobs(plan):
         arrays = evaluation_plan.load_part(folder, job)
@@ -31,8 +34,8 @@ def gather(folder: Path, plan: Plan) -> dict[tuple[Sampler, str], dict]:
             found.setdefault((job.sampler, job.model), []).append(arrays)
     return {
         key: {
-            name: np.concatenate([part[name] for part in parts])
-            for name in set.intersection(*(set(part) for part in parts))
+            name: np.concatenate([part[name] for part in parts if name in part])
+            for name in parts[0]
         }
         for key, parts in found.items()
     }
@@ -44,7 +47,6 @@ def summarise(
     judging: Judging,
     confidence_threshold: float,
     renders: dict[str, np.ndarray] | None,
-    kl: dict[str, np.ndarray] | None,
     notes: Sequence[str],
 ) -> dict[str, Any]:
     """The content of evaluation.json.
@@ -55,7 +57,6 @@ def summarise(
         judging: the target, and the classifiers' known errors.
         confidence_threshold: above which the classifier's answer counts.
         renders: "features" [R, F] of balanced renders; None without renders.
-        kl: "nats" [N, T] of each step, "prompts" int [N]; None if not measured.
         notes: what could not be measured, a sentence each.
     """
     samplers = []
@@ -80,7 +81,7 @@ def summarise(
         "target": judging.target,
         "samplers": samplers,
         "quality": _quality(arrays, plan, training, renders),
-        "kl_to_base": trajectory_kl(kl),
+        "kl_to_base": trajectory_kl(arrays[training, AFTER], plan),
         "notes": list(notes),
     }
 
@@ -159,22 +160,28 @@ def _quality(
     return quality
 
 
-def trajectory_kl(kl: dict[str, np.ndarray] | None) -> dict[str, Any] | None:
+def trajectory_kl(arrays: dict[str, np.ndarray], plan: Plan) -> dict[str, Any] | None:
     """The trajectory KL to the base policy and that of each step, a mean over prompts.
 
     Args:
-        kl: as in `summarise`.
+        arrays: "nats" [n, T] of each step, "prompts" int [N], n first ones of which are
+            those of "nats".
+        plan: whose trained prompts count.
+
+    Returns:
+        None where it was not measured.
     """
-    if kl is None:
+    if "nats" not in arrays:
         return None
-    nats, of_image = kl["nats"].astype(np.float64), kl["prompts"]
+    of_image = arrays["prompts"][: len(arrays["nats"])]
+    trained = np.array([plan.prompts[i].set == prompts.TRAINED for i in of_image])
+    nats, of_image = arrays["nats"][trained].astype(np.float64), of_image[trained]
     distinct = np.unique(of_image)
-    per_step = [_mean_over(distinct, of_image, step) for step in nats.T]
     return {
         "prompts": len(distinct),
         "images": len(nats),
         "nats_per_image": _mean_over(distinct, of_image, nats.sum(axis=1)),
-        "nats_per_step": per_step,
+        "nats_per_step": [_mean_over(distinct, of_image, step) for step in nats.T],
     }
 
 
