@@ -149,14 +149,14 @@ def test_trajectory_kl_is_the_formula_written_again(run):
     how = Sampler(1.0, 3.0, 2)  # of training, and so compiled before
     rows = np.zeros(8, np.int64)
     job = evaluation_plan.Job(how, AFTER, 0, rows, np.arange(8), 8)
-    sample = evaluation_models.make_sampler(models, how)
-    batch = evaluation_models.draw(models, sample, job)
-    found = parallel.gather(evaluation_models.trajectory_kl(models, how, batch))
+    policy = evaluation_models.make_policy(models, how)
+    drawn = evaluation_models.draw(models, policy, job).trajectory
+    found = parallel.gather(evaluation_models.trajectory_kl(models, policy, drawn))
     guided = jax.jit(
         lambda *args: stable_diffusion.guided_noise(models.model.unet, *args, 3.0)
     )
-    schedule = ddim.schedule(models.model.scheduler, 2, 1.0)
-    latents, text = parallel.gather(batch.latents), parallel.gather(batch.text)
+    schedule = policy.schedule
+    latents, text = parallel.gather(drawn.latents), parallel.gather(drawn.text)
     for step in range(2):
         means = []
         for model in (AFTER, BEFORE):
@@ -169,7 +169,7 @@ def test_trajectory_kl_is_the_formula_written_again(run):
         # Two compilations of the same float32 network differ by about 1e-6 of a mean.
         np.testing.assert_allclose(found[:, step], expected, rtol=1e-3)
     models.unets[AFTER] = models.unets[BEFORE]  # a model that learned nothing
-    nothing = evaluation_models.trajectory_kl(models, how, batch)
+    nothing = evaluation_models.trajectory_kl(models, policy, drawn)
     assert not parallel.gather(nothing).any()
 
 

@@ -28,37 +28,11 @@ class EvaluationModels:
     model: stable_diffusion.Model  # without its weights
     unets: dict[str, Any]  # UNet weights of BEFORE and AFTER
     vae_params: Any
-    text: np.ndarray  # float32 [P, L, D], of each prompt
-    uncond_embedding: jax.Array  # [L, D], of the empty prompt
+    text: np.ndarray  # float32 [P, L, C], embeddings of each prompt
+    uncond_embedding: jax.Array  # [L, C], of the empty prompt
     prompt_numbers: np.ndarray  # uint32 [P], which the images' keys are named by
     seed: int
     classifiers: tuple[classifier.Classifier, ...]  # the first is the run's own
-
-    # Programs are compiled when first called, once.
-
-    @functools.cached_property
-    def image_keys(self) -> Callable[..., jax.Array]:
-        """`(prompt_numbers [D, n], images [D, n]) -> keys [D, n]`."""
-
-        def key(prompt_number: jax.Array, image: jax.Array) -> jax.Array:
-            return rng.key(self.seed, "evaluate", prompt_number, image)
-
-        return parallel.pmap(jax.vmap(key), in_axes=(0, 0))
-
-    @functools.cached_property
-    def decode(self) -> Callable[..., jax.Array]:
-        """`(vae_params, latents [D, n, h, w, C]) -> images [D, n, H, W, 3]`."""
-        return sampler.make_decoder(self.model)
-
-    @functools.cached_property
-    def classify(self) -> list[Callable[..., tuple[jax.Array, jax.Array]]]:
-        """`probabilities_and_features` of each classifier, for [D, n, ...]."""
-        return [
-            parallel.pmap(
-                functools.partial(probabilities_and_features, one), in_axes=(None, 0)
-            )
-            for one in self.classifiers
-        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +41,8 @@ class EvaluationBatch:
 
     images: jax.Array  # float32 [D, n, H, W, 3] in [0, 1]
     classified: list[tuple[jax.Array, jax.Array]]  # probabilities, features of each
-    latents: jax.Array  # [D, n, T+1, h, w, C]
-    text: jax.Array  # [D, n, L, D_text]
+    trajectory: sampler.Trajectory
+    kl: jax.Array | None = None  # of `trajectory_kl`, [D, n, T], where it is measured
 
 
 def load(
@@ -115,40 +89,37 @@ def load(
     )
 
 
-def make_sampler(
-    models: EvaluationModels, how: Sampler
-) -> Callable[..., sampler.Trajectory]:
-    """The sampler of these settings on all devices; compiles when first called.
+def make_policy(models: EvaluationModels, how: Sampler) -> sampler.Policy:
+    """The model with these settings; makes a program of its own when first used.
 
     Raises:
         UserError: if the model's scheduler cannot do so many steps.
     """
     schedule = ddim.schedule(models.model.scheduler, how.num_steps, how.eta)
-    return sampler.make_sampler(models.model, schedule, how.guidance_scale)
+    return sampler.Policy(models.model, schedule, how.guidance_scale)
 
 
-def draw(
-    models: EvaluationModels, sample: Callable[..., sampler.Trajectory], job: Job
-) -> EvaluationBatch:
+def draw(models: EvaluationModels, policy: sampler.Policy, job: Job) -> EvaluationBatch:
     """Starts drawing and classifying a job's batch.
 
     Args:
         models: the models.
-        sample: of `make_sampler`, for the job's sampler.
+        policy: of `make_policy`, for the job's sampler.
         job: the batch.
     """
-    keys = models.image_keys(
+    keys = _image_keys(
+        np.int32(models.seed),
         parallel.split(models.prompt_numbers[job.prompts]),
         parallel.split(job.images.astype(np.int32)),
     )
     text = parallel.split(models.text[job.prompts])
-    trajectory = sample(models.unets[job.model], keys, text, models.uncond_embedding)
-    images = models.decode(models.vae_params, trajectory.latents[:, :, -1])
-    classified = [
-        program(one.params, images)
-        for program, one in zip(models.classify, models.classifiers, strict=True)
-    ]
-    return EvaluationBatch(images, classified, trajectory.latents, text)
+    trajectory = sampler.sample(
+        policy, models.unets[job.model], keys, text, models.uncond_embedding
+    )
+    latents = trajectory.latents[:, :, -1]
+    images = sampler.decode(models.model, models.vae_params, latents)
+    classified = [_classify(one)(one.params, images) for one in models.classifiers]
+    return EvaluationBatch(images, classified, trajectory)
 
 
 def classify_pixels(
@@ -163,8 +134,9 @@ def classify_pixels(
     padding = -len(images) % parallel.num_devices()
     padded = np.concatenate([images, images[:1].repeat(padding, axis=0)])
     placed = parallel.split(padded.astype(np.float32) / np.float32(255))
-    own = models.classify[0](models.classifiers[0].params, placed)
-    probabilities, features = (parallel.gather(x)[: len(images)] for x in own)
+    own = models.classifiers[0]
+    classified = _classify(own)(own.params, placed)
+    probabilities, features = (parallel.gather(x)[: len(images)] for x in classified)
     return probabilities, features
 
 
@@ -190,42 +162,77 @@ def probabilities_and_features(
 
 
 def trajectory_kl(
-    models: EvaluationModels, how: Sampler, batch: EvaluationBatch
+    models: EvaluationModels, policy: sampler.Policy, trajectory: sampler.Trajectory
 ) -> jax.Array:
     """KL of AFTER's transitions from BEFORE's at each step, float32 [D, n, T], nats.
 
-    Both policies get the same latents, of AFTER's trajectories; the sum over steps is
-    an unbiased estimate of the trajectory KL to the base policy, KL(after || before).
+    Both get the same latents, of AFTER's trajectories; the sum over steps is an
+    unbiased estimate of the trajectory KL to the base policy, KL(after || before).
 
     Args:
         models: the models.
-        how: the sampler that drew the batch; eta above 0.
-        batch: drawn by AFTER.
+        policy: of `make_policy`, which drew the trajectory; eta above 0.
+        trajectory: drawn by AFTER.
     """
-    schedule = ddim.schedule(models.model.scheduler, how.num_steps, how.eta)
+    program = functools.partial(step_kls, policy)
+    return parallel.pmap(program, in_axes=(None, None, 0, 0, None))(
+        models.unets[AFTER],
+        models.unets[BEFORE],
+        trajectory.latents,
+        trajectory.text,
+        models.uncond_embedding,
+    )
 
-    def on_device(after: Any, before: Any, latents, text, uncond_embedding):
-        def at_step(_, index: jax.Array):
-            now, here = schedule[index], latents[:, index]
-            timesteps = jnp.full((len(here),), now.timesteps)
-            means = []
-            for params in (after, before):
-                output = stable_diffusion.guided_noise(
-                    models.model.unet,
-                    params,
-                    here,
-                    timesteps,
-                    text,
-                    uncond_embedding,
-                    how.guidance_scale,
-                )
-                mean, std = ddim.transition(now, here, output)
-                means.append(mean)
-            return None, ddim.kl(*means, std)
 
-        _, steps = jax.lax.scan(at_step, None, jnp.arange(how.num_steps))
-        return steps.T  # [n, T]
+def step_kls(
+    policy: sampler.Policy,
+    after: Any,
+    before: Any,
+    latents: jax.Array,
+    text: jax.Array,
+    uncond_embedding: jax.Array,
+) -> jax.Array:
+    """`trajectory_kl` on one device, float32 [n, T].
 
-    unets = models.unets[AFTER], models.unets[BEFORE]
-    program = parallel.pmap(on_device, in_axes=(None, None, 0, 0, None))
-    return program(*unets, batch.latents, batch.text, models.uncond_embedding)
+    Args:
+        policy: whose UNet and schedule of T steps are used.
+        after: parameters of the UNet.
+        before: likewise.
+        latents: float32 [n, T+1, h, w, C].
+        text: float32 [n, L, C], embeddings of the prompts.
+        uncond_embedding: float32 [L, C], of the empty prompt.
+    """
+
+    def at_step(_: None, index: jax.Array) -> tuple[None, jax.Array]:
+        now, here = policy.schedule[index], latents[:, index]
+        timesteps = jnp.full((len(here),), now.timesteps)
+        means = []
+        for params in (after, before):
+            output = stable_diffusion.guided_noise(
+                policy.model.unet,
+                params,
+                here,
+                timesteps,
+                text,
+                uncond_embedding,
+                policy.guidance_scale,
+            )
+            mean, std = ddim.transition(now, here, output)
+            means.append(mean)
+        return None, ddim.kl(*means, std)
+
+    _, steps = jax.lax.scan(at_step, None, jnp.arange(policy.num_steps))
+    return steps.T
+
+
+@functools.lru_cache(maxsize=4)
+def _classify(model: classifier.Classifier) -> Callable[..., tuple]:
+    program = functools.partial(probabilities_and_features, model)
+    return parallel.pmap(program, in_axes=(None, 0))
+
+
+def _key(seed: jax.Array, prompt_number: jax.Array, image: jax.Array) -> jax.Array:
+    return rng.key(seed, "evaluate", prompt_number, image)
+
+
+_image_keys = parallel.pmap(jax.vmap(_key, (None, 0, 0)), in_axes=(None, 0, 0))

@@ -1,5 +1,6 @@
 """An evaluation run: batch after batch, each one's figures kept on disk."""
 
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
@@ -45,14 +46,19 @@ def draw(plan: Plan, folder: Path, models: EvaluationModels) -> None:
     pending = None
     try:
         for how, group in itertools.groupby(missing, key=lambda job: job.sampler):
-            sample = evaluation_models.make_sampler(models, how)
+            policy = evaluation_models.make_policy(models, how)
             for job in group:
-                batch = evaluation_models.draw(models, sample, job)
+                batch = evaluation_models.draw(models, policy, job)
+                if _measures_kl(plan, job):
+                    kl = evaluation_models.trajectory_kl(
+                        models, policy, batch.trajectory
+                    )
+                    batch = dataclasses.replace(batch, kl=kl)
                 if pending is not None:
-                    _finish(plan, folder, models, *pending, bar)
+                    _finish(plan, folder, *pending, bar)
                 pending = job, batch
         if pending is not None:
-            _finish(plan, folder, models, *pending, bar)
+            _finish(plan, folder, *pending, bar)
     except OSError as error:
         raise UserError(
             f"{folder} cannot be written ({error.strerror or error}); free some space,"
@@ -130,12 +136,7 @@ def _opening(plan: Plan, folder: Path, total: int, missing: int) -> str:
 
 
 def _finish(
-    plan: Plan,
-    folder: Path,
-    models: EvaluationModels,
-    job: Job,
-    batch: EvaluationBatch,
-    bar: progress.Progress,
+    plan: Plan, folder: Path, job: Job, batch: EvaluationBatch, bar: progress.Progress
 ) -> None:
     """Waits for a batch, audits it, and writes its images and figures."""
     bar.wait([batch.classified[-1][0]], f"{job.sampler.name}, {job.model}")
@@ -165,9 +166,8 @@ def _finish(
         "ages": faces.ages,
         "angles": appearance.typology_angles(images, faces.boxes),
     }
-    if _measures_kl(plan, job):
-        nats = evaluation_models.trajectory_kl(models, job.sampler, batch)
-        arrays["nats"] = parallel.gather(nats)[rows]
+    if batch.kl is not None:
+        arrays["nats"] = parallel.gather(batch.kl)[rows]
     evaluation_plan.save_part(folder, job, arrays)
 
 
