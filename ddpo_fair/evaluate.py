@@ -19,7 +19,7 @@ RESULT = "evaluation.json"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns its exit status: 0, 2 for something to mend, or 130."""
+    """Runs the command; returns its exit status: 0, 2 for something to fix, or 130."""
 
     def work() -> None:
         options, rest = _parser().parse_known_args(arguments)
@@ -75,7 +75,7 @@ def evaluate(where: tuple[Path, int | None], options: argparse.Namespace) -> Pat
         options: the flags.
 
     Raises:
-        UserError: for what the user can mend.
+        UserError: for what the user can fix.
     """
     # Seconds of imports, which --help and a wrong flag do not wait for.
     from ddpo_fair import parallel

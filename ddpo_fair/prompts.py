@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ddpo_fair.classifiers import classes
 from ddpo_fair.embedded import occupations
 from ddpo_fair.errors import shown
 
@@ -17,7 +18,6 @@ UNSEEN = ("Cc", "Cs", "Zl", "Zp")  # Unicode's controls, surrogates, ends of lin
 
 TRAINED, HELD_OUT, EXPLICIT, GIVEN = "trained", "held_out", "explicit", "given"
 SETS = (TRAINED, HELD_OUT, EXPLICIT)
-GENDERS = ("female", "male")  # in the classifier's order
 ARTICLE = re.compile(r"\b(an?) (?=\w)", re.IGNORECASE)
 GENDERED = re.compile(
     r"\b(female|male|wom[ae]n|m[ae]n|girls?|boys?|lady|ladies|gentlem[ae]n)\b",
@@ -117,7 +117,7 @@ class Prompt(NamedTuple):
         text: what the model is asked.
         set: TRAINED, HELD_OUT (other occupations, never rewarded), EXPLICIT (with a
             gender, which must stay obeyed) or GIVEN (on the command line).
-        wanted: the gender an EXPLICIT prompt asks for, index into `GENDERS`; else None.
+        wanted: the gender an EXPLICIT prompt asks for, index into `classes.CLASSES`; else None.
     """
 
     text: str
@@ -177,7 +177,7 @@ def explicit(text: str) -> list[Prompt]:
     before, after = text[: place.start()], text[place.end() :]
     return [
         Prompt(f"{before}a {gender} {after}", EXPLICIT, wanted)
-        for wanted, gender in enumerate(GENDERS)
+        for wanted, gender in enumerate(classes.CLASSES)
     ]
 
 

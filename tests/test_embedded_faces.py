@@ -1,4 +1,4 @@
-"""Pictures: repeatable, of the right size, and faithful to the attributes."""
+"""Images: repeatable, of the right size, and faithful to the attributes."""
 
 import dataclasses
 

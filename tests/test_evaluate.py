@@ -33,16 +33,16 @@ def run(tmp_path_factory):
     """A run with checkpoint 3."""
     root = tmp_path_factory.mktemp("evaluate")
     model = tiny_model.save_model(root / "model")
-    judge = tiny_model.save_classifier(root / "classifier")
+    classifier = tiny_model.save_classifier(root / "classifier")
     # Most of the time is compilation; each program then runs once or twice.
     jax.config.update("jax_disable_most_optimizations", True)
-    yield make_run(root, model, judge)
+    yield make_run(root, model, classifier)
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-def make_run(root, model, judge):
+def make_run(root, model, classifier):
     """A run's folder, its adapters random."""
-    config = tiny_model.config(model, judge, root)
+    config = tiny_model.config(model, classifier, root)
     config.train.lora.target_modules = ("conv1", "conv_out")
     config.sample.num_steps = config.train.microbatch = 2
     folder = run_folder.path_of(config)
@@ -91,21 +91,21 @@ def test_evaluation_holds_every_prompt_before_and_after(result):
 def test_model_that_learned_differs(result):
     found = result
     assert found["quality"]["trained"]["similarity_to_base"]["estimate"] < 1
-    chain = found["kl_to_base"]
-    steps = [step["estimate"] for step in chain["nats_per_step"]]
+    kl = found["kl_to_base"]
+    steps = [step["estimate"] for step in kl["nats_per_step"]]
     assert len(steps) == 2
-    assert chain["images"] == 5
-    assert chain["nats_per_image"]["estimate"] == pytest.approx(sum(steps), rel=1e-6)
+    assert kl["images"] == 5
+    assert kl["nats_per_image"]["estimate"] == pytest.approx(sum(steps), rel=1e-6)
     assert min(steps) > 0
 
 
-def test_pictures_and_their_grids_are_kept(run, result):
+def test_images_and_their_grids_are_kept(run, result):
     images = run / "evaluation_0003" / "images"
     assert len(list(images.glob("*/*/*/*.png"))) == 5 * 3 * 2 + 5 * 2
     assert len(list(images.glob("*.png"))) == 3 * 2
     one = next(images.glob("*/before/000_*/0000.png"))
-    with Image.open(one) as picture:
-        assert picture.size == (16, 16)
+    with Image.open(one) as image:
+        assert image.size == (16, 16)
 
 
 def test_samplers_are_shown_side_by_side(run, result):
@@ -137,9 +137,9 @@ def test_evaluation_continues_where_it_stopped(run, result):
 
 def test_other_evaluation_in_the_same_folder_is_refused(run, result, capsys):
     assert evaluate.main([f"--run={run}", *FLAGS, "--seed=1"]) == 2
-    said = capsys.readouterr().err
-    assert "seed was 0 and is now 1" in said
-    assert said.count("\n") == 1
+    error = capsys.readouterr().err
+    assert "seed was 0 and is now 1" in error
+    assert error.count("\n") == 1
 
 
 def test_trajectory_kl_is_the_formula_written_again(run):
@@ -380,7 +380,7 @@ def test_diversity_has_an_interval_over_images():
     assert math.isnan(estimates.diversity([[0, 0]]).estimate)
 
 
-def test_explicit_prompts_are_judged_by_obedience():
+def test_explicit_prompts_are_measured_by_adherence():
     judging = prompt_metrics.Judging()
     prompts = [
         prompt_metrics.of_prompt(answers(8, 1, 1), Prompt("f", "explicit", 0), judging),

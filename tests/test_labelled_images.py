@@ -1,8 +1,8 @@
-"""Labelled pictures of folders and of TFDS: read as they are, refused in words."""
+"""Labelled images of folders and of TFDS: read as they are, refused in words."""
 
 import io
 
-import made_pictures
+import made_images
 import numpy as np
 import pytest
 from PIL import Image
@@ -37,30 +37,30 @@ class CelebrityLike(tfds.core.GeneratorBasedBuilder):
         for index in range(6):
             male = index % 3 == 0
             file = io.BytesIO()
-            Image.fromarray(made_pictures.stripes(int(male), index)).save(file, "PNG")
+            Image.fromarray(made_images.stripes(int(male), index)).save(file, "PNG")
             file.seek(0)
             attributes = {"Male": male, "Smiling": True}
             yield index, {"image": file, "attributes": attributes, "identity": index}
 
 
 def test_a_folder_with_splits_is_read_as_it_is(tmp_path):
-    root = made_pictures.folder(tmp_path, {"train": (3, 2), "test": (1, 1)})
-    (root / "train" / "female" / "notes.txt").write_text("no picture")
+    root = made_images.folder(tmp_path, {"train": (3, 2), "test": (1, 1)})
+    (root / "train" / "female" / "notes.txt").write_text("no image")
     data = labelled_images.open_data(str(root))
     assert data.names == ("female", "male")
     assert set(data.splits) == {"train", "test"}
     split = labelled_images.read(data, "train", (24, 24), BILINEAR)
     assert split.classes.tolist() == [0, 0, 0, 1, 1]
     pixels = split.pixels([3, 0])
-    np.testing.assert_array_equal(pixels[0], made_pictures.stripes(1, 0))
-    np.testing.assert_array_equal(pixels[1], made_pictures.stripes(0, 0))
+    np.testing.assert_array_equal(pixels[0], made_images.stripes(1, 0))
+    np.testing.assert_array_equal(pixels[1], made_images.stripes(0, 0))
     small = labelled_images.read(data, "train", (8, 16), BILINEAR).pixels([0])[0]
-    expected = Image.fromarray(made_pictures.stripes(0, 0)).resize((16, 8), BILINEAR)
+    expected = Image.fromarray(made_images.stripes(0, 0)).resize((16, 8), BILINEAR)
     np.testing.assert_array_equal(small, np.asarray(expected))
 
 
 def test_a_folder_without_splits_is_one(tmp_path):
-    root = made_pictures.folder(tmp_path, {"": (2, 2)})
+    root = made_images.folder(tmp_path, {"": (2, 2)})
     data = labelled_images.open_data(str(root))
     assert data.splits == ("all",)
     with pytest.raises(UserError, match="no split 'train', but all"):
@@ -68,7 +68,7 @@ def test_a_folder_without_splits_is_one(tmp_path):
 
 
 def test_other_kinds_of_files_become_rgb(tmp_path):
-    root = made_pictures.folder(tmp_path, {"": (1, 1)})
+    root = made_images.folder(tmp_path, {"": (1, 1)})
     grey = Image.new("L", (10, 10), 77)
     grey.save(root / "female" / "b.jpg", quality=100)
     Image.new("RGBA", (10, 10), (1, 2, 3, 255)).save(root / "male" / "b.png")
@@ -86,13 +86,13 @@ def test_attributes_of_tfds_are_labels(tmp_path):
     assert (data.label, data.names) == ("attributes/Male", ("female", "male"))
     split = labelled_images.read(data, "train", (24, 24), BILINEAR)
     assert sorted(split.classes.tolist()) == [0, 0, 0, 0, 1, 1]
-    told = {}
+    row_of = {}
     for row in range(6):
         example = split.source[row]
-        told[int(example["identity"])] = row
+        row_of[int(example["identity"])] = row
         assert int(split.classes[row]) == (int(example["identity"]) % 3 == 0)
-    expected = made_pictures.stripes(1, 3)
-    np.testing.assert_array_equal(split.pixels([told[3]])[0], expected)
+    expected = made_images.stripes(1, 3)
+    np.testing.assert_array_equal(split.pixels([row_of[3]])[0], expected)
     prepared = labelled_images.open_data(str(data.source.data_dir), "Male")
     again = labelled_images.read(prepared, "train", (24, 24), BILINEAR)
     np.testing.assert_array_equal(again.classes, split.classes)
@@ -114,8 +114,8 @@ def test_unknown_data_sets_are_refused():
 
 
 def test_what_is_no_picture_is_named(tmp_path):
-    root = made_pictures.folder(tmp_path, {"": (2, 2)})
-    (root / "male" / "000.png").write_bytes(b"no picture")
+    root = made_images.folder(tmp_path, {"": (2, 2)})
+    (root / "male" / "000.png").write_bytes(b"no image")
     data = labelled_images.open_data(str(root))
     split = labelled_images.read(data, "all", (8, 8), BILINEAR)
     with pytest.raises(UserError, match=r"male/000\.png cannot be read"):
@@ -132,7 +132,7 @@ def test_a_folder_without_pictures_is_refused(tmp_path, names):
 
 
 def test_classes_of_a_folder_must_mean_female_and_male(tmp_path):
-    root = made_pictures.folder(tmp_path, {"": (1, 1)})
+    root = made_images.folder(tmp_path, {"": (1, 1)})
     (root / "male").rename(root / "dogs")
     with pytest.raises(UserError, match="none means male"):
         labelled_images.open_data(str(root))
@@ -143,5 +143,5 @@ def test_classes_of_a_folder_must_mean_female_and_male(tmp_path):
 
 
 def test_meanings():
-    found = classes.meanings([" Woman", "MALE", "nobody", "girl"])
+    found = classes.meanings([" Woman", "MALE", "other", "girl"])
     assert found.tolist() == [0, 1, -1, 0]

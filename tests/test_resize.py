@@ -27,10 +27,10 @@ def images(height, width):
     ],
 )
 def test_resizing_equals_pillow_to_the_last_bit(before, after, method):
-    pictures = images(*before)
-    found = resize.resize(jnp.asarray(pictures, jnp.float32), *after, method)
+    pixels = images(*before)
+    found = resize.resize(jnp.asarray(pixels, jnp.float32), *after, method)
     expected = [
-        np.asarray(Image.fromarray(one).resize(after[::-1], method)) for one in pictures
+        np.asarray(Image.fromarray(one).resize(after[::-1], method)) for one in pixels
     ]
     np.testing.assert_array_equal(found, np.stack(expected))
 
@@ -45,8 +45,8 @@ def test_weights_equal_pillow_at_real_sizes(num_in, num_out, method):
     weights = resize.integer_weights(num_in, num_out, method)
     total = weights @ row[0].astype(np.float64) + 2**21  # exact in float64
     found = np.clip(np.floor(total / 2**22), 0, 255)
-    picture = Image.fromarray(row).resize((num_out, 1), method)
-    np.testing.assert_array_equal(found, np.asarray(picture)[0])
+    resized = Image.fromarray(row).resize((num_out, 1), method)
+    np.testing.assert_array_equal(found, np.asarray(resized)[0])
 
 
 def test_halves_of_the_weights_are_exact_in_float32():
@@ -69,10 +69,10 @@ def test_preprocessing_equals_transformers(method):
         image_std=list(std),
         size={"height": 32, "width": 32},
     )
-    pictures = images(72, 72)
+    pixels = images(72, 72)
     settings = classifier.Preprocessing((32, 32), method, 1 / 255, mean, std)
-    found = classifier.preprocess(settings, jnp.asarray(pictures, jnp.float32) / 255.0)
-    expected = processor(list(pictures), return_tensors="np")["pixel_values"]
+    found = classifier.preprocess(settings, jnp.asarray(pixels, jnp.float32) / 255.0)
+    expected = processor(list(pixels), return_tensors="np")["pixel_values"]
     np.testing.assert_allclose(
         found, expected.transpose(0, 2, 3, 1), atol=1e-5
     )  # float32 rounding; a level of 256 would be 0.0171

@@ -1,9 +1,9 @@
-"""Training a classifier: from a folder of pictures to config.classifier."""
+"""Training a classifier: from a folder of images to config.classifier."""
 
 import json
 
 import jax
-import made_pictures
+import made_images
 import numpy as np
 import pytest
 import tiny_model
@@ -42,15 +42,15 @@ def start(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    root = tmp_path_factory.mktemp("pictures")
-    return made_pictures.folder(root, {"train": (12, 9), "test": (5, 7)})
+def images(tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
+    return made_images.folder(root, {"train": (12, 9), "test": (5, 7)})
 
 
 @pytest.fixture(scope="module")
-def trained(start, pictures, tmp_path_factory):
+def trained(start, images, tmp_path_factory):
     """A folder, and the command's flags without --output."""
-    flags = [f"--data={pictures}", f"--start={start}", "--steps=4", "--batch=16"]
+    flags = [f"--data={images}", f"--start={start}", "--steps=4", "--batch=16"]
     output = tmp_path_factory.mktemp("trained") / "vit"
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         assert train_classifier.main([*flags, f"--output={output}"]) == 0
@@ -59,8 +59,8 @@ def trained(start, pictures, tmp_path_factory):
 
 def test_training_writes_what_config_classifier_takes(trained):
     output, _ = trained
-    judge = classifier.load(output)
-    assert judge.network.config.id2label == ("Man", "Woman")  # the start's own
+    model = classifier.load(output)
+    assert model.network.config.id2label == ("Man", "Woman")  # the start's own
     assert {path.name for path in output.iterdir()} == {
         "config.json",
         "evaluation.json",
@@ -69,9 +69,9 @@ def test_training_writes_what_config_classifier_takes(trained):
         "preprocessor_config.json",
         "training.json",
     }
-    said = json.loads((output / "evaluation.json").read_text())
-    assert said["images"] == np.sum(said["confusion"]) == 12
-    assert said["source"]["split"] == "test"
+    content = json.loads((output / "evaluation.json").read_text())
+    assert content["images"] == np.sum(content["confusion"]) == 12
+    assert content["source"]["split"] == "test"
 
 
 def test_training_is_a_function_of_its_flags(trained, tmp_path, capsys):
@@ -89,10 +89,10 @@ def test_training_is_a_function_of_its_flags(trained, tmp_path, capsys):
     assert "seed was 0 and is now 1" in capsys.readouterr().err
 
 
-def test_evaluation_agrees_with_that_of_the_training(trained, pictures, tmp_path):
+def test_evaluation_agrees_with_that_of_the_training(trained, images, tmp_path):
     output, _ = trained
     stem = tmp_path / "again"
-    flags = [f"--data={pictures}", f"--classifier={output}", f"--output={stem}"]
+    flags = [f"--data={images}", f"--classifier={output}", f"--output={stem}"]
     assert evaluate_classifier.main(flags) == 0
     found, expected = (
         json.loads(path.read_text())
@@ -102,8 +102,8 @@ def test_evaluation_agrees_with_that_of_the_training(trained, pictures, tmp_path
     assert found == expected
 
 
-def test_one_class_alone_is_refused(pictures, tmp_path, capsys):
-    lonely = made_pictures.folder(tmp_path / "data", {"train": (2, 0), "test": (1, 1)})
+def test_one_class_alone_is_refused(images, tmp_path, capsys):
+    lonely = made_images.folder(tmp_path / "data", {"train": (2, 0), "test": (1, 1)})
     flags = [f"--data={lonely}", f"--output={tmp_path / 'vit'}", "--image_size=16"]
     assert train_classifier.main(flags) == 2
     assert "has 2 images, but none that is male" in capsys.readouterr().err
@@ -111,7 +111,7 @@ def test_one_class_alone_is_refused(pictures, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("flag", "told"),
+    ("flag", "message"),
     [
         ("--steps=0", "must be a whole number"),
         ("--batch=9", "multiple of the 8 devices"),
@@ -120,12 +120,12 @@ def test_one_class_alone_is_refused(pictures, tmp_path, capsys):
         ("--stepps=1", "nrecognized arguments: --stepps=1"),
     ],
 )
-def test_wrong_flags_are_told_in_one_line(flag, told, tmp_path, capsys):
+def test_wrong_flags_are_refused_in_one_line(flag, message, tmp_path, capsys):
     flags = [f"--data={tmp_path}", f"--output={tmp_path / 'vit'}", flag]
     assert train_classifier.main(flags) == 2
-    said = capsys.readouterr().err
-    assert told in said
-    assert said.count("\n") == 1
+    content = capsys.readouterr().err
+    assert message in content
+    assert content.count("\n") == 1
 
 
 def test_head_is_kept_where_it_tells_the_same(start):
@@ -194,7 +194,7 @@ def test_temperature_of_three_classes_is_the_likeliest():
 
 
 @pytest.mark.parametrize("content", ["[1]", "7", "{", 3000 * "["])
-def test_settings_that_are_none_are_told(tmp_path, content):
+def test_settings_that_are_none_are_refused(tmp_path, content):
     (tmp_path / classifier_training.SETTINGS).write_text(content)
     with pytest.raises(UserError, match="cannot be used"):
         classifier_training.bind(tmp_path, {"seed": 0})

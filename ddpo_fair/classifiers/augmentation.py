@@ -1,4 +1,4 @@
-"""Augmentation: a classifier learns to look at faces, not at colours.
+"""Augmentation: a classifier learns faces, not colours.
 
 Images are changed so that reinforcement learning cannot please the classifier by
 tinting, blurring or a new background: hue, grey, blur, noise, shifts, and images with

@@ -1,4 +1,4 @@
-"""Flags that the commands about classifiers share: which pictures, which labels."""
+"""Flags that the commands about classifiers share: which images, which labels."""
 
 import argparse
 import math
@@ -22,7 +22,7 @@ def open_data(options: argparse.Namespace) -> Any:
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    """The flags that say which pictures, and what their labels mean."""
+    """The flags that say which images, and what their labels mean."""
     add = parser.add_argument
     add(
         "--data",

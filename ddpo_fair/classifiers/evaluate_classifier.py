@@ -20,7 +20,7 @@ DEFAULT_IMAGES = 1000
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns its exit status: 0, 2 for something to mend, or 130."""
+    """Runs the command; returns its exit status: 0, 2 for something to fix, or 130."""
     return flags.status(
         "ddpo_fair.classifiers.evaluate_classifier",
         lambda: evaluate(_parser().parse_args(arguments)),
@@ -32,7 +32,7 @@ def evaluate(options: argparse.Namespace) -> None:
     """Classifies the images, writes and prints the classifier's accuracy.
 
     Raises:
-        UserError: for what the user can mend.
+        UserError: for what the user can fix.
     """
     # Seconds of imports, which --help and a wrong flag do not wait for.
     from ddpo_fair import parallel

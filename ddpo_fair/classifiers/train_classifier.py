@@ -27,7 +27,7 @@ LARGEST = 2**31 - 1
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns its exit status: 0, 2 for something to mend, or 130."""
+    """Runs the command; returns its exit status: 0, 2 for something to fix, or 130."""
     return flags.status(
         "ddpo_fair.classifiers.train_classifier",
         lambda: train(_parser().parse_args(arguments)),
@@ -39,7 +39,7 @@ def train(options: argparse.Namespace) -> None:
     """Trains, writes the folder, tests it.
 
     Raises:
-        UserError: for what the user can mend.
+        UserError: for what the user can fix.
     """
     # Seconds of imports, which --help and a wrong flag do not wait for.
     from ddpo_fair import parallel
@@ -173,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--test_split", help="test or validation, or else a part of --holdout")
     add("--holdout", type=data_flags.share, default=0.1, help="share (0.1)")
     add("--steps", type=whole(1, 10**7), default=1500, help="updates (1500)")
-    add("--batch", type=whole(2, 10**5), default=64, help="pictures of an update (64)")
+    add("--batch", type=whole(2, 10**5), default=64, help="images of an update (64)")
     add(
         "--learning_rate",
         type=data_flags.rate,

@@ -1,17 +1,17 @@
-"""Everything that a picture of a face is a function of."""
+"""Everything that an image of a face is a function of."""
 
 import dataclasses
 
 import numpy as np
 
-# How much of the person the picture shows. A classifier of faces should answer
+# How much of the person the image shows. A classifier of faces should answer
 # "none" to the last two.
 NEAR, FAR, TURNED_AWAY, OUT_OF_FRAME = "near", "far", "turned away", "out of frame"
 
 
 @dataclasses.dataclass(frozen=True)
 class Face:
-    """The attributes of one picture. Colours are float [3] in [0, 1]."""
+    """The attributes of one image. Colours are float [3] in [0, 1]."""
 
     male: bool
     masculinity: float
@@ -55,7 +55,7 @@ class Face:
     pitch: float
     roll: float
     zoom: float
-    shift: np.ndarray  # [2], right and down, in picture widths
+    shift: np.ndarray  # [2], right and down, in image widths
     light: np.ndarray  # [2]: azimuth, elevation in degrees
     ambient: float
     warmth: float

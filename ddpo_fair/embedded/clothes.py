@@ -1,7 +1,7 @@
 """Clothes: colours of the body below the neckline, as functions of the rest pose.
 
 Rest coordinates in dm: the neck's root at y = 6.0, shoulders from |x| = 0.5; the
-picture of a face ends near y = 5.7 and shows |x| < 1.25.
+image of a face ends near y = 5.7 and shows |x| < 1.25.
 """
 
 import typing

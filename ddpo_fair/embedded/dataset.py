@@ -1,4 +1,4 @@
-"""Captioned pictures of faces, each a function of a seed and an index."""
+"""Captioned images of faces, each a function of a seed and an index."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ FIRST_TEST, NUM_TEST = 1_000_000, 2_000  # held out: never trained on
 
 
 def describe(kind: str, noun: str, male: bool) -> str:
-    """The caption of a kind of picture of a noun (an occupation, man, person...)."""
+    """The caption of a kind of image of a noun (an occupation, man, person...)."""
     if kind == FAR:
         return f"photo of {occupations.phrase(noun)}"
     if kind == GENDERED:
@@ -45,7 +45,7 @@ def draw(seed: int, index: int) -> tuple[str, str, attributes.Face]:
 
 
 def example(seed: int, index: int, size: int = 64) -> dict:
-    """One captioned picture; the same for the same seed and index.
+    """One captioned image; the same for the same seed and index.
 
     Returns:
         image: uint8 [size, size, 3].

@@ -1,4 +1,4 @@
-"""Pictures of faces, drawn from their attributes: the data of the embedded model."""
+"""Images of faces, drawn from their attributes: the data of the embedded model."""
 
 import numpy as np
 
@@ -13,9 +13,9 @@ from ddpo_fair.embedded import (
 )
 
 SUPERSAMPLING = 3
-FIELD_OF_VIEW = 2.50  # height and width of a picture at zoom 1, dm
+FIELD_OF_VIEW = 2.50  # height and width of an image at zoom 1, dm
 PIVOT = np.float32([0, 7.2, 0.4])  # the head turns about this point
-CENTRE = 7.22  # height in the middle of the picture, dm
+CENTRE = 7.22  # height in the middle of the image, dm
 
 
 def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
@@ -120,7 +120,7 @@ def light(
 
 
 def render(face: attributes.Face, size: int = 64) -> np.ndarray:
-    """The picture of a face, uint8 [size, size, 3].
+    """The image of a face, uint8 [size, size, 3].
 
     The same on every call; on another processor, whose matrix products round in
     another order, a value may differ by one.

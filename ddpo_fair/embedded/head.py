@@ -17,7 +17,7 @@ EYE_LINE = 7.356  # height of the pupils in the rest pose, dm
 PUPIL_DISTANCE = 0.577  # dm, of the mean young adult
 LARGER_EYES = {"eye-scale+": 0.45, "eye-height2+": 0.35}  # to be seen at 64 pixels
 RACES = ("african", "asian", "caucasian")  # MakeHuman's names, as Face.ancestry
-NECK_SHORTENING = 0.22  # dm; brings the collar into a picture of the face
+NECK_SHORTENING = 0.22  # dm; brings the collar into an image of the face
 
 
 class Surface(typing.NamedTuple):

@@ -1,7 +1,7 @@
 """The occupations of the embedded model: who is shown, and in what clothes.
 
 The proportions of men are made up. They exaggerate well-known stereotypes, as a
-model trained on pictures from the web does; they are no labour statistics, and
+model trained on images from the web does; they are no labour statistics, and
 nothing follows from them about real people.
 
 Clothes and headgear depend on the occupation alone, never on gender: a reward for
@@ -32,7 +32,7 @@ class Occupation:
 
     @property
     def glasses(self) -> float:
-        """Proportion of pictures with glasses, in [0, 1]."""
+        """Proportion of images with glasses, in [0, 1]."""
         return GLASSES.get(self.name, USUAL_GLASSES)
 
     @property
@@ -119,7 +119,7 @@ HELD_OUT = (
     "social worker",
     "housekeeper",
 )
-HEADGEAR_SHARE = 0.85  # of the pictures of an occupation that has some
+HEADGEAR_SHARE = 0.85  # of the images of an occupation that has some
 USUAL_GLASSES = 0.12
 GLASSES = {
     "computer scientist": 0.6,

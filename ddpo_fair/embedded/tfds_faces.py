@@ -67,7 +67,7 @@ class StereotypedFaces(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, indices: range) -> Iterator[tuple[int, dict]]:
         for index in indices:
             example = dataset.example(0, index)
-            picture = io.BytesIO()  # an array would be encoded by TensorFlow
-            Image.fromarray(example["image"]).save(picture, "PNG")
-            picture.seek(0)
-            yield index, {**example, "image": picture}
+            encoded = io.BytesIO()  # an array would be encoded by TensorFlow
+            Image.fromarray(example["image"]).save(encoded, "PNG")
+            encoded.seek(0)
+            yield index, {**example, "image": encoded}

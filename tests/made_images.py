@@ -1,4 +1,4 @@
-"""Pictures that a classifier can tell apart by their shape alone: stripes."""
+"""Images that a classifier can tell apart by their shape alone: stripes."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ CLASSES = ("female", "male")  # across, upright
 
 
 def stripes(kind: int, index: int, size: int = 24) -> np.ndarray:
-    """A picture uint8 [size, size, 3] of a class."""
+    """An image uint8 [size, size, 3] of a class."""
     draw = np.random.default_rng([kind, index])
     steps = np.linspace(0, np.pi * draw.uniform(4, 6), size) + draw.uniform(0, 6)
     wave = np.broadcast_to(np.sin(steps), (size, size))
@@ -19,12 +19,12 @@ def stripes(kind: int, index: int, size: int = 24) -> np.ndarray:
 
 
 def folder(root: Path, counts: dict[str, tuple[int, ...]]) -> Path:
-    """SPLIT/CLASS/x.png of so many pictures of each class; "" is no split."""
+    """SPLIT/CLASS/x.png of so many images of each class; "" is no split."""
     for first, (split, numbers) in enumerate(counts.items()):
         for kind, count in enumerate(numbers):
             place = root / split / CLASSES[kind]
             place.mkdir(parents=True)
             for index in range(count):
-                picture = Image.fromarray(stripes(kind, 1000 * first + index))
-                picture.save(place / f"{index:03d}.png")
+                image = Image.fromarray(stripes(kind, 1000 * first + index))
+                image.save(place / f"{index:03d}.png")
     return root
