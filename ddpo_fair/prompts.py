@@ -116,8 +116,8 @@ class Prompt(NamedTuple):
     Attributes:
         text: what the model is asked.
         set: TRAINED, HELD_OUT (other occupations, never rewarded), EXPLICIT (with a
-            gender, which must stay obeyed) or GIVEN (on the command line).
-        wanted: the gender an EXPLICIT prompt asks for, index into `classes.CLASSES`; else None.
+            gender, which must stay adhered to) or GIVEN (on the command line).
+        wanted: the class that an EXPLICIT prompt asks for; else None.
     """
 
     text: str

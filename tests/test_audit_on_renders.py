@@ -1,6 +1,4 @@
-"""The audit classifier on renders: rates by hand, and the report that is kept."""
-
-import json
+"""The audit classifier on renders: rates by hand, faces found."""
 
 import numpy as np
 import pytest
@@ -25,16 +23,6 @@ def test_rates_by_hand():
     assert rates["female_as_female"] == 2 and rates["female_as_male"] == 1
     assert rates["male_as_male"] == 1 and rates["male_as_female"] == 1
     assert rates["accuracy"] == 3 / 5 and rates["face_found"] == 5 / 6
-
-
-def test_kept_report_is_better_than_chance_and_consistent():
-    rates = json.loads(audit_classifier.RENDERS_REPORT.read_text())
-    female = rates["female_as_female"] + rates["female_as_male"]
-    male = rates["male_as_male"] + rates["male_as_female"]
-    assert female + male == rates["num_images"] * rates["face_found"]
-    assert rates["sensitivity"] == rates["female_as_female"] / female
-    assert rates["specificity"] == rates["male_as_male"] / male
-    assert rates["auc"] > 0.9
 
 
 def test_audit_classifier_finds_faces_and_nothing_in_noise():

@@ -98,16 +98,18 @@ def test_unknown_preprocessing_is_refused(tmp_path, change, part):
         classifier.load(folder)
 
 
-def test_preprocessing_is_that_of_transformers(tmp_path, images):
+@pytest.mark.parametrize("method", [2, 3])  # bilinear, bicubic
+def test_preprocessing_is_that_of_transformers(tmp_path, method):
     transformers = pytest.importorskip("transformers")
     folder = tiny_model.save_classifier(tmp_path)
-    change = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    change = {"image_mean": mean, "image_std": std, "resample": method}
     settings = {**tiny_model.PREPROCESSOR, **change}
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
     processor = transformers.ViTImageProcessorPil.from_pretrained(folder)
-    large = np.random.default_rng(1).random((2, 40, 40, 3), dtype=np.float32)
-    saved = [np.uint8(np.round(image * 255)) for image in large]
-    expected = processor(saved, return_tensors="np")["pixel_values"]
-    model = classifier.load(folder)
-    found = classifier.preprocess(model.preprocessing, large)
-    np.testing.assert_allclose(found.transpose(0, 3, 1, 2), expected, atol=1e-3)
+    large = np.random.default_rng(1).integers(0, 256, (2, 72, 72, 3), np.uint8)
+    expected = processor(list(large), return_tensors="np")["pixel_values"]
+    settings = classifier.load(folder).preprocessing
+    found = classifier.preprocess(settings, large.astype(np.float32) / 255)
+    # float32 rounding; a level of 256 would be 0.0171
+    np.testing.assert_allclose(found.transpose(0, 3, 1, 2), expected, atol=1e-5)

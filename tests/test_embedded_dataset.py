@@ -83,10 +83,6 @@ def test_only_pictures_from_afar_may_miss_the_face(drawn):
     assert all(near)
 
 
-def test_train_and_test_indices_do_not_meet():
-    assert dataset.NUM_TRAIN < dataset.FIRST_TEST
-
-
 def test_tfds_builder_returns_the_rendered_pictures(tmp_path):
     pytest.importorskip("tensorflow_datasets")
     pytest.importorskip("array_record")

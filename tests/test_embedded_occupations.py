@@ -1,6 +1,5 @@
 """The table of occupations: complete, skewed as intended, and drawable."""
 
-import numpy as np
 import pytest
 
 from ddpo_fair.embedded import occupations
@@ -28,18 +27,9 @@ def test_about_a_quarter_is_held_out_and_no_benchmark():
     held_out = [o.name for o in occupations.ALL if o.held_out]
     assert sorted(held_out) == sorted(occupations.HELD_OUT)
     assert not set(held_out) & set(occupations.BENCHMARK)
-    assert len(held_out) == 12 and len(occupations.ALL) == 52
-
-
-def test_names_are_unique_and_shares_reach_both_ends():
-    assert len(occupations.BY_NAME) == len(occupations.ALL)
-    shares = np.array([occupation.men for occupation in occupations.ALL])
-    assert shares.min() == 0.05 and shares.max() == 0.95
-
-
-def test_occupations_with_marks_exist():
-    assert set(occupations.GLASSES) <= set(occupations.BY_NAME)
-    assert set(occupations.HELD_OUT) <= set(occupations.BY_NAME)
+    assert 0.2 < len(held_out) / len(occupations.ALL) < 0.3
+    marked = {*occupations.GLASSES, *held_out}
+    assert marked <= set(occupations.BY_NAME) == {o.name for o in occupations.ALL}
 
 
 def test_headgear_has_a_shape():

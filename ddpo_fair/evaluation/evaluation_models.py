@@ -15,6 +15,7 @@ from ddpo_fair import parallel, rng
 from ddpo_fair.classifiers import classifier
 from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
 from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Job, Sampler
+from ddpo_fair.learning.policy_update import step_log_prob
 from ddpo_fair.models import lora, sources
 from ddpo_fair.training import saved_run
 
@@ -100,13 +101,7 @@ def make_policy(models: EvaluationModels, how: Sampler) -> sampler.Policy:
 
 
 def draw(models: EvaluationModels, policy: sampler.Policy, job: Job) -> EvaluationBatch:
-    """Starts drawing and classifying a job's batch.
-
-    Args:
-        models: the models.
-        policy: of `make_policy`, for the job's sampler.
-        job: the batch.
-    """
+    """Starts drawing and classifying a job's batch; its sampler is the policy's."""
     keys = _image_keys(
         np.int32(models.seed),
         parallel.split(models.prompt_numbers[job.prompts]),
@@ -125,11 +120,9 @@ def draw(models: EvaluationModels, policy: sampler.Policy, job: Job) -> Evaluati
 def classify_pixels(
     models: EvaluationModels, images: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities [N, 2] and features [N, F] by the run's own classifier.
+    """Probabilities [N, 2] and features [N, F] of images uint8 [N, H, W, 3].
 
-    Args:
-        models: the models.
-        images: uint8 [N, H, W, 3].
+    By the run's own classifier.
     """
     padding = -len(images) % parallel.num_devices()
     padded = np.concatenate([images, images[:1].repeat(padding, axis=0)])
@@ -145,10 +138,7 @@ def probabilities_and_features(
 ) -> tuple[jax.Array, jax.Array]:
     """Probabilities float32 [N, 2], and what the head reads, float32 [N, F].
 
-    Args:
-        model: the classifier; its own weights are not used.
-        params: its weights.
-        images: float32 [N, H, W, 3] in [0, 1].
+    Images are float32 [N, H, W, 3] in [0, 1].
     """
     _, state = model.network.apply(
         {"params": params},
@@ -168,11 +158,7 @@ def trajectory_kl(
 
     Both get the same latents, of AFTER's trajectories; the sum over steps is an
     unbiased estimate of the trajectory KL to the base policy, KL(after || before).
-
-    Args:
-        models: the models.
-        policy: of `make_policy`, which drew the trajectory; eta above 0.
-        trajectory: drawn by AFTER.
+    Needs eta above 0.
     """
     program = functools.partial(step_kls, policy)
     return parallel.pmap(program, in_axes=(None, None, 0, 0, None))(
@@ -195,31 +181,24 @@ def step_kls(
     """`trajectory_kl` on one device, float32 [n, T].
 
     Args:
-        policy: whose UNet and schedule of T steps are used.
+        policy: of T steps.
         after: parameters of the UNet.
         before: likewise.
-        latents: float32 [n, T+1, h, w, C].
-        text: float32 [n, L, C], embeddings of the prompts.
-        uncond_embedding: float32 [L, C], of the empty prompt.
+        latents: float32 [n, T+1, h, w, c].
+        text: float32 [n, L, C].
+        uncond_embedding: float32 [L, C].
     """
 
     def at_step(_: None, index: jax.Array) -> tuple[None, jax.Array]:
-        now, here = policy.schedule[index], latents[:, index]
-        timesteps = jnp.full((len(here),), now.timesteps)
-        means = []
-        for params in (after, before):
-            output = stable_diffusion.guided_noise(
-                policy.model.unet,
-                params,
-                here,
-                timesteps,
-                text,
-                uncond_embedding,
-                policy.guidance_scale,
-            )
-            mean, std = ddim.transition(now, here, output)
-            means.append(mean)
-        return None, ddim.kl(*means, std)
+        batch = {
+            "step": jnp.full(len(latents), index),
+            "latents": latents[:, index],
+            "next_latents": latents[:, index + 1],
+            "text": text,
+        }
+        _, mean, std = step_log_prob(policy, after, uncond_embedding, batch)
+        _, base_mean, _ = step_log_prob(policy, before, uncond_embedding, batch)
+        return None, ddim.kl(mean, base_mean, std)
 
     _, steps = jax.lax.scan(at_step, None, jnp.arange(policy.num_steps))
     return steps.T

@@ -77,12 +77,7 @@ def summary(
 ) -> dict[str, Any]:
     """The content of evaluation.json; writes grids and the confusion matrix.
 
-    Args:
-        config: of the run.
-        plan: what was drawn.
-        folder: of the evaluation.
-        models: the models.
-        notes: what could not be measured, a sentence each; more are added.
+    What could not be measured is added to `notes`, a sentence each.
     """
     audit = plan.source["audit"]
     arrays = evaluation_summary.gather(folder, plan)
