@@ -9,7 +9,7 @@ from refusals import CONFIG, arguments_of, refused, save_sound
 
 from ddpo_fair import evaluate, export, train
 from ddpo_fair.classifiers import evaluate_classifier, train_classifier
-from ddpo_fair.evaluation import evaluation_plan
+from ddpo_fair.evaluation import evaluation_parts
 from ddpo_fair.report import __main__ as report
 from ddpo_fair.training import assembly, run_folder, saved_run
 
@@ -134,13 +134,13 @@ def test_lines_that_no_run_has_written(run):
 
 def test_arrays_that_were_cut_short_are_none(tmp_path):
     path = tmp_path / "arrays.npz"
-    evaluation_plan.save(path, {"a": np.arange(3)})
-    assert evaluation_plan.load(path)["a"].tolist() == [0, 1, 2]
+    evaluation_parts.save(path, {"a": np.arange(3)})
+    assert evaluation_parts.load(path)["a"].tolist() == [0, 1, 2]
     whole = path.read_bytes()
     for content in (b"", whole[:-30], whole[:40], b"\x80\x04", b"PK"):
         path.write_bytes(content)
-        assert evaluation_plan.load(path) is None
-    assert evaluation_plan.load(tmp_path / "nothing") is None
+        assert evaluation_parts.load(path) is None
+    assert evaluation_parts.load(tmp_path / "nothing") is None
 
 
 def test_a_run_of_another_config(capsys, sound, tmp_path, monkeypatch):

@@ -16,7 +16,12 @@ from ddpo_fair import evaluate, files, parallel, prompts
 from ddpo_fair.classifiers import audit_classifier
 from ddpo_fair.diffusion import ddim, stable_diffusion
 from ddpo_fair.errors import UserError
-from ddpo_fair.evaluation import evaluation_models, evaluation_plan, evaluation_summary
+from ddpo_fair.evaluation import (
+    evaluation_models,
+    evaluation_parts,
+    evaluation_plan,
+    evaluation_summary,
+)
 from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Plan, Sampler
 from ddpo_fair.learning import learner
 from ddpo_fair.models import lora, sources
@@ -243,10 +248,10 @@ def test_a_part_of_other_rows_is_drawn_again(tmp_path):
     rows = np.array([0, 1, 0])
     job = evaluation_plan.Job(Sampler(1.0, 3.0, 4), AFTER, 0, rows, rows, count=2)
     (tmp_path / "parts").mkdir()
-    evaluation_plan.save_part(tmp_path, job, {"prompts": rows[:2], "images": rows[:2]})
-    assert evaluation_plan.load_part(tmp_path, job) is not None
+    evaluation_parts.save_part(tmp_path, job, {"prompts": rows[:2], "images": rows[:2]})
+    assert evaluation_parts.load_part(tmp_path, job) is not None
     other = job._replace(prompts=rows[::-1] + 1)
-    assert evaluation_plan.load_part(tmp_path, other) is None
+    assert evaluation_parts.load_part(tmp_path, other) is None
 
 
 def test_trajectory_kl_is_a_mean_over_trained_prompts():

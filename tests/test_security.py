@@ -18,7 +18,7 @@ from refusals import CONFIG, refused
 from ddpo_fair import command_line, train
 from ddpo_fair import config as configuration
 from ddpo_fair.errors import LONGEST, UserError, paragraph
-from ddpo_fair.evaluation import evaluation_plan
+from ddpo_fair.evaluation import evaluation_parts, evaluation_plan
 from ddpo_fair.evaluation.evaluation_plan import Plan, Sampler
 from ddpo_fair.models import hub, tensor_files
 from ddpo_fair.prompts import Prompt
@@ -176,7 +176,7 @@ def test_pictures_stay_inside_the_evaluation(tmp_path, text):
     sampler = Sampler(1.0, 1.0, 5)
     plan = Plan({}, (sampler,), (Prompt(text, "given"),), 2, 0, 2, 1)
     job = next(evaluation_plan.jobs(plan))
-    path = evaluation_plan.image_path(tmp_path, job, plan, 0)
+    path = evaluation_parts.image_path(tmp_path, job, plan, 0)
     assert path.resolve() == path and path.is_relative_to(tmp_path / "images")
 
 

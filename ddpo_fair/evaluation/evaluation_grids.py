@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ddpo_fair.evaluation import evaluation_plan
+from ddpo_fair.evaluation import evaluation_parts, evaluation_plan
 from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Plan, Sampler
 from ddpo_fair.loggers import grids
 
@@ -57,7 +57,7 @@ def _places(folder: Path, plan: Plan) -> Places:
     places: Places = {}
     for job in evaluation_plan.jobs(plan):
         for row in range(job.count):
-            path = evaluation_plan.image_path(folder, job, plan, row)
+            path = evaluation_parts.image_path(folder, job, plan, row)
             key = (job.sampler, job.model, int(job.prompts[row]))
             places.setdefault(key, []).append(path)
     return places

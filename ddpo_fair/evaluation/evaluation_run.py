@@ -15,6 +15,7 @@ from ddpo_fair.errors import UserError
 from ddpo_fair.evaluation import (
     evaluation_grids,
     evaluation_models,
+    evaluation_parts,
     evaluation_plan,
     evaluation_summary,
 )
@@ -39,7 +40,7 @@ def draw(plan: Plan, folder: Path, models: EvaluationModels) -> None:
         UserError: if nothing can be written.
     """
     jobs = list(evaluation_plan.jobs(plan))
-    missing = [job for job in jobs if evaluation_plan.load_part(folder, job) is None]
+    missing = [job for job in jobs if not _is_done(plan, folder, job)]
     bar = progress.Progress()
     bar.say(_opening(plan, folder, len(jobs), len(missing)))
     bar.start(len(jobs), len(jobs) - len(missing))
@@ -109,6 +110,11 @@ def summary(
     return content
 
 
+def _is_done(plan: Plan, folder: Path, job: Job) -> bool:
+    part = evaluation_parts.load_part(folder, job)
+    return part is not None and ("nats" in part or not _measures_kl(plan, job))
+
+
 def _measures_kl(plan: Plan, job: Job) -> bool:
     """Whether a job's batch is that along which the KL to the base policy is measured.
 
@@ -149,7 +155,7 @@ def _finish(
         boxes = appearance.central_boxes(len(images))
         faces = audit_classifier.Faces(unknown, unknown, boxes)
     for row, image in enumerate(images):
-        path = evaluation_plan.image_path(folder, job, plan, row)
+        path = evaluation_parts.image_path(folder, job, plan, row)
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
     arrays = {
@@ -163,7 +169,7 @@ def _finish(
     }
     if batch.kl is not None:
         arrays["nats"] = parallel.gather(batch.kl)[rows]
-    evaluation_plan.save_part(folder, job, arrays)
+    evaluation_parts.save_part(folder, job, arrays)
 
 
 def _renders(
@@ -175,7 +181,7 @@ def _renders(
         "truth" and "labels" int [R] of held-out renders, "features" float32 [B, F] of
         balanced ones; None where the extra that draws them is missing.
     """
-    found = evaluation_plan.load(folder / RENDERS)
+    found = evaluation_parts.load(folder / RENDERS)
     if found is not None:
         return found
     try:
@@ -190,7 +196,7 @@ def _renders(
     _, features = evaluation_models.classify_pixels(models, balanced.images)
     labels = classes.labels(probabilities, config.confidence_threshold)
     found = {"features": features, "truth": held_out.truth, "labels": labels}
-    evaluation_plan.save(folder / RENDERS, found)
+    evaluation_parts.save(folder / RENDERS, found)
     return found
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import ddpo_fair
 from ddpo_fair import prompts
 from ddpo_fair.classifiers import classes
-from ddpo_fair.evaluation import evaluation_plan
+from ddpo_fair.evaluation import evaluation_parts, evaluation_plan
 from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Plan, Sampler
 from ddpo_fair.statistics import comparison, estimates, prompt_metrics
 from ddpo_fair.statistics.prompt_metrics import Answers, Judging
@@ -29,7 +29,7 @@ def gather(folder: Path, plan: Plan) -> dict[tuple[Sampler, str], dict]:
     """
     found: dict[tuple[Sampler, str], list[dict[str, np.ndarray]]] = {}
     for job in evaluation_plan.jobs(plan):
-        arrays = evaluation_plan.load_part(folder, job)
+        arrays = evaluation_parts.load_part(folder, job)
         if arrays is not None:
             found.setdefault((job.sampler, job.model), []).append(arrays)
     return {
