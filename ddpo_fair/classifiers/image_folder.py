@@ -22,9 +22,6 @@ class ImageFiles:
     paths: tuple[Path, ...]
     names: tuple[str, ...]  # of the classes
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
     def __getitem__(self, index: int) -> dict[str, Any]:
         path = self.paths[index]
         return {"image": path.read_bytes(), "image/filename": os.fsencode(path)}

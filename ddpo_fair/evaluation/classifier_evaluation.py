@@ -1,24 +1,26 @@
 """The test of a classifier on images of known classes, and the files that keep it."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tqdm
 
 from ddpo_fair import files, parallel
 from ddpo_fair.classifiers import classifier, labelled_images
-from ddpo_fair.embedded import renders
 from ddpo_fair.errors import UserError, shown
 from ddpo_fair.report import plots
 from ddpo_fair.statistics import accuracy
+
+if TYPE_CHECKING:  # the extra `data` may be missing
+    from ddpo_fair.embedded import renders
 
 BATCH = 64  # of each device
 
 
 def classify(
     model: classifier.Classifier,
-    images: labelled_images.Split | renders.Renders,
+    images: "labelled_images.Split | renders.Renders",
     rows: np.ndarray,
 ) -> np.ndarray:
     """Probabilities float32 [n, 2] of (female, male).
