@@ -13,19 +13,16 @@ SPELLINGS = (
 NONE = -1  # the label of an image in which no class was recognised
 
 
-def labels(probabilities: np.ndarray, confidence: float = 0.7) -> np.ndarray:
+def labels(probabilities: np.ndarray, confidence_threshold: float = 0.7) -> np.ndarray:
     """The class of each image, or NONE, int64 [N] (paper section III-C).
 
     Args:
         probabilities: [N, K], rows sum to 1. A row with NaN gives NONE.
-        confidence: a class needs a probability above it; 0.7 in the paper.
+        confidence_threshold: a class needs a probability above it; 0.7 in the paper.
     """
     probabilities = np.asarray(probabilities)
-    classes = np.argmax(probabilities, axis=1)
-    sure = (
-        np.take_along_axis(probabilities, classes[:, None], axis=1)[:, 0] > confidence
-    )
-    return np.where(sure, classes, NONE)
+    recognised = probabilities.max(axis=1) > confidence_threshold
+    return np.where(recognised, np.argmax(probabilities, axis=1), NONE)
 
 
 def finite(probabilities: np.ndarray) -> np.ndarray:
@@ -41,9 +38,9 @@ def one_hot(labels: np.ndarray, num_classes: int) -> np.ndarray:
 
 def meanings(names: Sequence[str]) -> np.ndarray:
     """The class that each name means, int64 [K]; NONE for anything else."""
-    words = [name.strip().lower() for name in names]
-    found = [[word in spellings for spellings in SPELLINGS] for word in words]
-    return np.array([row.index(True) if any(row) else NONE for row in found], np.int64)
+    spelled = {word: k for k, words in enumerate(SPELLINGS) for word in words}
+    found = [spelled.get(name.strip().lower(), NONE) for name in names]
+    return np.array(found, np.int64)
 
 
 def missing(names: Sequence[str]) -> list[str]:
