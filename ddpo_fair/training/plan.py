@@ -18,7 +18,8 @@ COLUMNS = ("arguments", "results", "temporary", "beside", "in all")
 KERNELS = {  # in the text of a compiled program
     "flash attentions of cuDNN": r'custom_call_target="__cudnn\$fmha',
     "convolutions of cuDNN": r'custom_call_target="__cudnn\$conv',
-    "convolutions": r" convolution\(",
+    "products of cuBLAS": r'custom_call_target="__cublas',
+    "convolutions and products of XLA": r" (?:convolution|dot)\(",
 }
 COLLECTIVE = re.compile(
     r"= (.*?) (all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all)"

@@ -32,7 +32,7 @@ H100_BYTES = 84942979072  # device_memory_size
 FRACTION = "XLA_PYTHON_CLIENT_MEM_FRACTION"  # what JAX takes of it; .75 where unset
 # Kernels would be measured on the device.
 UNMEASURED = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
-# Of each chip; libtpu 0.0.41 names it where it refuses a program.
+# Of each chip; libtpu 0.0.42 names it where it refuses a program.
 TPU_GIB = {"v5e": 15.75, "v5p": 95.74, "v6e": 31.25}
 
 GPUS = re.compile(r"h100(?::([1-9]\d{0,3}x[1-9]\d{0,3}x[1-9]\d{0,3}))?")
