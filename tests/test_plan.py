@@ -42,7 +42,7 @@ def on_one_device(*trees):
 
 
 def lowered_by_the_run(config):
-    """By name: a program lowered with the run's own arrays; what is beside, in bytes."""
+    """Programs lowered with the run's own arrays, and bytes beside them, by name."""
     run, state = assembly.build(config)
     weights = learner.unet_params(run.learner, run.base, state.params)
     first, second = both = epochs.sample(run, weights, 0).trajectories
@@ -201,7 +201,7 @@ COMPILED = """HloModule jit_update
 ENTRY %main (p: f32[8]) -> f32[8] {
   %w = (f32[8]) while(%t), condition=%until, body=%body.1
   %all-reduce-start = (bf16[16,4]{1,0}, f32[]) all-reduce-start(%a, %b), to_apply=%sum
-  %c.1 = (bf16[2]{0}, u8[7]{0}) custom-call(%x), custom_call_target="__cudnn$fmhaSoftmax"
+  %c.1 = (bf16[2]{0}, u8[7]{0}) custom-call(%x), custom_call_target="__cudnn$fmhaX"
   %c.2 = bf16[2]{0} custom-call(%x), custom_call_target="__cudnn$convForward"
   %c.3 = bf16[2]{0} custom-call(%x), custom_call_target="__cudnn$convBackwardInput"
   %d = f32[2,2]{1,0} dot(%x, %y), lhs_contracting_dims={1}
@@ -251,7 +251,9 @@ def test_stable_diffusion_costs_what_is_published():
     with parallel.made_for(parallel.one_cpu()):
         sampling, decoding, classifying = (
             program.lowered.cost_analysis()["flops"] * program.turns / 8
-            for _, program in zip(range(3), programs.lower(config, *models), strict=False)
+            for _, program in zip(
+                range(3), programs.lower(config, *models), strict=False
+            )
         )
     # Of an image: 803 GFLOP an evaluation of the UNet, two with guidance, 50 steps;
     # XLA leaves out the products with the zeros around an image.
