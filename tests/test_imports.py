@@ -25,7 +25,6 @@ FLOORS = (
     "statistics",
     "loggers",
     "training",
-    "planning",
     "report",
     "evaluation",
     "flags",

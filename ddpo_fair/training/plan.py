@@ -10,7 +10,6 @@ import jax
 from ml_collections import ConfigDict
 
 from ddpo_fair import config_rules, parallel
-from ddpo_fair.classifiers import classifier
 from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.training import assembly, programs, targets
 
@@ -60,17 +59,16 @@ def write(config: ConfigDict, target: str | None, say: Say = print) -> None:
             for program in programs.lower(config, *models)
         }
     say(_verdict(needs, devices.memory))
-    say(_work(flops(config, *models)))
+    say(_work(flops(config)))
 
 
-def flops(
-    config: ConfigDict, *models: stable_diffusion.Model | classifier.Classifier
-) -> dict[str, float]:
+def flops(config: ConfigDict) -> dict[str, float]:
     """Operations of each device in an epoch, by program, as XLA counts them."""
+    models = programs.read_model(config), programs.read_classifier(config)
     with parallel.made_for(parallel.one_cpu()):
         return {
             # Of a loop it counts one turn.
-            program.name: program.lowered.cost_analysis()["flops"]
+            program.name.split()[0]: program.lowered.cost_analysis()["flops"]
             * program.turns
             * program.calls
             for program in programs.lower(config, *models)
@@ -164,7 +162,7 @@ def _verdict(needs: dict[str, float], memory: int) -> str:
 
 
 def _work(flops: dict[str, float]) -> str:
-    parts = [f"{name.split()[0]} {x / 1e12:,.3f}" for name, x in flops.items()]
+    parts = [f"{name} {x / 1e12:,.3f}" for name, x in flops.items()]
     total = sum(flops.values())
     return (
         f"An epoch costs each device {total / 1e12:,.3f} TFLOP: {', '.join(parts)}. At"
