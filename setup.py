@@ -53,7 +53,6 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["ddpo_fair", "ddpo_fair.*"]),
     package_data={
-        "ddpo_fair.planning": ["*.json"],
         "ddpo_fair.embedded": ["assets/*", "weights/*", "weights/**/*"],
         "ddpo_fair.report": ["*.css"],
     },

@@ -18,8 +18,7 @@ from ddpo_fair import command_line, parallel, rng
 from ddpo_fair.classifiers import classifier
 from ddpo_fair.diffusion import sampler
 from ddpo_fair.learning import learner, policy_update
-from ddpo_fair.planning import plan
-from ddpo_fair.training import assembly
+from ddpo_fair.training import assembly, plan
 from ddpo_fair.training import epoch as epochs
 
 PRODUCT = "matrix product"
@@ -84,7 +83,7 @@ def measure(flags: list[str]) -> dict[str, dict[str, float]]:
     }
     flops = {
         name: value * parallel.num_devices()
-        for name, value in plan.make(config).epoch_flops.items()
+        for name, value in plan.flops(config).items()
     }
     assert config.sample.batches == 1, "the programs are timed on one batch"
     flops[PRODUCT] = 2 * square.shape[0] * square.shape[1] * 2048**3

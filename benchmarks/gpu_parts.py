@@ -49,10 +49,8 @@ def sample(options: Any) -> dict[str, Any]:
 def decode(options: Any) -> dict[str, Any]:
     """Decoding of one batch."""
     import jax
-    import jax.numpy as jnp
 
     from ddpo_fair.diffusion import sampler, stable_diffusion
-    from ddpo_fair.planning import costs
 
     setup = gpu_setup.make(options)
     shape = (options.batch, *setup.model.latent_shape)
@@ -62,11 +60,11 @@ def decode(options: Any) -> dict[str, Any]:
     timing = gpu_setup.time_of(
         lambda: decode(*arguments).block_until_ready(), repeats=5
     )
-    flops = costs.of(
+    flops = gpu_setup.flops_of(
         lambda params, x: stable_diffusion.decode(setup.model, params, x),
         setup.vae,
-        jax.ShapeDtypeStruct(shape, jnp.float32),
-    ).flops
+        latents[0],
+    )
     return {
         "images_per_second": options.batch / timing["seconds"],
         **gpu_setup.rates(flops, timing),

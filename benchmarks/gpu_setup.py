@@ -1,7 +1,7 @@
 """What the parts of gpu.py share: networks of real size with random weights, clocks."""
 
+import copy
 import functools
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
 STEPS, TINY_STEPS = 50, 4
 GUIDANCE, RANK = 5.0, 16
 TURNS = 4  # microbatches of an update
@@ -93,9 +92,9 @@ def update(options: Any, setup: Any, trajectory: Any, turns: int) -> tuple:
 
 def configs(options: Any) -> dict[str, Any]:
     """The parsed configs of Stable Diffusion 1.x, or of a toy of its shape."""
-    # Not by planning.architectures, which needs packages that a bare image lacks.
-    path = ROOT / "ddpo_fair" / "planning" / "architectures.json"
-    configs = json.loads(path.read_text(encoding="utf-8"))["stable_diffusion_1"]
+    from ddpo_fair.models import published
+
+    configs = copy.deepcopy(published.STABLE_DIFFUSION_1)
     if options.tiny:
         narrow = {"block_out_channels": [32, 64, 64, 64], "sample_size": 16}
         configs["unet"] |= {**narrow, "cross_attention_dim": 32}
@@ -122,24 +121,29 @@ def _random(shapes: Any) -> Any:
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def unet_flops(setup: Any) -> int:
+def unet_flops(setup: Any) -> float:
     """Of one forward pass of one image."""
-    import jax
     import jax.numpy as jnp
 
-    from ddpo_fair.planning import costs
-
-    def shape(*sizes: int, dtype: Any = jnp.float32) -> Any:
-        return jax.ShapeDtypeStruct(sizes, dtype)
-
-    width = setup.null.shape[-1]
-    return costs.of(
+    return flops_of(
         lambda params, *x: setup.model.unet.apply({"params": params}, *x),
         setup.unet,
-        shape(1, *setup.model.latent_shape),
-        shape(1, dtype=jnp.int32),
-        shape(1, 77, width),
-    ).flops
+        jnp.zeros((1, *setup.model.latent_shape)),
+        jnp.zeros(1, jnp.int32),
+        jnp.zeros((1, 77, setup.null.shape[-1])),
+    )
+
+
+def flops_of(function: Callable, *arguments: Any) -> float:
+    """Operations of one call without loops, as XLA counts them on a CPU."""
+    import jax
+
+    from ddpo_fair import parallel
+
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
+    target = parallel.one_cpu()
+    with parallel.made_for(target), jax.default_device(target.devices[0]):
+        return jax.jit(function).lower(*shapes).cost_analysis()["flops"]
 
 
 def time_of(function: Callable[[], Any], repeats: int) -> dict[str, float]:

@@ -3,11 +3,14 @@
 Arrays of images travel as [D, n, ...]: D devices (of all hosts), n images on each.
 """
 
+import contextlib
+import dataclasses
 import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -27,20 +30,52 @@ ALONE = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """Devices that programs are made for, and that need not be there.
+
+    A described device cannot say more than its kind.
+    """
+
+    devices: tuple[Any, ...]
+    has_flash_attention: bool = False
+    memory: int = 0  # bytes that programs may take of each device
+    compiler_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+_target: ContextVar[Target | None] = ContextVar("target", default=None)
+
+
+@contextlib.contextmanager
+def made_for(target: Target) -> Iterator[None]:
+    """Makes, lowers and compiles programs for a target instead of what is at hand."""
+    token = _target.set(target)
+    try:
+        yield
+    finally:
+        _target.reset(token)
+
+
+def devices() -> Sequence[Any]:
+    """Of all hosts: those programs are made for, else those at hand."""
+    target = _target.get()
+    return jax.devices() if target is None else target.devices
+
+
 def mesh() -> Mesh:
     """All devices of all hosts on one axis, in the order `pmap` uses: host by host."""
-    devices = sorted(jax.devices(), key=lambda device: device.process_index)
-    return Mesh(np.asarray(devices), (AXIS,))
+    by_host = sorted(devices(), key=lambda device: device.process_index)
+    return Mesh(np.asarray(by_host), (AXIS,))
 
 
 def num_devices() -> int:
     """Devices of all hosts together."""
-    return jax.device_count()
+    return len(devices())
 
 
 def on_cpu() -> bool:
-    """Whether the devices are a CPU's; wakes JAX's backends."""
-    return jax.default_backend() == "cpu"
+    """Whether the devices are a CPU's."""
+    return devices()[0].platform == "cpu"
 
 
 def num_processes() -> int:
@@ -58,7 +93,8 @@ def pmap(function: Callable, in_axes: Any) -> Callable:
 
     The output is [D, n, ...] with the sharding that the jitted update takes: no copy.
     """
-    mapped = jax.pmap(function, axis_name=AXIS, in_axes=in_axes)
+    of_target = None if _target.get() is None else devices()
+    mapped = jax.pmap(function, axis_name=AXIS, in_axes=in_axes, devices=of_target)
     specs = [PartitionSpec(*([] if axis is None else [AXIS])) for axis in in_axes]
 
     def on_all_hosts(*arguments: Any) -> Any:
@@ -75,6 +111,7 @@ def pmap(function: Callable, in_axes: Any) -> Callable:
         one_process = jax.process_count() == 1
         return (mapped if one_process else on_all_hosts)(*arguments)
 
+    call.lower = mapped.lower
     return call
 
 
@@ -132,8 +169,19 @@ def _placed(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
 def replicated_shapes(tree: Any) -> Any:
     """Shapes and dtypes of `tree`, to be filled on every device."""
     sharding = NamedSharding(mesh(), PartitionSpec())
+    return placed_shapes(tree, jax.tree.map(lambda _: sharding, tree))
+
+
+def spread_shapes(tree: Any) -> Any:
+    """Shapes and dtypes of `tree`, [D, n, ...], with a part on each device."""
+    sharding = NamedSharding(mesh(), PartitionSpec(AXIS))
+    return placed_shapes(tree, jax.tree.map(lambda _: sharding, tree))
+
+
+def placed_shapes(tree: Any, shardings: Any) -> Any:
+    """Shapes and dtypes of `tree`, to be filled as its leaves' shardings say."""
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
     )
 
 
@@ -179,6 +227,8 @@ def has_accelerator() -> bool:
 
 def has_flash_attention() -> bool:
     """Whether the devices are NVIDIA GPUs of the Ampere generation or later."""
+    if _target.get() is not None:
+        return _target.get().has_flash_attention
     device = jax.local_devices()[0]
     try:
         return device.platform == "gpu" and float(device.compute_capability) >= 8.0
@@ -253,7 +303,7 @@ def any_host(flag: bool) -> bool:
 
 def describe() -> list[str]:
     """The kinds of all devices with their numbers, e.g. ["8 x NVIDIA H100"]."""
-    kinds = [device.device_kind for device in jax.devices()]
+    kinds = [device.device_kind for device in devices()]
     return [f"{kinds.count(kind)} x {kind}" for kind in dict.fromkeys(kinds)]
 
 
@@ -262,6 +312,20 @@ def memory_gb() -> float:
     statistics = [device.memory_stats() or {} for device in jax.local_devices()]
     peak = max(stats.get("peak_bytes_in_use", 0) for stats in statistics)
     return (peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) / 1e9
+
+
+def at_hand() -> Target:
+    """This host's devices; those of a CPU share the machine's memory."""
+    local = jax.local_devices()
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    statistics = local[0].memory_stats() or {}
+    memory = statistics.get("bytes_limit", machine // len(local))
+    return Target(tuple(local), has_flash_attention(), memory)
+
+
+def one_cpu() -> Target:
+    """A device of this host's CPU, which is there beside any accelerator."""
+    return Target((jax.local_devices(backend="cpu")[0],))
 
 
 def use_compilation_cache() -> None:

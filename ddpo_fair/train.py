@@ -4,6 +4,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     pass
 
 BAD_INPUT = 2  # exit status
-# The flag that asks for the costs instead of a run; devices may follow it.
-PLAN = re.compile(r"--plan(?:=([1-9]\d{0,5}))?")
+# The flag that asks for a plan instead of a run; its devices may follow it.
+PLAN = re.compile(r"--plan(?:=(.*))?", re.DOTALL)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
             print(f"ddpo_fair.train: {note}", file=sys.stderr)
         check(command.config, problems)
         if plans:
-            print(plan_text(command.config, int(plans[-1][1] or 1)))
+            show_plan(command.config, plans[-1][1])
             return 0
         train(command.config, stop, opening=model_choice(command))
     except command_line.Help as text:
@@ -72,14 +73,11 @@ def check(config: ConfigDict, problems: list[str]) -> None:
     config_rules.validate(config, problems)
 
 
-def plan_text(config: ConfigDict, num_devices: int) -> str:
-    """What the run would need and cost; see `plan.text`."""
-    import jax
+def show_plan(config: ConfigDict, target: str | None) -> None:
+    """Prints what the run needs; see `plan.write`."""
+    from ddpo_fair.training import plan
 
-    from ddpo_fair.planning import plan
-
-    jax.config.update("jax_platforms", "cpu")  # a plan wakes no accelerator
-    return plan.text(plan.make(config, num_devices))
+    plan.write(config, target, partial(print, flush=True))
 
 
 def model_choice(command: command_line.Command) -> str:

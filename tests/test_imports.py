@@ -27,7 +27,6 @@ FLOORS = (
     "statistics",
     "loggers",
     "training",
-    "planning",
     "report",
     "evaluation",
     "flags",

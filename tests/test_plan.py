@@ -1,105 +1,23 @@
-"""Costs counted by hand, at published sizes, and of whole runs."""
+"""A plan is what the compiler says of the run's own programs."""
+
+import importlib.util
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import official_configs
 import pytest
 import tiny_model
 
-from ddpo_fair import command_line, train
 from ddpo_fair import config as configuration
+from ddpo_fair import parallel, rng, train
+from ddpo_fair.classifiers import classifier
+from ddpo_fair.diffusion import sampler
 from ddpo_fair.errors import UserError
-from ddpo_fair.models import unet, vae, vit, weights
-from ddpo_fair.planning import architectures, costs, plan
-
-
-def shape(*sizes, dtype=jnp.float32):
-    return jax.ShapeDtypeStruct(sizes, dtype)
-
-
-def test_products_and_convolutions_are_counted_by_hand():
-    def program(x, kernel, w):
-        y = jax.lax.conv_general_dilated(
-            x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-        return y.reshape(2, -1) @ w
-
-    found = costs.of(program, shape(2, 8, 8, 3), shape(3, 3, 3, 5), shape(80, 7))
-    convolution = 2 * (2 * 4 * 4 * 5) * (3 * 3 * 3)
-    assert found.flops == convolution + 2 * (2 * 7) * 80
-
-
-def test_loops_count_every_turn():
-    def program(x, w):
-        return jax.lax.scan(lambda x, _: (jnp.tanh(x @ w), None), x, length=11)[0]
-
-    found = costs.of(jax.jit(program), shape(4, 8), shape(8, 8))
-    assert found.flops == 11 * 2 * 4 * 8 * 8
-
-
-def test_gradient_of_a_strided_convolution_counts_no_zeros():
-    def program(kernel, x):
-        y = jax.lax.conv_general_dilated(
-            x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-        return jnp.square(y).sum()  # so that the gradient needs the forward pass
-
-    arguments = shape(2, 2, 3, 5), shape(1, 8, 8, 3)
-    forward = costs.of(program, *arguments).flops
-    both = costs.of(jax.grad(program, (0, 1)), *arguments).flops
-    assert forward == 2 * (4 * 4 * 5) * (2 * 2 * 3)
-    assert both == 3 * forward
-
-
-def test_memory_is_what_lives_at_once():
-    def program(x, w, v):
-        y = jnp.tanh(x @ w) + 1.0  # [128, 512]; the sum is read by the next product
-        return jnp.tanh(y @ v)  # [128, 4]; the last tanh is fused
-
-    found = costs.of(program, shape(128, 256), shape(256, 512), shape(512, 4))
-    assert found.working_bytes == 2 * 4 * 128 * 512
-
-
-def test_memory_keeps_what_the_gradient_needs():
-    def program(x, w):
-        for _ in range(3):
-            x = jnp.sin(x @ w)
-        return x.sum()
-
-    def of(function):
-        return costs.of(jax.grad(function), shape(1000, 8), shape(8, 8)).working_bytes
-
-    step = 4 * 1000 * 8
-    assert of(program) >= 3 * step
-    assert of(jax.checkpoint(program)) <= of(program)
-
-
-@pytest.mark.parametrize(("name", "reference"), [("unet", 803e9), ("vae", 2.5e12)])
-def test_stable_diffusion_costs_what_is_published(name, reference):
-    if name == "unet":
-        network = unet.UNet(unet.Config.from_dict(official_configs.UNET_1_5))
-        inputs = shape(1, 64, 64, 4), shape(1, dtype=jnp.int32), shape(1, 77, 768)
-        params = weights.init_template(network, *inputs)
-        method = None
-    else:
-        network = vae.AutoencoderKL(vae.Config.from_dict(official_configs.VAE_1_5))
-        inputs = (shape(1, 64, 64, 4),)
-        params = weights.init_template(network, (1, 64, 64, 3))
-        method = "decode"
-    found = costs.of(
-        lambda params, *x: network.apply({"params": params}, *x, method=method),
-        params,
-        *inputs,
-    )
-    assert found.flops == pytest.approx(reference, rel=0.02)
-
-
-def test_vit_costs_what_is_published():
-    network = vit.ImageClassifier(vit.Config.from_dict(official_configs.VIT_BASE))
-    image = shape(1, 224, 224, 3)
-    params = weights.init_template(network, image)
-    found = costs.of(lambda p, x: network.apply({"params": p}, x), params, image)
-    assert found.flops == pytest.approx(35e9, rel=0.02)
+from ddpo_fair.learning import learner, old_log_probs, policy_update
+from ddpo_fair.models import clip, convolution, published, unet, vae
+from ddpo_fair.training import assembly, plan, programs, targets
+from ddpo_fair.training import epoch as epochs
 
 
 @pytest.fixture(scope="module")
@@ -112,58 +30,80 @@ def folders(tmp_path_factory):
     )
 
 
-@pytest.mark.parametrize("rank", [2, 0])
-def test_a_plan_adds_up(folders, rank):
-    config = tiny_model.config(*folders)
-    config.train.lora.rank, config.train.lora.target_modules = rank, ("all",)
-    config.sample.batch_per_device, config.sample.batches = 2, 3
-    found = plan.make(config)
-    read = weights.load(folders[0] / "unet", architectures.model(config).params["unet"])
-    assert found.unet == sum(x.nbytes for x in jax.tree.leaves(read))
-    latents, text = (
-        5 * 8 * 8 * 4,
-        16
-        * architectures.model(config).configs["text_encoder"][
-            "max_position_embeddings"
-        ],
+def on_one_device(*trees):
+    """Bytes of the trees' arrays on the first device."""
+    first = jax.devices()[0]
+    return sum(
+        shard.data.size * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(trees)
+        for shard in leaf.addressable_shards
+        if shard.device == first
     )
-    keys, log_probs = 2, 4
-    assert found.trajectories == 4 * 6 * (latents + text + keys + log_probs)
-    if rank:
-        # parameters, two moments of Adam; two counters and the number of updates
-        assert found.state == 3 * 4 * found.num_trained + 3 * 4
-        assert found.merged == found.unet
-    else:
-        assert found.num_trained == found.num_params
-        assert found.optimizer == 2 * found.unet + 3 * 4
-    flops = found.epoch_flops
-    # Of an image and a step: two evaluations to sample; forward and backward to update,
-    # the latter without the gradient of the input.
-    assert 2.5 < flops["updating"] / flops["sampling"] <= 3.1
-    assert max(found.phases.values()) > found.unet + found.others
 
 
-def test_weights_that_lora_leaves_alone_cost_no_gradient(folders):
+def lowered_by_the_run(config):
+    """Programs lowered with the run's own arrays, and bytes beside them, by name."""
+    run, state = assembly.build(config)
+    weights = learner.unet_params(run.learner, run.base, state.params)
+    first, second = both = epochs.sample(run, weights, 0).trajectories
+    latents, model = first.latents[:, :, -1], run.policy.model
+    images = sampler.decode(model, run.vae_params, latents)
+    epoch = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), first, second)
+    advantages = parallel.split(np.ones(run.num_images, np.float32))
+    n = run.images_per_device
+    chosen = learner.selection(rng.key(0), run.learner, parallel.num_devices(), n)
+    chosen = [np.asarray(x[0]) for x in chosen]
+    null, scorer = run.uncond_embedding, run.classifier_params
+    always = on_one_device(run.base, state, run.vae_params, scorer)
+    merged = on_one_device(weights) if run.base else 0
+    batch = on_one_device(first)
+    return {
+        "sampling": (
+            sampler.sampling_program(run.policy).lower(
+                weights, first.keys, first.text, null
+            ),
+            always + merged - on_one_device(weights) + batch,
+        ),
+        "decoding": (
+            sampler.decoding_program(model).lower(run.vae_params, latents),
+            always + merged - on_one_device(run.vae_params) + 2 * batch,
+        ),
+        "classifying": (
+            classifier.program(run.classifier).lower(scorer, images),
+            always + merged - on_one_device(scorer) + 2 * batch,
+        ),
+        "recomputing": (
+            old_log_probs.program(run.learner).lower(
+                state.params, run.base, epoch, *chosen, null
+            ),
+            on_one_device(state.optimizer, run.vae_params, scorer, both),
+        ),
+        "updating": (
+            policy_update.program(run.learner).lower(
+                state, run.base, epoch, advantages, *chosen, null
+            ),
+            on_one_device(run.vae_params, scorer, both),
+        ),
+    }
+
+
+@pytest.mark.parametrize("rank", [2, pytest.param(0, marks=pytest.mark.long)])
+def test_a_plan_is_of_the_runs_own_programs(folders, rank):
     config = tiny_model.config(*folders)
-    forward = plan.make(config).epoch_flops["sampling"]
-    costs_of = {}
-    for sites in (("to_q",), ("conv_out",)):
-        config.train.lora.rank, config.train.lora.target_modules = 2, sites
-        costs_of[sites] = plan.make(config).epoch_flops["updating"] / forward
-    # Forward, and back to the first adapted layer: the whole way, or hardly at all.
-    assert 1.5 < costs_of["to_q",] < 2.2
-    assert 1.0 < costs_of["conv_out",] < 1.1
-
-
-def test_images_and_steps_cost_in_proportion(folders):
-    config = tiny_model.config(*folders)
-    once = plan.make(config)
-    config.sample.num_steps *= 2
-    config.sample.batches *= 2
-    twice = plan.make(config)
-    ratio = twice.epoch_flops["sampling"] / once.epoch_flops["sampling"]
-    assert ratio == pytest.approx(4)
-    assert twice.updating.working_bytes < 1.1 * once.updating.working_bytes
+    config.train.lora.rank, config.train.shard_optimizer = rank, rank == 0
+    config.train.recompute_log_probs = True
+    expected = lowered_by_the_run(config)
+    models = programs.read_model(config), programs.read_classifier(config)
+    for program in programs.lower(config, *models):
+        lowered, beside = expected.pop(program.name.split()[0])
+        assert program.beside == beside
+        sizes, own = (
+            one.compile().memory_analysis() for one in (program.lowered, lowered)
+        )
+        for field in ("argument", "output", "alias", "temp"):
+            name = f"{field}_size_in_bytes"
+            assert getattr(sizes, name) == getattr(own, name), (program.name, name)
+    assert not expected
 
 
 def test_the_command_prints_a_plan_and_runs_nothing(folders, capsys, monkeypatch):
@@ -175,33 +115,156 @@ def test_the_command_prints_a_plan_and_runs_nothing(folders, capsys, monkeypatch
         f"--config.model={model}",
         f"--config.classifier={classifier}",
         "--config.train.lora.target_modules=('all',)",
-        "--plan=8",
+        "--config.sample.num_steps=4",
+        "--config.train.skip_last_steps=0",
+        "--config.sample.batch_per_device=2",
+        "--config.train.microbatch=2",
+        "--plan",
     ]
     assert train.main(arguments) == 0
     printed = capsys.readouterr().out
-    assert "Memory of each device" in printed
-    assert "together" in printed
+    assert "for 8 x cpu, at hand" in printed
+    for word in ("sampling 2", "decoding 2", "classifying 2", "updating 4"):
+        assert f"\n{word} " in printed
+    assert "all-reduce of f32" in printed and "it fits." in printed
 
 
-def test_published_sizes_need_no_file():
+@pytest.mark.parametrize(
+    ("target", "way_out"),
+    [
+        ("8", "--plan=h100:1x1x8"),
+        ("h100:8", "h100:1xHOSTSxGPUS"),
+        ("h100:0x1x1", "h100:1xHOSTSxGPUS"),
+        ("a100", "must be h100"),
+        ("v5e", "--plan=v5e:2x2"),
+        ("", "--plan alone is for the devices at hand"),
+    ],
+)
+def test_what_is_no_target_is_refused(target, way_out, capsys):
+    flags = ["--config=configs/mech_eng.py:embedded", f"--plan={target}"]
+    assert train.main(flags) == 2
+    error = capsys.readouterr().err
+    assert f"--plan={target!r}" in error and way_out in error
+
+
+@pytest.mark.parametrize(
+    ("target", "plugin", "command"),
+    [
+        ("h100", "jax_cuda13_plugin", "pip install 'jax[cuda13]=="),
+        ("v5e:2x2", "libtpu", "pip install 'jax[tpu]=="),
+    ],
+)
+def test_a_missing_compiler_is_named_with_its_command(target, plugin, command):
+    if importlib.util.find_spec(plugin):
+        pytest.skip(f"{plugin} is installed")
+    with pytest.raises(UserError) as refusal:
+        targets.described(target)
+    assert f"{command}{jax.__version__}'" in str(refusal.value)
+
+
+def test_a_gpus_memory_is_what_jax_takes_of_it(monkeypatch):
+    monkeypatch.setattr(targets, "_gpus", lambda shape: (shape,))
+    monkeypatch.delenv(targets.FRACTION, raising=False)
+    assert targets.described("h100").memory == 63707234304  # .75 of 84942979072
+    monkeypatch.setenv(targets.FRACTION, ".5")
+    assert targets.described("h100:1x2x8").memory == 42471489536
+    monkeypatch.setenv(targets.FRACTION, "92%")
+    with pytest.raises(UserError, match="at most 1"):
+        targets.described("h100")
+
+
+class Gpu:
+    platform = "gpu"
+    process_index = 0
+
+
+def test_programs_ask_for_the_devices_they_are_made_for():
+    assert parallel.on_cpu() and not parallel.has_flash_attention()
+    x, kernel = np.ones((1, 4, 4, 2), np.float32), np.ones((3, 3, 2, 2), np.float32)
+
+    def traced():
+        return str(jax.make_jaxpr(convolution.convolve, (2, 3))(x, kernel, 1, (1, 1)))
+
+    assert "custom_vjp" in traced()  # which is for CPUs
+    with parallel.made_for(parallel.Target((Gpu(), Gpu()), has_flash_attention=True)):
+        assert parallel.num_devices() == 2 and parallel.has_flash_attention()
+        assert not parallel.on_cpu() and "custom_vjp" not in traced()
+    assert parallel.on_cpu() and not parallel.has_flash_attention()
+
+
+COMPILED = """HloModule jit_update
+%sum (a: f32[], b: f32[]) -> f32[] {
+}
+%body.1 (p: (f32[8])) -> (f32[8]) {
+  %all-reduce.3 = f32[8]{0} all-reduce(%g), to_apply=%sum
+}
+ENTRY %main (p: f32[8]) -> f32[8] {
+  %w = (f32[8]) while(%t), condition=%until, body=%body.1
+  %all-reduce-start = (bf16[16,4]{1,0}, f32[]) all-reduce-start(%a, %b), to_apply=%sum
+  %c.1 = (bf16[2]{0}, u8[7]{0}) custom-call(%x), custom_call_target="__cudnn$fmhaX"
+  %c.2 = bf16[2]{0} custom-call(%x), custom_call_target="__cudnn$convForward"
+  %c.3 = bf16[2]{0} custom-call(%x), custom_call_target="__cudnn$convBackwardInput"
+  %d = f32[2,2]{1,0} dot(%x, %y), lhs_contracting_dims={1}
+}
+"""
+
+
+def test_kernels_and_collectives_are_counted_by_hand():
+    assert plan.kernels(COMPILED) == [
+        "1 flash attentions of cuDNN",
+        "2 convolutions of cuDNN",
+        "1 convolutions and products of XLA",
+    ]
+    assert plan.collectives(COMPILED) == [
+        "all-reduce of f32 in every turn of a loop: 0.000 MB",
+        "all-reduce of bf16: 0.000 MB",
+        "all-reduce of f32: 0.000 MB",
+    ]
+    large = COMPILED.replace("bf16[16,4]", "bf16[1000,4000]")
+    assert "all-reduce of bf16: 8.000 MB" in plan.collectives(large)
+
+
+def test_stable_diffusion_needs_no_file():
     config = configuration.choose_model(configuration.defaults(), "sd15")
-    params = architectures.model(config).params
+    model, scorer = programs.read_model(config), programs.read_classifier(config)
+    assert model.unet.config == unet.Config.from_dict(official_configs.UNET_1_5)
+    assert model.vae.config == vae.Config.from_dict(official_configs.VAE_1_5)
+    text = clip.Config.from_dict(official_configs.TEXT_1_5)
+    assert model.text_encoder.config == text
     sizes = {
         part: sum(x.size for x in jax.tree.leaves(shapes))
-        for part, shapes in params.items()
+        for part, shapes in (model.params | {"classifier": scorer.params}).items()
     }
-    # the numbers of parameters that diffusers' own modules have
-    assert sizes == {"unet": 859520964, "vae": 83653863, "text_encoder": 123060480}
-    judge = sum(x.size for x in jax.tree.leaves(architectures.judge(config).params))
-    assert judge == 85800194
+    # the numbers of parameters that diffusers' and transformers' own modules have
+    assert sizes == {
+        "unet": 859520964,
+        "vae": 83653863,
+        "text_encoder": 123060480,
+        "classifier": 85800194,
+    }
 
 
-def test_an_unknown_model_is_refused_without_a_download():
+@pytest.mark.long
+def test_stable_diffusion_costs_what_is_published():
+    config = configuration.choose_model(configuration.defaults(), "sd15")
+    models = programs.read_model(config), programs.read_classifier(config)
+    with parallel.made_for(parallel.one_cpu()):
+        sampling, decoding, classifying = (
+            program.lowered.cost_analysis()["flops"] * program.turns / 8
+            for _, program in zip(
+                range(3), programs.lower(config, *models), strict=False
+            )
+        )
+    # Of an image: 803 GFLOP an evaluation of the UNet, two with guidance, 50 steps;
+    # XLA leaves out the products with the zeros around an image.
+    assert sampling == pytest.approx(803e9 * 2 * 50, rel=0.02)
+    assert decoding == pytest.approx(2.5e12, rel=0.02)
+    assert classifying == pytest.approx(35e9, rel=0.05)
+
+
+def test_a_model_that_cannot_be_had_is_refused_with_a_way_out():
     config = configuration.defaults()
     config.model = "someone/else"
-    with pytest.raises(UserError, match="known for CompVis/stable-diffusion-v1-4"):
-        architectures.model(config)
-
-
-def test_the_help_tells_of_the_flag():
-    assert "--plan" in command_line.help_text("ddpo_fair.train")
+    with pytest.raises(UserError, match="hf download someone/else --local-dir"):
+        programs.read_model(config)
+    assert "someone/else" not in published.MODELS

@@ -182,10 +182,12 @@ def classify(classifier: Classifier, params: Any, images: jax.Array) -> jax.Arra
         params: of the network, the same on every device.
         images: in [0, 1].
     """
-    return _classifier(classifier)(params, images)
+    return program(classifier)(params, images)
 
 
 @functools.lru_cache(maxsize=4)
-def _classifier(classifier: Classifier) -> Callable[..., jax.Array]:
-    program = functools.partial(probabilities, classifier)
-    return parallel.pmap(program, in_axes=(None, 0))
+def program(classifier: Classifier) -> Callable[..., jax.Array]:
+    """The pmapped `classify` of a classifier, of its other arguments."""
+    return parallel.pmap(
+        functools.partial(probabilities, classifier), in_axes=(None, 0)
+    )

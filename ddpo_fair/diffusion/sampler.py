@@ -118,11 +118,12 @@ def sample(
         text: float32 [D, n, L, C].
         uncond_embedding: float32 [L, C].
     """
-    return _sampler(policy)(params, keys, text, uncond_embedding)
+    return sampling_program(policy)(params, keys, text, uncond_embedding)
 
 
 @functools.lru_cache(maxsize=PROGRAMS)
-def _sampler(policy: Policy) -> Callable[..., Trajectory]:
+def sampling_program(policy: Policy) -> Callable[..., Trajectory]:
+    """The pmapped `sample` of a policy, of its other arguments."""
     program = functools.partial(denoise, policy)
     return parallel.pmap(program, in_axes=(None, 0, 0, None))
 
@@ -131,11 +132,12 @@ def decode(
     model: stable_diffusion.Model, vae_params: Any, latents: jax.Array
 ) -> jax.Array:
     """Images float32 [D, n, H, W, 3] in [0, 1] of final latents [D, n, h, w, C]."""
-    return _decoder(model)(vae_params, latents)
+    return decoding_program(model)(vae_params, latents)
 
 
 @functools.lru_cache(maxsize=PROGRAMS)
-def _decoder(model: stable_diffusion.Model) -> Callable[..., jax.Array]:
+def decoding_program(model: stable_diffusion.Model) -> Callable[..., jax.Array]:
+    """The pmapped `decode` of a model, of its other arguments."""
     program = functools.partial(stable_diffusion.decode, model)
     return parallel.pmap(program, in_axes=(None, 0))
 

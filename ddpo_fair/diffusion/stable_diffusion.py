@@ -30,7 +30,7 @@ class Model:
     text_encoder: clip.TextEncoder
     unet: unet.UNet
     vae: vae.AutoencoderKL
-    tokenizer: "CLIPTokenizer"
+    tokenizer: "CLIPTokenizer | None"
     configs: dict[str, dict[str, Any]]  # the parsed config.json of each part
     params: dict[str, Any]
 
@@ -89,16 +89,10 @@ def load(
             f" {', '.join(missing)}. A model is a folder in the diffusers layout with"
             f" {', '.join(PARTS)}."
         )
-    configs = {part: weights.read_config(folder / part) for part in PARTS[:3]}
-    place = folder / "scheduler" / "scheduler_config.json"
-    configs["scheduler"] = tensor_files.read_json(place)
-    with options.of(folder):
-        scheduler_settings.read(configs["scheduler"])
-        text, net, autoencoder = networks_of(configs, dtype, remat)
-    templates = templates_of(text, net, autoencoder)
+    model = of_configs(folder, read_configs(folder), dtype, remat)
     params = {
-        part: weights.load(folder / part, templates[part], variant)
-        for part in ("text_encoder", "unet", "vae")
+        part: weights.load(folder / part, template, variant)
+        for part, template in model.params.items()
     }
     logging.getLogger("transformers").setLevel(logging.ERROR)
     place = folder / "tokenizer"
@@ -111,7 +105,35 @@ def load(
             f"{place} holds no CLIP tokenizer that can be read ({type(error).__name__}:"
             f" {str(error)[:200]}); copy the folder again."
         ) from error
-    return Model(folder, text, net, autoencoder, tokenizer, configs, params)
+    return dataclasses.replace(model, tokenizer=tokenizer, params=params)
+
+
+def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
+    """The parsed config.json of each part of a model's folder.
+
+    Raises:
+        UserError: if one is missing, or is not a JSON object.
+    """
+    configs = {part: weights.read_config(folder / part) for part in PARTS[:3]}
+    place = folder / "scheduler" / "scheduler_config.json"
+    return configs | {"scheduler": tensor_files.read_json(place)}
+
+
+def of_configs(
+    folder: Path,
+    configs: dict[str, dict[str, Any]],
+    dtype: Any,
+    remat: bool | str = False,
+) -> Model:
+    """A model with the shapes of its weights and no tokenizer; reads no weights.
+
+    Raises:
+        UserError: for a config that is not supported, or parts that do not fit.
+    """
+    with options.of(folder):
+        scheduler_settings.read(configs["scheduler"])
+        networks = networks_of(configs, dtype, remat)
+    return Model(folder, *networks, None, configs, templates_of(*networks))
 
 
 def networks_of(

@@ -43,11 +43,12 @@ def recompute(
         uncond_embedding: float32 [L, C].
     """
     arguments = params, base, trajectory, images, steps, uncond_embedding
-    return _program(learner)(*arguments)
+    return program(learner)(*arguments)
 
 
 @functools.lru_cache(maxsize=PROGRAMS)
-def _program(learner: Learner) -> Callable[..., sampler.Trajectory]:
+def program(learner: Learner) -> Callable[..., sampler.Trajectory]:
+    """The jitted `recompute` of a learner, of its other arguments."""
     options = policy_update.rounding(learner)
     return jax.jit(functools.partial(_recompute, learner), compiler_options=options)
 

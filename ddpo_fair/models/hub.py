@@ -26,6 +26,7 @@ def download(
     parts: tuple[str, ...],
     others: Callable[[str], bool],
     variant: str = "",
+    with_weights: bool = True,
 ) -> Path:
     """The local folder of a model of the hub, in the hub's own cache.
 
@@ -37,6 +38,7 @@ def download(
         parts: folders that hold weights and a config.json; "" is the top.
         others: whether a file is needed that is neither.
         variant: e.g. "fp16" for the files named so; "" for the usual ones.
+        with_weights: False leaves the weights and takes each part's config.json.
 
     Raises:
         UserError: says what is wrong, with the way out, if the model is not there.
@@ -51,7 +53,8 @@ def download(
         names = sorted(names)
         found = [file for file in names if others(file)]
         for part in parts:
-            found += _part_files(said, part, names, variant)
+            part_files = _part_files(said, part, names, variant)
+            found += part_files if with_weights else part_files[:1]
         for file in found:
             if file.startswith("/") or ".." in PurePosixPath(file).parts:
                 raise UserError(

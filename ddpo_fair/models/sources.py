@@ -15,13 +15,14 @@ WEIGHTS = Path(__file__).parents[1] / "embedded" / "weights"
 EMBEDDED = {"model": WEIGHTS / "text_to_image", "classifier": WEIGHTS / "classifier"}
 
 
-def model_folder(reference: str, variant: str = "") -> Path:
+def model_folder(reference: str, variant: str = "", with_weights: bool = True) -> Path:
     """The local folder of `config.model`, downloaded if need be.
 
     Args:
         reference: "embedded", a folder, a single *.safetensors of a whole model, or
             "owner/name@revision" on the hub.
         variant: `config.variant`, of what is downloaded.
+        with_weights: False downloads only what describes the networks.
 
     Raises:
         UserError: if there is no such model, or no way to it.
@@ -29,15 +30,23 @@ def model_folder(reference: str, variant: str = "") -> Path:
     folder = local_folder("model", reference)
     if folder is not None:
         return folder
-    return hub.download("model", reference, hub.MODEL_PARTS, _of_model, variant)
+    return hub.download(
+        "model", reference, hub.MODEL_PARTS, _of_model, variant, with_weights
+    )
 
 
-def classifier_folder(reference: str) -> Path:
-    """The local folder of `config.classifier`, downloaded if need be."""
+def classifier_folder(reference: str, with_weights: bool = True) -> Path:
+    """The local folder of `config.classifier`; see `model_folder`."""
     folder = local_folder("classifier", reference)
     if folder is not None:
         return folder
-    return hub.download("classifier", reference, hub.CLASSIFIER_PARTS, _of_classifier)
+    return hub.download(
+        "classifier",
+        reference,
+        hub.CLASSIFIER_PARTS,
+        _of_classifier,
+        with_weights=with_weights,
+    )
 
 
 def local_folder(field: str, reference: str) -> Path | None:

@@ -1,1 +1,0 @@
-"""What a config needs and costs, before anything runs."""
