@@ -13,10 +13,8 @@ from ddpo_fair import config as configuration
 from ddpo_fair import prompts
 from ddpo_fair.errors import UserError, shown
 
-# Names of learning.losses.OBJECTIVES, which would need JAX to be imported.
-OBJECTIVES = ("ppo", "ppo_rollback", "tr_ppo", "tr_ppo_rollback", "truly_ppo")
-# Likewise models.unet.POLICIES, of jax.checkpoint_policies.
-POLICIES = (
+OBJECTIVES = ("ppo", "ppo_rollback", "tr_ppo", "tr_ppo_rollback", "truly_ppo")  # losses
+POLICIES = (  # of jax.checkpoint_policies, those that need no argument
     "nothing_saveable",
     "dots_saveable",
     "dots_with_no_batch_dims_saveable",
@@ -41,16 +39,22 @@ class Range(NamedTuple):
     low: float
     high: float = math.inf
     above: bool = False  # whether `low` itself is left out
+    hint: str = ""
+
+    def __contains__(self, number: float) -> bool:
+        least = self.low < number if self.above else self.low <= number
+        return least and number <= self.high and number < math.inf
 
     def __str__(self) -> str:
         low = f"{'above' if self.above else 'at least'} {self.low:g}"
-        return low if self.high == math.inf else f"{low} and at most {self.high:.10g}"
+        high = "" if self.high == math.inf else f" and at most {self.high:.10g}"
+        return low + high + self.hint
 
 
 RANGES = {
     "seed": Range(0, LARGEST),
     "epochs": Range(1, 10**6),
-    "confidence_threshold": Range(0, 0.999),
+    "confidence_threshold": Range(0, 0.999, hint="; the paper has 0.7"),
     "reward.none_penalty": Range(0, 10),
     "advantage.scale": Range(0, above=True),
     "advantage.clip": Range(0, above=True),
@@ -58,7 +62,9 @@ RANGES = {
     "advantage.min_count": Range(1, 10**7),
     "sample.num_steps": Range(1, 1000),
     "sample.guidance_scale": Range(0, 100),
-    "sample.eta": Range(0, 1, above=True),
+    "sample.eta": Range(
+        0, 1, True, "; without noise a step has no likelihood to train; 1 is usual"
+    ),
     "sample.batch_per_device": Range(1, 10**6),
     "sample.batches": Range(1, 10**6),
     "sample.explicit_share": Range(0, 0.9),
@@ -90,17 +96,13 @@ RANGES = {
     "eval.seed": Range(0, LARGEST),
     "log.images": Range(1, 1024),
     "checkpoint.every_epochs": Range(1, 10**6),
-    "checkpoint.keep": Range(2, 10**4),
+    "checkpoint.keep": Range(
+        2, 10**4, hint="; a second one serves where the newest is damaged"
+    ),
     "distributed.cpu_devices": Range(1, 256),
     "distributed.num_processes": Range(0, 10**5),
     "distributed.process_id": Range(-1, 10**5),
     "distributed.timeout_seconds": Range(5, 10**5),
-}
-
-WAYS_OUT = {
-    "sample.eta": "a chain without noise has no likelihood to train; 1 is usual",
-    "checkpoint.keep": "a second one serves where the newest is damaged",
-    "confidence_threshold": "the paper has 0.7",
 }
 
 # What the rules between settings compute with.
@@ -115,10 +117,33 @@ JOINT = {
     "eval.images",
 }
 
-VARIANT = re.compile(r"\w{0,40}", re.ASCII)
-ADDRESS = re.compile(r"[\w.:\[\]-]{1,255}:\d{1,5}", re.ASCII)
-WANDB_PROJECT = re.compile(r"([\w-]{1,64}/)?[\w .-]{1,128}|", re.ASCII)
-RUN_NAME = re.compile(r"[A-Za-z0-9][\w.+=-]{0,99}", re.ASCII)
+# What texts must be, and so in words.
+PATH = r"(?!\s*$)[^\x00-\x1f]+"
+A_MODEL = (PATH, "'embedded', a folder, or owner/name on the Hugging Face hub")
+TEXTS = {
+    "model": A_MODEL,
+    "classifier": A_MODEL,
+    "variant": (
+        r"[A-Za-z0-9_]{0,40}",
+        "the middle of the names of weights, e.g. fp16 for model.fp16.safetensors, or"
+        " empty",
+    ),
+    "run.name": (
+        r"[A-Za-z0-9][A-Za-z0-9_.+=-]{0,99}",
+        "a folder's name of letters, digits, '.', '_', '-', '+' and '=', at most 100,"
+        " the first a letter or digit; run.dir says where the folder is",
+    ),
+    "run.dir": (PATH, "a folder's path without control characters, e.g. runs"),
+    "distributed.coordinator_address": (
+        r"([A-Za-z0-9_.:\[\]-]{1,255}:[0-9]{1,5})?",
+        "host:port of process 0, e.g. 10.0.0.1:1234, or empty where the cluster knows",
+    ),
+    "log.wandb": (
+        r"(([A-Za-z0-9_-]{1,64}/)?[A-Za-z0-9_ .-]{1,128})?",
+        "a project, or team/project, of letters, digits, ' ', '.', '_' and '-', or"
+        " empty",
+    ),
+}
 INSTALL_WANDB = 'pip install "ddpo_fair[wandb]"; or leave log.wandb empty.'
 
 
@@ -145,97 +170,56 @@ def validate(
 
 def violations(config: ConfigDict) -> list[str]:
     """A sentence for every rule that the settings break."""
-    flat = configuration.flatten(config)
+    given = configuration.flatten(config)
     defaults = configuration.flatten(configuration.defaults())
-    wrong = dict(_types(flat, defaults))
-    flat = {name: defaults[name] if name in wrong else flat[name] for name in flat}
-    wrong |= _ranges(flat)
-    others = [*_choices(flat), *_texts(flat), *_target(flat)]
-    together = [] if wrong.keys() & JOINT else list(_together(flat))
-    return [*wrong.values(), *others, *together]
+    types = dict(_types(given, defaults))
+    flat = {name: defaults[name] if name in types else given[name] for name in given}
+    rules = types | dict(_rules(flat))
+    return [
+        *(f"{x}={shown(given[x])} must be {rule}." for x, rule in rules.items()),
+        *prompts.problems(flat["prompts"]),
+        *_wandb(flat["log.wandb"]),
+        *([] if rules.keys() & JOINT else _together(flat)),
+    ]
 
 
 def _types(flat: dict[str, Any], defaults: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names of settings of a wrong type, and what they must be."""
     for name, default in defaults.items():
-        value = flat[name]
-        kind = type(default)
+        value, kind = flat[name], type(default)
         inside = type(default[0]) if kind is tuple else None
-        right = type(value) is kind and (
-            inside is None or all(type(item) is inside for item in value)
-        )
-        if not right:
-            yield (
-                name,
-                f"{name}={shown(value)} must be of type {kind.__name__}"
-                f"{f' of {inside.__name__}' if inside else ''}, like"
-                f" {shown(default)}.",
-            )
+        if type(value) is not kind or (
+            inside and any(type(item) is not inside for item in value)
+        ):
+            items = f" of {inside.__name__}" if inside else ""
+            yield name, f"of type {kind.__name__}{items}, like {shown(default)}"
 
 
-def _ranges(flat: dict[str, Any]) -> dict[str, str]:
-    wrong = {}
-    for name, allowed in RANGES.items():
-        value = flat[name]
-        inside = allowed.low <= value <= allowed.high and value < math.inf
-        if not inside or (allowed.above and value == allowed.low):
-            hint = WAYS_OUT.get(name)
-            rule = f"{allowed}; {hint}" if hint else f"{allowed}"
-            wrong[name] = f"{name}={shown(value)} must be {rule}."
-    return wrong
-
-
-def _choices(flat: dict[str, Any]) -> Iterator[str]:
+def _rules(flat: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names of settings that break a rule of their own, and what they must be."""
+    yield from ((x, str(rule)) for x, rule in RANGES.items() if flat[x] not in rule)
     for name, allowed in CHOICES.items():
         if flat[name] not in allowed:
-            yield (f"{name}={shown(flat[name])} must be one of {', '.join(allowed)}.")
-
-
-def _texts(flat: dict[str, Any]) -> Iterator[str]:
-    for name in ("model", "classifier"):
-        if not _can_be_path(flat[name]):
-            yield (
-                f"{name}={shown(flat[name])} must be 'embedded', a folder,"
-                " or owner/name on the Hugging Face hub."
-            )
-    if not VARIANT.fullmatch(flat["variant"]):
+            yield name, f"one of {', '.join(allowed)}"
+    for name, (pattern, rule) in TEXTS.items():
+        if not re.fullmatch(pattern, flat[name]):
+            yield name, rule
+    modules, target = flat["train.lora.target_modules"], flat["reward.target"]
+    if not modules or not all(module.strip() for module in modules):
         yield (
-            f"variant={shown(flat['variant'])} must be the middle of the names of"
-            " weights, e.g. fp16 for model.fp16.safetensors, or empty."
+            "train.lora.target_modules",
+            "names of layers, e.g. ('to_q', 'to_v'), or 'all'",
         )
-    if not RUN_NAME.fullmatch(flat["run.name"]):
+    shares = len(target) == 2 and all(0 <= share <= 1 for share in target)
+    if not shares or not math.isclose(sum(target), 1, abs_tol=1e-6):
         yield (
-            f"run.name={shown(flat['run.name'])} must be a folder's name"
-            " of letters, digits, '.', '_', '-', '+' and '=', at most 100, the first a"
-            " letter or digit; run.dir says where the folder is."
+            "reward.target",
+            "the wanted shares classified as female and as male, not negative, with sum"
+            " 1, e.g. (0.5, 0.5)",
         )
-    if not _can_be_path(flat["run.dir"]):
-        yield (
-            f"run.dir={shown(flat['run.dir'])} must name a folder, without control"
-            " characters; runs is usual."
-        )
-    sites = flat["train.lora.target_modules"]
-    if not sites or not all(site.strip() for site in sites):
-        yield (
-            f"train.lora.target_modules={shown(sites)} must name layers, e.g."
-            " ('to_q', 'to_v'), or be 'all'."
-        )
-    address = flat["distributed.coordinator_address"]
-    if address and not ADDRESS.fullmatch(address):
-        yield (
-            f"distributed.coordinator_address={shown(address)} must be host:port of"
-            " process 0, e.g. 10.0.0.1:1234, or empty where the cluster knows."
-        )
-    yield from prompts.problems(flat["prompts"])
-    yield from _wandb(flat["log.wandb"])
 
 
 def _wandb(project: str) -> Iterator[str]:
-    """A sentence for everything that is wrong with `config.log.wandb`."""
-    if not WANDB_PROJECT.fullmatch(project):
-        yield (
-            f"log.wandb={shown(project)} must be a project, or team/project, of"
-            " letters, digits, ' ', '.', '_' and '-', or empty."
-        )
     spec = importlib.util.find_spec("wandb") if project else None
     # A folder wandb/ in the way is a package without an origin.
     if project and (spec is None or spec.origin is None):
@@ -245,77 +229,55 @@ def _wandb(project: str) -> Iterator[str]:
         )
 
 
-def _can_be_path(text: str) -> bool:
-    return bool(text.strip()) and not any(ord(c) < 32 for c in text)
-
-
-def _target(flat: dict[str, Any]) -> Iterator[str]:
-    target = flat["reward.target"]
-    if (
-        len(target) != 2
-        or not all(0 <= share <= 1 for share in target)
-        or not math.isclose(sum(target), 1, abs_tol=1e-6)
-    ):
-        yield (
-            f"reward.target={shown(target)} must be the wanted shares classified as"
-            " female and as male, not negative, with sum 1, e.g. (0.5, 0.5)."
-        )
-
-
 def _together(flat: dict[str, Any]) -> Iterator[str]:
     """Rules between settings, each of which is right by itself."""
+
+    def said(name: str) -> str:
+        return f"{name}={shown(flat[name])}"
+
     per_device = flat["sample.batch_per_device"] * flat["sample.batches"]
-    updates = flat["train.updates_per_epoch"]
-    last_step = flat["sample.num_steps"] - flat["train.skip_last_steps"]
-    if last_step < 1:
+    updates, microbatch = flat["train.updates_per_epoch"], flat["train.microbatch"]
+    steps = steps_per_update(flat)
+    pairs = per_device // updates * steps
+    if flat["train.skip_last_steps"] >= flat["sample.num_steps"]:
         yield (
-            f"train.skip_last_steps={flat['train.skip_last_steps']} leaves none of"
-            f" sample.num_steps={flat['sample.num_steps']} to train; skip fewer."
+            f"{said('train.skip_last_steps')} leaves none of"
+            f" {said('sample.num_steps')} to train; skip fewer."
         )
     elif per_device % updates:
         yield (
-            f"sample.batch_per_device={flat['sample.batch_per_device']} x"
-            f" sample.batches={flat['sample.batches']} = {per_device} images per device"
-            f" do not divide by train.updates_per_epoch={updates}; try"
+            f"{said('sample.batch_per_device')} x {said('sample.batches')} ="
+            f" {per_device} images per device do not divide by"
+            f" {said('train.updates_per_epoch')}; try"
             f" train.updates_per_epoch={_divisor(per_device, updates)}."
         )
-    else:
-        steps = steps_per_update(flat)
-        work = per_device // updates * steps
-        if work % flat["train.microbatch"]:
-            yield (
-                f"An update has {per_device // updates} images x {steps} steps = {work}"
-                " pairs per device, which do not divide by"
-                f" train.microbatch={flat['train.microbatch']}; try"
-                f" train.microbatch={_divisor(work, flat['train.microbatch'])}."
-            )
-    needs_evaluation = (
-        flat["reward.name"] == "shift" and flat["reward.target_class"] == "auto"
-    )
-    if needs_evaluation and not flat["eval.images"]:
+    elif pairs % microbatch:
+        yield (
+            f"An update has {per_device // updates} images x {steps} steps = {pairs}"
+            f" pairs per device, which do not divide by {said('train.microbatch')}; try"
+            f" train.microbatch={_divisor(pairs, microbatch)}."
+        )
+    chosen_by_evaluation = (flat["reward.name"], flat["reward.target_class"])
+    if chosen_by_evaluation == ("shift", "auto") and not flat["eval.images"]:
         yield (
             "reward.target_class='auto' needs the evaluation before training, but"
             " eval.images=0; give eval.images, or the class: female or male."
         )
-    processes, process = (
-        flat[f"distributed.{name}"] for name in ("num_processes", "process_id")
-    )
-    if 0 < processes <= process:
+    if 0 < flat["distributed.num_processes"] <= flat["distributed.process_id"]:
         yield (
-            f"distributed.process_id={process} must be below distributed.num_processes="
-            f"{processes}: processes are numbered from 0."
+            f"{said('distributed.process_id')} must be below"
+            f" {said('distributed.num_processes')}: processes are numbered from 0."
         )
-    if flat["sample.explicit_share"]:
-        for text in flat["prompts"]:
-            if not prompts.explicit(text):
-                yield (
-                    f"sample.explicit_share={flat['sample.explicit_share']} needs an"
-                    " explicit form of every prompt, but there is none of"
-                    f" {shown(text)}: {prompts.NO_FORM}; reword it, or give 0."
-                )
+    for text in flat["prompts"] if flat["sample.explicit_share"] else ():
+        if not prompts.explicit(text):
+            yield (
+                f"{said('sample.explicit_share')} needs an explicit form of every"
+                f" prompt, but there is none of {shown(text)}: {prompts.NO_FORM};"
+                " reword it, or give 0."
+            )
     if 0 < flat["eval.images"] < len(flat["prompts"]):
         yield (
-            f"eval.images={flat['eval.images']} must be at least one for each of the"
+            f"{said('eval.images')} must be at least one for each of the"
             f" {len(flat['prompts'])} prompts, or 0."
         )
 

@@ -212,9 +212,3 @@ def test_latents_that_cannot_be_halved_are_refused():
     network = unet.UNet(unet.Config.from_dict(VERSION_1))
     with pytest.raises(errors.UserError, match="15 x 16 pixels"):
         weights.init_template(network, (1, 15, 16, 4), *SHAPES[1:])
-
-
-def test_unknown_remat_policy_is_refused():
-    network = unet.UNet(unet.Config.from_dict(VERSION_1), remat="everything")
-    with pytest.raises(errors.UserError, match=r"'everything'.*dots_saveable"):
-        weights.init_template(network, *SHAPES)

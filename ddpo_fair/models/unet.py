@@ -9,14 +9,6 @@ from ddpo_fair.models import blocks, layers, unet_config
 
 Config = unet_config.Config
 
-# Policies of jax.checkpoint_policies that need no argument.
-POLICIES = (
-    "nothing_saveable",
-    "dots_saveable",
-    "dots_with_no_batch_dims_saveable",
-    "everything_saveable",
-)
-
 
 class Level(nn.Module):
     """The resnets of one resolution, each followed by attention where it has any.
@@ -114,7 +106,7 @@ class UNet(nn.Module):
         float32 [N, h, w, out_channels].
 
     `remat` recomputes blocks in the backward pass: True keeps only their inputs, a
-    string of `POLICIES` names a policy of `jax.checkpoint_policies`.
+    string names a policy of `jax.checkpoint_policies` without arguments.
     """
 
     config: Config
@@ -199,10 +191,6 @@ def _block_classes(remat: bool | str) -> tuple[type, type]:
     """ResnetBlock and Transformer, recomputed in the backward pass if asked."""
     if not remat:
         return blocks.ResnetBlock, blocks.Transformer
-    if remat is not True and remat not in POLICIES:
-        raise errors.UserError(
-            f"remat={remat!r} must be False, True or one of {', '.join(POLICIES)}."
-        )
     policy = None if remat is True else getattr(jax.checkpoint_policies, remat)
     return (
         nn.remat(blocks.ResnetBlock, policy=policy),
