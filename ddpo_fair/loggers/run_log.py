@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ddpo_fair import files
-from ddpo_fair.loggers import grids, tensorboard
+from ddpo_fair.loggers import grids
 
 LINES = "metrics.jsonl"
 
@@ -91,6 +91,10 @@ def open_log(folder: Path, epoch: int, *further: MetricWriter) -> RunLog:
         epoch: the next one.
         further: open writers beside TensorBoard's; `RunLog.close` closes them.
     """
+    # tensorboardX imports torch where that is installed: seconds, and no reader of a
+    # run needs them.
+    from ddpo_fair.loggers import tensorboard
+
     _keep_before(folder, epoch)
     (folder / "samples").mkdir(exist_ok=True)
     events = tensorboard.open_writer(folder / "tensorboard", epoch)
