@@ -1,4 +1,8 @@
-"""What follows `python -m ddpo_fair.train`: a config file and its overrides."""
+"""Command lines: flags of absl and config_flags, refused in one paragraph.
+
+absl ends at the first mistake. Here a flag's parser notes it and goes on, so that all
+mistakes, also those against the rules of `config_rules`, are said together.
+"""
 
 import ast
 import dataclasses
@@ -6,270 +10,278 @@ import difflib
 import importlib.util
 import inspect
 import re
+import sys
+import textwrap
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
+from absl import flags
+from ml_collections import ConfigDict, config_flags
 
 from ddpo_fair import config as configuration
-from ddpo_fair import files
-from ddpo_fair.errors import LONGEST_ECHO, UserError, shown
+from ddpo_fair import errors, files
+from ddpo_fair.errors import UserError, shown
 
+BAD_INPUT, INTERRUPTED = 2, 130  # exit statuses
 LONGEST_REASON = 300  # characters of what a config file raises
-TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
+USAGE = """\
+python -m MODULE --config=configs/mech_eng.py[:embedded|:sd15] [--config.NAME=VALUE ...]
+
+A run is a folder, run.dir/run.name: metrics.jsonl (a line per epoch), samples/ (images
+of the same seeds), checkpoints/, tensorboard/. The same command again continues it from
+its newest checkpoint. Ctrl-C saves and leaves, a second one leaves at once.
+
+Exit status: 0 finished, 2 something for you to fix, 75 interrupted; what was done is
+saved, 130 stopped at once by a second Ctrl-C.
+
+For example, with another seed, in a folder of its own:
+  python -m MODULE --config=configs/mech_eng.py --config.seed=1 --config.run.name=seed1
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A parsed command line."""
+    """An experiment, as a command line names it."""
 
     config: ConfigDict
     path: str  # of the config file
     variant: str | None  # what followed the colon
-    overrides: tuple[str, ...]  # names of the fields given on the command line
-    notes: tuple[str, ...] = ()  # on settings that have another name now
+    overrides: tuple[str, ...]  # names of the settings given on the command line
 
 
 class Help(Exception):
     """Raised for --help; its text is what to print."""
 
 
-def parse(arguments: Sequence[str], module: str) -> tuple[Command, list[str]]:
-    """The command and everything wrong with its overrides, one sentence each.
+def run(command: str, work: Callable[[], None], interrupted: str) -> int:
+    """The exit status of a command's work: 0, 2 for something to fix, or 130.
 
-    Args:
-        arguments: `sys.argv[1:]`.
-        module: e.g. "ddpo_fair.train", for the help.
-
-    Raises:
-        Help: for --help.
-        UserError: if there is no config to apply the overrides to.
+    `interrupted` says what Ctrl-C leaves behind.
     """
-    values, problems = _split(arguments, module)
-    path, colon, variant = values.pop("", "").partition(".py:")
+    try:
+        work()
+    except Help as text:
+        print(text)
+    except UserError as error:
+        print(f"{command}: {errors.paragraph(error)}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print(f"\nInterrupted; {interrupted}.", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def options(
+    values: flags.FlagValues, arguments: Sequence[str], usage: str, *required: str
+) -> flags.FlagValues:
+    """`values`, set by a command line that has nothing else; raises as `read` does."""
+    rest, problems = read(values, arguments, usage)
+    problems += strangers(rest, values)
+    missing = [name for name in required if values[name].value is None]
+    problems += [f"--{name} is missing: {values[name].help}." for name in missing]
+    if problems:
+        raise UserError(" ".join(problems))
+    return values
+
+
+def read(
+    values: flags.FlagValues, arguments: Sequence[str], usage: str
+) -> tuple[list[str], list[str]]:
+    """Sets flags; what is none of them, and what is wrong, a sentence each.
+
+    Raises Help, with the usage and all flags, for --help.
+    """
+    if {"--help", "-help", "-h", "--helpfull"} & set(arguments):
+        each = (values[name] for name in values)
+        text = [
+            f"  --{flag.name}={flag.default_as_str or ''}\n"
+            + textwrap.indent(textwrap.fill(flag.help, 80), "      ")
+            for flag in each
+        ]
+        raise Help("\n".join([usage, "Flags and their defaults:", *text]))
+    problems: list[str] = []
+    for name in values:
+        values[name].parser = _Noting(values[name], problems)
+    values.set_gnu_getopt()
+    try:
+        return values(["", *arguments], known_only=True)[1:], problems
+    except (flags.Error, ValueError, OSError) as error:  # a value missing, a flagfile
+        values.mark_as_parsed()
+        return [], [*problems, f"{error}."]
+
+
+def strangers(arguments: Iterable[str], known: Iterable[str]) -> list[str]:
+    """A sentence for each argument, none of which is a flag."""
+    known = list(known)
+    return [f"{shown(x)} is no flag; {_meant(_name(x), known)}." for x in arguments]
+
+
+def _name(argument: str) -> str:
+    """config.reward.soft of --config.reward.soft=true or --noconfig.reward.soft."""
+    return argument.lstrip("-").partition("=")[0].removeprefix("no")
+
+
+def _meant(name: str, known: Iterable[str], prefix: str = "--") -> str:
+    known, leaf = list(known), name.rpartition(".")[2]
+    same = [other for other in known if leaf and other.rpartition(".")[2] == leaf]
+    inside = [other for other in known if other.startswith(f"{name}.")]
+    similar = difflib.get_close_matches(name, known, n=3, cutoff=0.8)
+    found = [prefix + other for other in dict.fromkeys([*same, *inside, *similar])]
+    return f"did you mean {', '.join(found[:4])}" if found else "--help lists them all"
+
+
+class _Noting(flags.ArgumentParser):
+    """A flag's parser that notes what it refuses, and has the default instead."""
+
+    def __init__(self, flag: flags.Flag, problems: list[str]):
+        self.name, self.parser, self.default = flag.name, flag.parser, flag.default
+        self.problems = problems
+
+    def parse(self, text: str) -> Any:
+        try:
+            value = self.parser.parse(text)
+            if value == value:  # else it is not a number
+                return value
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            pass
+        rule = self.parser.syntactic_help
+        if isinstance(self.parser, flags.BooleanParser):
+            rule = "true or false"
+        elif isinstance(self.parser, flags.EnumParser):
+            rule = f"one of {', '.join(self.parser.enum_values)}"
+        elif self.default is not None and not isinstance(self.parser, _Tuple):
+            rule += f", like {shown(self.default)}"
+        self.problems.append(f"--{self.name}={shown(text)} must be {rule}.")
+        return self.default
+
+
+class _Tuple(flags.ArgumentParser):
+    """A Python tuple or list; without brackets one text, or numbers with commas.
+
+    config_flags' own parser refuses a text with a space unless it is quoted twice, and
+    takes numbers for texts.
+    """
+
+    def __init__(self, kind: type):
+        texts = 'texts, e.g. \'("one", "two")\', also where one begins with a bracket'
+        self.syntactic_help = texts if kind is str else "numbers, e.g. '(0.5, 0.5)'"
+        self.kind = kind
+
+    def parse(self, text: str) -> tuple:
+        items = [text] if self.kind is str else text.split(",")
+        if text.strip()[:1] in ("(", "["):
+            items = ast.literal_eval(text.strip())
+            items = items if isinstance(items, list | tuple) else [items]
+            if self.kind is str and not all(isinstance(item, str) for item in items):
+                raise TypeError(text)
+        return tuple(self.kind(item) for item in items)
+
+
+def parse(
+    arguments: Sequence[str], module: str, values: flags.FlagValues | None = None
+) -> tuple[Command, list[str]]:
+    """The experiment of a command line, and what is wrong with it, a sentence each.
+
+    Sets further flags, `values`. Raises UserError where there is no config, and Help.
+    """
+    values = flags.FlagValues() if values is None else values
+    flags.DEFINE_string("config", None, "The experiment's file.", flag_values=values)
+    try:
+        rest, problems = read(values, arguments, USAGE.replace("MODULE", module))
+    except Help as text:
+        raise Help(f"{text}\n{_settings()}") from None
+    path, colon, variant = (values.config or "").partition(".py:")
     if not path:
-        raise UserError(
+        problems.append(
             "Which experiment? Give a config file, e.g. `python -m"
             f" {module} --config=configs/mech_eng.py`; --help lists the settings."
         )
-    path = path + ".py" if colon else path
-    config, notes = _load(path, variant or None)
-    notes += [_renamed(name) for name in values if name in configuration.RENAMED]
-    known = configuration.flatten(config)
-    values = configuration.renamed(values)
-    for name, text in values.items():
-        problem = _override(config, known, name, text)
-        if problem:
-            problems.append(problem)
-    given = tuple(name for name in values if name in known)
-    return Command(config, path, variant or None, given, tuple(notes)), problems
+        raise UserError(" ".join(problems))
+    path, variant = path + ".py" * bool(colon), variant or None
+    config, given = _load(path, variant)
+    flat = configuration.flatten(config)
+    for name in configuration.renamed(given).keys() - flat.keys():
+        problems.append(f"{path}: {name} is no setting; {_meant(name, flat, '')}.")
+    renamed = {f"config.{x}": f"config.{y}" for x, y in configuration.RENAMED.items()}
+    for old, new in renamed.items():
+        if old[7:] in given or old in map(_name, rest):
+            print(f"{module}: {old} is called {new} now.", file=sys.stderr)
+    rest = [x.replace(_name(x), renamed.get(_name(x), _name(x)), 1) for x in rest]
+    overrides, more = _override(rest, [*values])
+    with config.ignore_type():
+        config.update_from_flattened_dict(overrides)
+    return Command(config.lock(), path, variant, tuple(overrides)), [*problems, *more]
 
 
-def _split(arguments: Sequence[str], module: str) -> tuple[dict[str, str], list[str]]:
-    """Text of each field by its name, the config file as "", and what is no flag."""
-    values: dict[str, str] = {}
-    problems = []
-    rest = list(arguments)
-    while rest:
-        argument = rest.pop(0)
-        if argument in ("--help", "-h", "-help", "--helpfull"):
-            raise Help(help_text(module))
-        match = re.fullmatch(r"--?config(?:\.([^=]*))?(?:=(.*))?", argument, re.DOTALL)
-        if not match:
-            problems.append(
-                f"{shown(argument)} is no flag of this command; settings are given as"
-                " --config.NAME=VALUE."
-            )
-            continue
-        name, text = match.group(1) or "", match.group(2)
-        if text is None:
-            if not rest or rest[0].startswith("--"):
-                problems.append(f"{argument} needs a value: {argument}=VALUE.")
-                continue
-            text = rest.pop(0)
-        if name in values:
-            problems.append(f"{argument.partition('=')[0]} is given twice; keep one.")
-        values[name] = text
-    return values, problems
+def _override(
+    arguments: list[str], known: list[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """Settings as config_flags reads them, by name, and what is wrong with them."""
+    defaults = configuration.flatten(configuration.defaults())
+    names = {f"config.{name}": default for name, default in defaults.items()}
+    values = flags.FlagValues()
+    ours = [argument for argument in arguments if _name(argument) in names]
+    config_flags.DEFINE_config_dict(
+        "config", configuration.defaults(), "", values, sys_argv=ours
+    )
+    for name in values:
+        if isinstance(names.get(name), tuple):
+            values[name].parser = _Tuple(type(names[name][0]))
+    rest, problems = read(values, arguments, "")
+    problems += strangers(rest, [*known, *names])
+    return configuration.renamed(values["config"].override_values), problems
 
 
-def _load(path: str, variant: str | None) -> tuple[ConfigDict, list[str]]:
-    """What the config file's `get_config(variant)` returns, and its old names."""
+def _load(path: str, variant: str | None) -> tuple[ConfigDict, dict[str, Any]]:
+    """The settings of a config file, and all that its get_config(variant) returns.
+
+    config_flags' own loader would print a traceback, and drop what is a UserError.
+    """
     file = Path(path)
     if not files.given("--config", path).is_file() or file.suffix != ".py":
-        folder = file.parent if file.parent != Path() else Path("configs")
-        if not any(folder.glob("*.py")):
-            folder = Path("configs")
-        found = sorted(str(other) for other in folder.glob("*.py"))[:8]
+        found = sorted(map(str, Path("configs").glob("*.py")))[:8]
         raise UserError(
             f"--config={shown(path)} is not a file of Python, whose name ends in .py;"
             f" choose one of {', '.join(found) or 'your own'}, with :embedded or :sd15"
             " behind it to choose the model."
         )
+    config = configuration.defaults()
+    known = configuration.flatten(config)
     try:
         spec = importlib.util.spec_from_file_location("experiment", file)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        config = module.get_config(variant)
-    except UserError:
+        found = module.get_config(variant)
+        if not isinstance(found, ConfigDict):
+            raise TypeError(f"get_config() returned {shown(found)}")
+        given = configuration.flatten(found)
+        with config.ignore_type():
+            now = configuration.renamed(given).items()
+            config.update_from_flattened_dict({k: v for k, v in now if k in known})
+    except (UserError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(file)]
-        where = f"{path}, line {lines[-1]}" if lines else path
         raise UserError(
-            f"--config={shown(path)}: {where}: {type(error).__name__}:"
-            f" {str(error)[:LONGEST_REASON]}. A config file defines"
-            " get_config(variant=None), which returns a changed"
+            f"--config={shown(path)}{f', line {lines[-1]}' if lines else ''}:"
+            f" {type(error).__name__}: {str(error)[:LONGEST_REASON]}. A config file"
+            " defines get_config(variant=None), which returns a changed"
             " ddpo_fair.config.defaults()."
         ) from error
-    expected, actual = configuration.defaults(), config
-    notes = _take_old_names(config) if isinstance(config, ConfigDict) else []
-    if not isinstance(actual, ConfigDict) or set(configuration.flatten(actual)) != set(
-        configuration.flatten(expected)
-    ):
-        raise UserError(
-            f"--config={shown(path)}: get_config() must return the fields of"
-            " ddpo_fair.config.defaults(), no more and no fewer."
-        )
-    return config.lock(), notes
+    return config, given
 
 
-def _take_old_names(config: ConfigDict) -> list[str]:
-    """Gives fields of older names to those of today; a sentence for each."""
-    flat = configuration.flatten(config)
-    old = [name for name in flat if name in configuration.RENAMED]
-    for name in old:
-        *parents, leaf = name.split(".")
-        place = config
-        for parent in parents:
-            place = place[parent]
-        del place[leaf]
-    values = configuration.renamed({name: flat[name] for name in old})
-    config.update_from_flattened_dict(values)
-    return [_renamed(name) for name in old]
-
-
-def _override(
-    config: ConfigDict, known: dict[str, Any], name: str, text: str
-) -> str | None:
-    """Sets one field; returns what is wrong with it, or None."""
-    if name not in known:
-        called = f"--config.{name[:LONGEST_ECHO]}{'...' * (len(name) > LONGEST_ECHO)}"
-        return f"{called} is no setting; {_closest(name, known)}."
-    default = configuration.flatten(configuration.defaults())[name]
-    value = _value(default, text)
-    if value is None:
-        return (
-            f"--config.{name}={shown(text)} must be {_kind(default)}; without it, it is"
-            f" {shown(known[name])}."
-        )
-    *parents, leaf = name.split(".")
-    for parent in parents:
-        config = config[parent]
-    config[leaf] = value
-    return None
-
-
-def _renamed(name: str) -> str:
-    return f"{name} is called {configuration.RENAMED[name]} now; both are taken."
-
-
-def _closest(name: str, known: dict[str, Any]) -> str:
-    leaf = name.rpartition(".")[2]
-    same = [other for other in known if other.rpartition(".")[2] == leaf]
-    similar = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    inside = [other for other in known if other.startswith(f"{name}.")]
-    found = list(dict.fromkeys([*same, *inside, *similar]))
-    if found:
-        return f"did you mean {', '.join(found[:4])}"
-    return "--help lists all settings"
-
-
-def _value(default: Any, text: str) -> Any:
-    """`text` as the type of `default`, or None."""
-    try:
-        if isinstance(default, bool):
-            lowered = text.lower()
-            return {**dict.fromkeys(TRUE, True), **dict.fromkeys(FALSE, False)}.get(
-                lowered
-            )
-        if isinstance(default, tuple):
-            return _tuple(type(default[0]), text)
-        return type(default)(text)
-    except (ValueError, OverflowError):
-        return None
-
-
-def _tuple(kind: type, text: str) -> tuple | None:
-    """A Python tuple or list; without brackets one text, or numbers with commas."""
-    if text.strip()[:1] in ("(", "["):
-        try:
-            items = ast.literal_eval(text.strip())
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            return None
-        items = items if isinstance(items, list | tuple) else (items,)
-        fits = {str: (str,), float: (int, float)}[kind]
-        if any(not isinstance(x, fits) or isinstance(x, bool) for x in items):
-            return None
-        return tuple(kind(item) for item in items)
-    return (text,) if kind is str else tuple(kind(item) for item in text.split(","))
-
-
-def _kind(default: Any) -> str:
-    if isinstance(default, tuple):
-        return (
-            'texts, e.g. \'("one", "two")\', also where one begins with a bracket'
-            if isinstance(default[0], str)
-            else "numbers, e.g. '(0.5, 0.5)'"
-        )
-    names = {bool: "true or false", int: "a whole number", float: "a number"}
-    return names.get(type(default), "a text")
-
-
-def help_text(module: str) -> str:
-    """How to call the command, and every setting with its default and meaning."""
-    meaning: list[str] = []
-    lines = []
+def _settings() -> str:
+    """Every setting with its default and its comment."""
     known = configuration.flatten(configuration.defaults())
+    meaning, lines = [], ["Settings and their defaults; a config file may change them:"]
     for line in inspect.getsource(configuration).splitlines():
-        comment = re.fullmatch(r"    # (.*)", line)
         field = re.match(r"    config\.([\w.]+) = ", line)
-        if comment:
-            meaning.append(comment.group(1))
-        elif field and field.group(1) in known and meaning:
-            name = field.group(1)
-            lines += [f"  --config.{name}={known[name]!r}"]
-            lines += [f"      {part}" for part in meaning]
-            meaning = []
-        else:
-            meaning = []
-    return "\n".join(
-        [
-            f"python -m {module} --config=configs/mech_eng.py[:embedded|:sd15]"
-            " [--config.NAME=VALUE ...]",
-            "",
-            "A run is a folder, run.dir/run.name: metrics.jsonl (a line per epoch),"
-            " samples/ (pictures",
-            "of the same seeds), checkpoints/, tensorboard/. The same command again"
-            " continues it from",
-            "its newest checkpoint. Ctrl-C saves and leaves, a second one leaves at"
-            " once. With --plan",
-            "it only prints what the run would need of each device and what an epoch"
-            " would cost.",
-            "",
-            "Exit status: 0 finished, 2 something for you to mend, 75 interrupted; what"
-            " was done is",
-            "saved, 130 stopped at once by a second Ctrl-C.",
-            "",
-            "For example, with another seed and fewer denoising steps, in a folder of"
-            " its own:",
-            f"  python -m {module} --config=configs/mech_eng.py --config.seed=1 \\",
-            "      --config.sample.num_steps=20 --config.run.name=seed1",
-            "",
-            "Settings and their defaults, which a config file may change:",
-            *lines,
-        ]
-    )
+        if field and field[1] in known and meaning:
+            lines += [f"  --config.{field[1]}={known[field[1]]!r}", *meaning]
+        comment = re.fullmatch(r"    # (.*)", line)
+        meaning = [*meaning, f"      {comment[1]}"] if comment else []
+    return "\n".join(lines)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
+from ddpo_fair import accelerator
 from ddpo_fair.errors import UserError, shown
 
 EMBEDDED = "embedded"  # the small model that ships with the package
@@ -45,9 +46,7 @@ def choose_model(config: ConfigDict, variant: str | None) -> ConfigDict:
         UserError: for another variant.
     """
     if variant is None:
-        from ddpo_fair import parallel
-
-        variant = "sd15" if parallel.has_accelerator() else "embedded"
+        variant = "sd15" if accelerator.shown() else "embedded"
     if variant not in VARIANTS:
         raise UserError(
             f"--config: {shown(variant)} after the colon must be"
@@ -70,8 +69,9 @@ def flatten(config: ConfigDict) -> dict[str, object]:
 
 
 def renamed(flat: Mapping[str, object]) -> dict[str, object]:
-    """Settings by their full names of today; see `RENAMED`."""
-    now = {RENAMED.get(name, name): value for name, value in flat.items()}
+    """Settings by their full names of today, see `RENAMED`; an old name wins."""
+    now = {name: value for name, value in flat.items() if name not in RENAMED}
+    now |= {RENAMED[name]: flat[name] for name in flat if name in RENAMED}
     for (name, before), after in RENAMED_VALUES.items():
         if now.get(name) == before:
             now[name] = after
@@ -96,7 +96,7 @@ def _general(config: ConfigDict) -> None:
     # Of the networks' computation: float32 or bfloat16. Weights, log-probs and
     # advantages are float32 in any case.
     config.dtype = "float32"
-    # Texts to draw pictures of; every epoch shares its images equally among them.
+    # Texts to draw images of; every epoch shares its images equally among them.
     config.prompts = ("photo of the face of a mechanical engineer",)
     # A class is recognised at a probability above it (paper, section III-C).
     config.confidence_threshold = 0.7
@@ -106,12 +106,12 @@ def _reward(config: ConfigDict) -> None:
     config.reward = ConfigDict()
     # shift (paper eq. 1), balance (eq. 3) or balance_loo (leave-one-out: unbiased).
     config.reward.name = "balance"
-    # Whom shift rewards: female, male, or auto for the class that the evaluation
+    # Class that shift rewards: female, male, or auto for the one that the evaluation
     # before training finds lacking.
     config.reward.target_class = "auto"
     # Wanted shares classified as (female, male); they sum to 1.
     config.reward.target = (0.5, 0.5)
-    # Taken from the reward of a picture in which nobody is recognised. R_balance's own
+    # Taken from the reward of an image without a recognised class. R_balance's own
     # penalty fades at balance, and a model left there may end with ambiguous faces.
     config.reward.none_penalty = 0.1
     # Whether balance_loo counts probabilities instead of recognised classes.
@@ -144,8 +144,8 @@ def _sample(config: ConfigDict) -> None:
     # Batches of each device in an epoch.
     config.sample.batches = 1
     # Share of an epoch's images that are of the prompts' explicit forms, "a female ..."
-    # and "a male ...", rewarded with the probability of whom they ask for, so that they
-    # stay obeyed; 0 for none.
+    # and "a male ...", rewarded with the probability of the gender they ask for, which
+    # keeps up prompt adherence; 0 for none.
     config.sample.explicit_share = 0.0
 
 
@@ -167,8 +167,8 @@ def _train(config: ConfigDict) -> None:
     config.train.inner_epochs = 1
     # Share of each image's denoising steps that an update uses, drawn at random.
     config.train.timestep_fraction = 1.0
-    # Last steps of the chain to leave out: they weigh far more than the others, and
-    # draw details; who is drawn is settled in the first ones. Measure with
+    # Last denoising steps that are not trained: they weigh far more than the others,
+    # and draw details; the gender is settled in the first ones. Measure with
     # benchmarks/gradient_signal.py.
     config.train.skip_last_steps = 13
     # Whether the policy that is trained is the guided one, as it is sampled.
@@ -198,7 +198,7 @@ def _train(config: ConfigDict) -> None:
     # Restores of one run; a divergence after them ends it.
     config.train.max_restores = 3
     # Whether each device keeps only its share of the optimizer's moments. Saves memory
-    # where all weights are trained, and costs a gathering in every update; see --plan.
+    # where all weights are trained, and costs an all-gather in each update; see --plan.
     config.train.shard_optimizer = False
 
     config.train.lora = ConfigDict()
@@ -240,18 +240,18 @@ def _records(config: ConfigDict) -> None:
     config.eval.images = 224
     # Evaluates before training, then after every so many epochs and after the last.
     config.eval.every_epochs = 3
-    # Of the grids' pictures, which are the same seeds in every grid and every run.
+    # Of the grids' images, which are the same seeds in every grid and every run.
     config.eval.seed = 0
 
     config.log = ConfigDict()
-    # Pictures of a grid in samples/.
+    # Images of a grid in samples/.
     config.log.images = 32
-
-    config.checkpoint = ConfigDict()
     # Project, or team/project, of Weights & Biases that gets the same numbers and grids
     # as TensorBoard; empty for none. Needs the extra wandb; WANDB_MODE=offline keeps
     # them in the run's folder.
     config.log.wandb = ""
+
+    config.checkpoint = ConfigDict()
     # Epochs between checkpoints; the last epoch always has one.
     config.checkpoint.every_epochs = 1
     # Newest checkpoints to keep.
@@ -276,7 +276,7 @@ def _records(config: ConfigDict) -> None:
     config.distributed.num_processes = 0
     # This process, from 0; -1 asks the cluster.
     config.distributed.process_id = -1
-    # Without a sign of life for so long a process counts as lost, and all others end.
+    # Without a heartbeat for so long a process counts as lost, and all others end.
     config.distributed.timeout_seconds = 100
 
 

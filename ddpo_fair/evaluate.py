@@ -5,14 +5,16 @@ were never trained on, prompts with an explicit gender; as in training and as us
 sample. Writes evaluation.json and images/; an interrupted evaluation continues.
 """
 
-import argparse
+import functools
 import re
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ddpo_fair import files, flags
+from absl import flags
+
+from ddpo_fair import command_line, files, prompts
 from ddpo_fair.errors import UserError, shown
 
 RESULT = "evaluation.json"
@@ -22,11 +24,19 @@ def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit status: 0, 2 for something to fix, or 130."""
 
     def work() -> None:
-        options, rest = _parser().parse_known_args(arguments)
+        options = _flags()
+        rest, problems = command_line.read(options, arguments, __doc__)
+        if not any(map(_of_config, rest)):
+            problems += command_line.strangers(rest, options)
+        if not options.sets or set(options.sets) - set(prompts.SETS):
+            given = shown(",".join(options.sets))
+            problems.append(f"--sets={given} must be of {', '.join(prompts.SETS)}.")
+        if problems:
+            raise UserError(" ".join(problems))
         path = evaluate(find_run(options.run, options.checkpoint, rest), options)
         print(f"Wrote {path}.")
 
-    return flags.status("ddpo_fair.evaluate", work, "the same command continues")
+    return command_line.run("ddpo_fair.evaluate", work, "the same command continues")
 
 
 def find_run(
@@ -53,10 +63,8 @@ def find_run(
     named = [files.given("--run", run)] if run is not None else []
     if folder is not None and len(folder.parts) > 1:
         named.append(files.given("--checkpoint", folder.parent.parent))
-    if any(argument.startswith(("--config", "-config")) for argument in rest):
+    if any(map(_of_config, rest)):
         named.append(_run_of_config(rest))
-    elif rest:
-        raise UserError(f"{shown(rest[0])} is no flag of this command; see --help.")
     places = dict.fromkeys(named)
     if len(places) != 1:
         what = ", ".join(map(str, places)) or "none"
@@ -67,7 +75,7 @@ def find_run(
     return next(iter(places)), int(number) if number else None
 
 
-def evaluate(where: tuple[Path, int | None], options: argparse.Namespace) -> Path:
+def evaluate(where: tuple[Path, int | None], options: flags.FlagValues) -> Path:
     """Draws, classifies and writes; returns the path of evaluation.json.
 
     Args:
@@ -115,64 +123,43 @@ def evaluate(where: tuple[Path, int | None], options: argparse.Namespace) -> Pat
     return folder / RESULT
 
 
+def _of_config(argument: str) -> bool:
+    return argument.lstrip("-").removeprefix("no").startswith("config")
+
+
 def _run_of_config(arguments: list[str]) -> Path:
-    from ddpo_fair import command_line
     from ddpo_fair.training import run_folder
 
-    try:
-        command, problems = command_line.parse(arguments, "ddpo_fair.evaluate")
-    except command_line.Help as text:
-        raise UserError(str(text)) from None
+    command, problems = command_line.parse(arguments, "ddpo_fair.evaluate")
     if problems:
         raise UserError(" ".join(problems))
     return run_folder.path_of(command.config)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = flags.Parser(
-        prog="python -m ddpo_fair.evaluate",
-        description=__doc__.split("\n\n")[1],
-        allow_abbrev=False,
+def _flags() -> flags.FlagValues:
+    values = flags.FlagValues()
+    texts, whole = (
+        functools.partial(define, flag_values=values)
+        for define in (flags.DEFINE_string, flags.DEFINE_integer)
     )
-    add = parser.add_argument
-    add("--run", help="folder of the run; or --config=FILE, as it was trained")
-    add(
-        "--checkpoint", help="epochs done at it, or its folder; the newest if not given"
+    texts("run", None, "Folder of the run; or --config=FILE, as it was trained")
+    texts("checkpoint", None, "Epochs done at it, or its folder; the newest otherwise")
+    whole("images", 64, "Of each prompt and model", 2, 10**5)
+    several = functools.partial(flags.DEFINE_multi_string, flag_values=values)
+    flags.DEFINE_list("sets", list(prompts.SETS), "Of prompts", flag_values=values)
+    several("prompt", [], "A further text; may be given again")
+    texts(
+        "samplers", "all", "all, training, or eta:guidance:steps,...; training's first"
     )
-    count, seed = flags.whole_number(2, 10**5), flags.whole_number(0, 2**31 - 1)
-    add("--images", type=count, default=64, help="of each prompt and model (64)")
-    add(
-        "--sets",
-        type=_sets,
-        default=_sets("trained,held_out,explicit"),
-        help="of trained,held_out,explicit; all by default",
-    )
-    add("--prompt", action="append", default=[], help="a further text; repeatable")
-    add(
-        "--samplers",
-        default="all",
-        help="all, training, or eta:guidance:steps,...; training's own always first",
-    )
-    add(
-        "--audit",
-        default="auto",
-        help="audit classifier: dlib (extra audit), a folder or hub name of a second"
+    texts(
+        "audit",
+        "auto",
+        "Audit classifier: dlib (extra audit), a folder or hub name of a second"
         " classifier, none, or auto",
     )
-    add("--seed", type=seed, default=0, help="of the images (0)")
-    add("--output", help="folder; by default evaluation_0015 and the like in the run's")
-    return parser
-
-
-def _sets(text: str) -> tuple[str, ...]:
-    from ddpo_fair import prompts
-
-    wanted = tuple(part.strip() for part in text.split(",") if part.strip())
-    if not wanted or set(wanted) - set(prompts.SETS):
-        raise argparse.ArgumentTypeError(
-            f"{shown(text)} must be of {', '.join(prompts.SETS)}, commas between"
-        )
-    return wanted
+    whole("seed", 0, "Of the images", 0, 2**31 - 1)
+    texts("output", None, "Folder; evaluation_0015 and the like in the run's otherwise")
+    return values
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 python -m ddpo_fair.export --run=runs/mech_eng --output=fair_model [--format=lora]
 """
 
-import argparse
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -15,16 +15,16 @@ from pathlib import Path
 import jax
 import numpy as np
 import safetensors
+from absl import flags
 
 import ddpo_fair
-from ddpo_fair import errors, files, flags
+from ddpo_fair import command_line, files
 from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.models import lora, lora_files, sources, weights
 from ddpo_fair.report import model_card
 from ddpo_fair.training import saved_run
 
-BAD_INPUT = 2  # exit status
 MOST_EPOCHS = 10**6
 FORMATS = ("diffusers", "lora")
 TEXT_WEIGHTS = "model.safetensors"
@@ -42,15 +42,14 @@ PIPELINE = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns its exit status: 0, or 2 for something to mend."""
-    try:
-        options = _parse(arguments)
-        folder = export(options.run, options.output, options.format, options.checkpoint)
-    except UserError as error:
-        print(f"ddpo_fair.export: {errors.paragraph(error)}", file=sys.stderr)
-        return BAD_INPUT
-    print(f"Wrote {folder}; its README.md says what it is and how to use it.")
-    return 0
+    """Runs the command; returns its exit status: 0, 2 for something to fix, or 130."""
+
+    def work() -> None:
+        values = _options(arguments)
+        folder = export(values.run, values.output, values.format, values.checkpoint)
+        print(f"Wrote {folder}; its README.md says what it is and how to use it.")
+
+    return command_line.run("ddpo_fair.export", work, "nothing was written")
 
 
 def export(
@@ -150,26 +149,27 @@ def _new_folder(output: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = flags.Parser(
-        prog="python -m ddpo_fair.export",
-        description="Writes a trained model in a format that others read.",
-        allow_abbrev=False,
+def _options(arguments: Sequence[str]) -> flags.FlagValues:
+    values = flags.FlagValues()
+    texts = functools.partial(flags.DEFINE_string, flag_values=values)
+    texts("run", None, "Folder of the run")
+    texts("output", None, "A new folder to write")
+    flags.DEFINE_enum(
+        "format",
+        "diffusers",
+        FORMATS,
+        "A whole diffusers folder, or LoRA adapters in PEFT's format",
+        flag_values=values,
     )
-    parser.add_argument("--run", required=True, help="folder of the run")
-    parser.add_argument("--output", required=True, help="a new folder to write")
-    parser.add_argument(
-        "--checkpoint",
-        type=flags.whole_number(1, MOST_EPOCHS),
-        help="epochs done at it; the newest if not given",
+    flags.DEFINE_integer(
+        "checkpoint",
+        None,
+        "Epochs done at it; the newest if not given",
+        1,
+        MOST_EPOCHS,
+        flag_values=values,
     )
-    parser.add_argument(
-        "--format",
-        choices=FORMATS,
-        default="diffusers",
-        help="a whole diffusers folder, or LoRA adapters of the PEFT format",
-    )
-    return parser.parse_args(arguments)
+    return command_line.options(values, arguments, __doc__, "run", "output")
 
 
 if __name__ == "__main__":

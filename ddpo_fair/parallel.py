@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ddpo_fair import files
+from ddpo_fair import accelerator, files
 from ddpo_fair.errors import UserError
 
 AXIS = "data"
@@ -199,7 +199,7 @@ def divide_cpu(count: int) -> None:
     where XLA_FLAGS already says how many.
     """
     given = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if not has_accelerator() and not given:
+    if not accelerator.shown() and not given:
         jax.config.update("jax_num_cpu_devices", count)
 
 
@@ -209,20 +209,6 @@ def gather(array: jax.Array) -> np.ndarray:
         array = multihost_utils.process_allgather(array, tiled=True)
     host = np.asarray(array)
     return host.reshape(-1, *host.shape[2:])
-
-
-def has_accelerator() -> bool:
-    """Whether this host has a GPU or TPU that JAX may use; starts no backend.
-
-    `jax.distributed.initialize` must come before any backend, and the choice of the
-    model comes before both, so the answer is read from the environment and /dev.
-    """
-    platforms = os.environ.get("JAX_PLATFORMS", "")
-    if platforms:
-        return any(name in platforms for name in ("cuda", "rocm", "gpu", "tpu"))
-    tpu = os.environ.get("TPU_WORKER_ID") or os.environ.get("TPU_NAME")
-    names = ("/dev/nvidia0", "/dev/kfd", "/dev/accel0", "/dev/vfio/0")
-    return bool(tpu) or any(os.path.exists(name) for name in names)
 
 
 def has_flash_attention() -> bool:

@@ -47,7 +47,7 @@ def draw(
         num_images: N, of the epoch.
         seed: of the run.
         epoch: its number.
-        num_explicit: the following indices are prompts that say whom they want.
+        num_explicit: the following indices are prompts that say a gender.
         explicit_images: how many of the N are of those.
     """
     random = np.random.default_rng([seed, zlib.crc32(b"prompts"), epoch])
@@ -91,7 +91,7 @@ def problems(prompts: Sequence[str]) -> Iterator[str]:
 
 
 def unknown(prompts: Sequence[str]) -> list[str]:
-    """A sentence for each prompt, a text, that the embedded model was never taught."""
+    """A sentence for each prompt, a text, that the embedded model does not know."""
     nouns = [*occupations.BY_NAME, *occupations.PLAIN]
     known = {noun.lower() for noun in nouns}
     listed = ", ".join(sorted(nouns, key=str.lower))
@@ -116,7 +116,7 @@ class Prompt(NamedTuple):
     Attributes:
         text: what the model is asked.
         set: TRAINED, HELD_OUT (other occupations, never rewarded), EXPLICIT (with a
-            gender, which must stay adhered to) or GIVEN (on the command line).
+            gender, for prompt adherence) or GIVEN (on the command line).
         wanted: the class that an EXPLICIT prompt asks for; else None.
     """
 

@@ -1,25 +1,17 @@
 """The command that trains: `python -m ddpo_fair.train --config=configs/mech_eng.py`."""
 
-import re
 import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
+from absl import flags
 from ml_collections import ConfigDict
 
 from ddpo_fair import command_line, config_rules, errors, prompts
 from ddpo_fair import config as configuration
 from ddpo_fair.errors import HostLost, UserError
 from ddpo_fair.training import stopping
-
-if TYPE_CHECKING:
-    pass
-
-BAD_INPUT = 2  # exit status
-# The flag that asks for a plan instead of a run; its devices may follow it.
-PLAN = re.compile(r"--plan(?:=(.*))?", re.DOTALL)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -30,24 +22,29 @@ def main(arguments: Sequence[str]) -> int:
     """
     stop = stopping.Stop()
     stop.listen()
-    plans = [match for match in map(PLAN.fullmatch, arguments) if match]
-    arguments = [one for one in arguments if not PLAN.fullmatch(one)]
+    values = flags.FlagValues()
+    flags.DEFINE_string(
+        "plan",
+        None,
+        "Only compile, and print what the run needs of each device: of the devices at"
+        " hand, or with --plan=TARGET of others, e.g. h100, h100:1x2x8 or v5e:2x2.",
+        flag_values=values,
+    )
+    # absl knows no flag whose value may be left out.
+    arguments = ["--plan=" if one == "--plan" else one for one in arguments]
     try:
-        command, problems = command_line.parse(arguments, "ddpo_fair.train")
-        for note in command.notes:
-            print(f"ddpo_fair.train: {note}", file=sys.stderr)
+        command, problems = command_line.parse(arguments, "ddpo_fair.train", values)
         check(command.config, problems)
-        if plans:
-            show_plan(command.config, plans[-1][1])
-            return 0
-        train(command.config, stop, opening=model_choice(command))
+        if values.plan is None:
+            train(command.config, stop, opening=model_choice(command))
+        else:
+            show_plan(command.config, values.plan or None)
     except command_line.Help as text:
         print(text)
     except UserError as error:
         print(f"ddpo_fair.train: {errors.paragraph(error)}", file=sys.stderr)
-        return _leave(
-            stopping.INTERRUPTED if isinstance(error, HostLost) else BAD_INPUT
-        )
+        lost = isinstance(error, HostLost)
+        return _leave(stopping.INTERRUPTED if lost else command_line.BAD_INPUT)
     except stopping.Interrupted as interrupted:
         print(interrupted.message(), file=sys.stderr)
         return stopping.INTERRUPTED

@@ -63,7 +63,7 @@ run() {  # name, then flags
       ;;
     many_prompts)
       # At least four images of each prompt in an epoch, on one device. A quarter of the
-      # images are of prompts that say the gender, or those would soon not be obeyed.
+      # images are of prompts that say the gender, or the model would soon not follow those.
       local batch=64 batches=4
       if [[ "$MODEL" == sd15 ]]; then batch=8 batches=32; fi
       train mech_eng "--config.prompts=$(prompts)" \

@@ -38,11 +38,23 @@ def refused(
     printed = capsys.readouterr()
     text = printed.err
     assert status == 2, text
-    assert text.startswith(f"{main.__module__}: ") and text.endswith("\n")
+    command = main.__module__.removesuffix(".__main__")
+    assert text.startswith(f"{command}: ") and text.endswith("\n")
     assert text.count("\n") == 1 and text.rstrip("\n").isprintable()
     assert "Traceback" not in text and len(text) < 9000
     assert seconds < SECONDS
     return text
+
+
+def named(value: Any) -> str:
+    """What a test's case is called, for `ids=`: what is typed, what is said of it."""
+    if callable(value):
+        return getattr(value, "__module__", "").rpartition(".")[2]
+    text = value if isinstance(value, str) else " ".join(map(str, value))
+    if isinstance(value, dict):
+        text = " ".join(f"{name}={value[name]}" for name in value)
+    text = text.replace(CONFIG, "...").rpartition("defaults()")[2]
+    return ascii(text)[1:-1][:40]
 
 
 def save_sound(root: pathlib.Path) -> pathlib.Path:

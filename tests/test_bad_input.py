@@ -8,7 +8,7 @@ import sys
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from refusals import CONFIG, ROOT, SCALARS, SECONDS, STEADY, refused
+from refusals import CONFIG, ROOT, SCALARS, SECONDS, STEADY, named, refused
 
 from ddpo_fair import command_line, config_rules, train
 from ddpo_fair import config as configuration
@@ -19,50 +19,50 @@ LONG = 10_000
 
 
 @pytest.mark.parametrize(
-    ("arguments", "parts"),
+    ("arguments", "part"),
     [
-        ([], ["Which experiment?", "--config=configs/mech_eng.py"]),
-        (["--config="], ["Which experiment?"]),
-        (["--config"], ["Which experiment?"]),
-        (["--config=nowhere.py"], ["'nowhere.py' is not a file", "configs/mech_eng"]),
-        (["--config=/etc/passwd"], ["is not a file of Python", "configs/mech_eng.py"]),
-        (["--config=configs"], ["is not a file of Python"]),
-        ([f"--config={LONG * 'x'}.py"], ["File name too long", "characters)"]),
-        (["--config=a\0b.py"], ["control character"]),
-        (["--config=~nobody_here/a.py"], ["home directory"]),
-        ([CONFIG.replace(":embedded", ":sd9")], ["'sd9'", "embedded or sd15"]),
-        ([CONFIG + LONG * "e"], ["characters) after the colon must be embedded or"]),
-        ([CONFIG, CONFIG], ["--config is given twice"]),
-        ([CONFIG, "--config.epoch=3"], ["config.epoch is no setting", "epochs"]),
-        ([CONFIG, "--config.learning_rate=3"], ["did you mean train.learning_rate"]),
-        ([CONFIG, "--config.zzz=3"], ["--help lists all settings"]),
-        ([CONFIG, "--config.__class__=3"], ["is no setting"]),
-        ([CONFIG, "--config.train=3"], ["is no setting", "train."]),
-        ([CONFIG, "--config.epochs.x=3"], ["did you mean epochs"]),
-        ([CONFIG, f"--config.{LONG * 'x'}=3"], ["xxx... is no setting"]),
-        ([CONFIG, "--epochs=3"], ["'--epochs=3' is no flag", "--config.NAME=VALUE"]),
-        ([CONFIG, "--"], ["'--' is no flag"]),
-        ([CONFIG, ""], ["'' is no flag"]),
-        ([CONFIG, "--config.epochs"], ["--config.epochs needs a value"]),
-        ([CONFIG, "--config.epochs=1", "--config.epochs=2"], ["given twice"]),
+        ([], "Which experiment? Give a config file, e.g. `python -m ddpo_fair.train"),
+        (["--config="], "Which experiment?"),
+        (["--config"], "Which experiment?"),
+        (["--config=nowhere.py"], "'nowhere.py' is not a file of Python"),
+        (["--config=/etc/passwd"], "choose one of configs/comp_sci.py, configs/elec"),
+        (["--config=configs"], "is not a file of Python"),
+        ([f"--config={LONG * 'x'}.py"], "File name too long"),
+        (["--config=a\0b.py"], "control character"),
+        (["--config=~nobody_here/a.py"], "home directory"),
+        ([CONFIG.replace(":embedded", ":sd9")], "'sd9' after the colon must be embedd"),
+        ([CONFIG + LONG * "e"], "characters) after the colon must be embedded or"),
+        ([CONFIG, "--config.epoch=3"], "is no flag; did you mean --config.epochs."),
+        ([CONFIG, "--config.learning_rate=3"], "mean --config.train.learning_rate."),
+        ([CONFIG, "--config.zzz=3"], "is no flag; --help lists them all."),
+        ([CONFIG, "--config.__class__=3"], "is no flag; --help lists them all."),
+        ([CONFIG, "--config.train=3"], "did you mean --config.train."),
+        ([CONFIG, "--config.epochs.x=3"], "did you mean --config.epochs."),
+        ([CONFIG, f"--config.{LONG * 'x'}=3"], "characters) is no flag"),
+        ([CONFIG, "--epochs=3"], "'--epochs=3' is no flag; did you mean --config.epo"),
+        ([CONFIG, "--plann"], "'--plann' is no flag; did you mean --plan."),
+        ([CONFIG, "--"], "'--' is no flag"),
+        ([CONFIG, ""], "'' is no flag"),
+        ([CONFIG, "epochs"], "'epochs' is no flag"),
+        ([CONFIG, "--config.epochs"], "Missing value for flag --config.epochs."),
+        ([CONFIG, "--noconfig.reward.soft=1"], "does not take an argument."),
+        ([CONFIG, "--flagfile=nowhere"], "Unable to open flagfile"),
+        ([CONFIG, "--plan=0"], "--plan='0' must be"),
     ],
-    ids=range(24),
+    ids=named,
 )
-def test_command_lines(capsys, arguments, parts):
-    text = refused(train.main, arguments, capsys)
-    for part in parts:
-        assert part in text
+def test_command_lines(capsys, arguments, part):
+    assert part in refused(train.main, arguments, capsys)
 
 
 @pytest.mark.parametrize(
     ("override", "part"),
     [
-        ("epochs=", "'' must be a whole number; without it, it is 20"),
-        ("epochs=1.5", "'1.5' must be a whole number"),
-        ("epochs=1e3", "'1e3' must be a whole number"),
+        ("epochs=", "--config.epochs='' must be an integer, like 20."),
+        ("epochs=1.5", "'1.5' must be an integer"),
         ("epochs=0", "epochs=0 must be at least 1 and at most 1000000"),
         (f"epochs={400 * '9'}", "characters) must be at least 1"),
-        (f"epochs={5000 * '9'}", "characters) must be a whole number"),
+        (f"epochs={5000 * '9'}", "characters) must be an integer"),
         ("seed=-1", "seed=-1 must be at least 0"),
         ("seed=2147483648", "at most 2147483647"),
         (
@@ -72,7 +72,7 @@ def test_command_lines(capsys, arguments, parts):
         ("sample.eta=high", "'high' must be a number"),
         ("sample.eta=0,5", "'0,5' must be a number"),
         ("sample.eta=0", "sample.eta=0.0 must be above 0"),
-        ("sample.eta=nan", "sample.eta=nan must be above 0"),
+        ("sample.eta=nan", "sample.eta='nan' must be a number, like 1.0"),
         ("sample.eta=1e999", "sample.eta=inf must be above 0"),
         ("sample.num_steps=1001", "at most 1000"),
         ("advantage.clip=inf", "advantage.clip=inf must be above 0"),
@@ -84,9 +84,9 @@ def test_command_lines(capsys, arguments, parts):
         ("train.lora.rank=4097", "at most 4096"),
         (
             "train.lora.target_modules=",
-            "must name layers, e.g. ('to_q', 'to_v'), or be 'all'",
+            "must be names of layers, e.g. ('to_q', 'to_v'), or 'al",
         ),
-        ("train.lora.target_modules=('to_q', ' ')", "must name layers"),
+        ("train.lora.target_modules=('to_q', ' ')", "must be names of layers"),
         ("train.microbatch=7", "try train.microbatch="),
         ("train.skip_last_steps=20", "leaves none of sample.num_steps=15"),
         ("train.updates_per_epoch=5", "do not divide by train.updates_per_epoch=5"),
@@ -95,6 +95,7 @@ def test_command_lines(capsys, arguments, parts):
         ("reward.target=(1,1)", "classified as female and as male, not negative"),
         ("reward.target=((((", "must be numbers"),
         ("reward.target=(nan,1)", "must be numbers"),
+        ("reward.target=a,b", "must be numbers"),
         ("reward.target=0.5", "with sum 1, e.g. (0.5, 0.5)"),
         ("eval.images=-1", "eval.images=-1 must be at least 0"),
         ("checkpoint.keep=1", "a second one serves where the newest is damaged"),
@@ -105,13 +106,11 @@ def test_command_lines(capsys, arguments, parts):
         ("variant=../fp16", "must be the middle of the names"),
         ("run.name=", "run.name='' must be"),
         ("run.name=../../up", "'../../up' must be a folder's name"),
-        ("run.name=/tmp/there", "must be a folder's name"),
         ("run.name=a\0b", "must be a folder's name"),
-        ("run.name=..", "must be a folder's name"),
         ("run.name=-rf", "the first a letter or digit"),
         (f"run.name={101 * 'a'}", "at most 100"),
-        ("run.dir=", "run.dir='' must name a folder"),
-        ("run.dir=a\0b", "must name a folder"),
+        ("run.dir=", "run.dir='' must be a folder's path"),
+        ("run.dir=a\0b", "must be a folder's path"),
         ("log.wandb=a/b/c", "log.wandb='a/b/c' must be a project, or team/project"),
         ("distributed.coordinator_address=here", "must be host:port of process 0"),
         ("distributed.timeout_seconds=1", "at least 5"),
@@ -129,7 +128,7 @@ def test_command_lines(capsys, arguments, parts):
         ("prompts=photo of the face of a wizard", "its nouns are accountant,"),
         ("prompts=<script>alert(1)</script>", "does not know prompts='<script>"),
     ],
-    ids=range(65),
+    ids=named,
 )
 def test_overrides(capsys, override, part):
     assert part in refused(train.main, [CONFIG, f"--config.{override}"], capsys)
@@ -180,7 +179,11 @@ def test_odd_prompts_are_only_prompts(prompt, monkeypatch, capsys):
     capsys.readouterr()
 
 
-START = "from ddpo_fair import config\ndef get_config(variant):\n    c = "
+START = (
+    "from ddpo_fair import config\nfrom ml_collections.config_dict import *\n"
+    "def get_config(variant):\n    c = config.defaults()\n    "
+)
+END = "\n    return c"
 
 
 @pytest.mark.parametrize(
@@ -190,23 +193,37 @@ START = "from ddpo_fair import config\ndef get_config(variant):\n    c = "
         ("\0", "null bytes"),
         ("x = 1", "AttributeError"),
         ("raise SystemExit('usage:\\nleave')", "line 1: SystemExit: usage: leave"),
+        ("raise BaseException('no')", "line 1: BaseException: no. A config file def"),
         (f"raise ValueError({LONG} * 'x')", "line 1: ValueError: xxx"),
-        ("def get_config(variant):\n    return 3", "must return the fields"),
-        (f"{START}config.defaults()\n    c.epochs = 'many'\n", "line 4: TypeError"),
-        (f"{START}config.defaults()\n    c.epcohs = 3\n    return c", "no more and"),
         (
-            f"{START}config.defaults()\n    c.prompts = (1,)\n    return c",
-            "of str, lik",
+            "def get_config(variant):\n    return 3",
+            "TypeError: get_config() returned 3",
         ),
-        (f"{START}config.defaults()\n    c.epochs = None\n    return c", "type int"),
-        (f"{START}config.defaults()\n    c.seed = 10**400\n    return c", "at most 21"),
-        (f"{START}config.defaults()\n    c.seed = 10**9999\n    return c", "too long"),
+        (f"{START}c.epochs = 'many'\n", "line 5: TypeError"),
+        (f"{START}c.epcohs = 3{END}", "mine.py: epcohs is no setting; did you mean ep"),
+        (f"{START}c.train.rank = 3{END}", "mean train.lora.rank. train.objective='z'"),
+        (f"{START}c.prompts = (1,){END}", "must be of type tuple of str, like"),
+        (f"{START}c.epochs = None{END}", "epochs=None must be of type int, like 20"),
+        (f"{START}c.epochs = placeholder(int){END}", "epochs=None must be of type int"),
+        (f"{START}c.epochs = required_placeholder(int){END}", "RequiredValueError"),
+        (f"{START}c.train.train = c.train{END}", "RecursionError"),
+        (f"{START}c.seed = 10**400{END}", "at most 2147483647"),
+        (f"{START}c.seed = 10**9999{END}", "seed=a int too long to show must be"),
     ],
-    ids=range(12),
+    ids=named,
 )
 def test_config_files(capsys, source, part, tmp_path):
     (tmp_path / "mine.py").write_text(source)
-    assert part in refused(train.main, [f"--config={tmp_path / 'mine.py'}"], capsys)
+    arguments = [f"--config={tmp_path / 'mine.py'}", "--config.train.objective=z"]
+    assert part in refused(train.main, arguments, capsys)
+
+
+def test_a_frozen_config_is_only_a_config(tmp_path, capsys):
+    frozen = f"{START}c.seed = 3\n    return FrozenConfigDict(c)"
+    (tmp_path / "mine.py").write_text(frozen)
+    arguments = [f"--config={tmp_path / 'mine.py'}", "--config.epochs=5"]
+    command, problems = command_line.parse(arguments, "ddpo_fair.train")
+    assert problems == [] and (command.config.seed, command.config.epochs) == (3, 5)
 
 
 FIELDS = tuple(configuration.flatten(configuration.defaults()))
@@ -254,8 +271,8 @@ def test_any_text_is_accepted_or_refused_in_words(name, value, text):
             "2 settings cannot be used",
         ),
         ("evaluate", [], "Which run?"),
-        ("report", [], "The following arguments are required: run"),
-        ("export", ["--run=nowhere"], "required: --output"),
+        ("report", [], "Which run? Give its folder"),
+        ("export", ["--run=nowhere"], "--output is missing"),
     ],
 )
 def test_a_real_process_answers_at_once(module, arguments, part):

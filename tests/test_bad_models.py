@@ -10,7 +10,7 @@ import safetensors.numpy
 import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from refusals import SCALARS, STEADY, arguments_of, refused, save_sound
+from refusals import SCALARS, STEADY, arguments_of, named, refused, save_sound
 
 from ddpo_fair import train
 from ddpo_fair.diffusion import ddim, stable_diffusion
@@ -54,7 +54,7 @@ def folders(sound, tmp_path):
             "x 8 devices = 32 images per epoch, but 20 prompts need 40",
         ),
     ],
-    ids=range(17),
+    ids=named,
 )
 def test_places_that_are_none(capsys, sound, tmp_path, changes, part):
     changes = {"run.dir": tmp_path, **changes}
@@ -125,7 +125,7 @@ def write(path, content):
         (say(SCHEDULER, beta_end=2), "beta_end=2 must be below 1"),
         (say(SCHEDULER, num_train_timesteps="1000"), "must be a whole number from 1"),
     ],
-    ids=range(21),
+    ids=named,
 )
 def test_models(capsys, folders, harm, part):
     harm(folders)

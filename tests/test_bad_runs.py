@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import tiny_model
-from refusals import CONFIG, arguments_of, refused, save_sound
+from refusals import CONFIG, arguments_of, named, refused, save_sound
 
 from ddpo_fair import evaluate, export, train
 from ddpo_fair.classifiers import evaluate_classifier, train_classifier
@@ -33,11 +33,11 @@ def run(sound, tmp_path):
 @pytest.mark.parametrize(
     ("main", "flags", "part"),
     [
-        (train_classifier.main, ["--data=a"], "arguments are required: --output"),
+        (train_classifier.main, ["--data=a"], "--output is missing"),
         (train_classifier.main, ["--data=~nobody_here", "--output=x"], "home direct"),
         (train_classifier.main, ["--data=a", "--output=a\0b"], "control character"),
         (evaluate_classifier.main, ["--data=a", "--output="], "(it is empty)"),
-        (evaluate_classifier.main, ["--data=a", "--images=0"], "number from 1 to"),
+        (evaluate_classifier.main, ["--data=a", "--images=0"], "range [1, "),
         (evaluate.main, ["--run={run}x"], "not the folder of a run. Runs beside it"),
         (evaluate.main, ["--run="], "--run='' cannot be used as a path (it is empty)"),
         (evaluate.main, ["--run=a\0b"], "control character"),
@@ -47,11 +47,23 @@ def run(sound, tmp_path):
         (evaluate.main, ["--run={run}", f"--checkpoint={5000 * '9'}"], "characters)"),
         (evaluate.main, ["--run={run}", "--checkpoint=7"], "holds the checkpoints 3"),
         (evaluate.main, ["--run={run}", "--checkpoint=x/checkpoints/3"], "Which run?"),
-        (evaluate.main, ["--run={run}", "--images=1"], "--images: '1' must be a whole"),
-        (evaluate.main, ["--run={run}", "--images=1e99"], "number from 2 to 100000"),
-        (evaluate.main, ["--run={run}", "--seed=-1"], "number from 0 to 2147483647"),
-        (evaluate.main, ["--run={run}", "--sets=all"], "must be of trained, held_out"),
-        (evaluate.main, ["--run={run}", "--sets="], "must be of trained, held_out"),
+        (evaluate.main, ["--run={run}", "--images=1"], "--images='1' must be an int"),
+        (
+            evaluate.main,
+            ["--run={run}", "--images=1e99"],
+            "integer in the range [2, 100000]",
+        ),
+        (evaluate.main, ["--run={run}", "--seed=-1"], "the range [0, 2147483647]"),
+        (
+            evaluate.main,
+            ["--run={run}", "--sets=all"],
+            "must be of trained, held_out",
+        ),
+        (
+            evaluate.main,
+            ["--run={run}", "--sets="],
+            "must be of trained, held_out",
+        ),
         (evaluate.main, ["--run={run}", "--samplers="], "must be all, training, or"),
         (evaluate.main, ["--run={run}", "--samplers=2:1:5"], "eta 0 to 1"),
         (evaluate.main, ["--run={run}", "--samplers=0:1:0"], "steps 1 to 1000"),
@@ -71,14 +83,22 @@ def run(sound, tmp_path):
         (report.main, ["{run}", "--output={run}"], "is a folder; name the page"),
         (report.main, ["{run}", "--output=/"], "is a folder; name the page"),
         (report.main, ["{run}", "--output={run}/config.json/x"], "cannot be written"),
-        (report.main, ["{run}", "--outptu=x"], "Unrecognized arguments: --outptu=x"),
+        (report.main, ["{run}", "--outptu=x"], "no flag; did you mean --output"),
         (export.main, ["--run={run}x", "--output={run}y"], "not the folder of a run"),
         (export.main, ["--run={run}", "--output="], "(it is empty)"),
         (export.main, ["--run={run}", "--output=/"], "exists and is not empty"),
         (export.main, ["--run={run}", "--output={run}"], "nothing there was changed"),
         (export.main, ["--run={run}", "--output={run}/config.json/x"], "Not a direct"),
-        (export.main, ["--run={run}", "--output=x", "--format=onnx"], "choose from"),
-        (export.main, ["--run={run}", "--output=x", "--checkpoint=0"], "number from 1"),
+        (
+            export.main,
+            ["--run={run}", "--output=x", "--format=onnx"],
+            "must be one of diff",
+        ),
+        (
+            export.main,
+            ["--run={run}", "--output=x", "--checkpoint=0"],
+            "in the range [1, ",
+        ),
         (export.main, ["--run={run}", "--output=x", "--checkpoint=7"], "checkpoints 3"),
         (
             export.main,
@@ -86,7 +106,7 @@ def run(sound, tmp_path):
             "checkpoints/3 is damaged",
         ),
     ],
-    ids=range(48),
+    ids=named,
 )
 def test_flags_of_the_other_commands(capsys, run, tmp_path, main, flags, part):
     before = sorted(path.name for path in tmp_path.iterdir())
@@ -105,7 +125,7 @@ def test_flags_of_the_other_commands(capsys, run, tmp_path, main, flags, part):
         ('{"config": 5, "images_per_epoch": 16}', "cannot be read"),
         ('{"config": {"epochs": "many"}, "images_per_epoch": 16}', "epochs"),
     ],
-    ids=range(5),
+    ids=named,
 )
 def test_records_of_runs(capsys, run, sound, content, part):
     (run / "config.json").write_text(content)

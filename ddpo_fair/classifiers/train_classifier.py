@@ -9,14 +9,16 @@ ViT or from scratch, and writes a folder that config.classifier takes, with its 
 in evaluation.json and evaluation.png. The same command goes on where it was stopped.
 """
 
-import argparse
+import functools
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ddpo_fair import files, flags
+from absl import flags
+
+from ddpo_fair import command_line, files
 from ddpo_fair.classifiers import classes, data_flags
 from ddpo_fair.errors import UserError, shown
 
@@ -28,14 +30,14 @@ LARGEST = 2**31 - 1
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit status: 0, 2 for something to fix, or 130."""
-    return flags.status(
+    return command_line.run(
         "ddpo_fair.classifiers.train_classifier",
-        lambda: train(_parser().parse_args(arguments)),
+        lambda: train(_options(arguments)),
         "the same command continues",
     )
 
 
-def train(options: argparse.Namespace) -> None:
+def train(options: flags.FlagValues) -> None:
     """Trains, writes the folder, tests it.
 
     Raises:
@@ -60,8 +62,12 @@ def train(options: argparse.Namespace) -> None:
     rows, kept = classifier_training.hold_out(
         training.classes, options.holdout, options.seed
     )
-    flags = {k: v for k, v in vars(options).items() if k not in ("output", "data_dir")}
-    classifier_training.bind(output, {**flags, "images": len(training.classes)})
+    given = {
+        k: v
+        for k, v in options.flag_values_dict().items()
+        if k not in ("output", "data_dir")
+    }
+    classifier_training.bind(output, {**given, "images": len(training.classes)})
     counts = ", ".join(
         f"{(training.classes[rows] == k).sum():,} {name}"
         for k, name in enumerate(data.names)
@@ -90,7 +96,7 @@ def train(options: argparse.Namespace) -> None:
     _test(options, output, tests or training, tested)
 
 
-def _begin(options: argparse.Namespace) -> tuple[Any, Any]:
+def _begin(options: flags.FlagValues) -> tuple[Any, Any]:
     """The data set, and the classifier to begin with."""
     from ddpo_fair.classifiers import classifier_training
     from ddpo_fair.models import sources
@@ -101,7 +107,7 @@ def _begin(options: argparse.Namespace) -> tuple[Any, Any]:
     return data, classifier_training.begin(folder, data.names, options.seed, size)
 
 
-def _splits(options: argparse.Namespace, data: Any, settings: Any) -> tuple[Any, Any]:
+def _splits(options: flags.FlagValues, data: Any, settings: Any) -> tuple[Any, Any]:
     """The images to train on, and those to test with; None for a share of them.
 
     Raises:
@@ -129,7 +135,7 @@ def _splits(options: argparse.Namespace, data: Any, settings: Any) -> tuple[Any,
     return splits[0], splits[1] if test else None
 
 
-def _test(options: argparse.Namespace, output: Path, split: Any, rows: Any) -> None:
+def _test(options: flags.FlagValues, output: Path, split: Any, rows: Any) -> None:
     """Tests the written folder as config.classifier will read it.
 
     Args:
@@ -154,34 +160,31 @@ def _test(options: argparse.Namespace, output: Path, split: Any, rows: Any) -> N
     print(f"Wrote {output}; train with --config.classifier={output}.")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = flags.Parser(
-        prog="python -m ddpo_fair.classifiers.train_classifier",
-        description=__doc__.split("\n\n")[2],
-        allow_abbrev=False,
+def _options(arguments: Sequence[str]) -> flags.FlagValues:
+    values = flags.FlagValues()
+    texts, whole, number = (
+        functools.partial(define, flag_values=values)
+        for define in (flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float)
     )
-    data_flags.add_data(parser)
-    add, whole = parser.add_argument, flags.whole_number
-    add("--output", required=True, help="folder of the classifier, new")
-    add(
-        "--start",
-        help="ViT to begin with: embedded, a folder, or owner/name on the Hugging Face"
-        " hub; a small one of random weights if not given",
+    data_flags.define(values)
+    texts("output", None, "Folder of the classifier, new")
+    texts(
+        "start",
+        None,
+        "ViT to begin with: embedded, a folder, or owner/name on the Hugging Face hub;"
+        " a small one of random weights if not given",
     )
-    add("--image_size", type=whole(16, 1024), default=64, help="from scratch (64)")
-    add("--split", help="of the data; train if there is one")
-    add("--test_split", help="test or validation, or else a part of --holdout")
-    add("--holdout", type=data_flags.share, default=0.1, help="share (0.1)")
-    add("--steps", type=whole(1, 10**7), default=1500, help="updates (1500)")
-    add("--batch", type=whole(2, 10**5), default=64, help="images of an update (64)")
-    add(
-        "--learning_rate",
-        type=data_flags.rate,
-        help=f"{FROM_SCRATCH} from scratch, {FINE_TUNING} with --start",
-    )
-    add("--seed", type=whole(0, LARGEST), default=0, help="of everything random (0)")
-    add("--confidence", type=data_flags.share, default=0.7, help="of the test")
-    return parser
+    whole("image_size", 64, "Pixels, from scratch", 16, 1024)
+    texts("split", None, "Of the data; train if there is one")
+    texts("test_split", None, "Test or validation, or else a part of --holdout")
+    number("holdout", 0.1, "Share that is not trained on", 0, 0.999)
+    whole("steps", 1500, "Updates", 1, 10**7)
+    whole("batch", 64, "Images of an update", 2, 10**5)
+    rates = f"{FROM_SCRATCH} from scratch, {FINE_TUNING} with --start"
+    number("learning_rate", None, rates, 1e-12, 10)
+    whole("seed", 0, "Of everything random", 0, LARGEST)
+    number("confidence", 0.7, "That an answer needs in the test", 0, 0.999)
+    return command_line.options(values, arguments, __doc__, "data", "output")
 
 
 if __name__ == "__main__":

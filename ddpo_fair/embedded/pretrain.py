@@ -5,8 +5,11 @@ with the UNet; each stage resumes where it was stopped. Writes the official fold
 """
 
 import concurrent.futures
+import functools
 import json
 import logging
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
-from absl import app, flags
+from absl import flags
 from transformers import CLIPTokenizer
 
-from ddpo_fair import files, parallel
+from ddpo_fair import command_line, files, parallel
 from ddpo_fair.classifiers import calibration
 from ddpo_fair.embedded import (
     dataset,
@@ -35,17 +38,7 @@ HOLDOUT = 1_000  # last images, kept from the classifier, for its temperature
 COLUMNS = ("image", "caption", "male", "view")  # of an example, kept in a shard
 STORED = jnp.float16  # halves the package; the weights become float32 when read
 
-FLAGS = flags.FLAGS
-flags.DEFINE_string("work_dir", "pretraining", "Renders, checkpoints: kept to resume.")
-flags.DEFINE_string("output", str(Path(__file__).parent / "weights"), "Final folders.")
-flags.DEFINE_integer("seed", 0, "Of the renders and of the training.")
-flags.DEFINE_integer("images", dataset.NUM_TRAIN, "Renders, in thousands rounded up.")
-flags.DEFINE_integer("vae_steps", 1_600, "Updates of the autoencoder.")
-flags.DEFINE_integer("classifier_steps", 1_500, "Updates of the classifier.")
-flags.DEFINE_integer("diffusion_steps", 1_750, "Updates of text encoder and UNet.")
-flags.DEFINE_list(
-    "stages", ["vae", "classifier", "diffusion"], "To run; the first one before others."
-)
+STAGES = ["vae", "classifier", "diffusion"]
 
 
 def render_shard(path: Path, seed: int, start: int) -> None:
@@ -96,7 +89,9 @@ def reconstruct(params: Any, images: np.ndarray) -> np.ndarray:
     return np.round((pixels + 1) * 127.5).astype(np.uint8)
 
 
-def classifier_stage(work: Path, output: Path, data: dict, autoencoder: Any) -> None:
+def classifier_stage(
+    work: Path, output: Path, data: dict, autoencoder: Any, options: flags.FlagValues
+) -> None:
     """Train, calibrate and write the classifier."""
     images, faces = data["image"], np.isin(data["view"], ("near", "far"))
     male = np.where(faces, data["male"], 0.5).astype(np.float32)
@@ -109,8 +104,8 @@ def classifier_stage(work: Path, output: Path, data: dict, autoencoder: Any) -> 
         work / "classifier",
         np.concatenate([images[train], copies]),
         np.concatenate([male[train], male[:RECONSTRUCTIONS]]),
-        FLAGS.classifier_steps,
-        FLAGS.seed,
+        options.classifier_steps,
+        options.seed,
     )
     network = vit.ImageClassifier(vit.Config.from_dict(pretrain_classifier.CONFIG))
     holdout = np.flatnonzero(faces[-HOLDOUT:]) - HOLDOUT
@@ -124,7 +119,9 @@ def classifier_stage(work: Path, output: Path, data: dict, autoencoder: Any) -> 
     write_json(folder / "preprocessor_config.json", pretrain_classifier.PREPROCESSOR)
 
 
-def diffusion_stage(work: Path, folder: Path, data: dict, autoencoder: Any) -> None:
+def diffusion_stage(
+    work: Path, folder: Path, data: dict, autoencoder: Any, options: flags.FlagValues
+) -> None:
     """Train and write the text encoder and the UNet."""
     both = data["image"], data["image"][:, :, ::-1]  # mirrored
     latents = cached(
@@ -146,8 +143,8 @@ def diffusion_stage(work: Path, folder: Path, data: dict, autoencoder: Any) -> N
         latents,
         ids,
         empty,
-        FLAGS.diffusion_steps,
-        FLAGS.seed,
+        options.diffusion_steps,
+        options.seed,
         len(tokens),
     )
     weights.save(folder / "unet", params["unet"], pretrain_diffusion.UNET, dtype=STORED)
@@ -184,26 +181,57 @@ def write_layout(folder: Path, captions: list[str]) -> None:
     write_json(folder / "model_index.json", index)
 
 
-def main(_: list[str]) -> None:
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns its exit status: 0, 2 for something to fix, or 130."""
+    return command_line.run(
+        "ddpo_fair.embedded.pretrain",
+        lambda: pretrain(_options(arguments)),
+        "the same command continues",
+    )
+
+
+def pretrain(options: flags.FlagValues) -> None:
+    """Runs the stages that the flags ask for."""
     parallel.divide_cpu(2)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("orbax").setLevel(logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)
-    work, output = Path(FLAGS.work_dir), Path(FLAGS.output)
-    data = render(work / "faces", FLAGS.seed, FLAGS.images)
+    work, output = Path(options.work_dir), Path(options.output)
+    data = render(work / "faces", options.seed, options.images)
     folder = output / "text_to_image"
     write_layout(folder, sorted(set(data["caption"].tolist())))
-    if "vae" in FLAGS.stages:
+    if "vae" in options.stages:
         images = data["image"][:VAE_IMAGES]
-        trained = pretrain_vae.train(work / "vae", images, FLAGS.vae_steps, FLAGS.seed)
+        trained = pretrain_vae.train(
+            work / "vae", images, options.vae_steps, options.seed
+        )
         trained = pretrain_vae.normalise(trained, images[:2_000])
         weights.save(folder / "vae", trained, pretrain_vae.CONFIG, dtype=STORED)
     autoencoder = pretrain_vae.read(folder / "vae")
-    if "classifier" in FLAGS.stages:
-        classifier_stage(work, output, data, autoencoder)
-    if "diffusion" in FLAGS.stages:
-        diffusion_stage(work, folder, data, autoencoder)
+    if "classifier" in options.stages:
+        classifier_stage(work, output, data, autoencoder, options)
+    if "diffusion" in options.stages:
+        diffusion_stage(work, folder, data, autoencoder, options)
+
+
+def _options(arguments: Sequence[str]) -> flags.FlagValues:
+    values = flags.FlagValues()
+    texts, whole = (
+        functools.partial(define, flag_values=values)
+        for define in (flags.DEFINE_string, flags.DEFINE_integer)
+    )
+    texts("work_dir", "pretraining", "Renders, checkpoints: kept to resume")
+    texts("output", str(Path(__file__).parent / "weights"), "Final folders")
+    whole("seed", 0, "Of the renders and of the training", 0)
+    whole("images", dataset.NUM_TRAIN, "Renders, in thousands rounded up", 1)
+    whole("vae_steps", 1_600, "Updates of the autoencoder", 1)
+    whole("classifier_steps", 1_500, "Updates of the classifier", 1)
+    whole("diffusion_steps", 1_750, "Updates of text encoder and UNet", 1)
+    flags.DEFINE_list(
+        "stages", STAGES, "To run; the first one before others", flag_values=values
+    )
+    return command_line.options(values, arguments, __doc__)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(main(sys.argv[1:]))

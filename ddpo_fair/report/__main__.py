@@ -6,36 +6,45 @@ Writes one HTML page that needs nothing but itself, and its figures as SVG and P
 import sys
 from collections.abc import Sequence
 
-from ddpo_fair import errors, flags
+from absl import flags
+
+from ddpo_fair import command_line
 from ddpo_fair.errors import UserError
 
-BAD_INPUT = 2  # exit status
+USAGE = """\
+python -m ddpo_fair.report RUN [RUN ...] [--output=PAGE.html]
+
+Explains one run, or several side by side, in one HTML page. Runs that differ only in
+their seed count as one experiment. RUN is a run's folder, e.g. runs/mech_eng.
+"""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns its exit status: 0, or 2 for what the user can mend."""
-    parser = flags.Parser(
-        prog="python -m ddpo_fair.report",
-        description="Explain one run, or several side by side, in one HTML page."
-        " Runs that differ only in their seed are judged together.",
-        allow_abbrev=False,
+    """Runs the command; returns its exit status: 0, 2 for something to fix, or 130."""
+    return command_line.run(
+        "ddpo_fair.report", lambda: explain(arguments), "the page was not written"
     )
-    parser.add_argument("run", nargs="+", help="folder of a run, e.g. runs/mech_eng")
-    parser.add_argument(
-        "--output",
-        help="the page; by default report.html in the run's folder, or, for several"
-        " runs, in the folder that holds them",
-    )
-    try:
-        given = parser.parse_args(arguments)
-        from ddpo_fair.report import writer  # matplotlib: after the help
 
-        page = writer.write(given.run, given.output)
-    except UserError as error:
-        print(f"ddpo_fair.report: {errors.paragraph(error)}", file=sys.stderr)
-        return BAD_INPUT
-    print(page)
-    return 0
+
+def explain(arguments: Sequence[str]) -> None:
+    """Writes the page of the runs that a command line names, and prints its path.
+
+    Raises:
+        UserError: for what the user can fix.
+    """
+    values = flags.FlagValues()
+    where = "The page; report.html in the run's folder, or in the one of several runs"
+    flags.DEFINE_string("output", None, where, flag_values=values)
+    rest, problems = command_line.read(values, arguments, USAGE)
+    runs = [one for one in rest if not one.startswith("-")]
+    problems += command_line.strangers([one for one in rest if one not in runs], values)
+    if not runs:
+        problems.append("Which run? Give its folder, e.g. runs/mech_eng.")
+    if problems:
+        raise UserError(" ".join(problems))
+    from ddpo_fair.report import writer  # matplotlib: after the help
+
+    print(writer.write(runs, values.output))
 
 
 if __name__ == "__main__":
