@@ -224,6 +224,28 @@ def test_kernels_and_collectives_are_counted_by_hand():
     assert "all-reduce of bf16: 8.000 MB" in plan.collectives(large)
 
 
+class Refused:
+    """A program that asks for more than a TPU has."""
+
+    def compile(self, options):
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM (512.00G of 15.75G).\nMore."
+        )
+
+
+def test_a_program_that_the_compiler_refuses_does_not_fit(folders, monkeypatch):
+    program = programs.Program("sampling 9 images", Refused(), 1, 1, 0)
+    monkeypatch.setattr(programs, "lower", lambda *_: [program])
+    monkeypatch.setattr(plan, "flops", lambda _: {"sampling": 2e14})
+    lines = []
+    plan.write(tiny_model.config(*folders), None, lines.append)
+    printed = "\n".join(lines)
+    assert "refuses it: Ran out of memory on HBM (512.00G of 15.75G).\n" in printed
+    assert "Most at once: inf GB, sampling 9 images." in printed
+    assert "it does not fit. Lower sample.batch_per_device" in printed
+    assert "200.000 TFLOP" in printed and " 2 s," in printed
+
+
 def test_stable_diffusion_needs_no_file():
     config = configuration.choose_model(configuration.defaults(), "sd15")
     model, scorer = programs.read_model(config), programs.read_classifier(config)
