@@ -3,14 +3,13 @@
 Arrays of images travel as [D, n, ...]: D devices (of all hosts), n images on each.
 """
 
-import contextlib
 import dataclasses
 import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -30,7 +29,7 @@ ALONE = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Target:
     """Devices that programs are made for, and that need not be there.
 
@@ -43,23 +42,18 @@ class Target:
     compiler_options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-_target: ContextVar[Target | None] = ContextVar("target", default=None)
+# None: the devices at hand. JAX traces anew where it changes.
+_target = jax.make_user_context(default_value=None)
 
 
-@contextlib.contextmanager
-def made_for(target: Target) -> Iterator[None]:
+def made_for(target: Target) -> AbstractContextManager[None]:
     """Makes, lowers and compiles programs for a target instead of what is at hand."""
-    token = _target.set(target)
-    try:
-        yield
-    finally:
-        _target.reset(token)
+    return _target(target)
 
 
 def devices() -> Sequence[Any]:
     """Of all hosts: those programs are made for, else those at hand."""
-    target = _target.get()
-    return jax.devices() if target is None else target.devices
+    return jax.devices() if _target.value is None else _target.value.devices
 
 
 def mesh() -> Mesh:
@@ -93,7 +87,7 @@ def pmap(function: Callable, in_axes: Any) -> Callable:
 
     The output is [D, n, ...] with the sharding that the jitted update takes: no copy.
     """
-    of_target = None if _target.get() is None else devices()
+    of_target = None if _target.value is None else devices()
     mapped = jax.pmap(function, axis_name=AXIS, in_axes=in_axes, devices=of_target)
     specs = [PartitionSpec(*([] if axis is None else [AXIS])) for axis in in_axes]
 
@@ -213,8 +207,8 @@ def gather(array: jax.Array) -> np.ndarray:
 
 def has_flash_attention() -> bool:
     """Whether the devices are NVIDIA GPUs of the Ampere generation or later."""
-    if _target.get() is not None:
-        return _target.get().has_flash_attention
+    if _target.value is not None:
+        return _target.value.has_flash_attention
     device = jax.local_devices()[0]
     try:
         return device.platform == "gpu" and float(device.compute_capability) >= 8.0

@@ -142,6 +142,14 @@ def test_only_the_needed_files_come(server):
     assert (folder / name).read_text() == PLAIN[name]
 
 
+def test_a_plan_gets_no_weights(server):
+    folder = sources.model_folder(NAME, with_weights=False)
+    found = files_of(folder)
+    assert not [name for name in found if name.endswith(".safetensors")]
+    configs = {f"{part}/config.json" for part in ("unet", "vae", "text_encoder")}
+    assert configs < set(found) and "scheduler/scheduler_config.json" in found
+
+
 def test_a_variant_comes_instead_of_the_usual_files(server):
     folder = sources.model_folder(f"{NAME}@main", "fp16")
     weights = [name for name in files_of(folder) if name.endswith(".safetensors")]

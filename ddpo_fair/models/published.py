@@ -7,7 +7,7 @@ transformers'. Source: the config.json files of the repositories named below.
 from typing import Any
 
 STABLE_DIFFUSION_1: dict[str, dict[str, Any]] = {
-    "unet": {"sample_size": 64, "cross_attention_dim": 768},
+    "unet": {"sample_size": 64, "in_channels": 4, "cross_attention_dim": 768},
     "vae": {
         "block_out_channels": [128, 256, 512, 512],
         "down_block_types": ["DownEncoderBlock2D"] * 4,

@@ -101,7 +101,7 @@ def _chips(name: str) -> tuple[Any, ...]:
 
 def _lacking(kind: str, extra: str) -> UserError:
     return UserError(
-        f"--plan: JAX's compiler for {kind} is not installed: `pip install"
+        f"--plan: JAX has no compiler for {kind} here: `pip install"
         f" 'jax[{extra}]=={jax.__version__}'`, in an environment of its own if you"
         " like. It needs no device and no driver."
     )
