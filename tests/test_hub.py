@@ -196,6 +196,14 @@ def test_shards_come_with_their_index(server):
     assert found == shards
 
 
+def test_a_plan_takes_configs_alone_and_training_the_rest(server):
+    folder = sources.model_folder(NAME, with_weights=False)
+    needed = sorted(set(PLAIN) - {"model_index.json"})
+    light = [name for name in needed if not name.endswith(".safetensors")]
+    assert files_of(folder) == light == server.got()
+    assert files_of(sources.model_folder(NAME)) == needed
+
+
 def test_the_classifier_comes_without_pickles(server):
     server.files = CLASSIFIER
     folder = sources.classifier_folder(NAME)

@@ -198,7 +198,7 @@ def test_a_file_equals_the_folder_it_was_made_of(
     ("field", "name", "message"),
     [
         ("model", "v1-5.ckpt", r"a pickle can run any code.*\*\.safetensors"),
-        ("classifier", "classifier.safetensors", r"give the folder that holds config\.json"),
+        ("classifier", "vit.safetensors", r"give the folder that holds config\.json"),
     ],
 )
 def test_other_files_are_refused(tmp_path, cache, field, name, message):
