@@ -70,6 +70,17 @@ TEXT_1_5 = {
     "vocab_size": 49408,
 }
 
+SCHEDULER_1_5 = {
+    "_class_name": "PNDMScheduler",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "clip_sample": False,
+}
+
 # https://huggingface.co/stabilityai/stable-diffusion-2-1
 UNET_2_1 = UNET_1_5 | {
     "_diffusers_version": "0.10.0.dev0",

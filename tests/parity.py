@@ -1,6 +1,9 @@
 """What the tests against PyTorch share: random weights, folders, distances."""
 
 import numpy as np
+from flax import traverse_util
+
+from ddpo_fair.models import weights
 
 
 def randomise(torch, module, seed=0):
@@ -23,6 +26,22 @@ def to_numpy(tensor):
     return tensor.detach().numpy().transpose(0, 2, 3, 1)
 
 
+def reopen(cls, folder, params, filename="diffusion_pytorch_model.safetensors"):
+    """What PyTorch opens of parameters that we save: all of them, and no others.
+
+    Args:
+        cls: of diffusers or transformers.
+        folder: with the config.json; the parameters are written beside it.
+        params: of our network.
+        filename: of the weights.
+    """
+    ours = folder / "ours"
+    weights.save(ours, params, weights.read_config(folder), filename)
+    module, report = cls.from_pretrained(ours, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    return module.eval()
+
+
 def relative_error(found, expected):
     """||found - expected|| / ||expected||."""
     found, expected = np.asarray(found), np.asarray(expected)
@@ -30,34 +49,20 @@ def relative_error(found, expected):
     return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
 
-def flatten(params, path=()):
+def flatten(params):
     """Dict of dotted path to array."""
-    flat = {}
-    for name, value in params.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, (*path, name))
-        else:
-            flat[".".join((*path, name))] = value
-    return flat
+    return traverse_util.flatten_dict(params, sep=".")
 
 
 def draw(template, seed=0):
     """Random parameters of a template's shapes, small, no bias 0 and no scale 1."""
     random = np.random.default_rng(seed)
 
-    def draw_leaf(path, shape):
-        noise = 0.1 * random.standard_normal(shape, dtype=np.float32)
+    def draw_leaf(path, leaf):
+        noise = 0.1 * random.standard_normal(leaf.shape, dtype=np.float32)
         return 1 + noise if path[-1] == "scale" else noise
 
-    def walk(tree, path=()):
-        return {
-            name: walk(value, (*path, name))
-            if isinstance(value, dict)
-            else draw_leaf((*path, name), value.shape)
-            for name, value in tree.items()
-        }
-
-    return walk(template)
+    return traverse_util.path_aware_map(draw_leaf, template)
 
 
 def randomise_norms(torch, module):

@@ -210,7 +210,7 @@ def test_adapters_say_where_they_come_from(folders, tmp_path):
     }
 
 
-def test_the_card_tells_use_effect_and_limits(folders, tmp_path):
+def test_the_card_says_use_effect_and_limits(folders, tmp_path):
     output = export.export(folders["lora"], tmp_path / "out", "lora")
     card = (output / "README.md").read_text()
     for words in (
@@ -241,7 +241,7 @@ def test_an_unmeasured_checkpoint_claims_nothing(folders):
         (("--run={lora}", "--output={model}"), "exists and is not empty"),
     ],
 )
-def test_mistakes_are_told(folders, tmp_path, capsys, arguments, message):
+def test_mistakes_are_refused(folders, tmp_path, capsys, arguments, message):
     places = {**folders, "root": folders["model"].parent}
     given = [argument.format(**places) for argument in arguments]
     if not any(argument.startswith("--output") for argument in given):

@@ -3,8 +3,10 @@
 import hashlib
 import http.server
 import json
+import re
 import socket
 import threading
+import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 
 import huggingface_hub
@@ -64,11 +66,12 @@ class Hub(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files = PLAIN | UNNEEDED
         self.status, self.code = 200, ""
+        self.revisions = set()  # that were asked for
         self.requests = []
 
     def got(self):
         """Files that were downloaded, in order of their names."""
-        return sorted(path for method, path in self.requests if method == "GET")
+        return sorted(path for method, path, _ in self.requests if method == "GET")
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -82,18 +85,28 @@ class Handler(http.server.BaseHTTPRequestHandler):
         server = self.server
         if server.status != 200:
             return self.answer(server.status, b"{}", {"X-Error-Code": server.code})
-        if self.path.startswith(f"/api/models/{NAME}"):
+        path = urllib.parse.urlsplit(self.path).path
+        if path.startswith(f"/api/models/{NAME}/tree/"):
+            tree = [
+                {"type": "file", "path": name, "size": len(text), "oid": name}
+                for name, text in server.files.items()
+            ]
+            return self.answer(200, json.dumps(tree).encode(), {})
+        if path.startswith(f"/api/models/{NAME}"):
+            revision = urllib.parse.unquote(path.partition("/revision/")[2])
+            server.revisions.add(revision)
             siblings = [{"rfilename": name} for name in server.files]
-            info = {"_id": "1", "id": NAME, "sha": COMMIT, "siblings": siblings}
+            sha = revision if re.fullmatch("[0-9a-f]{40}", revision) else COMMIT
+            info = {"_id": "1", "id": NAME, "sha": sha, "siblings": siblings}
             return self.answer(200, json.dumps(info).encode(), {})
-        _, _, rest = self.path.partition(f"/{NAME}/resolve/")
-        name = rest.partition("/")[2]
+        _, _, rest = path.partition(f"/{NAME}/resolve/")
+        commit, _, name = rest.partition("/")
         if name not in server.files:
             return self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
         content = server.files[name].encode()
-        server.requests.append((self.command, name))
+        server.requests.append((self.command, name, commit))
         etag = hashlib.sha1(content).hexdigest()
-        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}
+        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": commit}
         return self.answer(200, content if body else b"", headers, len(content))
 
     def answer(self, status, content, headers, length=None):
@@ -115,7 +128,6 @@ def cache(tmp_path, monkeypatch):
 
 
 def point_to(monkeypatch, address):
-
     template = address + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "ENDPOINT", address)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -160,6 +172,24 @@ def test_a_variant_comes_instead_of_the_usual_files(server):
     ]
 
 
+@pytest.mark.parametrize("revision", ["v1.0", 40 * "b", "refs/pr/3"])
+def test_a_revision_is_what_is_downloaded(server, revision):
+    sources.model_folder(f"{NAME}@{revision}")
+    assert server.revisions == {revision}
+    # All of one commit, whatever the branch does meanwhile.
+    commit = revision if len(revision) == 40 else COMMIT
+    assert {asked for _, _, asked in server.requests} == {commit}
+
+
+def test_a_hub_cannot_name_files_elsewhere(server, tmp_path):
+    hostile = contents(
+        "tokenizer/../../../x.json", "/etc/x", "../x", "unet/../../x.safetensors"
+    )
+    server.files = hostile | PLAIN
+    sources.model_folder(NAME)
+    assert server.got() == sorted(set(PLAIN) - {"model_index.json"})
+
+
 def test_shards_come_with_their_index(server):
     del server.files["unet/diffusion_pytorch_model.safetensors"]
     shards = [
@@ -172,6 +202,14 @@ def test_shards_come_with_their_index(server):
     folder = sources.model_folder(NAME)
     found = [name for name in files_of(folder) if name.startswith("unet/diff")]
     assert found == shards
+
+
+def test_a_plan_takes_configs_alone_and_training_the_rest(server):
+    folder = sources.model_folder(NAME, with_weights=False)
+    needed = sorted(set(PLAIN) - {"model_index.json"})
+    light = [name for name in needed if not name.endswith(".safetensors")]
+    assert files_of(folder) == light == server.got()
+    assert files_of(sources.model_folder(NAME)) == needed
 
 
 def test_the_classifier_comes_without_pickles(server):
@@ -219,8 +257,8 @@ def test_offline_without_a_copy(cache, monkeypatch):
         (404, "RepoNotFound", "no such model, or it is private"),
         (404, "RevisionNotFound", "no revision 'v9'"),
         (403, "GatedRepo", "accept a licence.*hf auth login"),
-        (500, "", "status 500"),
-        (429, "", "status 429"),
+        (500, "", r"cannot be fetched.*\b500\b"),
+        (429, "", r"cannot be fetched.*\b429\b.*try again later"),
     ],
 )
 def test_each_refusal_has_its_message(server, status, code, message):
@@ -229,9 +267,9 @@ def test_each_refusal_has_its_message(server, status, code, message):
         sources.model_folder(f"{NAME}@v9")
 
 
-def test_a_name_that_moved_is_told(server):
+def test_a_name_that_moved_is_said(server):
     server.status, server.code = 401, "RepoNotFound"
-    with pytest.raises(UserError, match=r"It is now stable-diffusion-v1-5/"):
+    with pytest.raises(UserError, match=r"as stable-diffusion-v1-5/.* now"):
         sources.model_folder("runwayml/stable-diffusion-v1-5")
 
 
@@ -239,7 +277,7 @@ def test_an_unreachable_hub(cache, monkeypatch):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         point_to(monkeypatch, f"http://127.0.0.1:{unused.getsockname()[1]}")
-    with pytest.raises(UserError, match=r"cannot be reached.*HF_ENDPOINT"):
+    with pytest.raises(UserError, match=r"cannot be fetched \(Connect.*HF_ENDPOINT"):
         sources.model_folder(NAME)
 
 
@@ -257,13 +295,15 @@ def test_pickles_alone_are_refused_before_any_download(server):
     del server.files["vae/diffusion_pytorch_model.safetensors"]
     del server.files["vae/diffusion_pytorch_model.fp16.safetensors"]
     server.files["vae/diffusion_pytorch_model.bin"] = "pickle"
-    with pytest.raises(UserError, match=r"only vae/diffusion.*\.bin: a pickle can run"):
+    with pytest.raises(
+        UserError, match=r"has no vae/.*, only diff.*\.bin: a pickle can run"
+    ):
         sources.model_folder(NAME)
     assert server.got() == []
 
 
 def test_a_missing_variant_names_those_there_are(server):
-    with pytest.raises(UserError, match=r"bf16.*the variants fp16: choose"):
+    with pytest.raises(UserError, match=r"bf16.*the variants fp16; choose"):
         sources.model_folder(NAME, "bf16")
 
 
@@ -271,7 +311,7 @@ def test_a_full_disk_says_so(server, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", full)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", full)
     with pytest.raises(UserError, match=r"the disk is full.*HF_HOME"):
         sources.model_folder(NAME)
 

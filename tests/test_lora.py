@@ -34,13 +34,13 @@ def params():
     return parity.draw(TEMPLATE)
 
 
-def init(params, sites, rank=2):
-    return lora.init(jax.random.key(0), params, rank, sites)
+def init(params, targets, rank=2):
+    return lora.init(jax.random.key(0), params, rank, targets)
 
 
-def trained(params, sites=lora.EVERYWHERE):
+def trained(params, targets=lora.EVERYWHERE):
     """Adapters whose `up` is no longer zero."""
-    adapters = init(params, sites)
+    adapters = init(params, targets)
     for i, path in enumerate(sorted(adapters)):
         up = adapters[path]["up"]
         adapters[path]["up"] = jax.random.normal(jax.random.key(i), up.shape)
@@ -80,7 +80,7 @@ def test_merged_convolution_equals_factorised(params, stride, padding):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)  # sums reordered
 
 
-def test_sites_are_parts_of_paths(params):
+def test_target_modules_are_parts_of_paths(params):
     assert list(init(params, lora.EVERYWHERE)) == EVERY_PATH
     assert list(init(params, ("to_q", "conv1"))) == [EVERY_PATH[1], EVERY_PATH[2]]
     assert list(init(params, ("attn1.to_out.0",))) == [EVERY_PATH[0]]
@@ -88,7 +88,7 @@ def test_sites_are_parts_of_paths(params):
     assert list(init(params, ("blocks.0",))) == within
 
 
-def test_adapter_depends_on_no_other_site(params):
+def test_adapter_depends_on_no_other_layer(params):
     alone, together = init(params, ("conv1",)), init(params, lora.EVERYWHERE)
     path = "blocks.0.conv1"
     np.testing.assert_array_equal(alone[path]["down"], together[path]["down"])
@@ -116,7 +116,7 @@ def test_gradient_starts_in_up_alone(params):
         assert (adapter["up"] != 0).any()
 
 
-def test_unknown_site_is_refused_with_the_known_ones(params):
+def test_unknown_target_is_refused_with_the_known_ones(params):
     known = "blocks, conv1, not_to_q, to_out, to_q"
     with pytest.raises(errors.UserError, match=f"'to_x'.*{known}"):
         init(params, ("to_q", "to_x"))

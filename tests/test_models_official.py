@@ -8,6 +8,7 @@ import numpy as np
 import official_configs
 import parity
 import pytest
+from flax import traverse_util
 
 from ddpo_fair.models import clip, unet, vae, vit, weights
 
@@ -44,7 +45,7 @@ def torch_shapes(template):
     """Shapes of a template under torch's names, in torch's order of axes."""
     return {
         weights._tensor_name(path): weights._torch_shape(path, leaf.shape)
-        for path, leaf in weights._leaves(template)
+        for path, leaf in traverse_util.flatten_dict(template).items()
     }
 
 

@@ -30,11 +30,11 @@ def model(folder):
 
 def draw(model, order, eta=1.0):
     """Latents [N, T+1, h, w, C] and log-probs [N, T] of the images in that order."""
-    chain = ddim.schedule(model.scheduler, NUM_STEPS, eta)
+    schedule = ddim.schedule(model.scheduler, NUM_STEPS, eta)
     text = stable_diffusion.encode_prompts(model, ["", tiny_model.PROMPTS[0]])
     keys = jax.vmap(lambda index: rng.key(7, "image", index))(jnp.asarray(order))
     trajectory = sampler.sample(
-        sampler.Policy(model, chain, GUIDANCE),
+        sampler.Policy(model, schedule, GUIDANCE),
         parallel.replicate(model.params["unet"]),
         parallel.split(keys),
         parallel.split(np.repeat(text[1:], len(order), axis=0)),
@@ -51,18 +51,18 @@ def drawn(model):
 def test_every_step_is_ddim_with_guidance(model, drawn):
     latents, log_probs = drawn
     assert latents.shape == (NUM_IMAGES, NUM_STEPS + 1, 8, 8, 4)
-    chain = ddim.schedule(model.scheduler, NUM_STEPS, 1.0)
+    schedule = ddim.schedule(model.scheduler, NUM_STEPS, 1.0)
     text = stable_diffusion.encode_prompts(model, ["", tiny_model.PROMPTS[0]])
     unet = jax.jit(model.unet.apply)
     variables = {"params": model.params["unet"]}
     for t in range(NUM_STEPS):
-        x, following = np.float64(latents[:, t]), np.float64(latents[:, t + 1])
+        x, next_latents = np.float64(latents[:, t]), np.float64(latents[:, t + 1])
         outputs = [
             np.float64(
                 unet(
                     variables,
                     latents[:, t],
-                    np.full(NUM_IMAGES, chain.timesteps[t]),
+                    np.full(NUM_IMAGES, schedule.timesteps[t]),
                     np.repeat(one[None], NUM_IMAGES, axis=0),
                 )
             )
@@ -70,13 +70,14 @@ def test_every_step_is_ddim_with_guidance(model, drawn):
         ]
         v = outputs[0] + GUIDANCE * (outputs[1] - outputs[0])
         alpha, before, std = (
-            float(values[t]) for values in (chain.alpha, chain.alpha_prev, chain.std)
+            float(values[t])
+            for values in (schedule.alpha, schedule.alpha_prev, schedule.std)
         )
         # The definition of v (Salimans and Ho 2022), then eq. 12 of DDIM.
         original = math.sqrt(alpha) * x - math.sqrt(1 - alpha) * v
         noise = math.sqrt(alpha) * v + math.sqrt(1 - alpha) * x
         mean = math.sqrt(before) * original + math.sqrt(1 - before - std**2) * noise
-        unit = (following - mean) / std
+        unit = (next_latents - mean) / std
         density = -0.5 * unit**2 - math.log(std) - 0.5 * math.log(2 * math.pi)
         expected = density.mean(axis=(1, 2, 3))
         # float32 in the network, divided by std
@@ -128,7 +129,7 @@ def test_eight_devices_equal_fewer(num_devices, folder, drawn, tmp_path):
         np.testing.assert_allclose(found["arr_1"], drawn[1], rtol=0, atol=1e-5)
 
 
-def test_pictures_are_in_range(model, drawn):
+def test_images_are_in_range(model, drawn):
     images = sampler.decode(model, model.params["vae"], parallel.split(drawn[0][:, -1]))
     assert images.shape == (8, 1, 16, 16, 3)
     assert float(images.min()) >= 0 and float(images.max()) <= 1

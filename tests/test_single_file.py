@@ -198,7 +198,7 @@ def test_a_file_equals_the_folder_it_was_made_of(
     ("field", "name", "message"),
     [
         ("model", "v1-5.ckpt", r"a pickle can run any code.*\*\.safetensors"),
-        ("classifier", "judge.safetensors", r"give the folder that holds config\.json"),
+        ("classifier", "vit.safetensors", r"give the folder that holds config\.json"),
     ],
 )
 def test_other_files_are_refused(tmp_path, cache, field, name, message):
@@ -215,7 +215,7 @@ def test_the_missing_converter_is_named_with_the_way_out(tmp_path, cache, monkey
         sources.model_folder(str(tmp_path / "x.safetensors"))
 
 
-def test_a_cache_that_cannot_be_written_is_told(tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     (tmp_path / "x.safetensors").write_bytes(b"")
     (tmp_path / "cache").write_text("a file, no folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

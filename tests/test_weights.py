@@ -158,44 +158,46 @@ def test_missing_folder_is_named(tmp_path):
         weights.load(tmp_path / "nowhere", TEMPLATE)
 
 
-def hostile_files(sound):
-    """Files that a broken download or an attacker might leave."""
+def twice(sound):
+    """A sound file, but for a tensor that its header names a second time."""
     (size,) = struct.unpack("<Q", sound[:8])
-    header = json.loads(sound[8 : 8 + size])
-    data = sound[8 + size :]
-
-    def join(header, data=data):
-        text = header if isinstance(header, bytes) else json.dumps(header).encode()
-        return struct.pack("<Q", len(text)) + text + data
-
-    overlapping = json.loads(json.dumps(header))
-    overlapping["cls_token"]["data_offsets"] = [0, 16]
-    huge = json.loads(json.dumps(header))
-    huge["cls_token"]["shape"] = [2**62, 4]
-    return {
-        "empty": b"",
-        "cut in the header": sound[:20],
-        "cut in the data": sound[:-3],
-        "too much data": sound + b"\0" * 8,
-        "endless header": struct.pack("<Q", 2**63) + sound[8:],
-        "no json": join(b"{" * 50),
-        "deep json": join(b"[" * 100_000),
-        "not utf-8": join(b"\xff" * 50),
-        "a web page": b"<!DOCTYPE html><html></html>",
-        "a pickle": b"\x80\x04\x95" + b"\0" * 50,
-        "overlapping offsets": join(overlapping),
-        "impossible shape": join(huge),
-    }
+    header, data = sound[8 : 8 + size].rstrip(), sound[8 + size :]
+    again = json.dumps({"cls_token": json.loads(header)["cls_token"]}).encode()
+    header = header[:-1] + b"," + again[1:]
+    return struct.pack("<Q", len(header)) + header + data
 
 
-def test_unsound_file_is_a_user_error(tmp_path, params):
+# Which headers are sound is safetensors' own business, but for a name that stands
+# there twice: readers differ in which of the two they take.
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda sound: b"",
+        lambda sound: sound[:-3],
+        lambda sound: b"<!DOCTYPE html><html></html>",
+        lambda sound: b"\x80\x04\x95" + bytes(50),
+        lambda sound: struct.pack("<Q", 10**5) + 10**5 * b"[",
+        twice,
+    ],
+    ids=["empty", "cut", "a web page", "a pickle", "deep", "a name twice"],
+)
+def test_unsound_file_is_a_user_error(tmp_path, params, harm):
     weights.save(tmp_path, params, CONFIG)
     path = tmp_path / FILE
-    for name, content in hostile_files(path.read_bytes()).items():
-        path.write_bytes(content)
-        with pytest.raises(errors.UserError, match="no sound safetensors") as raised:
-            weights.load(tmp_path, TEMPLATE)
-        assert str(path) in str(raised.value), name
+    path.write_bytes(harm(path.read_bytes()))
+    with pytest.raises(errors.UserError, match="no sound safetensors") as raised:
+        weights.load(tmp_path, TEMPLATE)
+    assert str(path) in str(raised.value) and "download it again" in str(raised.value)
+
+
+def test_more_axes_than_numpy_has_are_a_user_error(tmp_path):
+    shape = [1] * 100
+    header = {"x": {"dtype": "F32", "shape": shape, "data_offsets": [0, 4]}}
+    text = json.dumps(header).encode()
+    (tmp_path / FILE).write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
+    template = {"x": jax.ShapeDtypeStruct(shape, jnp.float32)}
+    with pytest.raises(errors.UserError, match=r"x of .* cannot be read"):
+        weights.load(tmp_path, template)
 
 
 def test_unreadable_config_is_a_user_error(tmp_path):
@@ -234,8 +236,8 @@ def test_loading_holds_one_tensor_more_than_the_weights(tmp_path):
             shape = {shape}
         template = {{f"x{{i}}": {{"kernel": Leaf}} for i in range(64)}}
         seen = []
-        insert = weights._insert
-        weights._insert = lambda *args: (insert(*args), seen.append(peak()))
+        convert = weights.from_torch
+        weights.from_torch = lambda *args: (convert(*args), seen.append(peak()))[0]
         before = peak()
         params = weights.load({str(tmp_path)!r}, template)
         print((max(seen) - before) / (64 * 4096))

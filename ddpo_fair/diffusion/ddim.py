@@ -18,16 +18,16 @@ from ddpo_fair.errors import UserError
 
 @flax.struct.dataclass
 class Schedule:
-    """A denoising chain, noisiest step first; a pytree that `lax.scan` can slice.
+    """Denoising steps, noisiest first; a pytree that `lax.scan` can slice.
 
     All float32 [T] but `timesteps`, int32 [T]; NumPy, so that making one does not wake
-    JAX's backends. `chain[t]` is one step, with t an int, a traced scalar, or int [N]
-    for a step of its own for every image.
+    JAX's backends. `schedule[t]` is one step, with t an int, a traced scalar, or int
+    [N] for a step of its own for every image.
     """
 
     timesteps: jax.Array
     alpha: jax.Array  # cumulative product at the step
-    alpha_prev: jax.Array  # and at the step that follows in the chain
+    alpha_prev: jax.Array  # and at the step that follows
     std: jax.Array
     latents_scale: jax.Array
     output_scale: jax.Array
@@ -37,7 +37,7 @@ class Schedule:
 
 
 def schedule(scheduler_config: dict, num_steps: int, eta: float) -> Schedule:
-    """The chain of `num_steps` steps that diffusers' DDIMScheduler would take.
+    """The `num_steps` steps that diffusers' DDIMScheduler would take.
 
     Args:
         scheduler_config: the parsed scheduler_config.json, of any scheduler class.
@@ -71,16 +71,19 @@ def schedule(scheduler_config: dict, num_steps: int, eta: float) -> Schedule:
     return Schedule(np.int32(timesteps), *floats)
 
 
-def check_policy(chain: Schedule) -> None:
-    """Refuses a chain that cannot be trained: a step without noise has no likelihood.
+def check_policy(schedule: Schedule) -> None:
+    """Refuses a schedule that cannot be trained: a step without noise has no density.
+
+    Args:
+        schedule: [T] steps.
 
     Raises:
         UserError: if any step's standard deviation is 0; the text names the cause.
     """
-    std = np.asarray(chain.std)
+    std = np.asarray(schedule.std)
     if np.all(std > 0):
         return
-    steps = np.asarray(chain.timesteps)[std == 0].tolist()
+    steps = np.asarray(schedule.timesteps)[std == 0].tolist()
     if len(steps) == std.size > 1:
         way_out = (
             "sample.eta=0 removes the noise of every step; train with sample.eta=1"
@@ -94,7 +97,7 @@ def check_policy(chain: Schedule) -> None:
     raise UserError(
         f"The denoising step at timesteps {steps} has standard deviation 0. DDPO needs"
         " the likelihood of every step, and a deterministic step has none:"
-        f" {way_out}. Such a chain can still be used to evaluate."
+        f" {way_out}. Such a schedule can still be used to evaluate."
     )
 
 
@@ -104,7 +107,7 @@ def transition(
     """Mean and standard deviation of the next latents, both float32.
 
     Args:
-        step: `chain[t]`, or what `lax.scan` slices from the chain.
+        step: `schedule[t]`, or what `lax.scan` slices from a schedule.
         latents: [N, h, w, C].
         model_output: [N, h, w, C], after guidance; noise or v as the schedule says.
 
@@ -123,7 +126,12 @@ def log_prob(next_latents: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Ar
     """Log density of the next latents in nats per dimension, float32 [N].
 
     The mean over dimensions is ddpo-pytorch's convention; a PPO clip of 1e-4 is in
-    this unit. Multiply by h * w * C for the true log-likelihood. Needs std > 0.
+    this unit. Multiply by h * w * C for the true log-likelihood.
+
+    Args:
+        next_latents: [N, h, w, C].
+        mean: float32 [N, h, w, C], of `transition`.
+        std: float32 [1, 1, 1, 1] or [N, 1, 1, 1], above 0.
     """
     standard = (next_latents.astype(jnp.float32) - mean) / std
     density = -0.5 * jnp.square(standard) - jnp.log(std) - 0.5 * math.log(2 * math.pi)
@@ -134,7 +142,11 @@ def kl(mean_new: jax.Array, mean_old: jax.Array, std: jax.Array) -> jax.Array:
     """Exact KL divergence of two transitions with the same std, float32 [N].
 
     In nats per step, summed over dimensions: ||mean_new - mean_old||^2 / (2 std^2),
-    the same in both directions. Needs std > 0.
+    the same in both directions.
+
+    Args:
+        mean_new, mean_old: float32 [N, h, w, C], of `transition`.
+        std: float32 [1, 1, 1, 1] or [N, 1, 1, 1], above 0.
     """
     standard = (mean_new - mean_old) / std
     return 0.5 * jnp.sum(jnp.square(standard), axis=tuple(range(1, standard.ndim)))

@@ -47,12 +47,12 @@ class Trajectory:
 
 
 def initial_noise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Latents of pure noise of one image."""
+    """Latents of pure noise of one image, float32 of `shape` (h, w, C)."""
     return jax.random.normal(jax.random.fold_in(key, 0), shape)
 
 
 def step_noise(key: jax.Array, step: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Unit noise that step number `step` of one image's trajectory adds."""
+    """Unit noise that step number `step` of one image adds, float32 of `shape`."""
     return jax.random.normal(jax.random.fold_in(key, step + 1), shape)
 
 

@@ -46,14 +46,8 @@ class Model:
         return (size, size, self.unet.config.in_channels)
 
     @property
-    def scaling_factor(self) -> float:
-        """What the VAE's latents are multiplied by; 0.18215 in SD 1.x, before it was
-        written into config.json."""
-        return self.vae.config.scaling_factor
-
-    @property
     def image_size(self) -> int:
-        """Height and width of the pictures, in pixels."""
+        """Height and width of the images, in pixels."""
         levels = len(self.vae.config.block_out_channels)
         return self.latent_shape[0] * 2 ** (levels - 1)
 
@@ -76,36 +70,37 @@ def load(
         UserError: if a part is missing, its weights do not fit its config, or the
             parts do not fit together.
     """
-    # Of transformers only the tokenizer serves: its advice to install PyTorch would
-    # puzzle.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    from transformers import CLIPTokenizer  # seconds, and only where weights are read
-
     folder = Path(folder)
     missing = [part for part in PARTS if not (folder / part).is_dir()]
     if missing:
         raise UserError(
             f"model={str(folder)!r} is not a model folder: it has no"
-            f" {', '.join(missing)}. A model is a folder in the diffusers layout with"
-            f" {', '.join(PARTS)}."
+            f" {', '.join(missing)}; the diffusers layout has {', '.join(PARTS)}."
         )
     model = of_configs(folder, read_configs(folder), dtype, remat)
     params = {
         part: weights.load(folder / part, template, variant)
         for part, template in model.params.items()
     }
+    tokenizer = _load_tokenizer(folder / "tokenizer")
+    return dataclasses.replace(model, tokenizer=tokenizer, params=params)
+
+
+def _load_tokenizer(folder: Path) -> "CLIPTokenizer":
+    # Of transformers only the tokenizer serves: its advice to install PyTorch puzzles.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from transformers import CLIPTokenizer  # seconds, and only where weights are read
+
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    place = folder / "tokenizer"
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(  # a folder: nothing to pin
-            place, local_files_only=True
+        return CLIPTokenizer.from_pretrained(  # a folder: nothing to pin
+            folder, local_files_only=True
         )  # nosec B615
     except Exception as error:  # whatever a broken file brings up
         raise UserError(
-            f"{place} holds no CLIP tokenizer that can be read ({type(error).__name__}:"
-            f" {str(error)[:200]}); copy the folder again."
+            f"{folder} holds no CLIP tokenizer that can be read"
+            f" ({type(error).__name__}: {str(error)[:200]}); copy the folder again."
         ) from error
-    return dataclasses.replace(model, tokenizer=tokenizer, params=params)
 
 
 def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
@@ -148,11 +143,12 @@ def networks_of(
     net = unet.UNet(unet.Config.from_dict(configs["unet"]), dtype, remat)
     autoencoder = vae.AutoencoderKL(vae.Config.from_dict(configs["vae"]), dtype)
     states, latents = text.config.hidden_size, autoencoder.config.latent_channels
-    for name, value, wanted, why in (
-        ("cross_attention_dim", net.config.cross_attention_dim, states, "text_encoder"),
-        ("in_channels", net.config.in_channels, latents, "vae"),
-        ("out_channels", net.config.out_channels, latents, "vae"),
+    for name, wanted, why in (
+        ("cross_attention_dim", states, "text_encoder"),
+        ("in_channels", latents, "vae"),
+        ("out_channels", latents, "vae"),
     ):
+        value = getattr(net.config, name)
         message = f"{name}={value} must be {wanted}, as its {why} has it"
         options.require(value == wanted, "unet", message)
     size = net.config.sample_size
@@ -166,18 +162,15 @@ def networks_of(
 def templates_of(
     text: clip.TextEncoder, net: unet.UNet, autoencoder: vae.AutoencoderKL
 ) -> dict[str, Any]:
-    """Shapes of the parameters of the three networks; computes nothing."""
-    config = net.config
-    size, channels = config.sample_size, config.in_channels
-    tokens = text.config.max_position_embeddings
-    states = (1, tokens, config.cross_attention_dim)
-    ids = jax.ShapeDtypeStruct((1, tokens), jnp.int32)
-    timestep = jax.ShapeDtypeStruct((1,), jnp.int32)
-    image = (1, 64, 64, autoencoder.config.in_channels)
+    """Shapes of the parameters of the three networks, by part; computes nothing."""
+    size, tokens = net.config.sample_size, text.config.max_position_embeddings
+    latents = (1, size, size, net.config.in_channels)
+    states = (1, tokens, net.config.cross_attention_dim)
+    ids, timestep = (jax.ShapeDtypeStruct(s, jnp.int32) for s in ((1, tokens), (1,)))
     return {
         "text_encoder": weights.init_template(text, ids),
-        "unet": weights.init_template(net, (1, size, size, channels), timestep, states),
-        "vae": weights.init_template(autoencoder, image),
+        "unet": weights.init_template(net, latents, timestep, states),
+        "vae": weights.init_template(autoencoder, (1, 64, 64, 3)),
     }
 
 
@@ -186,10 +179,6 @@ def tokenize(model: Model, prompts: list[str]) -> np.ndarray:
 
     A longer prompt loses its end only where the model was trained so, which its
     tokenizer_config.json says with `CUT`.
-
-    Args:
-        model: whose tokenizer and text encoder read them.
-        prompts: texts.
 
     Raises:
         UserError: for a prompt that is longer, or of which it has no token.
@@ -238,22 +227,25 @@ def guided_noise(
     latents: jax.Array,
     timesteps: jax.Array,
     text: jax.Array,
-    null: jax.Array,
+    uncond_embedding: jax.Array,
     guidance_scale: float,
 ) -> jax.Array:
     """The UNet's output under classifier-free guidance; sampler and loss share it.
 
-    output = null + guidance_scale * (text - null), both in one batch (Ho and Salimans
-    2022, https://arxiv.org/abs/2207.12598, with guidance_scale = 1 + w).
+    output = uncond + guidance_scale * (cond - uncond), both in one batch (Ho and
+    Salimans 2022, https://arxiv.org/abs/2207.12598, with guidance_scale = 1 + w).
 
     Args:
         network: the UNet.
         params: its weights.
         latents: float32 [N, h, w, C].
         timesteps: int32 [N].
-        text: [N, L, D], of the prompts.
-        null: [L, D], of the empty prompt.
+        text: float32 [N, L, D], embeddings of the prompts.
+        uncond_embedding: float32 [L, D], of the empty prompt.
         guidance_scale: 1 means no guidance, one evaluation instead of two.
+
+    Returns:
+        float32 [N, h, w, C], noise or v as the schedule's prediction_type says.
     """
     variables = {"params": params}
     if guidance_scale == 1.0:
@@ -263,15 +255,14 @@ def guided_noise(
         variables,
         jnp.concatenate([latents, latents]),
         jnp.concatenate([timesteps, timesteps]),
-        jnp.concatenate([jnp.broadcast_to(null[None], text.shape), text]),
+        jnp.concatenate([jnp.broadcast_to(uncond_embedding[None], text.shape), text]),
     ).astype(jnp.float32)
-    without, with_text = jnp.split(both, 2)
-    return without + guidance_scale * (with_text - without)
+    uncond, cond = jnp.split(both, 2)
+    return uncond + guidance_scale * (cond - uncond)
 
 
 def decode(model: Model, vae_params: Any, latents: jax.Array) -> jax.Array:
-    """Images float32 [N, H, W, 3] in [0, 1] of latents [N, h, w, C]."""
-    images = model.vae.apply(
-        {"params": vae_params}, latents / model.scaling_factor, method="decode"
-    )
+    """Images float32 [N, H, W, 3] in [0, 1] of latents float32 [N, h, w, C]."""
+    latents = latents / model.vae.config.scaling_factor
+    images = model.vae.apply({"params": vae_params}, latents, method="decode")
     return jnp.clip(images.astype(jnp.float32) / 2 + 0.5, 0.0, 1.0)

@@ -11,7 +11,10 @@ from ddpo_fair.models import layers
 
 
 class ResnetBlock(nn.Module):
-    """Residual block of two convolutions; the time's embedding is optional."""
+    """Two convolutions beside a shortcut: [N, H, W, C] to [N, H, W, features].
+
+    An embedding of the time, [N, E], is added between them if given.
+    """
 
     features: int
     num_groups: int
@@ -22,23 +25,18 @@ class ResnetBlock(nn.Module):
     def __call__(
         self, x: jax.Array, time_embedding: jax.Array | None = None
     ) -> jax.Array:
-        h = layers.GroupNorm(self.num_groups, self.epsilon, self.dtype, name="norm1")(x)
+        norm = (self.num_groups, self.epsilon)
+        h = layers.group_norm(x, *norm, "norm1", self.dtype)
         h = layers.Conv(self.features, self.dtype, name="conv1")(jax.nn.silu(h))
         if time_embedding is not None:
             shift = layers.dense(self.features, "time_emb_proj", self.dtype)(
                 jax.nn.silu(time_embedding)
             )
             h = h + shift[:, None, None, :]
-        h = layers.GroupNorm(self.num_groups, self.epsilon, self.dtype, name="norm2")(h)
+        h = layers.group_norm(h, *norm, "norm2", self.dtype)
         h = layers.Conv(self.features, self.dtype, name="conv2")(jax.nn.silu(h))
         if x.shape[-1] != self.features:
-            x = layers.Conv(
-                self.features,
-                self.dtype,
-                kernel_size=1,
-                padding=(0, 0),
-                name="conv_shortcut",
-            )(x)
+            x = layers.Conv(self.features, self.dtype, 1, name="conv_shortcut")(x)
         return x + h
 
 
@@ -63,31 +61,32 @@ class Attention(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, attention to the text, gated feed-forward."""
+    """Self-attention, attention to the text, gated feed-forward.
+
+    Of [N, L, D], with text states [N, S, E].
+    """
 
     num_heads: int
     dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, text_states: jax.Array) -> jax.Array:
-        def norm(name: str) -> layers.LayerNorm:
-            return layers.LayerNorm(1e-5, self.dtype, name=name)
-
         size = x.shape[-1]
-        x = x + Attention(self.num_heads, dtype=self.dtype, name="attn1")(
-            norm("norm1")(x)
-        )
+        h = layers.layer_norm(x, 1e-5, "norm1", self.dtype)
+        x = x + Attention(self.num_heads, dtype=self.dtype, name="attn1")(h)
+        h = layers.layer_norm(x, 1e-5, "norm2", self.dtype)
         x = x + Attention(self.num_heads, dtype=self.dtype, name="attn2")(
-            norm("norm2")(x), text_states
+            h, text_states
         )
-        h = layers.dense(8 * size, "ff.net.0.proj", self.dtype)(norm("norm3")(x))
+        h = layers.layer_norm(x, 1e-5, "norm3", self.dtype)
+        h = layers.dense(8 * size, "ff.net.0.proj", self.dtype)(h)
         h, gate = jnp.split(h, 2, axis=-1)
         h = h * layers.ACTIVATIONS["gelu"](gate)
         return x + layers.dense(size, "ff.net.2", self.dtype)(h)
 
 
 class Transformer(nn.Module):
-    """Transformer over the pixels of [N, H, W, C], attending to the text."""
+    """Transformer over the pixels of [N, H, W, C], attending to a text [N, S, E]."""
 
     num_heads: int
     num_layers: int
@@ -98,7 +97,7 @@ class Transformer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, text_states: jax.Array) -> jax.Array:
         N, H, W, C = x.shape
-        h = layers.GroupNorm(self.num_groups, 1e-6, self.dtype, name="norm")(x)
+        h = layers.group_norm(x, self.num_groups, 1e-6, "norm", self.dtype)
         h = self._project(h, "proj_in").reshape(N, H * W, C)
         for i in range(self.num_layers):
             h = TransformerBlock(
@@ -107,10 +106,11 @@ class Transformer(nn.Module):
         return x + self._project(h.reshape(N, H, W, C), "proj_out")
 
     def _project(self, x: jax.Array, name: str) -> jax.Array:
+        """[N, H, W, C] or, if linear, [..., C] in the same shape."""
         C = x.shape[-1]
         if self.use_linear_projection:
             return layers.dense(C, name, self.dtype)(x)
-        return layers.Conv(C, self.dtype, kernel_size=1, padding=(0, 0), name=name)(x)
+        return layers.Conv(C, self.dtype, 1, name=name)(x)
 
 
 class ImageAttention(nn.Module):
@@ -123,9 +123,9 @@ class ImageAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         N, H, W, C = x.shape
-        h = layers.GroupNorm(
-            self.num_groups, self.epsilon, self.dtype, name="group_norm"
-        )(x)
+        h = layers.group_norm(
+            x, self.num_groups, self.epsilon, "group_norm", self.dtype
+        )
         h = h.reshape(N, H * W, C)
         q, k, v = (
             layers.dense(C, name, self.dtype)(h) for name in ("to_q", "to_k", "to_v")

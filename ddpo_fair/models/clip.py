@@ -39,25 +39,18 @@ class Config:
             NETWORK,
             f"model_type={model_type!r} must be 'clip_text_model'",
         )
-        known = {field.name for field in dataclasses.fields(cls)}
-        config = cls(**{k: v for k, v in json_dict.items() if k in known})
-        options.check_types(config, NETWORK)
+        config = options.read(cls, json_dict, NETWORK)
         options.require(
             config.hidden_act in ("gelu", "quick_gelu"),
             NETWORK,
             f"hidden_act={config.hidden_act!r} must be 'gelu' or 'quick_gelu'",
         )
-        options.require(
-            config.hidden_size % config.num_attention_heads == 0,
-            NETWORK,
-            f"num_attention_heads={config.num_attention_heads} must divide "
-            f"hidden_size={config.hidden_size}",
-        )
+        options.require_divisor(config, NETWORK, "num_attention_heads", "hidden_size")
         return config
 
 
 class EncoderLayer(nn.Module):
-    """Causal self-attention and feed-forward, normalised first."""
+    """Causal self-attention and feed-forward of [N, L, D], normalised first."""
 
     config: Config
     dtype: jax.typing.DTypeLike = jnp.float32
@@ -65,14 +58,14 @@ class EncoderLayer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.config
-        h = layers.LayerNorm(c.layer_norm_eps, self.dtype, name="layer_norm1")(x)
+        h = layers.layer_norm(x, c.layer_norm_eps, "layer_norm1", self.dtype)
         q, k, v = (
             layers.dense(c.hidden_size, f"self_attn.{name}", self.dtype)(h)
             for name in ("q_proj", "k_proj", "v_proj")
         )
         h = layers.attend(q, k, v, c.num_attention_heads, is_causal=True)
         x = x + layers.dense(c.hidden_size, "self_attn.out_proj", self.dtype)(h)
-        h = layers.LayerNorm(c.layer_norm_eps, self.dtype, name="layer_norm2")(x)
+        h = layers.layer_norm(x, c.layer_norm_eps, "layer_norm2", self.dtype)
         h = layers.dense(c.intermediate_size, "mlp.fc1", self.dtype)(h)
         h = layers.ACTIVATIONS[c.hidden_act](h)
         return x + layers.dense(c.hidden_size, "mlp.fc2", self.dtype)(h)
@@ -118,7 +111,7 @@ class TextEncoder(nn.Module):
         x = tokens + positions[None]
         for i in range(c.num_hidden_layers):
             x = EncoderLayer(c, self.dtype, name=f"text_model.encoder.layers.{i}")(x)
-        norm = layers.LayerNorm(
-            c.layer_norm_eps, self.dtype, name="text_model.final_layer_norm"
+        x = layers.layer_norm(
+            x, c.layer_norm_eps, "text_model.final_layer_norm", self.dtype
         )
-        return norm(x).astype(jnp.float32)
+        return x.astype(jnp.float32)

@@ -18,7 +18,7 @@ Padding = tuple[int, int]
 def convolve(
     x: jax.Array, kernel: jax.Array, stride: int, padding: Padding
 ) -> jax.Array:
-    """Convolution [N, H', W', C'] of images with a square kernel.
+    """Convolution [N, H', W', C'] of images with a square kernel, by a fast program.
 
     Args:
         x: [N, H, W, C].
@@ -50,6 +50,7 @@ def _convolve(
 def _with_fast_gradients(
     x: jax.Array, kernel: jax.Array, padding: Padding
 ) -> jax.Array:
+    """`convolve` with stride 1, whose gradients are `_backward`'s."""
     return _convolve(x, kernel, padding)
 
 
@@ -62,6 +63,13 @@ def _forward(
 def _backward(
     padding: Padding, inputs: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
+    """Gradients [N, H, W, C] of x and [k, k, C, C'] of the kernel.
+
+    Args:
+        padding: as for `convolve`.
+        inputs: x and kernel, as for `convolve`.
+        gradient: of the output [N, H', W', C'].
+    """
     x, kernel = inputs
     size = kernel.shape[0]
     before, after = (size - 1 - zeros for zeros in padding)

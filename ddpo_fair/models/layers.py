@@ -37,63 +37,54 @@ def dense(
 
 
 class Conv(nn.Module):
-    """Convolution with bias; 3 x 3 with padding 1 unless told otherwise."""
+    """Convolution with bias of [N, H, W, C]; 3 x 3, padded to keep H and W, if unsaid.
+
+    `padding` is the number of zeros before and after, the same along both axes.
+    """
 
     features: int
     dtype: jax.typing.DTypeLike = jnp.float32
     kernel_size: int = 3
     stride: int = 1
-    padding: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] | None = None  # (kernel_size - 1) / 2
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", kernel_init, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        padding = self.padding or 2 * ((self.kernel_size - 1) // 2,)
         y = convolution.convolve(
-            x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.padding
+            x.astype(self.dtype), kernel.astype(self.dtype), self.stride, padding
         )
         return y + bias.astype(self.dtype)[None, None, None]
 
 
-class GroupNorm(nn.Module):
-    """Group normalisation over [H, W, C / groups] of each image."""
+def group_norm(
+    x: jax.Array,
+    num_groups: int,
+    epsilon: float,
+    name: str,
+    dtype: jax.typing.DTypeLike,
+) -> jax.Array:
+    """Images [N, H, W, C], normalised over [H, W, C / num_groups], in `dtype`.
 
-    num_groups: int
-    epsilon: float
-    dtype: jax.typing.DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        N, H, W, C = x.shape
-        scale = self.param("scale", nn.initializers.ones, (C,))
-        bias = self.param("bias", nn.initializers.zeros, (C,))
-        groups = x.astype(jnp.float32).reshape(
-            N, H * W, self.num_groups, C // self.num_groups
-        )
-        mean = groups.mean(axis=(1, 3), keepdims=True)
-        centred = groups - mean
-        variance = jnp.square(centred).mean(axis=(1, 3), keepdims=True)
-        y = (centred * jax.lax.rsqrt(variance + self.epsilon)).reshape(N, H, W, C)
-        y = y * scale[None, None, None] + bias[None, None, None]
-        return y.astype(self.dtype)
+    Creates the parameters `scale` and `bias` [C] under `name`.
+    """
+    norm = nn.GroupNorm(num_groups, epsilon=epsilon, use_fast_variance=False, name=name)
+    # In float32 by us: strict promotion forbids how flax mixes other dtypes with it.
+    return norm(x.astype(jnp.float32)).astype(dtype)
 
 
-class LayerNorm(nn.Module):
-    """Layer normalisation over the last axis of [N, L, D]."""
+def layer_norm(
+    x: jax.Array, epsilon: float, name: str, dtype: jax.typing.DTypeLike
+) -> jax.Array:
+    """States [N, L, D], normalised over the last axis, in `dtype`.
 
-    epsilon: float
-    dtype: jax.typing.DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        x = x.astype(jnp.float32)
-        centred = x - x.mean(axis=-1, keepdims=True)
-        variance = jnp.square(centred).mean(axis=-1, keepdims=True)
-        y = centred * jax.lax.rsqrt(variance + self.epsilon)
-        return (y * scale[None, None] + bias[None, None]).astype(self.dtype)
+    Creates the parameters `scale` and `bias` [D] under `name`.
+    """
+    norm = nn.LayerNorm(epsilon, use_fast_variance=False, name=name)
+    return norm(x.astype(jnp.float32)).astype(dtype)  # see `group_norm`
 
 
 def attend(

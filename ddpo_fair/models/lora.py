@@ -6,11 +6,12 @@ These are the two layers of diffusers' and PEFT's format (lora_A and lora_B).
 """
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 
 from ddpo_fair import errors
 from ddpo_fair.models import layers
@@ -22,33 +23,34 @@ EVERYWHERE = ("",)
 
 
 def init(
-    key: jax.Array, params: dict[str, Any], rank: int, sites: Sequence[str]
+    key: jax.Array, params: dict[str, Any], rank: int, target_modules: Sequence[str]
 ) -> Adapters:
     """Adapters that change nothing yet: `up` is zero.
 
-    A site's `down` depends on the key and its path, not on the other sites.
+    A layer's `down` depends on the key and its path, not on the other layers.
 
     Args:
         key: one PRNG key.
-        params: of a network, or their shapes.
+        params: nested dicts of a network; kernels [in, out] or [k, k, in, out], or
+            their shapes.
         rank: of every adapter.
-        sites: parts of the dotted paths of the layers to adapt, e.g. `ATTENTION` or
-            "mid_block"; `EVERYWHERE` for all that have a kernel.
+        target_modules: parts of the dotted paths of the layers to adapt, e.g.
+            `ATTENTION` or "mid_block"; `EVERYWHERE` for all that have a kernel.
 
     Raises:
-        UserError: if the rank is not positive, or a site is part of no layer's path.
+        UserError: if the rank is not positive, or a target is part of no layer's path.
     """
     if rank < 1:
         raise errors.UserError(f"LoRA rank={rank} must be at least 1.")
-    kernels = dict(_kernels(params))
+    kernels = _kernels(params)
     chosen = set()
-    for site in sites:
-        matches = {path for path in kernels if has_part(path, site)}
+    for target in target_modules:
+        matches = {path for path in kernels if has_part(path, target)}
         if not matches:
             parts = sorted({part for path in kernels for part in path.split(".")})
             raise errors.UserError(
-                f"LoRA site {site!r} is no part of a layer's path; the parts are "
-                f"{', '.join(parts)}. Name some of them in train.lora.target_modules."
+                f"train.lora.target_modules={target!r} is no part of a layer's path; "
+                f"the parts are {', '.join(parts)}. Name some of them."
             )
         chosen |= matches
     return {
@@ -74,8 +76,9 @@ def merge(
     """Parameters with each adapted kernel W replaced by W + scale * down @ up.
 
     Args:
-        params: of the network; not changed.
-        lora: of `init`.
+        params: nested dicts of the network, not changed; kernels [in, out] or
+            [k, k, in, out].
+        lora: of `init`: down [in, r] or [k, k, in, r], up [r, out] or [1, 1, r, out].
         scale: alpha / rank, where alpha is used.
 
     Raises:
@@ -87,8 +90,12 @@ def merge(
 def adapted(
     params: dict[str, Any], lora: Adapters, scale: float | jax.Array = 1.0
 ) -> dict[str, jax.Array]:
-    """The kernels that `merge` puts in place, by the dotted path of their layer."""
-    kernels = dict(_kernels(params))
+    """The kernels that `merge` puts in place, by the dotted path of their layer.
+
+    Of the shapes of those in `params`: [in, out] or [k, k, in, out]. Arguments and
+    errors are `merge`'s.
+    """
+    kernels = _kernels(params)
     strangers = sorted(lora.keys() - kernels.keys())
     if strangers:
         raise errors.UserError(
@@ -101,31 +108,27 @@ def adapted(
     return merged
 
 
-def replace(
-    params: dict[str, Any],
-    kernels: dict[str, jax.Array],
-    path: tuple[str, ...] = (),
-) -> dict[str, Any]:
-    """Parameters with other kernels at the dotted paths of `kernels`."""
-    replaced = {}
-    for name, value in params.items():
-        if isinstance(value, dict):
-            value = replace(value, kernels, (*path, name))
-        elif name == "kernel":
-            value = kernels.get(".".join(path), value)
-        replaced[name] = value
-    return replaced
+def replace(params: dict[str, Any], kernels: dict[str, jax.Array]) -> dict[str, Any]:
+    """Parameters with other kernels, of the same shapes [in, out] or [k, k, in, out].
+
+    Args:
+        params: nested dicts of a network, not changed.
+        kernels: by the dotted path of their layer.
+    """
+
+    def choose(path: tuple[str, ...], leaf: Any) -> Any:
+        *layer, name = path
+        return kernels.get(".".join(layer), leaf) if name == "kernel" else leaf
+
+    return traverse_util.path_aware_map(choose, params)
 
 
-def _kernels(params: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple]:
-    """(dotted path of the layer, kernel) of every layer that has one."""
-    for name, value in params.items():
-        if isinstance(value, dict):
-            yield from _kernels(value, (*path, name))
-        elif name == "kernel":
-            yield ".".join(path), value
+def _kernels(params: dict[str, Any]) -> dict[str, Any]:
+    """The kernel of every layer that has one, by the dotted path of the layer."""
+    leaves = traverse_util.flatten_dict(params).items()
+    return {".".join(path[:-1]): leaf for path, leaf in leaves if path[-1] == "kernel"}
 
 
-def has_part(path: str, site: str) -> bool:
-    """Whether a site of `init` names the layer at a dotted path."""
-    return site == "" or f".{site}." in f".{path}."
+def has_part(path: str, target: str) -> bool:
+    """Whether a target module of `init` names the layer at a dotted path."""
+    return target == "" or f".{target}." in f".{path}."

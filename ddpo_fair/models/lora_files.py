@@ -8,7 +8,7 @@ import numpy as np
 import safetensors.numpy
 
 from ddpo_fair import errors
-from ddpo_fair.models import lora
+from ddpo_fair.models import lora, weights
 
 FILENAME = (
     "pytorch_lora_weights.safetensors"  # what load_lora_weights(folder) looks for
@@ -32,8 +32,8 @@ def tensors(adapters: lora.Adapters, scale: float) -> dict[str, np.ndarray]:
     for path, adapter in adapters.items():
         up = np.asarray(adapter["up"], np.float32) * np.float32(scale)
         name = f"{PREFIX}.{path}"
-        named[f"{name}.lora_A.weight"] = _to_torch(np.asarray(adapter["down"]))
-        named[f"{name}.lora_B.weight"] = _to_torch(up)
+        named[f"{name}.lora_A.weight"] = weights.to_torch("kernel", adapter["down"])
+        named[f"{name}.lora_B.weight"] = weights.to_torch("kernel", up)
     return named
 
 
@@ -47,8 +47,8 @@ def save(
 
     Args:
         folder: exists.
-        adapters: as for `tensors`.
-        scale: as for `tensors`.
+        adapters: of `lora.init`, see `tensors`; down [in, r], up [r, out] or kernels.
+        scale: weight of the product in training, alpha / rank.
         metadata: of the file's header.
 
     Raises:
@@ -64,9 +64,3 @@ def save(
     path = Path(folder) / FILENAME
     safetensors.numpy.save_file(named, path, metadata={"format": "pt", **metadata})
     return path
-
-
-def _to_torch(kernel: np.ndarray) -> np.ndarray:
-    """[in, out] as [out, in]; [k, k, in, out] as [out, in, k, k]."""
-    axes = (3, 2, 0, 1) if kernel.ndim == 4 else (1, 0)
-    return np.ascontiguousarray(kernel.transpose(axes), np.float32)

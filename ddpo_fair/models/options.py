@@ -7,32 +7,62 @@ import os
 import types
 import typing
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from ddpo_fair import errors
+
+T = TypeVar("T")
 
 LARGEST = 10**6  # of a size; the largest vocabularies have a quarter of it
 MOST_LAYERS = 200  # of one kind; the largest published encoders have 48
 FROM_ZERO = ("freq_shift",)  # whole numbers that may be 0
 
 
+def read(cls: type[T], json_dict: dict[str, Any], network: str) -> T:
+    """The dataclass `cls` of the options of its fields' names; lists become tuples.
+
+    Args:
+        cls: whose fields say what is obeyed, and of which type it must be.
+        json_dict: the file's content.
+        network: its name, for the message.
+
+    Raises:
+        UserError: names the first option that is of another type, or cannot be so
+            large.
+    """
+    names = {field.name for field in dataclasses.fields(cls)}
+    config = cls(
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in json_dict.items()
+            if name in names
+        }
+    )
+    for name, kind in ((field.name, field.type) for field in dataclasses.fields(cls)):
+        value, allowed = getattr(config, name), _range(name)
+        rule = f"{name}={errors.shown(value)} must be {_meaning(kind, allowed)}"
+        require(_fits(value, kind, allowed), network, rule)
+    return config
+
+
 def refuse(
-    options: dict[str, Any], network: str, fixed: dict[str, tuple], known: set[str]
+    cls: type, json_dict: dict[str, Any], network: str, fixed: dict[str, tuple]
 ) -> None:
     """Checks that a config.json asks for nothing that the network does not do.
 
     Args:
-        options: the file's content.
+        cls: whose fields are obeyed. Any other option must be null or false; names
+            beginning with an underscore are the file's own business.
+        json_dict: the file's content.
         network: its name, for the message.
         fixed: options that are read only to be checked, with their allowed values.
-        known: options that the network obeys. Any other must be null or false;
-            names beginning with an underscore are the file's own business.
 
     Raises:
         UserError: names every option that is not supported, and its value.
     """
+    known = {field.name for field in dataclasses.fields(cls)}
     wrong = []
-    for name, value in options.items():
+    for name, value in json_dict.items():
         if name.startswith("_") or name in known:
             continue
         allowed = fixed.get(name, (None, False))
@@ -42,26 +72,6 @@ def refuse(
         raise errors.UserError(
             f"{network}: config.json asks for what is not supported: "
             f"{'; '.join(wrong)}. Use a Stable Diffusion 1.x or 2.x model."
-        )
-
-
-def check_types(config: Any, network: str) -> None:
-    """Checks that every option is of its field's type, and of a size that can be.
-
-    Args:
-        config: a dataclass of options.
-        network: its name, for the message.
-
-    Raises:
-        UserError: names the first option that is not.
-    """
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        require(
-            _fits(value, field.type, _range(field.name)),
-            network,
-            f"{field.name}={errors.shown(value)} must be"
-            f" {_meaning(field.type, _range(field.name))}",
         )
 
 
@@ -76,6 +86,20 @@ def require(condition: bool, network: str, message: str) -> None:
             f"{network}: config.json: {message}; use the config.json that came with"
             " the weights."
         )
+
+
+def require_divisor(config: Any, network: str, divisor: str, size: str) -> None:
+    """Checks that one option divides another, which is a number or several.
+
+    Raises:
+        UserError: names both, if it does not.
+    """
+    number, sizes = getattr(config, divisor), getattr(config, size)
+    require(
+        all(n % number == 0 for n in (sizes if isinstance(sizes, tuple) else (sizes,))),
+        network,
+        f"{divisor}={number} must divide {size}={sizes}",
+    )
 
 
 @contextlib.contextmanager

@@ -3,6 +3,8 @@
 diffusers' own converter does it, once, in a process of its own (extra `torch`).
 """
 
+import contextlib
+import fcntl
 import hashlib
 import importlib.util
 import logging
@@ -10,11 +12,11 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from ddpo_fair import files
 from ddpo_fair.errors import UserError, shown
-from ddpo_fair.models import hub
 
 SUFFIX = ".safetensors"
 
@@ -32,21 +34,33 @@ def folder_of(field: str, file: Path) -> Path:
     Raises:
         UserError: if it is no such file, or the converter fails.
     """
-    said = f"{field}={shown(str(file))}"
+    setting = f"{field}={shown(str(file))}"
     if field != "model":
-        raise UserError(f"{said} is a file; give the folder that holds config.json.")
+        raise UserError(f"{setting} is a file; give the folder that holds config.json.")
     if file.suffix != SUFFIX:
         raise UserError(
-            f"{said} is a file, but not one of safetensors, and a pickle can run any"
+            f"{setting} is a file, but not one of safetensors, and a pickle can run any"
             f" code when it is opened; give the *{SUFFIX} of the same model, or a"
             " folder in the diffusers layout."
         )
     cache = files.cache() / "single_file"
     folder = cache / _name(file)
-    with hub.turn(cache, folder.name):
+    with _turn(cache, folder.name):
         if not folder.is_dir():
-            _convert(said, file, folder)
+            _convert(setting, file, folder)
     return folder
+
+
+@contextlib.contextmanager
+def _turn(cache: Path, name: str) -> Iterator[None]:
+    """Waits until no other process of this host makes the same folder."""
+    with contextlib.ExitStack() as stack:
+        # A cache that can only be read needs no turns.
+        with contextlib.suppress(OSError):
+            cache.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context((cache / f".{name}.lock").open("a"))
+            fcntl.flock(file, fcntl.LOCK_EX)  # freed when the process ends, however
+        yield
 
 
 def _name(file: Path) -> str:
@@ -56,34 +70,33 @@ def _name(file: Path) -> str:
     return re.sub(r"[^\w.-]", "_", file.stem, flags=re.ASCII)[:60] + "-" + digest[:16]
 
 
-def _unfinished(said: str, cache: Path) -> tempfile.TemporaryDirectory:
+def _unfinished(setting: str, cache: Path) -> tempfile.TemporaryDirectory:
     try:
         cache.mkdir(parents=True, exist_ok=True)
         return tempfile.TemporaryDirectory(prefix=".", dir=cache)
     except OSError as error:
         raise UserError(
-            f"{said}: its copy cannot be kept in {cache} ({error.strerror}); set"
+            f"{setting}: its copy cannot be kept in {cache} ({error.strerror}); set"
             " XDG_CACHE_HOME to a folder that may be written."
         ) from error
 
 
-def _convert(said: str, file: Path, folder: Path) -> None:
+def _convert(setting: str, file: Path, folder: Path) -> None:
     for package in ("torch", "diffusers"):
         if importlib.util.find_spec(package) is None:
             raise UserError(
-                f"{said} is a single-file checkpoint, which needs {package} to be"
+                f"{setting} is a single-file checkpoint, which needs {package} to be"
                 ' converted: pip install "ddpo_fair[torch]", once; or give a folder in'
                 " the diffusers layout, or a model on the Hugging Face hub."
             )
     logging.getLogger(__name__).warning(
-        "%s: diffusers converts it, once, to %s.", said, folder
+        "%s: diffusers converts it, once, to %s.", setting, folder
     )
     beside = file.parent if (file.parent / "model_index.json").is_file() else ""
-    with _unfinished(said, folder.parent) as unfinished:
+    with _unfinished(setting, folder.parent) as unfinished:
         result = Path(unfinished) / "model"
-        module = "ddpo_fair.models.converter"
         done = subprocess.run(
-            [sys.executable, "-m", module, str(file), str(result), str(beside)],
+            [sys.executable, "-m", __spec__.name, str(file), str(result), str(beside)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -93,9 +106,31 @@ def _convert(said: str, file: Path, folder: Path) -> None:
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise UserError(
-                f"{said} cannot be converted by diffusers: {shown(reason)}. It must be"
-                " a whole Stable Diffusion 1 or 2 model (UNet, VAE, text encoder)."
+                f"{setting} cannot be converted by diffusers: {shown(reason)}. It must"
+                " be a whole Stable Diffusion 1 or 2 model (UNet, VAE, text encoder)."
                 " Configs are fetched from the hub, unless the file lies in a folder"
                 " that has them; or give a folder in the diffusers layout."
             )
         result.rename(folder)
+
+
+def main(file: str, folder: str, configs: str) -> None:
+    """The process that converts: writes `folder` in the diffusers layout, in float32.
+
+    https://huggingface.co/docs/diffusers/api/loaders/single_file
+
+    Args:
+        file: a local *.safetensors.
+        folder: to be made.
+        configs: a folder with configs and tokenizer; "" for those of the hub.
+    """
+    import diffusers  # and torch, of an extra, which no other process wants
+
+    pipeline = diffusers.StableDiffusionPipeline.from_single_file(
+        file, config=configs or None, safety_checker=None, feature_extractor=None
+    )
+    pipeline.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

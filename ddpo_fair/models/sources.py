@@ -12,6 +12,27 @@ MODEL_NAME = re.compile(
     r"(?=[^@]{3,96}(@|$))\w([\w.-]*\w)?/\w([\w.-]*\w)?(@[\w./-]{1,255})?", re.ASCII
 )
 WEIGHTS = Path(__file__).parents[1] / "embedded" / "weights"
+# Folders with weights, and the stem of their files' names.
+MODEL_PARTS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+}
+CLASSIFIER_PARTS = {"": "model"}
+# What else is read; a tokenizer has some of these.
+TOKENIZER = (
+    "added_tokens.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+MODEL_FILES = (
+    "scheduler/scheduler_config.json",
+    *(f"tokenizer/{name}" for name in TOKENIZER),
+)
+CLASSIFIER_FILES = ("preprocessor_config.json",)
 EMBEDDED = {"model": WEIGHTS / "text_to_image", "classifier": WEIGHTS / "classifier"}
 
 
@@ -30,9 +51,8 @@ def model_folder(reference: str, variant: str = "", with_weights: bool = True) -
     folder = local_folder("model", reference)
     if folder is not None:
         return folder
-    return hub.download(
-        "model", reference, hub.MODEL_PARTS, _of_model, variant, with_weights
-    )
+    parts = MODEL_PARTS if with_weights else dict.fromkeys(MODEL_PARTS)
+    return hub.download("model", reference, parts, MODEL_FILES, variant)
 
 
 def classifier_folder(reference: str, with_weights: bool = True) -> Path:
@@ -40,13 +60,8 @@ def classifier_folder(reference: str, with_weights: bool = True) -> Path:
     folder = local_folder("classifier", reference)
     if folder is not None:
         return folder
-    return hub.download(
-        "classifier",
-        reference,
-        hub.CLASSIFIER_PARTS,
-        _of_classifier,
-        with_weights=with_weights,
-    )
+    parts = CLASSIFIER_PARTS if with_weights else dict.fromkeys(CLASSIFIER_PARTS)
+    return hub.download("classifier", reference, parts, CLASSIFIER_FILES)
 
 
 def local_folder(field: str, reference: str) -> Path | None:
@@ -78,12 +93,3 @@ def local_folder(field: str, reference: str) -> Path | None:
             " be 'embedded', a folder, or owner/name on the Hugging Face hub."
         )
     return None
-
-
-def _of_model(file: str) -> bool:
-    """Whether a model needs a file beside configs and weights of the networks."""
-    return file.startswith("tokenizer/") or file == "scheduler/scheduler_config.json"
-
-
-def _of_classifier(file: str) -> bool:
-    return file == "preprocessor_config.json"

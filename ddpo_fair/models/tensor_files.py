@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,10 @@ from ddpo_fair import errors
 
 STEMS = ("diffusion_pytorch_model", "model")  # diffusers', transformers'
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5")
+# "model.fp16.safetensors", "model.fp16-00001-of-00002.safetensors"; not the weights
+# before averaging, which Stable Diffusion 1.x has beside the others.
+VARIANT = re.compile(r"[\w-]+\.(?!non_ema)(\w+)(?:-[\w-]+)?\.safetensors")
+MOST_NAMED = 8  # files that one message lists
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -45,19 +51,52 @@ def find(folder: pathlib.Path, variant: str | None) -> list[pathlib.Path]:
     Raises:
         UserError: if there is no such file; says what there is instead.
     """
-    middle = f".{variant}" if variant else ""
     for stem in STEMS:
-        single = folder / f"{stem}{middle}.safetensors"
-        if single.is_file():
-            return [single]
-        for name in (
-            f"{stem}.safetensors.index{middle}.json",
-            f"{stem}{middle}.safetensors.index.json",
-        ):
+        for name in file_names(stem, variant or ""):
             if (folder / name).is_file():
-                return _shards(folder / name)
-    wanted = " or ".join(f"{stem}{middle}.safetensors" for stem in STEMS)
-    raise errors.UserError(f"{folder} holds no {wanted}{_what_else(folder)}")
+                whole = name.endswith(".safetensors")
+                return [folder / name] if whole else _shards(folder / name)
+    if not folder.is_dir():
+        raise errors.UserError(f"{folder} holds no weights: there is no such folder.")
+    wanted = " or ".join(file_names(stem, variant or "")[0] for stem in STEMS)
+    names = {path.name for path in folder.iterdir() if path.is_file()}
+    raise errors.UserError(f"{folder} holds no {wanted}{instead(names)}")
+
+
+def file_names(stem: str, variant: str) -> tuple[str, ...]:
+    """Names that weights may have: of a single file, and of an index of shards."""
+    middle = f".{variant}" if variant else ""
+    return (
+        f"{stem}{middle}.safetensors",
+        f"{stem}.safetensors.index{middle}.json",
+        f"{stem}{middle}.safetensors.index.json",
+    )
+
+
+def instead(names: Iterable[str]) -> str:
+    """The end of a message that weights are missing: what there is, and the way out.
+
+    Args:
+        names: of the files in the folder.
+    """
+    names = sorted(names)
+    variants = sorted(
+        {match[1] for name in names if (match := VARIANT.fullmatch(name))}
+    )
+    if variants:
+        return (
+            f", but the variants {', '.join(variants)}; choose one of them (of a model"
+            " with --config.variant)."
+        )
+    pickles = [name for name in names if name.endswith(PICKLES)]
+    if pickles:
+        return (
+            f", only {', '.join(pickles[:MOST_NAMED])}: a pickle can run any code when"
+            " it is opened, so it is not read. Use a revision with safetensors"
+            " (owner/name@refs/pr/N often has them), or convert it once:"
+            " torch.load(..., weights_only=True), then safetensors.torch.save_file."
+        )
+    return f"; it holds {', '.join(names[:MOST_NAMED]) or 'nothing'}."
 
 
 def _shards(index: pathlib.Path) -> list[pathlib.Path]:
@@ -78,37 +117,13 @@ def _shards(index: pathlib.Path) -> list[pathlib.Path]:
     return [index.parent / name for name in names]
 
 
-def _what_else(folder: pathlib.Path) -> str:
-    if not folder.is_dir():
-        return ": there is no such folder."
-    files = sorted(path.name for path in folder.iterdir() if path.is_file())
-    variants = sorted(
-        {
-            name.split(".")[1].split("-")[0]
-            for name in files
-            if name.endswith(".safetensors") and name.count(".") == 2
-        }
-    )
-    if variants:
-        return f", but the variants {', '.join(variants)}; choose one of them."
-    pickles = [name for name in files if name.endswith(PICKLES)]
-    if pickles:
-        return (
-            f", only {', '.join(pickles)}: a pickle can run any code when it is "
-            "opened, so it is not read. Use a revision with safetensors, or convert "
-            "it once: torch.load(..., weights_only=True), then "
-            "safetensors.torch.save_file."
-        )
-    return f"; it holds {', '.join(files) or 'nothing'}."
-
-
 def open_all(paths: list[pathlib.Path]) -> dict[str, tuple[Any, pathlib.Path]]:
     """Every tensor's name, with the open file that holds it and the file's path.
 
     Raises:
         UserError: if a file is not sound, or two files hold the same tensor.
     """
-    found: dict[str, tuple[Any, pathlib.Path]] = {}
+    tensors: dict[str, tuple[Any, pathlib.Path]] = {}
     for path in paths:
         try:
             file = safetensors.safe_open(path, framework="numpy")
@@ -118,13 +133,13 @@ def open_all(paths: list[pathlib.Path]) -> dict[str, tuple[Any, pathlib.Path]]:
                 f"{path} is no sound safetensors file ({error}); download it again."
             ) from None
         for name in file.keys():  # noqa: SIM118 - not a dict
-            if name in found:
+            if name in tensors:
                 raise errors.UserError(
-                    f"{name} is both in {found[name][1]} and in {path}; delete the "
+                    f"{name} is both in {tensors[name][1]} and in {path}; delete the "
                     "file that does not belong to the index."
                 )
-            found[name] = (file, path)
-    return found
+            tensors[name] = (file, path)
+    return tensors
 
 
 def _check_names(path: pathlib.Path) -> None:
@@ -136,10 +151,10 @@ def _check_names(path: pathlib.Path) -> None:
         header = file.read(int.from_bytes(file.read(8), "little"))
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        tensors = dict(pairs)
+        if len(tensors) < len(pairs):
             raise ValueError("a name stands there twice")
-        return found
+        return tensors
 
     json.loads(header, object_pairs_hook=once)
 

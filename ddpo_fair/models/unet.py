@@ -13,8 +13,15 @@ Config = unet_config.Config
 class Level(nn.Module):
     """The resnets of one resolution, each followed by attention where it has any.
 
-    `skips` are concatenated before each resnet (on the way up); the states after
-    each layer are returned (for the way down).
+    Args of a call:
+        x: [N, H, W, C].
+        time_embedding: [N, 4 block_out_channels[0]].
+        text_states: [N, L, cross_attention_dim].
+        skips: on the way up, states [N, H, W, C']; the last ones are concatenated
+            before the resnets.
+
+    Returns:
+        The states [N, H, W, features] after each layer, then the resampled one.
     """
 
     config: Config
@@ -35,26 +42,17 @@ class Level(nn.Module):
     ) -> list[jax.Array]:
         c = self.config
         resnet, transformer = _block_classes(self.remat)
+        norm = (c.norm_num_groups, c.norm_eps, self.dtype)
         states = []
         for i in range(self.num_layers):
             if skips is not None:
                 x = jnp.concatenate([x, skips[-1 - i]], axis=-1)
-            x = resnet(
-                self.features,
-                c.norm_num_groups,
-                c.norm_eps,
-                self.dtype,
-                name=f"resnets.{i}",
-            )(x, time_embedding)
+            x = resnet(self.features, *norm, name=f"resnets.{i}")(x, time_embedding)
             if self.num_heads is not None:
-                x = transformer(
-                    self.num_heads,
-                    c.transformer_layers_per_block,
-                    c.norm_num_groups,
-                    c.use_linear_projection,
-                    self.dtype,
-                    name=f"attentions.{i}",
-                )(x, text_states)
+                shape = (self.num_heads, *c.transformer)
+                x = transformer(*shape, self.dtype, name=f"attentions.{i}")(
+                    x, text_states
+                )
             states.append(x)
         if self.resample == "down":
             conv = layers.Conv(
@@ -68,7 +66,7 @@ class Level(nn.Module):
 
 
 class MidBlock(nn.Module):
-    """Resnet, attention, resnet at the lowest resolution."""
+    """Resnet, attention, resnet at the lowest resolution; arguments as of `Level`."""
 
     config: Config
     dtype: jax.typing.DTypeLike = jnp.float32
@@ -83,14 +81,8 @@ class MidBlock(nn.Module):
         norm = (c.norm_num_groups, c.norm_eps, self.dtype)
         features = c.block_out_channels[-1]
         x = resnet(features, *norm, name="resnets.0")(x, time_embedding)
-        x = transformer(
-            c.num_heads[-1],
-            c.transformer_layers_per_block,
-            c.norm_num_groups,
-            c.use_linear_projection,
-            self.dtype,
-            name="attentions.0",
-        )(x, text_states)
+        shape = (c.num_heads[-1], *c.transformer)
+        x = transformer(*shape, self.dtype, name="attentions.0")(x, text_states)
         return resnet(features, *norm, name="resnets.1")(x, time_embedding)
 
 
@@ -118,55 +110,46 @@ class UNet(nn.Module):
         self, latents: jax.Array, timesteps: jax.Array, text_states: jax.Array
     ) -> jax.Array:
         c = self.config
-        last = len(c.block_out_channels) - 1
-        _check_size(latents.shape, 2**last)
+        levels = range(len(c.block_out_channels))
+        _check_size(latents.shape, 2 ** levels[-1])
         timesteps = jnp.broadcast_to(timesteps, latents.shape[:1])
         context = (self._embed(timesteps), text_states.astype(self.dtype))
         x = layers.Conv(c.block_out_channels[0], self.dtype, name="conv_in")(latents)
         skips = [x]
-        for i in range(last + 1):
-            kind, resample = c.down_block_types[i], "down" if i < last else None
-            level = self._level(
-                "down", i, i, kind == unet_config.CROSS_DOWN, 0, resample
-            )
-            skips += level(skips[-1], *context)
+        for i in levels:
+            skips += self._level("down", i)(skips[-1], *context)
         mid = MidBlock(c, self.dtype, self.remat, name="mid_block")
         x = mid(skips[-1], *context)
-        for i in range(last + 1):
-            kind, resample = c.up_block_types[i], "up" if i < last else None
-            level = self._level(
-                "up", i, last - i, kind == unet_config.CROSS_UP, 1, resample
-            )
-            x = level(x, *context, skips)[-1]
+        for i in levels:
+            x = self._level("up", i)(x, *context, skips)[-1]
             del skips[-1 - c.layers_per_block :]
-        norm = layers.GroupNorm(
-            c.norm_num_groups, c.norm_eps, self.dtype, name="conv_norm_out"
+        x = layers.group_norm(
+            x, c.norm_num_groups, c.norm_eps, "conv_norm_out", self.dtype
         )
         conv_out = layers.Conv(c.out_channels, self.dtype, name="conv_out")
-        return conv_out(jax.nn.silu(norm(x))).astype(jnp.float32)
+        return conv_out(jax.nn.silu(x)).astype(jnp.float32)
 
-    def _level(
-        self,
-        way: str,
-        i: int,
-        depth: int,
-        attends: bool,
-        extra_layers: int,
-        resample: str | None,
-    ) -> Level:
+    def _level(self, way: str, i: int) -> Level:
+        """Level number `i` of the way "down", finest first, or "up", coarsest first."""
         c = self.config
+        last = len(c.block_out_channels) - 1
+        down = way == "down"
+        depth = i if down else last - i
+        kind = (c.down_block_types if down else c.up_block_types)[i]
+        attends = kind in (unet_config.CROSS_DOWN, unet_config.CROSS_UP)
         return Level(
             c,
             c.block_out_channels[depth],
-            c.layers_per_block + extra_layers,
+            c.layers_per_block + (0 if down else 1),
             c.num_heads[depth] if attends else None,
-            resample,
+            way if i < last else None,
             self.dtype,
             self.remat,
             name=f"{way}_blocks.{i}",
         )
 
     def _embed(self, timesteps: jax.Array) -> jax.Array:
+        """[N, 4 block_out_channels[0]] of timesteps [N]."""
         c = self.config
         size = c.block_out_channels[0]
         h = layers.timestep_embedding(

@@ -56,15 +56,8 @@ class Config:
         Raises:
             UserError: names each option that this network does not support.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
-        options.refuse(json_dict, NETWORK, FIXED, known)
-        config = cls(
-            **{
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in json_dict.items()
-                if name in known
-            }
-        )
+        options.refuse(cls, json_dict, NETWORK, FIXED)
+        config = options.read(cls, json_dict, NETWORK)
         config._check()
         return config
 
@@ -75,11 +68,16 @@ class Config:
             return (self.attention_head_dim,) * len(self.block_out_channels)
         return self.attention_head_dim
 
+    @property
+    def transformer(self) -> tuple[int, int, bool]:
+        """Layers, groups and linear projection of every `blocks.Transformer`."""
+        layers = self.transformer_layers_per_block
+        return layers, self.norm_num_groups, self.use_linear_projection
+
     def _check(self) -> None:
         def require(condition: bool, message: str) -> None:
             options.require(condition, NETWORK, message)
 
-        options.check_types(self, NETWORK)
         channels = self.block_out_channels
         for name, allowed in (
             ("down_block_types", (CROSS_DOWN, PLAIN_DOWN)),
@@ -99,8 +97,4 @@ class Config:
             f"attention_head_dim={self.attention_head_dim} must divide "
             f"block_out_channels={channels}",
         )
-        require(
-            all(c % self.norm_num_groups == 0 for c in channels),
-            f"norm_num_groups={self.norm_num_groups} must divide "
-            f"block_out_channels={channels}",
-        )
+        options.require_divisor(self, NETWORK, "norm_num_groups", "block_out_channels")

@@ -44,41 +44,27 @@ class Config:
         Raises:
             UserError: names each option that this network does not support.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
-        options.refuse(json_dict, NETWORK, FIXED, known)
-        config = cls(
-            **{
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in json_dict.items()
-                if name in known
-            }
-        )
-        config._check()
-        return config
-
-    def _check(self) -> None:
-        options.check_types(self, NETWORK)
-        channels = self.block_out_channels
+        options.refuse(cls, json_dict, NETWORK, FIXED)
+        config = options.read(cls, json_dict, NETWORK)
+        levels = len(config.block_out_channels)
         for name, kind in (
             ("down_block_types", "DownEncoderBlock2D"),
             ("up_block_types", "UpDecoderBlock2D"),
         ):
-            types = getattr(self, name)
-            options.require(
-                types == (kind,) * len(channels),
-                NETWORK,
-                f"{name}={types} must be {len(channels)} times {kind}",
-            )
-        options.require(
-            all(c % self.norm_num_groups == 0 for c in channels),
-            NETWORK,
-            f"norm_num_groups={self.norm_num_groups} must divide "
-            f"block_out_channels={channels}",
+            types = getattr(config, name)
+            message = f"{name}={types} must be {levels} times {kind}"
+            options.require(types == (kind,) * levels, NETWORK, message)
+        options.require_divisor(
+            config, NETWORK, "norm_num_groups", "block_out_channels"
         )
+        return config
 
 
 class Level(nn.Module):
-    """The resnets of one resolution and the change to the next."""
+    """The resnets of one resolution and the change to the next.
+
+    [N, H, W, C] becomes [N, H', W', features], H' = H / 2, 2 H or H.
+    """
 
     config: Config
     features: int
@@ -88,14 +74,9 @@ class Level(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        norm = (self.config.norm_num_groups, EPSILON, self.dtype)
         for i in range(self.num_layers):
-            x = blocks.ResnetBlock(
-                self.features,
-                self.config.norm_num_groups,
-                EPSILON,
-                self.dtype,
-                name=f"resnets.{i}",
-            )(x)
+            x = blocks.ResnetBlock(self.features, *norm, name=f"resnets.{i}")(x)
         if self.resample == "down":
             x = layers.Conv(
                 self.features,
@@ -111,7 +92,7 @@ class Level(nn.Module):
 
 
 class MidBlock(nn.Module):
-    """Resnet, attention if the config has it, resnet."""
+    """Resnet, attention if the config has it, resnet, of [N, h, w, C]."""
 
     config: Config
     dtype: jax.typing.DTypeLike = jnp.float32
@@ -126,7 +107,7 @@ class MidBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images to the two halves, mean and log-variance, of the latents."""
+    """Images [N, H, W, 3] to mean and log-variance, [N, h, w, 2 latent_channels]."""
 
     config: Config
     dtype: jax.typing.DTypeLike = jnp.float32
@@ -137,24 +118,19 @@ class Encoder(nn.Module):
         last = len(c.block_out_channels) - 1
         x = layers.Conv(c.block_out_channels[0], self.dtype, name="conv_in")(images)
         for i, features in enumerate(c.block_out_channels):
-            resample = "down" if i < last else None
-            x = Level(
-                c,
-                features,
-                c.layers_per_block,
-                resample,
-                self.dtype,
-                name=f"down_blocks.{i}",
-            )(x)
+            shape = (features, c.layers_per_block, "down" if i < last else None)
+            x = Level(c, *shape, self.dtype, name=f"down_blocks.{i}")(x)
         x = MidBlock(c, self.dtype, name="mid_block")(x)
-        x = _norm_out(c, self.dtype)(x)
+        x = layers.group_norm(
+            x, c.norm_num_groups, EPSILON, "conv_norm_out", self.dtype
+        )
         return layers.Conv(2 * c.latent_channels, self.dtype, name="conv_out")(
             jax.nn.silu(x)
         )
 
 
 class Decoder(nn.Module):
-    """Latents to images."""
+    """Latents [N, h, w, latent_channels] to images [N, H, W, 3]."""
 
     config: Config
     dtype: jax.typing.DTypeLike = jnp.float32
@@ -166,23 +142,12 @@ class Decoder(nn.Module):
         x = layers.Conv(c.block_out_channels[-1], self.dtype, name="conv_in")(latents)
         x = MidBlock(c, self.dtype, name="mid_block")(x)
         for i, features in enumerate(reversed(c.block_out_channels)):
-            resample = "up" if i < last else None
-            x = Level(
-                c,
-                features,
-                c.layers_per_block + 1,
-                resample,
-                self.dtype,
-                name=f"up_blocks.{i}",
-            )(x)
-        x = _norm_out(c, self.dtype)(x)
+            shape = (features, c.layers_per_block + 1, "up" if i < last else None)
+            x = Level(c, *shape, self.dtype, name=f"up_blocks.{i}")(x)
+        x = layers.group_norm(
+            x, c.norm_num_groups, EPSILON, "conv_norm_out", self.dtype
+        )
         return layers.Conv(c.out_channels, self.dtype, name="conv_out")(jax.nn.silu(x))
-
-
-def _norm_out(config: Config, dtype: jax.typing.DTypeLike) -> layers.GroupNorm:
-    return layers.GroupNorm(
-        config.norm_num_groups, EPSILON, dtype, name="conv_norm_out"
-    )
 
 
 class AutoencoderKL(nn.Module):
@@ -195,12 +160,8 @@ class AutoencoderKL(nn.Module):
         c = self.config
         self.encoder = Encoder(c, self.dtype)
         self.decoder = Decoder(c, self.dtype)
-        self.quant_conv = layers.Conv(
-            2 * c.latent_channels, self.dtype, kernel_size=1, padding=(0, 0)
-        )
-        self.post_quant_conv = layers.Conv(
-            c.latent_channels, self.dtype, kernel_size=1, padding=(0, 0)
-        )
+        self.quant_conv = layers.Conv(2 * c.latent_channels, self.dtype, 1)
+        self.post_quant_conv = layers.Conv(c.latent_channels, self.dtype, 1)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Reconstruction [N, H, W, 3] from the mean of the latents."""

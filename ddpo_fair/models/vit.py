@@ -41,36 +41,24 @@ class Config:
         options.require(
             model_type == "vit", NETWORK, f"model_type={model_type!r} must be 'vit'"
         )
-        known = {field.name for field in dataclasses.fields(cls)} - {"id2label"}
-        values = {k: v for k, v in json_dict.items() if k in known}
         if "id2label" in json_dict:
-            values["id2label"] = _labels(json_dict["id2label"])
-        config = cls(**values)
-        config._check()
-        return config
-
-    def _check(self) -> None:
-        def require(condition: bool, message: str) -> None:
+            json_dict = json_dict | {"id2label": _labels(json_dict["id2label"])}
+        config = options.read(cls, json_dict, NETWORK)
+        for condition, message in (
+            (
+                config.hidden_act in layers.ACTIVATIONS,
+                f"hidden_act={config.hidden_act!r} must be one of "
+                f"{list(layers.ACTIVATIONS)}",
+            ),
+            (
+                config.num_channels == 3,
+                f"num_channels={config.num_channels} must be 3, for red, green, blue",
+            ),
+        ):
             options.require(condition, NETWORK, message)
-
-        options.check_types(self, NETWORK)
-        require(
-            self.hidden_act in layers.ACTIVATIONS,
-            f"hidden_act={self.hidden_act!r} must be one of {list(layers.ACTIVATIONS)}",
-        )
-        require(
-            self.num_channels == 3,
-            f"num_channels={self.num_channels} must be 3, for red, green, blue",
-        )
-        require(
-            self.image_size % self.patch_size == 0,
-            f"patch_size={self.patch_size} must divide image_size={self.image_size}",
-        )
-        require(
-            self.hidden_size % self.num_attention_heads == 0,
-            f"num_attention_heads={self.num_attention_heads} must divide "
-            f"hidden_size={self.hidden_size}",
-        )
+        options.require_divisor(config, NETWORK, "patch_size", "image_size")
+        options.require_divisor(config, NETWORK, "num_attention_heads", "hidden_size")
+        return config
 
 
 def _labels(id2label: Any) -> tuple[str, ...]:
@@ -87,7 +75,7 @@ def _labels(id2label: Any) -> tuple[str, ...]:
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward, normalised first."""
+    """Self-attention and feed-forward of [N, L, D], normalised first."""
 
     config: Config
     dtype: jax.typing.DTypeLike = jnp.float32
@@ -95,7 +83,7 @@ class EncoderLayer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.config
-        h = layers.LayerNorm(c.layer_norm_eps, self.dtype, name="layernorm_before")(x)
+        h = layers.layer_norm(x, c.layer_norm_eps, "layernorm_before", self.dtype)
         q, k, v = (
             layers.dense(
                 c.hidden_size, f"attention.attention.{name}", self.dtype, c.qkv_bias
@@ -104,7 +92,7 @@ class EncoderLayer(nn.Module):
         )
         h = layers.attend(q, k, v, c.num_attention_heads)
         x = x + layers.dense(c.hidden_size, "attention.output.dense", self.dtype)(h)
-        h = layers.LayerNorm(c.layer_norm_eps, self.dtype, name="layernorm_after")(x)
+        h = layers.layer_norm(x, c.layer_norm_eps, "layernorm_after", self.dtype)
         h = layers.dense(c.intermediate_size, "intermediate.dense", self.dtype)(h)
         h = layers.ACTIVATIONS[c.hidden_act](h)
         return x + layers.dense(c.hidden_size, "output.dense", self.dtype)(h)
@@ -166,6 +154,6 @@ class ImageClassifier(nn.Module):
         x = Embeddings(c, self.dtype, name="vit.embeddings")(pixel_values)
         for i in range(c.num_hidden_layers):
             x = EncoderLayer(c, self.dtype, name=f"vit.encoder.layer.{i}")(x)
-        norm = layers.LayerNorm(c.layer_norm_eps, self.dtype, name="vit.layernorm")
+        x = layers.layer_norm(x, c.layer_norm_eps, "vit.layernorm", self.dtype)
         classifier = layers.dense(len(c.id2label), "classifier", self.dtype)
-        return classifier(norm(x)[:, 0]).astype(jnp.float32)
+        return classifier(x[:, 0]).astype(jnp.float32)

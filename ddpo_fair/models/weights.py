@@ -4,12 +4,10 @@ The path of a parameter, joined by dots, is the name of its tensor; only the las
 piece and the order of the axes differ between Flax and PyTorch.
 """
 
-import contextlib
 import json
 import os
 import pathlib
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -17,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
+from flax import traverse_util
 
-from ddpo_fair import errors
+from ddpo_fair import errors, files
 from ddpo_fair.models import tensor_files
 
 Params = dict[str, Any]  # nested dicts of arrays
@@ -78,7 +77,8 @@ def load(
     Args:
         folder: holds diffusion_pytorch_model.safetensors or model.safetensors, or
             such an index and its shards.
-        template: nested dicts of shapes, e.g. of `init_template`.
+        template: nested dicts of shapes, e.g. of `init_template`; kernels [in, out] or
+            [k, k, in, out], where the files have [out, in] and [out, in, k, k].
         variant: e.g. "fp16" for diffusion_pytorch_model.fp16.safetensors.
 
     Raises:
@@ -86,16 +86,15 @@ def load(
             the file; or says why there is no file to read.
     """
     paths = tensor_files.find(pathlib.Path(folder), variant)
-    found = tensor_files.open_all(paths)
-    leaves = list(_leaves(template))
-    names = {path: _spelling(_tensor_name(path), found) for path, _ in leaves}
-    _check(leaves, names, found, paths)
-    params: Params = {}
-    for path, _ in leaves:
-        file, where = found[names[path]]
-        array = tensor_files.read(file, names[path], where)
-        _insert(params, path, _from_torch(path, array))
-    return params
+    tensors = tensor_files.open_all(paths)
+    leaves = traverse_util.flatten_dict(template)
+    names = {path: _spelling(_tensor_name(path), tensors) for path in leaves}
+    _check(leaves, names, tensors, paths)
+    params = {}
+    for path, name in names.items():
+        file, where = tensors[name]
+        params[path] = from_torch(path[-1], tensor_files.read(file, name, where))
+    return traverse_util.unflatten_dict(params)
 
 
 def save(
@@ -111,7 +110,7 @@ def save(
 
     Args:
         folder: made if need be.
-        params: nested dicts of arrays.
+        params: nested dicts of arrays, shaped as `load` returns them.
         config_dict: becomes config.json.
         filename: "model.safetensors" for transformers' models.
         dtype: of the tensors in the file.
@@ -122,45 +121,19 @@ def save(
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {}
-    for path, array in _leaves(params):
+    for path, array in traverse_util.flatten_dict(params).items():
         name = _tensor_name(path)
-        tensors[name] = _to_torch(path, array, dtype)
+        tensors[name] = to_torch(path[-1], array, dtype)
         if not np.isfinite(tensors[name].astype(np.float32)).all():
             raise errors.UserError(
                 f"{folder / filename}: {name} is not finite in "
                 f"{jnp.dtype(dtype).name}; nothing was written."
             )
-    with _replacing(folder / filename) as part:
+    with files.replacing(folder / filename) as part:
         safetensors.numpy.save_file(tensors, part, metadata={"format": "pt"})
         part.chmod(0o644)  # safetensors writes for the owner's eyes alone
-    with _replacing(folder / "config.json") as part:
-        text = json.dumps(config_dict, indent=2, sort_keys=True)
-        part.write_text(text + "\n", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A path to write to, moved to `path` if nothing fails and deleted otherwise."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _leaves(tree: Params, path: tuple[str, ...] = ()) -> Iterator[tuple]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, (*path, name))
-        else:
-            yield (*path, name), value
-
-
-def _insert(params: Params, path: tuple[str, ...], array: np.ndarray) -> None:
-    for piece in path[:-1]:
-        params = params.setdefault(piece, {})
-    params[path[-1]] = array
+    text = json.dumps(config_dict, indent=2, sort_keys=True)
+    files.replace(folder / "config.json", text + "\n")
 
 
 def _tensor_name(path: tuple[str, ...]) -> str:
@@ -169,19 +142,26 @@ def _tensor_name(path: tuple[str, ...]) -> str:
     return ".".join((*parents, leaf))
 
 
-def _from_torch(path: tuple[str, ...], array: np.ndarray) -> np.ndarray:
-    if path[-1] == "kernel":  # [out, in, k, k] -> [k, k, in, out]
+def from_torch(leaf: str, array: np.ndarray) -> np.ndarray:
+    """A tensor as float32, a "kernel" from [out, in(, k, k)] to [(k, k,) in, out]."""
+    if leaf == "kernel":
         array = array.transpose((2, 3, 1, 0) if array.ndim == 4 else (1, 0))
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
-def _to_torch(
-    path: tuple[str, ...], array: jax.Array | np.ndarray, dtype: jax.typing.DTypeLike
+def to_torch(
+    leaf: str,
+    array: jax.Array | np.ndarray,
+    dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> np.ndarray:
+    """A parameter as a tensor, a "kernel" from [(k, k,) in, out] to [out, in(, k, k)].
+
+    What is beyond `dtype` becomes infinite.
+    """
     array = np.asarray(array)
-    if path[-1] == "kernel":  # [k, k, in, out] -> [out, in, k, k]
+    if leaf == "kernel":
         array = array.transpose((3, 2, 0, 1) if array.ndim == 4 else (1, 0))
-    with np.errstate(over="ignore"):  # save() looks for infinities itself
+    with np.errstate(over="ignore"):
         return np.ascontiguousarray(array, dtype=jnp.dtype(dtype))
 
 
@@ -191,31 +171,31 @@ def _torch_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ..
     return tuple(shape)
 
 
-def _spelling(name: str, found: dict[str, Any]) -> str:
+def _spelling(name: str, tensors: dict[str, Any]) -> str:
     """The name under which the files hold a tensor; the official one if none."""
-    if name in found:
+    if name in tensors:
         return name
     for pattern, replacement in SPELLINGS:
         other = re.sub(pattern, replacement, name)
-        if other in found:
+        if other in tensors:
             return other
     return name
 
 
 def _check(
-    leaves: list[tuple],
+    leaves: dict[tuple, Any],
     names: dict[tuple, str],
-    found: dict[str, tuple[Any, pathlib.Path]],
+    tensors: dict[str, tuple[Any, pathlib.Path]],
     paths: list[pathlib.Path],
 ) -> None:
     """Raises if the files do not hold exactly the template's tensors."""
     wrong = []
-    for path, leaf in leaves:
+    for path, leaf in leaves.items():
         name, expected = names[path], list(_torch_shape(path, leaf.shape))
-        if name not in found:
+        if name not in tensors:
             wrong.append(f"{name} {expected} is missing")
             continue
-        file, where = found[name]
+        file, where = tensors[name]
         tensor = file.get_slice(name)
         if tensor.get_shape() != expected:
             wrong.append(
@@ -227,9 +207,9 @@ def _check(
                 f"{name} of {where} is of type {tensor.get_dtype()}, expected one of "
                 f"{', '.join(FLOATS)}"
             )
-    for name in sorted(set(found) - set(names.values())):
+    for name in sorted(set(tensors) - set(names.values())):
         if not UNREAD.fullmatch(name):
-            file, where = found[name]
+            file, where = tensors[name]
             shape = file.get_slice(name).get_shape()
             called = f"{name[:LONGEST_NAME]} {errors.shown(shape)}"
             wrong.append(f"{called} of {where} is left over")

@@ -1,4 +1,4 @@
-"""The whole guided chain against diffusers' pipeline, small and at full size."""
+"""A whole guided trajectory against diffusers' pipeline, small and at full size."""
 
 import functools
 import types
@@ -15,17 +15,8 @@ from ddpo_fair.models import unet, weights
 
 NUM_STEPS, GUIDANCE = 5, 5.0
 
-# https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5, as DDIM reads it
-SCHEDULER = {
-    "_class_name": "DDIMScheduler",
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "clip_sample": False,
-    "num_train_timesteps": 1000,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-}
+# As DDIM reads it.
+SCHEDULER = official_configs.SCHEDULER_1_5 | {"_class_name": "DDIMScheduler"}
 SMALL = {
     "_class_name": "UNet2DConditionModel",
     "attention_head_dim": 4,
@@ -41,7 +32,7 @@ SMALL = {
 }
 
 
-def run_pipeline(torch, monkeypatch, reference, text, null, noises):
+def run_pipeline(torch, monkeypatch, reference, text, uncond_embedding, noises):
     """diffusers' latents after each step [T, N, h, w, C]; it adds our noises [T+1]."""
     diffusers = pytest.importorskip("diffusers")
     pipeline = diffusers.StableDiffusionPipeline(
@@ -67,7 +58,9 @@ def run_pipeline(torch, monkeypatch, reference, text, null, noises):
 
     pipeline(
         prompt_embeds=torch.from_numpy(text),
-        negative_prompt_embeds=torch.from_numpy(np.repeat(null[None], len(text), 0)),
+        negative_prompt_embeds=torch.from_numpy(
+            np.repeat(uncond_embedding[None], len(text), 0)
+        ),
         latents=first,
         eta=1.0,
         guidance_scale=GUIDANCE,
@@ -87,13 +80,13 @@ def run_pipeline(torch, monkeypatch, reference, text, null, noises):
         ),
     ],
 )
-def test_chain_equals_diffusers(torch, monkeypatch, tmp_path, config, num_images):
+def test_trajectory_equals_diffusers(torch, monkeypatch, tmp_path, config, num_images):
     diffusers = pytest.importorskip("diffusers")
     size, channels = config["sample_size"], config["in_channels"]
     shape = (size, size, channels)
     random = np.random.default_rng(0)
     states = (num_images + 1, 77, config["cross_attention_dim"])
-    null, *text = random.standard_normal(states, dtype=np.float32)
+    uncond_embedding, *text = random.standard_normal(states, dtype=np.float32)
     text = np.stack(text)
     keys = jax.vmap(functools.partial(rng.key, 3))(np.arange(num_images))
     draw = jax.vmap(sampler.step_noise, (0, None, None))
@@ -103,7 +96,9 @@ def test_chain_equals_diffusers(torch, monkeypatch, tmp_path, config, num_images
     reference = parity.randomise_norms(
         torch, diffusers.UNet2DConditionModel.from_config(config)
     )
-    expected = run_pipeline(torch, monkeypatch, reference, text, null, noises)
+    expected = run_pipeline(
+        torch, monkeypatch, reference, text, uncond_embedding, noises
+    )
     reference.save_pretrained(tmp_path)
     del reference  # 3.4 GB at full size
 
@@ -111,10 +106,10 @@ def test_chain_equals_diffusers(torch, monkeypatch, tmp_path, config, num_images
     inputs = ((1, *shape), (1,), (1, *text.shape[1:]))
     params = weights.load(tmp_path, weights.init_template(network, *inputs))
     model = types.SimpleNamespace(unet=network, latent_shape=shape)
-    chain = ddim.schedule(SCHEDULER, NUM_STEPS, 1.0)
-    policy = sampler.Policy(model, chain, GUIDANCE)
+    schedule = ddim.schedule(SCHEDULER, NUM_STEPS, 1.0)
+    policy = sampler.Policy(model, schedule, GUIDANCE)
     denoise = functools.partial(sampler.denoise, policy)
-    drawn = jax.jit(denoise)(params, keys, text, null)
+    drawn = jax.jit(denoise)(params, keys, text, uncond_embedding)
     found = np.moveaxis(np.asarray(drawn.latents)[:, 1:], 1, 0)
     errors = [
         parity.relative_error(*pair) for pair in zip(found, expected, strict=True)
