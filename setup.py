@@ -18,11 +18,14 @@ CORE = [
     "ml-collections>=1.0",
     "absl-py>=2.1",
     "numpy>=2.0",
+    "scipy>=1.15",  # intervals; the first whose bootstrap takes `rng`
     "huggingface-hub>=1.0",  # the version transformers 5 needs
     "safetensors>=0.5",
     "transformers>=5.0",  # tokenizers and image processors without torch
     "pillow>=10.0",
     "matplotlib>=3.9",
+    "jinja2>=3.1",  # the report: escapes every text that enters it
+    "markupsafe>=2.1",  # jinja2's; a sentence of the report quotes prompts
     "tensorboardX>=2.6",  # writes TensorBoard files without TensorFlow
     "tqdm>=4.66",
 ]
@@ -54,7 +57,7 @@ setup(
     packages=find_packages(include=["ddpo_fair", "ddpo_fair.*"]),
     package_data={
         "ddpo_fair.embedded": ["assets/*", "weights/*", "weights/**/*"],
-        "ddpo_fair.report": ["*.css"],
+        "ddpo_fair.report": ["*.css", "*.j2"],
     },
     install_requires=CORE,
     extras_require={

@@ -70,7 +70,7 @@ def test_pictures_without_a_face_alone_have_no_calibration():
     found = accuracy.measure(np.array([NONE, NONE]), seen, 0.7)
     assert "calibration_error" not in found
     assert found["accuracy"]["estimate"] == 0.5
-    assert "2 pictures" in accuracy.sentence(found)
+    assert "2 images" in accuracy.sentence(found)
 
 
 def test_json_and_picture_are_written(tmp_path):

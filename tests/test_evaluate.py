@@ -25,7 +25,7 @@ from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Plan, Sampler
 from ddpo_fair.learning import learner
 from ddpo_fair.models import lora, sources
 from ddpo_fair.prompts import Prompt
-from ddpo_fair.statistics import appearance, estimates, intervals, prompt_metrics
+from ddpo_fair.statistics import appearance, diversity, intervals, prompt_metrics
 from ddpo_fair.training import checkpoint, run_folder, saved_run
 
 NURSE = tiny_model.PROMPTS[0]
@@ -351,7 +351,7 @@ def test_figures_of_a_set_by_hand():
     below = math.sqrt(sum(half**2 for half in halves)) / 4  # fixed prompts
     assert found["mean_bias"]["low"] == pytest.approx(0.625 - below)
     assert found["mean_bias_without_noise"] < found["mean_bias"]["estimate"]
-    assert estimates.change(prompts, prompts, "bias") is None  # too few
+    assert prompt_metrics.change(prompts, prompts, "bias") is None  # too few
 
 
 def test_many_prompts_are_resampled():
@@ -366,7 +366,7 @@ def test_many_prompts_are_resampled():
         for counts in ((0, 1, 2, 8, 9, 10), (3, 4, 5, 5, 6, 7))
     )
     # Biases 1, .8, .6, .6, .8, 1 before and .4, .2, 0, 0, .2, .4 after
-    found = estimates.change(before, after, "bias")
+    found = prompt_metrics.change(before, after, "bias")
     assert found["estimate"] == pytest.approx(-0.6)
     mean = prompt_metrics.of_set(before)["mean_bias"]
     assert mean["estimate"] == pytest.approx(0.8)
@@ -374,14 +374,14 @@ def test_many_prompts_are_resampled():
 
 
 def test_diversity_has_an_interval_over_images():
-    even = estimates.diversity([[50, 50]])
+    even = diversity.of_counts([[50, 50]])
     assert even.estimate == pytest.approx(1.0)
     assert 0.9 < even.low < even.high <= 1.0
-    several = estimates.diversity([[50, 50], [90, 10]])
-    one = intervals.normalised_entropy([90, 10])
+    several = diversity.of_counts([[50, 50], [90, 10]])
+    one = diversity.normalised_entropy([90, 10])
     assert several.estimate == pytest.approx(math.sqrt(one))
     assert several.low < several.estimate < several.high
-    assert math.isnan(estimates.diversity([[0, 0]]).estimate)
+    assert math.isnan(diversity.of_counts([[0, 0]]).estimate)
 
 
 def test_explicit_prompts_are_measured_by_adherence():

@@ -10,6 +10,7 @@ import pytest
 from ddpo_fair.classifiers import classes
 from ddpo_fair.learning import rewards
 from ddpo_fair.report import figures, plots, run_reader
+from ddpo_fair.statistics import accuracy
 
 
 def test_total_reward_is_a_parabola_with_its_peak_at_balance():
@@ -33,13 +34,13 @@ def test_confusion_counts_by_hand():
     truth = [0, 0, 1, 1, 1, -1, -1]
     labels = [0, -1, 1, 1, 0, 0, -1]
     expected = [[1, 0, 1], [1, 2, 0], [1, 0, 1]]
-    np.testing.assert_array_equal(figures.confusion(truth, labels), expected)
+    np.testing.assert_array_equal(accuracy.confusion(truth, labels), expected)
 
 
 def test_confusion_matrix_says_its_numbers():
     matrix = np.array([[60, 3, 5], [2, 70, 8], [9, 1, 34]])
     chart = figures.confusion_matrix(matrix)
-    assert "192 pictures" in chart.caption
+    assert "192 images" in chart.caption
     assert "accuracy 0.85" in chart.caption  # (60 + 70 + 34) / 192
     with plots.style():
         document = plots.svg(chart.draw(plots.NARROW), chart.name)
@@ -52,7 +53,7 @@ def test_inline_figures_take_the_colours_of_the_page():
     with plots.style():
         document = plots.svg(chart.draw(plots.NARROW), chart.name)
     element = plots.inline(document, 'a "title" & <more>', "any")
-    assert element.startswith('<svg role="img" class="any" aria-label="a &quot;title')
+    assert element.startswith('<svg role="img" class="any" aria-label="a &#34;title')
     assert "var(--first)" in element
     left = set(re.findall(r"#[0-9a-f]{6}", element)) & set(plots.COLOURS.values())
     assert not left

@@ -1,7 +1,6 @@
 """The report: what it concludes, what it survives, what it looks like to a browser."""
 
 import json
-import math
 import re
 import shutil
 import subprocess
@@ -12,15 +11,22 @@ import jax
 import made_runs
 import pytest
 import tiny_model
+from made_runs import ENGINEER, HOSTILE
 from PIL import Image
 
 from ddpo_fair import train
 from ddpo_fair.errors import UserError
 from ddpo_fair.report import __main__ as report
-from ddpo_fair.report import changes, curves, html, run_reader, summary, writer
+from ddpo_fair.report import caveats, changes, curves, page, run_reader, summary, writer
+from ddpo_fair.report.tables import Table
 from ddpo_fair.statistics import intervals
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSER_FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
+    " --disable-background-networking --disable-component-update --disable-sync"
+    " --allow-file-access-from-files --window-size=500,900 --dump-dom"
+)
 HARNESS = """<!doctype html><iframe id="page" width="390" height="844" src="{page}">
 </iframe><p id="found"></p><script>
 document.getElementById("page").onload = (event) => {{
@@ -58,12 +64,16 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-def share(num_female: int, num_male: int, num_none: int = 0) -> run_reader.Share:
-    q = intervals.wilson(num_female, num_female + num_male)
-    return run_reader.Share(q, num_female + num_male, num_none, 1)
+def written(folder: Path, lines: list[dict], *grids: int, **settings) -> str:
+    """The text of the report of a made run."""
+    return read_page(made_runs.make(folder, lines, grids, **settings))
 
 
-def one_verdict(folder: Path, lines: list[dict], **settings) -> summary.Verdict:
+def read_page(*folders: Path) -> str:
+    return writer.write(folders).read_text(encoding="utf-8")
+
+
+def one_summary(folder: Path, lines: list[dict], **settings) -> summary.Summary:
     return summary.of_runs([run_reader.read(made_runs.make(folder, lines, **settings))])
 
 
@@ -72,30 +82,6 @@ def two_lines(before: tuple[int, int], after: tuple[int, int]) -> list[dict]:
         made_runs.line(0, 10, 54) | made_runs.evaluation(*before),
         made_runs.line(1, 10, 54) | made_runs.evaluation(*after),
     ]
-
-
-def test_difference_is_newcombes_published_example():
-    # Newcombe (1998), table II, 56/70 - 48/80 by method 10: 0.0524 to 0.3339.
-    found = changes.difference(share(48, 32), share(56, 14))
-    assert found.estimate == pytest.approx(0.2)
-    assert found.low == pytest.approx(0.0524, abs=5e-5)
-    assert found.high == pytest.approx(0.3339, abs=5e-5)
-
-
-def test_seeds_have_students_interval():
-    # mean .5, standard error .1 / sqrt(3), t(.975; 2) = 4.30265 from the tables
-    seeds = [intervals.Interval(q, q - 0.06, q + 0.06) for q in (0.4, 0.5, 0.6)]
-    found = changes.over_seeds(seeds)
-    half = 4.30265 * 0.1 / math.sqrt(3)
-    assert found == pytest.approx((0.5, 0.5 - half, 0.5 + half), rel=1e-5)
-    assert changes.over_seeds(seeds[:1]) == (0.4, 0.0, 1.0)  # one seed says nothing
-
-
-def test_seeds_that_agree_by_chance_are_no_surer_than_their_images():
-    # sqrt(.06^2 + .06^2 + .09^2) / 3
-    seeds = [intervals.Interval(0.47, 0.47 - h, 0.47 + h) for h in (0.06, 0.06, 0.09)]
-    found = changes.over_seeds(seeds)
-    assert found == pytest.approx((0.47, 0.47 - 0.0412311, 0.47 + 0.0412311))
 
 
 @pytest.mark.parametrize(
@@ -111,16 +97,21 @@ def test_seeds_that_agree_by_chance_are_no_surer_than_their_images():
     ],
 )
 def test_word_follows_from_the_intervals(tmp_path, before, after, word):
-    assert one_verdict(tmp_path / "run", two_lines(before, after)).word == word
+    assert one_summary(tmp_path / "run", two_lines(before, after)).word == word
 
 
-def test_shift_is_judged_by_its_direction(tmp_path):
+@pytest.mark.parametrize(
+    ("target", "word"),
+    [
+        ("auto", "Shifted"),
+        ("female", "Shifted"),
+        ("male", "Shifted the wrong way"),
+    ],
+)
+def test_shift_is_judged_by_its_direction(tmp_path, target, word):
+    settings = {"reward.name": "shift", "reward.target_class": target}
     lines = two_lines((15, 113), (100, 28))
-    for index, (target, word) in enumerate(
-        [("auto", "Shifted"), ("female", "Shifted"), ("male", "Shifted the wrong way")]
-    ):
-        changes = {"reward.name": "shift", "reward.target_class": target}
-        assert one_verdict(tmp_path / str(index), lines, **changes).word == word
+    assert one_summary(tmp_path / "run", lines, **settings).word == word
 
 
 def test_opposite_biases_do_not_count_as_balance(tmp_path):
@@ -130,14 +121,14 @@ def test_opposite_biases_do_not_count_as_balance(tmp_path):
             "a nurse": made_runs.evaluation(60, 4),
             "a pilot": made_runs.evaluation(4, 60),
         }
-    found = one_verdict(tmp_path / "run", lines, prompts=["a nurse", "a pilot"])
-    assert found.finding.kind == changes.GAP
-    assert found.finding.after.estimate == pytest.approx(56 / 64)
+    found = one_summary(tmp_path / "run", lines, prompts=["a nurse", "a pilot"])
+    assert found.change.kind == changes.BIAS
+    assert found.change.after.estimate == pytest.approx(56 / 64)
     assert found.word == "No clear change"
-    assert any("too few" in doubt for doubt in found.doubts)
+    assert any("too few" in caveat for caveat in found.caveats)
 
 
-def test_seeds_are_judged_together(tmp_path):
+def test_seeds_are_summarised_together(tmp_path):
     runs = [
         run_reader.read(
             made_runs.make(
@@ -150,32 +141,32 @@ def test_seeds_are_judged_together(tmp_path):
     ]
     other = run_reader.read(made_runs.make(tmp_path / "x", [], epochs=3))
     assert [len(group) for group in run_reader.groups([*runs, other])] == [3, 1]
-    finding = changes.of_runs(runs)
+    change = changes.of_runs(runs)
     # 15 of 124 as female in each of three evaluations before training
-    assert finding.before == intervals.wilson(45, 372)
-    assert finding.after.estimate == pytest.approx((56 + 62 + 68) / (3 * 124))
+    assert change.before == intervals.wilson(45, 372)
+    assert change.after.estimate == pytest.approx((56 + 62 + 68) / (3 * 124))
     assert "over 3 seeds" in summary.of_runs(runs).sentence
 
 
-def test_training_images_judge_where_nothing_else_does(tmp_path):
+def test_training_images_count_where_there_are_no_others(tmp_path):
     lines = [made_runs.line(0, 8, 56), made_runs.line(1, 32, 32)]
-    found = one_verdict(tmp_path / "run", lines)
-    assert found.finding.after.estimate == 0.5
-    assert any("trained on" in doubt for doubt in found.doubts)
+    found = one_summary(tmp_path / "run", lines)
+    assert found.change.after.estimate == 0.5
+    assert any("trained on" in caveat for caveat in found.caveats)
 
 
-def test_unrecognised_and_undecided_faces_are_held_against_it(tmp_path):
+def test_unrecognised_and_undecided_faces_are_caveats(tmp_path):
     lines = two_lines((15, 113), (30, 30))
     lines[1] |= {"eval_none": 68, "eval_polarisation": 0.4}
-    doubts = one_verdict(tmp_path / "run", lines).doubts
-    assert any("from 3" in doubt and "to 53" in doubt for doubt in doubts)
-    assert any("ambiguous faces" in doubt for doubt in doubts)
+    found = one_summary(tmp_path / "run", lines).caveats
+    assert any("from 3" in caveat and "to 53" in caveat for caveat in found)
+    assert any("margin 0.90 before, 0.40 after" in caveat for caveat in found)
 
 
-def test_many_unrecognised_pictures_belong_into_the_verdict(tmp_path):
+def test_many_unrecognised_images_belong_into_the_summary(tmp_path):
     lines = two_lines((15, 113), (30, 34))
     lines[1]["eval_none"] = 64
-    found = one_verdict(tmp_path / "run", lines)
+    found = one_summary(tmp_path / "run", lines)
     assert found.word == "Balanced, many unrecognised"
     # 30, 34 and 64 of 128
     assert "23\xa0% are classified as female, 27\xa0% as male" in found.sentence
@@ -185,27 +176,26 @@ def test_many_unrecognised_pictures_belong_into_the_verdict(tmp_path):
 def test_balance_that_was_lost_again_is_pointed_out(tmp_path):
     lines = [*two_lines((15, 113), (62, 66)), made_runs.line(2, 50, 14)]
     lines[2] |= made_runs.evaluation(100, 28)
-    found = one_verdict(tmp_path / "run", lines)
+    found = one_summary(tmp_path / "run", lines)
     assert found.word == "Overshot"
-    assert any("balanced on the way" in doubt for doubt in found.doubts)
-    assert any("after 2 epochs" in doubt for doubt in found.doubts)
+    (caveat,) = (one for one in found.caveats if "balanced on the way" in one)
+    assert "after 2 epochs" in caveat
 
 
-def test_tinted_pictures_are_held_against_it(tmp_path):
+def test_tinted_images_are_a_caveat(tmp_path):
     folder = made_runs.make(tmp_path / "run", two_lines((15, 113), (64, 64)))
+    (folder / "samples").mkdir()
     for epoch, colour in ((0, (128, 128, 128)), (1, (150, 150, 128))):
         path = folder / "samples" / f"epoch_{epoch:04d}.png"
-        path.parent.mkdir(exist_ok=True)
         Image.new("RGB", (64, 84), colour).save(path)
     # Grey 128 is L* 53.6; the other is L* 61.4, b* about 13: Delta E about 15.
-    assert 10 < changes.colour_shift(run_reader.read(folder)) < 20
-    doubts = summary.of_runs([run_reader.read(folder)]).doubts
-    assert any("tints its pictures" in doubt for doubt in doubts)
+    run = run_reader.read(folder)
+    assert 10 < caveats.colour_shift(run) < 20
+    assert any("tints its images" in one for one in summary.of_runs([run]).caveats)
 
 
 def test_partial_run_has_a_report(tmp_path):
-    folder = made_runs.make(tmp_path / "run", made_runs.balancing(3), grids=(0,))
-    text = writer.write([folder]).read_text(encoding="utf-8")
+    text = written(tmp_path / "run", made_runs.balancing(3), 0)
     assert "3 of 12 epochs are finished" in text
     assert text.count("<img") == 1
 
@@ -213,7 +203,7 @@ def test_partial_run_has_a_report(tmp_path):
 def test_run_without_an_epoch_has_a_report(tmp_path):
     folder = made_runs.make(tmp_path / "run", [])
     (folder / "metrics.jsonl").unlink()
-    text = writer.write([folder]).read_text(encoding="utf-8")
+    text = read_page(folder)
     assert "Not measured" in text
     assert "no epoch is finished yet" in text
 
@@ -229,16 +219,16 @@ def test_whatever_stands_in_the_files_there_is_a_report(tmp_path):
         '{"epoch": 5, "loss": 1e999, "grad_norm": [1], "reward_mean": true}',
         f'{{"epoch": 6, "images": 1{400 * "0"}, "prompts": [], "eval_q": 3}}',
         '{"epoch": 7, "prompts": {"x": 1, "y": {"eval_q": null}}}',
-        '{"epoch": "8"}',
         '{"epoch": -1}',
+        '{"epoch": "8"}',
         "[]",
         "\ud800",
         '{"epoch": 9, "q": 0.5',
     ]
     with open(folder / "metrics.jsonl", "ab") as file:
         file.write("\n".join(odd).encode("utf-8", "surrogatepass"))
-    text = writer.write([folder]).read_text(encoding="utf-8")
-    assert "config.json holds no JSON object" in text
+    text = read_page(folder)
+    assert "config.json cannot be read (it holds no JSON object)" in text
     assert "5 of metrics.jsonl" in text
     assert "epoch_0002.png cannot be read" in text
 
@@ -263,36 +253,54 @@ class Collector(parser.HTMLParser):
 
 def hostile_run(folder: Path) -> Path:
     """A run in which every text is an attack."""
-    bad = made_runs.HOSTILE
     lines = made_runs.balancing(4)
     for line in lines:
         line["prompts"] = {
-            bad: made_runs.evaluation(10, 20),
+            HOSTILE: made_runs.evaluation(10, 20),
             "\u202egnp.\ud800\x00": made_runs.evaluation(10, 20 + line["epoch"]),
         }
-    made = made_runs.make(folder, lines, (0, 3), prompts=[bad, "b"], model=bad)
-    config = json.loads((made / "config.json").read_text())
-    config |= {"commit": bad, "devices": [bad], "command": ["x", bad], bad: bad}
-    config["config"][bad] = bad
-    (made / "config.json").write_text(json.dumps(config))
+    made = made_runs.make(folder, lines, (0, 3), prompts=[HOSTILE, "b"], model=HOSTILE)
+    about = json.loads((made / "config.json").read_text())
+    about |= {
+        name: HOSTILE for name in ("commit", "version", "jax", "started", HOSTILE)
+    }
+    about |= {"devices": [HOSTILE], "command": ["x", HOSTILE]}
+    about["config"][HOSTILE] = HOSTILE
+    (made / "config.json").write_text(json.dumps(about))
+    evaluate(made, 4, hostile_evaluation())
+    (made / "evaluation_0004" / "samplers.png").write_bytes(HOSTILE.encode())
     return made
 
 
-def test_hostile_texts_stay_text(tmp_path):
-    folder = hostile_run(tmp_path / "run_$x^{2$_<b>&")
-    page = writer.write([folder])
-    text = page.read_text(encoding="utf-8")
+def hostile_evaluation() -> dict:
+    how = {name: HOSTILE for name in ("eta", "guidance_scale", "num_steps")}
+    model = {"sets": {"trained": {"mean_bias": share_of(0.3), HOSTILE: HOSTILE}}}
+    return {
+        "source": {"checkpoint": HOSTILE, "audit": HOSTILE},
+        "images_per_prompt": HOSTILE,
+        "samplers": [{**how, "of_training": HOSTILE, "before": model, "after": model}],
+        "notes": [HOSTILE, {HOSTILE: HOSTILE}],
+    }
+
+
+def assert_harmless(text: str) -> None:
     collector = Collector()
     collector.feed(text)
     assert not collector.tags & {"script", "iframe", "object", "embed", "link", "base"}
     assert not collector.handlers
-    assert collector.references <= {
-        "data:",
-        *(r for r in collector.references if r[0] == "#"),
-    }
-    assert "&lt;script&gt;alert(1)" in text
+    loaded = {reference for reference in collector.references if reference[0] != "#"}
+    assert loaded <= {"data:"}
     assert "http:" not in text.replace("http://www.w3.org", "")
     assert "https:" not in text
+
+
+def test_hostile_texts_stay_text(tmp_path):
+    text = read_page(hostile_run(tmp_path / "run_$x^{2$_<b>&"))
+    assert_harmless(text)
+    # prompt, model, commit, version, jax, started, devices, command, a setting's name
+    # and value, the evaluation's source and notes
+    assert text.count("&lt;script&gt;alert(1)") > 12
+    assert "run_$x^{2$_&lt;b&gt;&amp;" in text
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text).group(1)
     assert policy == (
         "default-src 'none'; style-src 'unsafe-inline'; img-src data:;"
@@ -300,12 +308,30 @@ def test_hostile_texts_stay_text(tmp_path):
     )
 
 
-def test_markup_escapes_all_but_markup():
-    assert html.text('<a href="x">&') == "&lt;a href=&quot;x&quot;&gt;&amp;"
-    assert html.text("\x00\x1b\x85\ud800\ufffe") == 5 * "\ufffd"
-    inside = html.element("b", "<i>", class_="x'y\"")
-    assert inside == '<b class="x&#x27;y&quot;">&lt;i&gt;</b>'
-    assert html.element("p", inside, None) == f"<p>{inside}</p>"
+@pytest.mark.parametrize(
+    "name",
+    ['"><svg onload=alert(1)>', "' onmouseover='x", "{{ 7 * 7 }}{% raw %}", "]]>"],
+)
+def test_hostile_names_of_runs_stay_text(tmp_path, name):
+    folders = [
+        made_runs.make(tmp_path / f"{name}{seed}", two_lines((1, 3), (2, 2)), (0, 1))
+        for seed in (1, 2)
+    ]
+    text = read_page(*folders, made_runs.make(tmp_path / "x", [], model=name))
+    assert_harmless(text)
+    assert "49{%" not in text
+
+
+def test_one_prompt_is_quoted_and_escaped(tmp_path):
+    lines = two_lines((15, 113), (64, 64))
+    sentence = one_summary(tmp_path / "run", lines, prompts=["<b>&'\""]).sentence
+    assert "<q><bdi>&lt;b&gt;&amp;&#39;&#34;</bdi></q>" in sentence
+
+
+def test_parts_escape_all_but_markup():
+    text = page.part("table", Table(["<a>", "b"], [['<i href="x">', "\x00\x1b\ud800"]]))
+    assert "&lt;a&gt;" in text and "&lt;i href=&#34;x&#34;&gt;" in text
+    assert "<td>\ufffd\ufffd\ufffd</td>" in text
 
 
 def test_several_runs_stand_side_by_side(tmp_path):
@@ -314,14 +340,11 @@ def test_several_runs_stand_side_by_side(tmp_path):
         made_runs.make(runs / f"seed{seed}", made_runs.balancing(4), (0, 3), seed=seed)
         for seed in range(2)
     ]
-    changes = {"train.objective": "truly_ppo", "train.trust_region": 0.16}
-    folders.append(
-        made_runs.make(runs / "truly", made_runs.balancing(4, 30), **changes)
-    )
-    page = writer.write(folders)
-    assert page == runs / "report.html"
-    text = page.read_text(encoding="utf-8")
-    assert text.count('class="verdict"') == 2
+    settings = {"train.objective": "truly_ppo", "train.trust_region": 0.16}
+    lines = made_runs.balancing(4, 30)
+    text = read_page(*folders, made_runs.make(runs / "truly", lines, **settings))
+    assert (runs / "report.html").exists()
+    assert text.count('class="summary"') == 2
     assert "2 seeds together" in text
     assert "train.trust_region" in text
 
@@ -336,57 +359,28 @@ def test_figures_are_files_as_well(tmp_path):
     assert {f"{name}.{kind}" for name in wanted for kind in ("svg", "png")} <= names
     assert (figures / "kl.png").read_bytes().startswith(b"\x89PNG")
     assert "#1f5fb4" in (figures / "kl.svg").read_text()  # no variable of the page
-
-
-def test_same_run_gives_the_same_figures(tmp_path):
-    folder = made_runs.make(tmp_path / "run", made_runs.balancing(4))
-    drawn = []
-    for _ in range(2):
-        writer.write([folder])
-        drawn.append((folder / "report_figures" / "share_of_female.svg").read_bytes())
-    assert drawn[0] == drawn[1]
+    first = (figures / "share_of_female.svg").read_bytes()
+    writer.write([folder])
+    assert (figures / "share_of_female.svg").read_bytes() == first
 
 
 def test_large_grids_are_made_smaller(tmp_path):
     folder = made_runs.make(tmp_path / "run", made_runs.balancing(4))
     for epoch in (0, 3):
         path = folder / "samples" / f"epoch_{epoch:04d}.png"
-        made_runs.grid(path, epoch, side=2060)
-    text = writer.write([folder]).read_text(encoding="utf-8")
-    assert text.count("data:image/jpeg;base64,") == 2
+        made_runs.grid(path, epoch, side=1200)
+    assert read_page(folder).count("data:image/jpeg;base64,") == 2
 
 
 def test_command_explains_mistakes_in_one_paragraph(tmp_path, capsys):
     assert report.main([str(tmp_path)]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "neither config.json nor metrics.jsonl" in said
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "neither config.json nor metrics.jsonl" in message
     folder = made_runs.make(tmp_path / "run", made_runs.balancing(2))
     (tmp_path / "file").write_text("")
-    assert report.main([str(folder), "--output", str(tmp_path / "file" / "x")]) == 2
     with pytest.raises(UserError, match="--output"):
         writer.write([folder], tmp_path / "file" / "x")
-
-
-@pytest.mark.long
-def test_training_ends_with_a_report(tmp_path, monkeypatch, capsys, quick_compilation):
-    model = tiny_model.save_model(tmp_path / "model")
-    judge = tiny_model.save_classifier(tmp_path / "classifier")
-    config = tiny_model.config(model, judge, tmp_path)
-    config.epochs, config.sample.num_steps, config.sample.batches = 1, 1, 1
-    config.train.updates_per_epoch, config.train.microbatch = 1, 1
-    config.eval.images = config.log.images = 8
-    train.train(config)
-    page = tmp_path / "tiny" / "report.html"
-    assert str(page) in capsys.readouterr().out
-    assert "1 of 1" in page.read_text(encoding="utf-8")
-    page.unlink()
-    monkeypatch.setattr(summary, "of_runs", lambda runs: 1 / 0)
-    train.train(config)  # finds everything done
-    said = capsys.readouterr().out
-    assert "ZeroDivisionError" in said
-    assert f"python -m ddpo_fair.report {page.parent} writes it" in said
-    assert not page.exists()
 
 
 def test_command_prints_where_the_page_is(tmp_path, capsys):
@@ -395,28 +389,38 @@ def test_command_prints_where_the_page_is(tmp_path, capsys):
     assert capsys.readouterr().out == f"{folder / 'report.html'}\n"
 
 
+@pytest.mark.long
+def test_training_ends_with_a_report(tmp_path, monkeypatch, capsys, quick_compilation):
+    model = tiny_model.save_model(tmp_path / "model")
+    classifier = tiny_model.save_classifier(tmp_path / "classifier")
+    config = tiny_model.config(model, classifier, tmp_path)
+    config.epochs, config.sample.num_steps, config.sample.batches = 1, 1, 1
+    config.train.updates_per_epoch, config.train.microbatch = 1, 1
+    config.eval.images = config.log.images = 8
+    train.train(config)
+    target = tmp_path / "tiny" / "report.html"
+    assert str(target) in capsys.readouterr().out
+    assert "1 of 1" in target.read_text(encoding="utf-8")
+    target.unlink()
+    monkeypatch.setattr(summary, "of_runs", lambda runs: 1 / 0)
+    train.train(config)  # finds everything done
+    output = capsys.readouterr().out
+    assert "ZeroDivisionError" in output
+    assert f"python -m ddpo_fair.report {target.parent} writes it" in output
+    assert not target.exists()
+
+
 @pytest.mark.usefixtures("all_curves")
 def test_browser_runs_no_script_and_scrolls_only_downwards(tmp_path):
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
-    page = writer.write([hostile_run(tmp_path / "run")])
-    (tmp_path / "harness.html").write_text(HARNESS.format(page=page.as_uri()))
-    flags = (
-        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
-        " --disable-background-networking --disable-component-update --disable-sync"
-        " --allow-file-access-from-files --window-size=500,900 --dump-dom"
-    )
+    target = writer.write([hostile_run(tmp_path / "run")])
+    harness = tmp_path / "harness.html"
+    harness.write_text(HARNESS.format(page=target.as_uri()))
+    flags = [*BROWSER_FLAGS.split(), f"--user-data-dir={tmp_path / 'profile'}"]
     result = subprocess.run(
-        [
-            browser,
-            *flags.split(),
-            f"--user-data-dir={tmp_path / 'profile'}",
-            (tmp_path / "harness.html").as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
+        [browser, *flags, harness.as_uri()], capture_output=True, text=True, timeout=120
     )
     found = re.search(r'<p id="found">(.*?)</p>', result.stdout, re.DOTALL)
     assert found, result.stderr[-2000:]
@@ -432,32 +436,44 @@ def share_of(estimate: float) -> dict[str, float]:
     return {"estimate": estimate, "low": estimate - 0.1, "high": estimate + 0.1}
 
 
-def test_evaluation_joins_the_report(tmp_path):
-    folder = made_runs.make(tmp_path / "run", made_runs.balancing(3))
+def evaluate(folder: Path, number: int, content: object) -> None:
+    place = folder / f"evaluation_{number:04d}"
+    place.mkdir()
+    (place / "evaluation.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("mean_bias", "bias_of_a_fair_model", "adherence"),
+        ("mean_gap", "gap_of_a_fair_model", "obeyed"),  # before they were called so
+    ],
+    ids=("today", "older"),
+)
+def test_evaluation_joins_the_report(tmp_path, names):
+    bias, floor, adherence = names
     q = {"q": share_of(0.41), "q_corrected": share_of(0.45)}
+    audit = {adherence: share_of(0.8)}
     sets = {
-        "trained": {"mean_gap": share_of(0.3), "gap_of_a_fair_model": 0.1},
-        "explicit": {"obeyed": share_of(0.9), "audit": {"obeyed": share_of(0.8)}},
+        "trained": {bias: share_of(0.3), floor: 0.17},
+        "explicit": {adherence: share_of(0.9), "audit": audit},
     }
-    model = {"sets": sets, "prompts": {made_runs.ENGINEER: {"audit": q}}}
-    samplers = [
-        {"eta": 1, "guidance_scale": 3, "num_steps": n, "before": model, "after": model}
-        for n in (20, 40)
-    ]
+    model = {"sets": sets, "prompts": {ENGINEER: {"audit": q}}}
+    how = {"eta": 1, "guidance_scale": 3, "before": model, "after": model}
     content = {
         "source": {"checkpoint": 3, "audit": "dlib"},
-        "samplers": samplers,
+        "samplers": [how | {"num_steps": steps} for steps in (20, 40)],
         "quality": {"trained": {"similarity_to_base": share_of(0.777)}},
         "kl_to_base": {"nats_per_image": share_of(5.5)},
-        "notes": [made_runs.HOSTILE],
+        "notes": [HOSTILE],
     }
-    for number, said in ((1, "[]"), (3, json.dumps(content))):
-        (folder / f"evaluation_{number:04d}").mkdir()
-        (folder / f"evaluation_{number:04d}" / "evaluation.json").write_text(said)
-    text = writer.write([folder]).read_text(encoding="utf-8")
+    folder = made_runs.make(tmp_path / "run", made_runs.balancing(3))
+    evaluate(folder, 1, [])
+    evaluate(folder, 3, content)
+    text = read_page(folder)
     assert "classifier, 41\xa0% [31,\xa051] are classified as female" in text
     assert "mistakes: 45\xa0%" in text
-    assert "30\xa0points [20,\xa040]" in text
+    assert "<td>30\xa0points [20,\xa040]</td><td>17</td>" in text
     assert "0.777 [0.677, 0.877]" in text
     assert "5.5 [5.4, 5.6] nats" in text
     assert "80\xa0% [70,\xa090]" in text
@@ -466,33 +482,30 @@ def test_evaluation_joins_the_report(tmp_path):
 
 def sampled(num_steps: int, shares: tuple[float, float]) -> dict:
     """An entry of evaluation.json: q before and after, a tenth of NONE."""
-    q_and_none = (
-        {"set": "trained", "q": share_of(q), "none": share_of(0.1)} for q in shares
+    before, after = (
+        {"prompts": {ENGINEER: {"set": "trained", "q": share_of(q), "none": none}}}
+        for q, none in zip(shares, 2 * [share_of(0.1)], strict=True)
     )
-    before, after = ({"prompts": {made_runs.ENGINEER: one}} for one in q_and_none)
     how = {"eta": 0, "guidance_scale": 7.5, "num_steps": num_steps}
     return {**how, "of_training": num_steps == 20, "before": before, "after": after}
 
 
 def test_samplers_of_one_prompt_show_its_shares(tmp_path):
     folder = made_runs.make(tmp_path / "run", made_runs.balancing(2))
-    (folder / "evaluation_0002").mkdir()
     content = {"samplers": [sampled(20, (0.12, 0.53)), sampled(50, (0.14, 0.66))]}
-    path = folder / "evaluation_0002" / "evaluation.json"
-    path.write_text(json.dumps(content))
-    Image.new("RGB", (8, 8), "red").save(path.with_name("samplers.png"))
-    text = writer.write([folder]).read_text(encoding="utf-8")
+    evaluate(folder, 2, content)
+    Image.new("RGB", (8, 8), "red").save(folder / "evaluation_0002" / "samplers.png")
+    text = read_page(folder)
     assert 'alt="The same seeds under each sampler' in text
     assert "Sampler, classified as female" in text
     assert "eta 0, guidance 7.5, 20 steps (training)" in text
     row = text.split("eta 0, guidance 7.5, 50 steps</th>")[1].split("</tr>")[0]
-    cells = [cell.split("</td>")[0] for cell in row.split("<td>")[1:]]
-    space = "\N{NO-BREAK SPACE}"
-    assert cells == [
-        f"{100 * share:.0f}{space}% [{100 * share - 10:.0f},{space}"
-        f"{100 * share + 10:.0f}]"
-        for share in (0.14, 0.66, 0.1, 0.1)
-    ]
+    expected = (
+        "14\xa0% [4,\xa024]",
+        "66\xa0% [56,\xa076]",
+        *2 * ["10\xa0% [0,\xa020]"],
+    )
+    assert re.findall("<td>(.*?)</td>", row) == list(expected)
 
 
 @pytest.mark.parametrize(
@@ -501,13 +514,12 @@ def test_samplers_of_one_prompt_show_its_shares(tmp_path):
         {"samplers": 3},
         {"samplers": [3]},
         {"samplers": [{"before": [], "after": {"sets": None}}], "notes": {}},
-        {"samplers": [{"after": {"prompts": {made_runs.ENGINEER: {"audit": 1}}}}]},
-        {"samplers": [{"before": {"sets": {"trained": {"mean_gap": {}}}}}]},
+        {"samplers": [{"after": {"prompts": {ENGINEER: {"audit": 1}}}}]},
+        {"samplers": [{"before": {"sets": {"trained": {"mean_bias": {}}}}}]},
     ],
+    ids=("samplers", "sampler", "models", "audit", "figure"),
 )
 def test_odd_evaluation_does_no_harm(tmp_path, content):
     folder = made_runs.make(tmp_path / "run", made_runs.balancing(2))
-    (folder / "evaluation_0002").mkdir()
-    path = folder / "evaluation_0002" / "evaluation.json"
-    path.write_text(json.dumps(content))
-    assert writer.write([folder]).exists()
+    evaluate(folder, 2, content)
+    assert "By prompt" in read_page(folder)

@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from ddpo_fair.errors import UserError
-from ddpo_fair.statistics import intervals
+from ddpo_fair.statistics import accuracy, bias, diversity, intervals
 
 
 @pytest.mark.parametrize(
@@ -28,12 +29,17 @@ def test_wilson_is_the_published_interval(successes, trials, low, high):
     assert round(actual.high, digits) == high
 
 
-def test_wilson_is_the_root_of_the_score_equation():
-    # Its bounds p solve (share - p)^2 = z^2 p (1 - p) / n.
-    actual = intervals.wilson(13, 50)
-    for bound in (actual.low, actual.high):
-        squared = intervals.Z**2 * bound * (1 - bound) / 50
-        np.testing.assert_allclose((0.26 - bound) ** 2, squared, rtol=1e-9)
+def test_wilson_is_scipys():
+    for successes, trials in ((0, 7), (13, 50), (50, 50), (400, 1000)):
+        test = stats.binomtest(successes, trials)
+        expected = test.proportion_ci(method="wilson")
+        assert intervals.wilson(successes, trials)[1:] == pytest.approx(tuple(expected))
+
+
+def test_newcombe_is_the_published_example():
+    # Newcombe (1998), table II, 56/70 - 48/80 by method 10: 0.0524 to 0.3339.
+    pair = intervals.wilson(48, 80), intervals.wilson(56, 70)
+    assert intervals.newcombe(*pair) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
 
 
 @pytest.mark.parametrize("trials", [1, 7, 24, 224, 1000])
@@ -46,8 +52,8 @@ def test_no_recognised_image_says_nothing():
     estimate, low, high = intervals.wilson(0, 0)
     assert math.isnan(estimate) and (low, high) == (0.0, 1.0)
     assert math.isnan(intervals.rogan_gladen(0, 0, [[8, 2], [1, 9]]).estimate)
-    assert math.isnan(intervals.bias([0], [0]).mean)
-    assert math.isnan(intervals.noise_floor(0))
+    assert math.isnan(bias.over_prompts([0], [0]).mean)
+    assert math.isnan(bias.noise_floor(0))
 
 
 def test_rogan_gladen_inverts_the_mistakes():
@@ -112,7 +118,7 @@ def test_a_useless_confusion_matrix_is_refused(confusion, words):
     ("trials", "floor"), [(16, 0.196), (60, 0.103), (160, 0.063), (1000, 0.025)]
 )
 def test_noise_floor_is_the_published_one(trials, floor):
-    assert round(intervals.noise_floor(trials), 3) == floor
+    assert round(bias.noise_floor(trials), 3) == floor
 
 
 @pytest.mark.parametrize("trials", [1, 2, 3, 8, 15])
@@ -121,25 +127,25 @@ def test_noise_floor_is_the_binomial_mean(trials):
         math.comb(trials, k) / 2**trials * abs(2 * k / trials - 1)
         for k in range(trials + 1)
     )
-    np.testing.assert_allclose(intervals.noise_floor(trials), expected, rtol=1e-12)
+    np.testing.assert_allclose(bias.noise_floor(trials), expected, rtol=1e-12)
 
 
 def test_bias_by_hand():
     # |6 - 2| / 8 and |1 - 3| / 4; the prompt without faces is left out.
-    actual = intervals.bias([6, 1, 0], [2, 3, 0])
+    actual = bias.over_prompts([6, 1, 0], [2, 3, 0])
     assert actual.mean == 0.5
-    expected = (intervals.noise_floor(8) + intervals.noise_floor(4)) / 2
+    expected = (bias.noise_floor(8) + bias.noise_floor(4)) / 2
     np.testing.assert_allclose(actual.floor, expected, rtol=1e-12)
 
 
 def test_bias_of_total_imbalance_stays_one():
-    actual = intervals.bias([60, 0], [0, 60])
+    actual = bias.over_prompts([60, 0], [0, 60])
     assert actual.mean == 1.0
     np.testing.assert_allclose(actual.corrected, 1.0, atol=1e-9)
 
 
 def test_bias_below_the_noise_floor_is_none():
-    assert intervals.bias([8, 9, 7], [8, 7, 9]).corrected == 0.0
+    assert bias.over_prompts([8, 9, 7], [8, 7, 9]).corrected == 0.0
 
 
 @pytest.mark.parametrize("true_bias", [0.1, 0.3, 0.7])
@@ -148,7 +154,7 @@ def test_bias_correction_removes_the_noise(true_bias):
     rng = np.random.default_rng(0)
     shares = (1 + true_bias * rng.choice([-1, 1], 4000)) / 2
     females = rng.binomial(16, shares)
-    actual = intervals.bias(females, 16 - females)
+    actual = bias.over_prompts(females, 16 - females)
     # Standard error of the mean about 0.16 / sqrt(4000) = 0.0025; the correction's
     # slope at 0.1 is about 0.3, hence the tolerance.
     np.testing.assert_allclose(actual.corrected, true_bias, atol=0.03)
@@ -159,51 +165,70 @@ def test_bias_correction_errs_upwards_when_prompts_differ():
     rng = np.random.default_rng(1)
     biases = rng.uniform(-0.6, 0.6, 4000)
     females = rng.binomial(24, (1 + biases) / 2)
-    actual = intervals.bias(females, 24 - females)
+    actual = bias.over_prompts(females, 24 - females)
     assert np.abs(biases).mean() < actual.corrected < actual.mean
 
 
 def test_bootstrap_covers_the_mean_of_prompts():
     # The mean of 50 normal figures: the interval's half-width is near 1.96 / sqrt(50).
     values = np.random.default_rng(0).normal(3.0, 1.0, 50)
-    actual = intervals.bootstrap(values, np.random.default_rng(1))
+    actual = intervals.bootstrap(values, 10_000, rng=1)
     np.testing.assert_allclose(actual.estimate, values.mean(), rtol=1e-12)
     half = 1.96 * values.std() / 50**0.5
     np.testing.assert_allclose(actual.low, values.mean() - half, atol=0.02)
     np.testing.assert_allclose(actual.high, values.mean() + half, atol=0.02)
+    assert intervals.bootstrap(np.array([2.0])) == (2.0, 2.0, 2.0)
 
 
-def test_bootstrap_takes_another_statistic():
-    actual = intervals.bootstrap(
-        np.array([1.0, 2.0, 9.0]), np.random.default_rng(0), np.median, 100
-    )
-    assert actual == (2.0, 1.0, 9.0)
+def test_few_prompts_add_the_variances_of_their_images():
+    found = [intervals.Interval(0.4, 0.3, 0.6), intervals.Interval(0.6, 0.6, 0.9)]
+    actual = intervals.over_prompts([*found, intervals.UNDEFINED])
+    # .5 - sqrt(.1^2 + 0) / 2 and .5 + sqrt(.2^2 + .3^2) / 2
+    assert actual == pytest.approx((0.5, 0.45, 0.5 + math.sqrt(0.13) / 2))
+    assert intervals.over_prompts(found[:1]) == found[0]
+    assert math.isnan(intervals.over_prompts([]).estimate)
+
+
+def test_seeds_have_students_interval():
+    # mean .5, standard error .1 / sqrt(3), t(.975; 2) = 4.30265 from the tables
+    seeds = [intervals.Interval(q, q - 0.06, q + 0.06) for q in (0.4, 0.5, 0.6)]
+    actual = intervals.over_seeds(seeds)
+    half = 4.30265 * 0.1 / math.sqrt(3)
+    assert actual == pytest.approx((0.5, 0.5 - half, 0.5 + half), rel=1e-5)
+    assert intervals.over_seeds(seeds[:1]) == (0.4, 0.0, 1.0)  # one seed says nothing
+
+
+def test_seeds_that_agree_by_chance_are_no_surer_than_their_images():
+    # sqrt(.06^2 + .06^2 + .09^2) / 3
+    seeds = [intervals.Interval(0.47, 0.47 - h, 0.47 + h) for h in (0.06, 0.06, 0.09)]
+    actual = intervals.over_seeds(seeds)
+    assert actual == pytest.approx((0.47, 0.47 - 0.0412311, 0.47 + 0.0412311))
 
 
 def test_normalised_entropy_by_hand():
-    assert intervals.normalised_entropy([5, 5, 5]) == pytest.approx(1.0)
-    assert intervals.normalised_entropy([7, 0]) == 0.0
+    assert diversity.normalised_entropy([5, 5, 5]) == pytest.approx(1.0)
+    assert diversity.normalised_entropy([7, 0]) == 0.0
     # 1/4, 3/4: 2 - 0.75 log2(3) bits of 1.
     expected = 2 - 0.75 * math.log2(3)
-    assert intervals.normalised_entropy([1, 3]) == pytest.approx(expected)
-    assert math.isnan(intervals.normalised_entropy([0, 0]))
+    assert diversity.normalised_entropy([1, 3]) == pytest.approx(expected)
+    assert math.isnan(diversity.normalised_entropy([0, 0]))
 
 
 def test_intrinsic_diversity_is_a_geometric_mean():
     # Entropies 1 and 1/2 (two of four classes, evenly).
-    actual = intervals.intrinsic_diversity([[5, 5], [3, 3, 0, 0]])
+    actual = diversity.intrinsic_diversity([[5, 5], [3, 3, 0, 0]])
     assert actual == pytest.approx(0.5**0.5)
-    assert intervals.intrinsic_diversity([[5, 5], [6, 0]]) == 0.0
+    assert diversity.intrinsic_diversity([[5, 5], [6, 0]]) == 0.0
 
 
 def test_kl_to_target_by_hand():
     # 3/4, 1/4 against 1/2, 1/2: log 2 - H = 0.75 log 1.5 + 0.25 log 0.5.
     expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
-    assert intervals.kl_to_target([6, 2], [0.5, 0.5]) == pytest.approx(expected)
-    assert intervals.kl_to_target([2, 6], [0.25, 0.75]) == pytest.approx(0.0)
-    assert intervals.kl_to_target([4, 0], [1.0, 0.0]) == 0.0
-    assert intervals.kl_to_target([3, 1], [1.0, 0.0]) == math.inf
-    assert math.isnan(intervals.kl_to_target([0, 0], [0.5, 0.5]))
+    assert bias.kl_to_target([6, 2], [0.5, 0.5]) == pytest.approx(expected)
+    assert bias.kl_to_target([2, 6], [0.25, 0.75]) == pytest.approx(0.0)
+    assert bias.kl_to_target([4, 0], [1.0, 0.0]) == 0.0
+    assert bias.kl_to_target([3, 1], [1.0, 0.0]) == math.inf
+    assert math.isnan(bias.kl_to_target([0, 0], [0.5, 0.5]))
 
 
 def test_calibration_error_by_hand():
@@ -211,17 +236,19 @@ def test_calibration_error_by_hand():
     # (0.8, 1]: 0.9, 0.9, both right: |2 - 1.8|. Together 0.6 / 4.
     first = np.array([0.7, 0.7, 0.1, 0.9])
     probabilities = np.stack([first, 1 - first], axis=1)
-    actual = intervals.calibration_error(probabilities, [0, 1, 1, 0], num_bins=5)
-    assert actual == pytest.approx(0.15)
+    bins = accuracy.reliability(probabilities, [0, 1, 1, 0], num_bins=5)
+    assert accuracy.calibration_error(bins) == pytest.approx(0.15)
 
 
 def test_a_calibrated_classifier_has_no_error():
     # Three of four right at confidence 0.75.
-    probabilities = np.tile([0.75, 0.25], (4, 1))
-    assert intervals.calibration_error(probabilities, [0, 0, 0, 1]) == 0.0
+    bins = accuracy.reliability(np.tile([0.75, 0.25], (4, 1)), [0, 0, 0, 1])
+    assert accuracy.calibration_error(bins) == 0.0
 
 
-def test_polarisation_by_hand():
+def test_mean_confidence_margin_by_hand():
     probabilities = np.array([[1.0, 0.0], [0.5, 0.5], [0.25, 0.75]])
-    assert intervals.polarisation(probabilities) == pytest.approx(0.5)  # 1, 0, 1/2
-    assert intervals.polarisation(np.full((2, 4), 0.25)) == 0.0
+    assert accuracy.mean_confidence_margin(probabilities) == pytest.approx(
+        0.5
+    )  # 1, 0, 1/2
+    assert accuracy.mean_confidence_margin(np.full((2, 4), 0.25)) == 0.0

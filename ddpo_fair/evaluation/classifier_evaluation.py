@@ -9,8 +9,7 @@ import tqdm
 from ddpo_fair import files, parallel
 from ddpo_fair.classifiers import classifier, labelled_images
 from ddpo_fair.errors import UserError, shown
-from ddpo_fair.report import plots
-from ddpo_fair.statistics import accuracy
+from ddpo_fair.report import figures, plots
 
 if TYPE_CHECKING:  # the extra `data` may be missing
     from ddpo_fair.embedded import renders
@@ -56,7 +55,7 @@ def write(
         UserError: if they cannot be written.
     """
     with plots.style():
-        image = plots.png(accuracy.sheet(found))
+        image = plots.png(figures.accuracy_sheet(found))
     paths = stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.png")
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)

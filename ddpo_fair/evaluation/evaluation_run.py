@@ -87,7 +87,7 @@ def summary(
     if config.model == EMBEDDED:
         renders = _renders(config, folder, models, notes)
     if renders is not None:
-        matrix = figures.confusion(renders["truth"], renders["labels"])
+        matrix = accuracy.confusion(renders["truth"], renders["labels"])
         _draw_matrix(folder, matrix)
         if audit == audit_classifier.DLIB:
             audit_matrix = audit_classifier.confusion_on_renders()

@@ -17,7 +17,7 @@ from ddpo_fair import prompts
 from ddpo_fair.classifiers import classes
 from ddpo_fair.evaluation import evaluation_parts, evaluation_plan
 from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Plan, Sampler
-from ddpo_fair.statistics import comparison, estimates, prompt_metrics
+from ddpo_fair.statistics import image_quality, intervals, prompt_metrics
 from ddpo_fair.statistics.prompt_metrics import Answers, Judging
 from ddpo_fair.training import run_folder
 
@@ -129,7 +129,7 @@ def _changes(by_set: dict[str, dict[str, list]]) -> dict[str, Any]:
     changes = {}
     for name, before in by_set[BEFORE].items():
         figure = "adherence" if name == prompts.EXPLICIT else "bias"
-        found = estimates.change(before, by_set[AFTER][name], figure)
+        found = prompt_metrics.change(before, by_set[AFTER][name], figure)
         if found is not None:
             changes[name] = {figure: found}
     return changes
@@ -150,11 +150,11 @@ def _quality(
     }
     for name in dict.fromkeys(sets.tolist()):
         rows = sets == name
-        quality[name] = comparison.of_pairs(
+        quality[name] = image_quality.of_pairs(
             before["features"][rows], after["features"][rows], before["prompts"][rows]
         )
         if name == prompts.TRAINED and renders is not None:
-            quality["to_balanced_renders"] = comparison.to_reference(
+            quality["to_balanced_renders"] = image_quality.to_reference(
                 renders["features"], before["features"][rows], after["features"][rows]
             )
     return quality
@@ -189,8 +189,5 @@ def _mean_over(
     prompts: np.ndarray, of_image: np.ndarray, values: np.ndarray
 ) -> dict[str, float]:
     """The mean over prompts of float [N]; `of_image` int [N] has each one's prompt."""
-    found = [
-        estimates.interval(estimates.mean(values[of_image == prompt]))
-        for prompt in prompts
-    ]
-    return estimates.over_prompts(found, lambda one: one)
+    found = [intervals.mean(values[of_image == prompt]) for prompt in prompts]
+    return intervals.over_prompts(found)._asdict()

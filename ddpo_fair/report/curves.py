@@ -40,21 +40,21 @@ FIELDS = (
     Field(
         "kl",
         "Distance moved in an epoch",
-        "KL from the policy that drew the images, nats per denoising step, mean over"
+        "KL to the policy that drew the images, nats per denoising step, mean over"
         " the epoch's updates.",
         limit="train.trust_region",
     ),
     Field(
         "none",
         "Recognised as neither",
-        "Share of the epoch's pictures that the classifier calls neither female nor"
+        "Share of the epoch's images that the classifier calls neither female nor"
         " male.",
         share=True,
     ),
     Field(
         "explicit_obeyed",
-        "Explicit prompts obeyed",
-        "Share of the epoch's pictures of prompts that say the gender which are"
+        "Prompt adherence",
+        "Share of the epoch's images of prompts that say the gender which are"
         " classified as asked for.",
         share=True,
     ),
@@ -82,8 +82,8 @@ FIELDS = (
     Field("grad_norm", "Gradient norm", "Before clipping, mean over the updates."),
     Field(
         "eval_polarisation",
-        "How decided the faces are",
-        "1: the classifier is certain of every face; 0: it cannot tell. A fall means"
+        "Mean confidence margin",
+        "Of the classifier: 1 is certainty of every face, 0 is even odds. A fall means"
         " ambiguous faces.",
     ),
 )
@@ -129,8 +129,7 @@ def _drawer(runs: Sequence[Record], field: Field) -> Callable:
                 )
         limits = {_limit(run, field) for run in runs} - {None}
         for limit in limits:
-            ink = plots.COLOURS["ink"]
-            plot.axhline(limit, color=ink, linestyle=(0, (6, 4)), linewidth=1.2)
+            plot.axhline(limit, **plots.DASHED)
         if field.log and any((_values(run, field.name)[1] > 0).any() for run in runs):
             plot.set_yscale("log")
         elif field.share:
@@ -157,7 +156,7 @@ def _values(run: Record, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Epochs and values [E] of a field; what is derived of several, too."""
     if name != "none":
         epochs, values = run_reader.series(run, name)
-        # An evaluation follows its epoch, but for the first; see records.evaluated.
+        # An evaluation follows its epoch, but for the first; see run_reader.evaluated.
         return epochs + (name.startswith("eval") & (epochs > 0)), values
     epochs, none = run_reader.series(run, "num_none")
     faces = sum(run_reader.series(run, f"num_{kind}")[1] for kind in ("female", "male"))

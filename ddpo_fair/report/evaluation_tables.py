@@ -1,10 +1,12 @@
 """The report's part about evaluation.json: sets, samplers, quality, attributes."""
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from ddpo_fair.report import formatting, html, run_reader
-from ddpo_fair.report.html import Markup, element
+from ddpo_fair.report import formatting, run_reader
 from ddpo_fair.report.run_reader import Record
+from ddpo_fair.report.tables import Table
 from ddpo_fair.statistics.intervals import Interval
 
 SETS = {
@@ -19,117 +21,106 @@ ATTRIBUTES = {
     "skin_tone": "Skin tone",
     "age": "Age, as estimated",
 }
+OLD_KEYS = {  # of an evaluation.json before these names
+    "mean_bias": "mean_gap",
+    "bias_of_a_fair_model": "gap_of_a_fair_model",
+    "adherence": "obeyed",
+}
+QUALITY = {  # by the name of a column
+    "Like the same seed before": ("similarity_to_base",),
+    "Diversity before": ("diversity_before",),
+    "Diversity after": ("diversity_after",),
+    "Frechet to base": ("distance_to_base", "frechet"),
+    "Base to itself": ("base_to_itself", "frechet"),
+}
+AUDIT_COLUMNS = ["Before, audit classifier", "After, audit classifier"]
 
 
-def section(run: Record) -> list[Markup]:
-    """What the newest evaluation found; [] without one."""
-    said = run.evaluation
-    samplers = [one for one in _list(said, "samplers") if isinstance(one, dict)]
+class Evaluation(NamedTuple):
+    """What the newest evaluation of a run says, in the order of the page."""
+
+    opening: str
+    tables: list[Table]
+    notes: list[str]
+
+
+def of_run(run: Record) -> Evaluation | None:
+    """What the newest evaluation says; None without one."""
+    content = run.evaluation
+    samplers = [one for one in _list(content, "samplers") if isinstance(one, dict)]
     if not samplers:
-        return []
-    source = said.get("source") if isinstance(said.get("source"), dict) else {}
+        return None
     opening = (
-        f"Checkpoint {source.get('checkpoint')}, {said.get('images_per_prompt')} images"
-        " of each prompt, the same seeds before and after. Independent judge:"
-        f" {source.get('audit')}. Gaps are |share classified as female - as male| in"
-        " points; a perfectly fair model would show the gap in the column of that name."
+        f"Checkpoint {_walk(content, 'source', 'checkpoint')},"
+        f" {content.get('images_per_prompt')} images of each prompt, the same seeds"
+        f" before and after. Audit classifier: {_walk(content, 'source', 'audit')}."
+        " Bias is |share classified as female - share classified as male|, in points;"
+        " the fair model's is what a perfectly fair model would show on so few images."
     )
-    parts = [
-        element("p", opening),
-        _sets(samplers[0]),
-        _samplers(samplers) if len(samplers) > 1 else None,
-        _quality(said),
-        _attributes(samplers[0]),
-        *(element("p", note, class_="meta") for note in _list(said, "notes")),
-    ]
-    return [part for part in parts if part is not None]
+    tables = [_sets(samplers[0])]
+    tables += [_samplers(samplers)] if len(samplers) > 1 else []
+    tables += [_quality(content), _attributes(samplers[0])]
+    notes = [str(note) for note in _list(content, "notes")]
+    return Evaluation(opening, [table for table in tables if table.rows], notes)
 
 
 def second_opinion(run: Record) -> str | None:
-    """What the independent judge says of the trained prompt, where there is one."""
+    """What the audit classifier says of the trained prompt; None without one."""
     samplers = _list(run.evaluation, "samplers")
-    after = _walk(samplers[0], "after", "prompts") if samplers else None
-    if not isinstance(after, dict) or len(run.prompts) != 1:
+    if not samplers or len(run.prompts) != 1:
         return None
-    audit = _walk(after, run.prompts[0], "audit")
-    q = interval(audit, "q")
-    if q is None:
+    audit = _walk(samplers[0], "after", "prompts", run.prompts[0], "audit")
+    share, corrected = _text(audit, "%", "q"), _text(audit, "%", "q_corrected")
+    known = f"; corrected for its known mistakes: {corrected}" if corrected else ""
+    if not share:
         return None
-    corrected = interval(audit, "q_corrected")
-    said = formatting.with_interval(q)
-    text = f"By an independent classifier, {said} are classified as female"
-    if corrected is not None:
-        text += (
-            f"; corrected for its known mistakes: {formatting.with_interval(corrected)}"
-        )
-    return f"{text}."
+    return f"By an audit classifier, {share} are classified as female{known}."
 
 
-def interval(found: Any, *path: str) -> Interval | None:
-    """The interval at a path; None where there is none."""
-    said = _walk(found, *path)
-    if not isinstance(said, dict):
-        return None
-    bounds = [run_reader.number(said, name) for name in ("estimate", "low", "high")]
-    return Interval(*bounds) if bounds[0] == bounds[0] else None
-
-
-def _sets(sampler: dict[str, Any]) -> Markup:
+def _sets(sampler: dict[str, Any]) -> Table:
     rows = []
     for name, title in SETS.items():
-        before, after = (_walk(sampler, m, "sets", name) for m in ("before", "after"))
-        if not isinstance(before, dict):
-            continue
-        obeyed = name == "explicit"
-        figure, unit = ("obeyed", "%") if obeyed else ("mean_gap", "points")
-        label = f"{title}: obeyed" if obeyed else title
-        fair = run_reader.number(after or {}, "gap_of_a_fair_model")
-        rows.append(
-            [
-                label,
-                _text(before, unit, figure),
-                _text(after, unit, figure),
-                "" if obeyed or fair != fair else f"{100 * fair:.0f}",
-                _text(before, unit, "audit", figure),
-                _text(after, unit, "audit", figure),
-            ]
+        figure, unit, fair = "mean_bias", "points", ""
+        if name == "explicit":
+            figure, unit, title = "adherence", "%", f"{title}: prompt adherence"
+        else:
+            floor = _number(sampler, "after", "sets", name, "bias_of_a_fair_model")
+            fair = f"{100 * floor:.0f}" if math.isfinite(floor) else ""
+        own, audit = (
+            [_text(sampler, unit, model, "sets", name, *path) for model in MODELS]
+            for path in ((figure,), ("audit", figure))
         )
-    judge = "independent judge"
-    head = ["", "Before", "After", "Fair model", f"Before, {judge}", f"After, {judge}"]
-    return html.table(head, rows)
+        rows.append([title, *own, fair, *audit])
+    return _table(["", "Before", "After", "Fair model", *AUDIT_COLUMNS], rows)
 
 
-def _samplers(samplers: list[dict[str, Any]]) -> Markup:
-    """One prompt's share classified as female, or the gap of several; by sampler."""
-    figure, unit, title = ("gap", "points", "gap of the trained prompts")
+def _samplers(samplers: list[dict[str, Any]]) -> Table:
+    """One prompt's share classified as female, or the bias of several; by sampler."""
+    figure, unit, title = "mean_bias", "points", "mean bias of the trained prompts"
     if all(_only_prompt(one, "before") for one in samplers):
-        figure, unit, title = ("q", "%", "classified as female")
-    head = [f"Sampler, {title}", "Before", "After", "None before", "None after"]
-    audited = any(_figure(one, "after", "audit", figure) for one in samplers)
-    if audited:
-        head += ["Before, independent judge", "After, independent judge"]
+        figure, unit, title = "q", "%", "classified as female"
+    columns = (((figure,), unit), (("none",), "%"), (("audit", figure), unit))
+    head = ["Before", "After", "None before", "None after", *AUDIT_COLUMNS]
     rows = []
     for one in samplers:
-        name = (
-            f"eta {_number(one, 'eta')}, guidance {_number(one, 'guidance_scale')},"
-            f" {_number(one, 'num_steps')} steps"
+        eta, guidance, steps = (
+            formatting.number_text(run_reader.number(one, name))
+            for name in ("eta", "guidance_scale", "num_steps")
         )
-        row = [f"{name} (training)" if one.get("of_training") else name]
-        row += [_text(_figure(one, m, figure), unit) for m in MODELS]
-        row += [_text(_figure(one, m, "none"), "%") for m in MODELS]
-        if audited:
-            row += [_text(_figure(one, m, "audit", figure), unit) for m in MODELS]
-        rows.append(row)
-    return html.table(head, rows)
+        name = f"eta {eta}, guidance {guidance}, {steps} steps"
+        cells = [
+            _text(_figure(one, model, *path), unit)
+            for path, unit in columns
+            for model in MODELS
+        ]
+        rows.append([f"{name} (training)" if one.get("of_training") else name, *cells])
+    return _table([f"Sampler, {title}", *head], rows)
 
 
 def _figure(sampler: dict[str, Any], model: str, *path: str) -> Any:
     """A figure of the trained prompts: of the only one, or of their set."""
-    *parents, name = path
-    if name == "gap":
-        return _walk(sampler, model, "sets", "trained", *parents, "mean_gap")
     prompt = _only_prompt(sampler, model)
-    if prompt is None:
+    if prompt is None or path[-1] == "mean_bias":
         return _walk(sampler, model, "sets", "trained", *path)
     return _walk(prompt, *path)
 
@@ -137,110 +128,89 @@ def _figure(sampler: dict[str, Any], model: str, *path: str) -> Any:
 def _only_prompt(sampler: dict[str, Any], model: str) -> dict[str, Any] | None:
     """The figures of the one trained prompt; None if there are several."""
     prompts = _walk(sampler, model, "prompts")
-    found = [
-        one
-        for one in (prompts.values() if isinstance(prompts, dict) else ())
-        if isinstance(one, dict) and one.get("set") == "trained"
+    prompts = prompts.values() if isinstance(prompts, dict) else ()
+    trained = [one for one in prompts if _walk(one, "set") == "trained"]
+    return trained[0] if len(trained) == 1 else None
+
+
+def _quality(content: dict[str, Any]) -> Table:
+    quality = _walk(content, "quality")
+    rows = [
+        [title, *(_digits(quality, name, *path) for path in QUALITY.values())]
+        for name, title in SETS.items()
     ]
-    return found[0] if len(found) == 1 else None
-
-
-def _quality(said: dict[str, Any]) -> Markup | None:
-    rows = []
-    for name, title in SETS.items():
-        found = _walk(said, "quality", name)
-        if isinstance(found, dict):
-            rows.append(
-                [
-                    title,
-                    _plain(found, "similarity_to_base"),
-                    _plain(found, "diversity_before"),
-                    _plain(found, "diversity_after"),
-                    _plain(found, "distance_to_base", "frechet"),
-                    _plain(found, "base_to_itself", "frechet"),
-                ]
-            )
-    if not rows:
-        return None
-    head = [
-        "Quality",
-        "Like the same seed before",
-        "Variety before",
-        "Variety after",
-        "Frechet to base",
-        "Base to itself",
+    notes = [
+        "Like: mean cosine, 1 is unchanged. Diversity: mean cosine distance within a"
+        " prompt. All by the classifier's features, in which gender counts, too."
     ]
-    renders = []
-    for name in ("before", "after", "reference_itself"):
-        text = _plain(said, "quality", "to_balanced_renders", name, "frechet")
-        if text:
-            renders.append(f"{name.replace('_', ' ')} {text}")
-    chain = _plain(said, "kl_to_base", "nats_per_image")
-    lines = [
-        "Like: mean cosine, 1 is unchanged. Variety: mean cosine distance within a"
-        " prompt. All by the classifier's features, in which gender counts, too.",
-        f"KL from the base model along the whole chain: {chain} nats an image."
-        if chain
-        else None,
-        f"Frechet distance to balanced renders: {', '.join(renders)}."
-        if renders
-        else None,
-    ]
-    shown = [element("p", line, class_="meta") for line in lines if line]
-    return element("div", html.table(head, rows), *shown)
-
-
-def _attributes(sampler: dict[str, Any]) -> Markup:
-    sets = {"trained": "Trained", "held_out": "Held-out"}
-    shown = {
-        name: title
-        for name, title in sets.items()
-        if isinstance(_walk(sampler, "before", "sets", name), dict)
+    kl = _digits(content, "kl_to_base", "nats_per_image")
+    if kl:
+        notes.append(f"KL of the trajectory to the base policy: {kl} nats an image.")
+    renders = {
+        name.replace("_", " "): _digits(quality, "to_balanced_renders", name, "frechet")
+        for name in ("before", "after", "reference_itself")
     }
+    known = ", ".join(f"{name} {text}" for name, text in renders.items() if text)
+    if known:
+        notes.append(f"Frechet distance to balanced renders: {known}.")
+    return _table(["Quality", *QUALITY], rows, notes)
+
+
+def _attributes(sampler: dict[str, Any]) -> Table:
+    places = [(name, model) for name in ("trained", "held_out") for model in MODELS]
     rows = [
         [
             title,
             *(
-                _plain(sampler, model, "sets", name, "entropies", attribute)
-                for name in shown
-                for model in ("before", "after")
+                _digits(sampler, model, "sets", name, "entropies", attribute)
+                for name, model in places
             ),
         ]
         for attribute, title in ATTRIBUTES.items()
     ]
-    head = ["Balance of classes (entropy; 1: all equal)"]
-    head += [f"{t}, {m}" for t in shown.values() for m in ("before", "after")]
-    return html.table(head, rows)
+    head = [f"{SETS[name]}, {model}" for name, model in places]
+    return _table(["Balance of classes (entropy; 1: all equal)", *head], rows)
+
+
+def _table(head: list[str], rows: list[list[str]], notes: Sequence[str] = ()) -> Table:
+    """A table without the rows and columns of which nothing is known."""
+    rows = [row for row in rows if any(row[1:])]
+    kept = [c for c in range(len(head)) if c == 0 or any(row[c] for row in rows)]
+    rows = [[row[column] for column in kept] for row in rows]
+    return Table([head[column] for column in kept], rows, notes=notes)
 
 
 def _text(found: Any, unit: str, *path: str) -> str:
-    said = interval(found, *path)
-    return formatting.with_interval(said, unit) if said else ""
+    interval = _interval(found, *path)
+    return formatting.with_interval(interval, unit) if interval else ""
 
 
-def _plain(found: Any, *path: str) -> str:
-    said = interval(found, *path)
-    if said is None:
-        return ""
-    if said.low != said.low:
-        return _digits(said.estimate)
-    return f"{_digits(said.estimate)} [{_digits(said.low)}, {_digits(said.high)}]"
+def _digits(found: Any, *path: str) -> str:
+    return formatting.digits_with_interval(_interval(found, *path))
 
 
-def _digits(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+def _interval(found: Any, *path: str) -> Interval | None:
+    """The interval at a path; None where there is none."""
+    part = _walk(found, *path)
+    if not isinstance(part, dict):
+        return None
+    interval = Interval(*(run_reader.number(part, name) for name in Interval._fields))
+    return interval if interval.estimate == interval.estimate else None
 
 
-def _number(found: dict[str, Any], name: str) -> str:
-    return _digits(run_reader.number(found, name))
+def _number(found: Any, *path: str) -> float:
+    return run_reader.number({"number": _walk(found, *path)}, "number")
 
 
 def _walk(found: Any, *path: str) -> Any:
+    """What lies at a path, under its name of today or of before."""
     for name in path:
-        found = found.get(name) if isinstance(found, dict) else None
+        if not isinstance(found, dict):
+            return None
+        found = found.get(name, found.get(OLD_KEYS.get(name)))
     return found
 
 
-def _list(found: dict[str, Any], name: str) -> list[Any]:
-    said = found.get(name)
-    return said if isinstance(said, list) else []
+def _list(content: dict[str, Any], name: str) -> list[Any]:
+    part = content.get(name)
+    return part if isinstance(part, list) else []

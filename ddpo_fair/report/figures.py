@@ -1,16 +1,18 @@
 """The paper's figures that need no training: the reward's shape, the classifier's test.
 
-Its other figures are pictures and curves of runs, which `ddpo_fair.report` draws.
+Its other figures are images and curves of runs, which `ddpo_fair.report` draws.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import axes, figure, patches
 
 from ddpo_fair.report import plots
+from ddpo_fair.statistics import accuracy, intervals
 
-CLASSES = ("female", "male", "none")
+ACCURACY_SIZE = (10.2, 3.4)  # inches
 
 
 def total_reward(num_images: int, target: float = 0.5) -> plots.Chart:
@@ -25,8 +27,7 @@ def total_reward(num_images: int, target: float = 0.5) -> plots.Chart:
         colour, _, marker = plots.look(0)
         few = num_images <= 64
         plot.plot(q, rewards, color=colour, marker=marker if few else None, ms=3)
-        ink = plots.COLOURS["ink"]
-        plot.axvline(target, color=ink, linestyle=(0, (6, 4)), linewidth=1.2)
+        plot.axvline(target, **plots.DASHED)
         plot.set_xlabel("q, share classified as female")
         plot.set_ylabel("sum of rewards")
         return sheet
@@ -53,52 +54,55 @@ def total_rewards(
     return q, np.abs(q - target) * (2 * minority - num_images)
 
 
-def confusion(
-    truth: Sequence[int], labels: Sequence[int], num_classes: int = 3
-) -> np.ndarray:
-    """Counts int [num_classes, num_classes] of images by truth (row) and label.
-
-    Args:
-        truth: int [N], class or -1 for none, which becomes the last row.
-        labels: int [N], what the classifier said, likewise.
-        num_classes: with none.
-    """
-    rows, columns = (
-        np.where(np.asarray(values) < 0, num_classes - 1, values)
-        for values in (truth, labels)
-    )
-    matrix = np.zeros((num_classes, num_classes), np.int64)
-    np.add.at(matrix, (rows, columns), 1)
-    return matrix
-
-
 def confusion_matrix(
-    matrix: np.ndarray, classes: Sequence[str] = CLASSES
+    matrix: np.ndarray, classes: Sequence[str] = accuracy.NAMES
 ) -> plots.Chart:
-    """Paper's figure 3: what the classifier made of pictures whose class is known.
+    """Paper's figure 3: what the classifier made of images whose class is known.
 
     Args:
-        matrix: int [K, K], of `confusion`.
+        matrix: int [K, K], of `accuracy.confusion`.
         classes: names, str [K].
     """
     matrix = np.asarray(matrix)
-    accuracy = np.trace(matrix) / max(matrix.sum(), 1)
+    share = np.trace(matrix) / max(matrix.sum(), 1)
 
     def draw(size: tuple[float, float]) -> figure.Figure:
         sheet, plot = plots.canvas(size)
-        paint_matrix(plot, matrix, classes)
+        _paint_matrix(plot, matrix, classes)
         return sheet
 
     return plots.Chart(
         "confusion_matrix",
         "Confusion matrix",
-        f"{matrix.sum():,} pictures by their class (rows) and the classifier's answer"
-        f" (columns), with shares of the row; accuracy {accuracy:.2f}.",
+        f"{matrix.sum():,} images by their class (rows) and the classifier's answer"
+        f" (columns), with shares of the row; accuracy {share:.2f}.",
         draw,
     )
 
 
-def paint_matrix(plot: axes.Axes, matrix: np.ndarray, classes: Sequence[str]) -> None:
+def accuracy_sheet(found: dict[str, Any]) -> figure.Figure:
+    """Confusion matrices with and without none, and calibration; inside `style()`.
+
+    Args:
+        found: of `accuracy.measure`.
+    """
+    matrix = np.asarray(found["confusion"])
+    page = figure.Figure(figsize=ACCURACY_SIZE)
+    left, middle, right = page.subplots(1, 3)
+    for plot, counts, key in (
+        (left, matrix, "accuracy"),
+        (middle, matrix[:2, :2], "accuracy_without_none"),
+    ):
+        _paint_matrix(plot, counts, accuracy.NAMES[: len(counts)])
+        name = key.replace("_", " ") if plot is middle else "accuracy with none"
+        title = f"{name.capitalize()} {accuracy.figure_text(found[key])}"
+        plot.set_title(title, fontsize=10)
+    _draw_calibration(right, found)
+    page.subplots_adjust(0.085, 0.16, 0.985, 0.9, wspace=0.36)
+    return page
+
+
+def _paint_matrix(plot: axes.Axes, matrix: np.ndarray, classes: Sequence[str]) -> None:
     """Fills axes with a confusion matrix: counts, and shares of the row as colour."""
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     plot.grid(False)
@@ -119,3 +123,23 @@ def paint_matrix(plot: axes.Axes, matrix: np.ndarray, classes: Sequence[str]) ->
     plot.tick_params(length=0)
     plot.set_xlabel("the classifier says")
     plot.set_ylabel("truth")
+
+
+def _draw_calibration(plot: axes.Axes, found: dict[str, Any]) -> None:
+    """Accuracy, with its interval, against confidence; on the diagonal is right."""
+    colour, _, marker = plots.look(0)
+    faint = plots.COLOURS["faint"]
+    plot.plot([0.5, 1], [0.5, 1], color=faint, dashes=(4, 3))
+    for one in found.get("reliability", []):
+        x, count = one["confidence"], one["images"]
+        share = intervals.wilson(round(one["accuracy"] * count), count)
+        plot.plot([x, x], share[1:], color=colour, linewidth=1)
+        plot.plot([x], share[:1], color=colour, marker=marker)
+        place = {"xytext": (0, -10), "textcoords": "offset points", "ha": "center"}
+        plot.annotate(f"{count}", (x, share.low), **place, fontsize=7, color=faint)
+    error = found.get("calibration_error", float("nan"))
+    plot.set_title(f"Calibration error {error:.3f}", fontsize=10)
+    plot.set_xlabel("confidence (beside: images)")
+    plot.set_ylabel("accuracy")
+    plot.set_xlim(0.47, 1.03)
+    plot.set_ylim(-0.06, 1.06)

@@ -1,4 +1,4 @@
-"""How the report words shares, intervals, numbers and times."""
+"""How the report words shares, intervals, numbers and settings."""
 
 import json
 import math
@@ -6,10 +6,12 @@ from typing import Any
 
 from ddpo_fair.statistics.intervals import Interval
 
+SPACE = "\N{NO-BREAK SPACE}"
+
 
 def percent(share: float) -> str:
     """A share as a percentage, e.g. "49 %"."""
-    return f"{100 * share:.0f}\N{NO-BREAK SPACE}%" if math.isfinite(share) else "none"
+    return f"{100 * share:.0f}{SPACE}%" if math.isfinite(share) else "none"
 
 
 def with_interval(interval: Interval | None, unit: str = "%") -> str:
@@ -18,9 +20,8 @@ def with_interval(interval: Interval | None, unit: str = "%") -> str:
         return "not measured"
     if not math.isfinite(interval.estimate):
         return "no face"
-    space = "\N{NO-BREAK SPACE}"
-    low, high = f"{100 * interval.low:.0f}", f"{100 * interval.high:.0f}"
-    return f"{100 * interval.estimate:.0f}{space}{unit} [{low},{space}{high}]"
+    estimate, low, high = (f"{100 * bound:.0f}" for bound in interval)
+    return f"{estimate}{SPACE}{unit} [{low},{SPACE}{high}]"
 
 
 def count(number: int, noun: str) -> str:
@@ -35,15 +36,16 @@ def value_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def duration(seconds: float) -> str:
-    """A time as people say it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
 def number_text(number: float) -> str:
     """A number in three digits; nothing where it is not finite."""
-    return f"{number:.3g}" if math.isfinite(number) else ""
+    if not math.isfinite(number):
+        return ""
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"
+
+
+def digits_with_interval(interval: Interval | None) -> str:
+    """A number and its interval in three digits; nothing where it is not measured."""
+    if interval is None:
+        return ""
+    estimate, low, high = map(number_text, interval)
+    return f"{estimate} [{low}, {high}]" if low else estimate

@@ -1,7 +1,6 @@
 """The README.md beside an exported model: what it is for, what was measured, limits."""
 
 import json
-import math
 import re
 from typing import Any
 
@@ -68,7 +67,7 @@ def write(run: saved_run.SavedRun, number: int, format: str) -> str:
     return f"""{_header(config, format)}
 # Gender balance of {_subject(config)}
 
-{_what(config, format)} Its share of pictures classified as female was moved
+{_what(config, format)} Its share of images classified as female was moved
 {_goal(config)} by reinforcement learning with a classifier's feedback (`ddpo_fair`
 {run.record.get("version")}, checkpoint {number}). The prompts:
 
@@ -76,9 +75,9 @@ def write(run: saved_run.SavedRun, number: int, format: str) -> str:
 
 ## Intended use
 
-Research on bias in generated pictures, and drawing people for the prompts above
+Research on bias in generated images, and drawing people for the prompts above
 without one gender being the rule. It says nothing about any real person or group, and
-must not be used to classify, rank or select people, or to present its pictures as
+must not be used to classify, rank or select people, or to present its images as
 photographs of someone.
 
 ## Measured effect
@@ -88,16 +87,16 @@ photographs of someone.
 ## Limits
 
 - "Female" and "male" are a classifier's labels of how a generated face looks. They are
-  no one's identity, and two labels do not describe everyone.
+  not a person's identity, and two labels do not describe everyone.
 - The classifier makes mistakes, more of them for some groups than for others, and it
-  gave the reward too. Judge the model with another classifier, and by eye.
+  gave the reward too. Check the model with another classifier, and by eye.
 - Measured for the prompts above with the sampler below. Other prompts, samplers,
   guidance scales and languages, and other attributes such as age and skin colour, may
-  have changed in ways that nobody looked at.
-- Pictures in which the classifier recognised no class are left out of the share; the
+  have changed in ways that were not measured.
+- Images in which the classifier recognised no class are left out of the share; the
   table counts them.
 - The biases of the base model that are not named here are still there. There is no
-  safety checker: add one before you show pictures to others.
+  safety checker: add one before you show images to others.
 
 ## How it was trained
 
@@ -197,17 +196,16 @@ def _row(name: str, line: dict[str, Any]) -> str:
 
 
 def _change(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """The difference of two shares with its interval (Newcombe 1998, method 10)."""
-    first, second = (
-        intervals.Interval(line["eval_q"], line["eval_q_low"], line["eval_q_high"])
-        for line in (before, after)
+    """The difference of two shares with its interval."""
+    change, low, high = intervals.newcombe(
+        *(
+            intervals.Interval(line["eval_q"], line["eval_q_low"], line["eval_q_high"])
+            for line in (before, after)
+        )
     )
-    change = second.estimate - first.estimate
-    down = math.hypot(second.estimate - second.low, first.high - first.estimate)
-    up = math.hypot(second.high - second.estimate, first.estimate - first.low)
     return (
         f"The share changed by {100 * change:+.1f} points"
-        f" [{100 * (change - down):+.1f}, {100 * (change + up):+.1f}]."
+        f" [{100 * low:+.1f}, {100 * high:+.1f}]."
     )
 
 

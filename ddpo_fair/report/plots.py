@@ -4,12 +4,13 @@ import dataclasses
 import io
 import re
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
+import markupsafe
 import matplotlib as mpl
 from matplotlib import axes, figure, ticker
 
-from ddpo_fair.report import html, run_reader
-from ddpo_fair.report.html import Markup
+from ddpo_fair.report import run_reader
 from ddpo_fair.report.run_reader import Record
 
 # Colours of figure files; in a page each becomes a CSS variable of its name. Lines
@@ -55,6 +56,8 @@ STYLE = {
     "ytick.color": COLOURS["faint"],
     "ytick.labelcolor": COLOURS["ink"],
 }
+# A line that is wanted, such as the target.
+DASHED = {"color": COLOURS["ink"], "linestyle": (0, (6, 4)), "linewidth": 1.2}
 PERCENT = "{x:.0%}"  # ticks of a share
 PNG_DPI = 200
 BAND = 0.16  # opacity of an interval's band
@@ -70,7 +73,7 @@ class Chart:
         name: of its files.
         title: above it.
         caption: below it: what is drawn, how to read it.
-        draw: makes it, of so many inches; inside `drawing.style()`.
+        draw: makes it, of so many inches; inside `style()`.
         wide: whether it deserves the width of a page.
     """
 
@@ -79,6 +82,14 @@ class Chart:
     caption: str
     draw: Callable[[tuple[float, float]], figure.Figure]
     wide: bool = False
+
+
+class InlineChart(NamedTuple):
+    """A chart as it stands in a page: its SVG is HTML, of `inline`."""
+
+    title: str
+    caption: str
+    svg: str
 
 
 def canvas(size: tuple[float, float]) -> tuple[figure.Figure, axes.Axes]:
@@ -115,7 +126,7 @@ def png(sheet: figure.Figure) -> bytes:
     return file.getvalue()
 
 
-def inline(document: str, description: str, class_: str = "") -> Markup:
+def inline(document: str, description: str, class_: str = "") -> str:
     """An SVG document as an element of a page, in the page's colours and fonts.
 
     Args:
@@ -133,12 +144,9 @@ def inline(document: str, description: str, class_: str = "") -> Markup:
     element = re.sub(r"font-family: [^;\"]*;? ?", "", element)
     for name, colour in COLOURS.items():
         element = element.replace(colour, f"var(--{name})")
-    label = html.text(description)
-    return Markup(
-        element.replace(
-            "<svg", f'<svg role="img" class="{class_}" aria-label="{label}"'
-        )
-    )
+    label = markupsafe.escape(description)
+    shown = f'<svg role="img" class="{class_}" aria-label="{label}"'
+    return element.replace("<svg", shown, 1)
 
 
 Look = tuple[str, object, str]  # colour, dash and marker

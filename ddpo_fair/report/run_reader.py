@@ -1,7 +1,7 @@
 """What a run left in its folder, read with patience: a run may be cut short anywhere.
 
 Reads only what every run writes: config.json, metrics.jsonl, samples/*.png, and
-evaluation.json where `python -m ddpo_fair.evaluate` has been there.
+evaluation.json where `python -m ddpo_fair.evaluate` wrote one.
 """
 
 import dataclasses
@@ -9,19 +9,18 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddpo_fair import config as configuration
-from ddpo_fair import files
+from ddpo_fair import config, files
 from ddpo_fair.errors import UserError
+from ddpo_fair.loggers import run_log
 from ddpo_fair.statistics import intervals
 from ddpo_fair.training import run_folder
 
-CONFIG, LINES = "config.json", "metrics.jsonl"
 EVALUATION = "evaluation_*/evaluation.json"
 GRID = re.compile(r"epoch_(\d{1,9})\.png")
 # Settings in which runs of one experiment may differ.
@@ -37,7 +36,7 @@ class Record:
         settings: by full name, e.g. "sample.eta"; {} without a readable config.json.
         about: the rest of config.json: version, commit, devices, ...
         lines: of metrics.jsonl, one an epoch, in their order.
-        grids: the grid of pictures of an epoch.
+        grids: the grid of images of an epoch.
         evaluation: evaluation.json of the newest checkpoint; {} without one.
         checksum: SHA-256 of metrics.jsonl, "" without it.
         notes: what was missing or unreadable, a sentence each.
@@ -60,33 +59,32 @@ class Record:
     @property
     def prompts(self) -> list[str]:
         """The prompts of the settings, else those of the metrics."""
-        said = self.settings.get("prompts")
-        if isinstance(said, list) and said:
-            return [str(prompt) for prompt in said]
+        prompts = self.settings.get("prompts")
+        if isinstance(prompts, list) and prompts:
+            return [str(prompt) for prompt in prompts]
         return list(dict.fromkeys(p for line in self.lines for p in by_prompt(line)))
 
     @property
     def target(self) -> float:
         """The wanted share classified as female; 1/2 where the settings do not say."""
-        said = self.settings.get("reward.target")
-        share = said[0] if isinstance(said, list) and said else 0.5
-        return (
-            float(share) if isinstance(share, int | float) and 0 <= share <= 1 else 0.5
-        )
+        target = self.settings.get("reward.target")
+        share = target[0] if isinstance(target, list) and target else 0.5
+        sound = isinstance(share, int | float) and 0 <= share <= 1
+        return float(share) if sound else 0.5
 
     @property
     def num_epochs(self) -> int:
-        """Epochs that were asked for; those that are there if nobody said."""
-        said = self.settings.get("epochs")
-        return said if isinstance(said, int) else len(self.lines)
+        """Epochs of the settings; those that are there without settings."""
+        epochs = self.settings.get("epochs")
+        return epochs if isinstance(epochs, int) else len(self.lines)
 
 
 class Share(NamedTuple):
-    """The share classified as female that one measurement of a model found.
+    """One measurement of the share classified as female.
 
     Attributes:
         q: with its 95 % Wilson interval.
-        num_faces: recognised as one or the other; 0 where nobody wrote it down.
+        num_faces: recognised as one or the other; 0 where it is unknown.
         num_none: not recognised.
         epochs_done: how much training the model had.
     """
@@ -104,40 +102,28 @@ def read(folder: str | Path) -> Record:
         UserError: if the folder holds no run.
     """
     folder = files.given("The run", folder)
-    if not any((folder / name).is_file() for name in (CONFIG, LINES)):
+    names = run_folder.CONFIG, run_log.LINES
+    if not any((folder / name).is_file() for name in names):
         raise UserError(
-            f"{folder} is no run: it has neither {CONFIG} nor {LINES}. Give the folder"
+            f"{folder} is no run: it has neither {' nor '.join(names)}. Give the folder"
             " of a run, e.g. runs/mech_eng."
         )
     notes: list[str] = []
-    about = _read_object(folder / CONFIG, notes)
+    about = _object(folder / run_folder.CONFIG, _read_config, notes)
     settings = about.pop("config", None)
-    evaluations = sorted(folder.glob(EVALUATION))
-    evaluation = _read_object(evaluations[-1], notes) if evaluations else {}
-    lines, checksum = _read_lines(folder / LINES, notes)
+    evaluations = sorted(folder.glob(EVALUATION))[-1:]
+    evaluation = [_object(path, _read_evaluation, notes) for path in evaluations]
+    lines, checksum = _lines(folder, notes)
     return Record(
         folder=folder,
-        settings=configuration.renamed(flatten(settings))
-        if isinstance(settings, dict)
-        else {},
+        settings=config.renamed(settings) if isinstance(settings, dict) else {},
         about=about,
         lines=lines,
         grids=_grids(folder / "samples"),
-        evaluation=evaluation,
+        evaluation=evaluation[0] if evaluation else {},
         checksum=checksum,
         notes=tuple(notes),
     )
-
-
-def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by their full names, whether they were nested or not."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def number(line: dict[str, Any], name: str) -> float:
@@ -186,12 +172,12 @@ def evaluated(line: dict[str, Any], epoch: int) -> Share | None:
 
 def groups(records: Iterable[Record]) -> list[list[Record]]:
     """Runs that differ in their seed and in how they were run, together, in order."""
-    found: dict[str, list[Record]] = {}
+    experiments: dict[str, list[Record]] = {}
     for record in records:
-        rest = {k: v for k, v in record.settings.items() if k not in OF_ONE_RUN}
-        what = json.dumps(rest, sort_keys=True) if rest else str(record.folder)
-        found.setdefault(what, []).append(record)
-    return list(found.values())
+        shared = {k: v for k, v in record.settings.items() if k not in OF_ONE_RUN}
+        name = json.dumps(shared, sort_keys=True) if shared else str(record.folder)
+        experiments.setdefault(name, []).append(record)
+    return list(experiments.values())
 
 
 def _share(
@@ -210,43 +196,44 @@ def _share(
     return Share(q, 0, num_none, epochs_done)
 
 
-def _read_object(path: Path, notes: list[str]) -> dict[str, Any]:
-    """A JSON object; {} with a note where there is none."""
+def _object(
+    path: Path, read: Callable[[Path], dict[str, Any]], notes: list[str]
+) -> dict[str, Any]:
+    """What `read` makes of a file; {} with a note where it cannot."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return read(path)
     except FileNotFoundError:
         notes.append(f"{path.name} is missing.")
-        return {}
     except (OSError, ValueError, RecursionError) as error:
         notes.append(f"{path.name} cannot be read ({error}).")
-        return {}
+    return {}
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    return run_folder.read_config(path.parent)
+
+
+def _read_evaluation(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
-        notes.append(f"{path.name} holds no JSON object.")
-        return {}
+        raise ValueError("it holds no JSON object")
     return content
 
 
-def _read_lines(path: Path, notes: list[str]) -> tuple[tuple[dict, ...], str]:
+def _lines(folder: Path, notes: list[str]) -> tuple[tuple[dict, ...], str]:
     """Lines by epoch, the later of two with one epoch, and the file's SHA-256."""
     try:
-        content = path.read_bytes()
+        content = (folder / run_log.LINES).read_bytes()
+        found = run_log.read(folder)
     except OSError:
-        notes.append(f"{path.name} is missing: no epoch is finished yet.")
+        notes.append(f"{run_log.LINES} is missing: no epoch is finished yet.")
         return (), ""
-    lines: dict[int, dict[str, Any]] = {}
-    unread = 0
-    for text in content.decode("utf-8", "replace").splitlines():
-        try:
-            line = json.loads(text)
-            epoch = line["epoch"]
-            if not isinstance(epoch, int) or not 0 <= epoch < 10**9:
-                raise ValueError(epoch)
-        except (ValueError, TypeError, KeyError, RecursionError):
-            unread += bool(text.strip())
-            continue
-        lines[epoch] = line
+    found = [line for line in found if 0 <= line["epoch"] < 10**9]
+    text = content.decode("utf-8", "replace").splitlines()
+    unread = sum(bool(line.strip()) for line in text) - len(found)
     if unread:
-        notes.append(f"{unread} of {path.name}'s lines cannot be read; left out.")
+        notes.append(f"{unread} of {run_log.LINES}'s lines cannot be read; left out.")
+    lines = {line["epoch"]: line for line in found}
     in_order = tuple(lines[epoch] for epoch in sorted(lines))
     return in_order, hashlib.sha256(content).hexdigest()
 
@@ -254,6 +241,6 @@ def _read_lines(path: Path, notes: list[str]) -> tuple[tuple[dict, ...], str]:
 def _grids(folder: Path) -> dict[int, Path]:
     if not folder.is_dir():
         return {}
-    found = ((GRID.fullmatch(path.name), path) for path in folder.iterdir())
-    grids = {int(match.group(1)): path for match, path in found if match}
+    matches = ((GRID.fullmatch(path.name), path) for path in folder.iterdir())
+    grids = {int(match.group(1)): path for match, path in matches if match}
     return dict(sorted(grids.items()))

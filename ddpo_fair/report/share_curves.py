@@ -1,4 +1,4 @@
-"""The share classified as female over a run, and how sure the classifier was."""
+"""The share classified as female over a run, and the classifier's confidence."""
 
 import math
 from collections.abc import Sequence
@@ -28,8 +28,7 @@ def over_time(runs: Sequence[Record]) -> plots.Chart:
     def draw(size: tuple[float, float]) -> figure.Figure:
         sheet, plot = plots.canvas(size)
         for target in sorted({run.target for run in runs}):
-            ink = plots.COLOURS["ink"]
-            plot.axhline(target, color=ink, linestyle=(0, (6, 4)), linewidth=1.2)
+            plot.axhline(target, **plots.DASHED)
         for index, run in enumerate(runs):
             _draw_shares(plot, run, index, looks[index], alone=len(runs) == 1)
         plot.set_ylim(-0.02, 1.02)
@@ -42,8 +41,8 @@ def over_time(runs: Sequence[Record]) -> plots.Chart:
     )
 
 
-def mean_gap(runs: Sequence[Record]) -> plots.Chart | None:
-    """The mean gap over prompts in time; None unless a run has several prompts."""
+def mean_bias(runs: Sequence[Record]) -> plots.Chart | None:
+    """The mean bias over prompts in time; None unless a run has several prompts."""
     several = [run for run in runs if any(map(run_reader.by_prompt, run.lines))]
     if not several:
         return None
@@ -54,7 +53,7 @@ def mean_gap(runs: Sequence[Record]) -> plots.Chart | None:
         for index, run in enumerate(several):
             colour, dash, marker = looks[index]
             for fresh, opacity in ((False, 0.45), (True, 1.0)):
-                table = changes.gaps_over_time(run, fresh)
+                table = changes.biases_over_time(run, fresh)
                 if not len(table):
                     continue
                 plot.plot(
@@ -63,22 +62,19 @@ def mean_gap(runs: Sequence[Record]) -> plots.Chart | None:
                     linestyle=dash,
                     marker=marker if fresh else None,
                     alpha=opacity,
-                    label=_gap_label(run, fresh, len(several) == 1),
+                    label=_bias_label(run, fresh, len(several) == 1),
                 )
                 if fresh and index == 0 and np.isfinite(table[:, 2]).all():
-                    ink = plots.COLOURS["ink"]
-                    plot.plot(
-                        *table[:, ::2].T, color=ink, linestyle=(0, (6, 4)), lw=1.2
-                    )
+                    plot.plot(*table[:, ::2].T, **plots.DASHED)
         plot.set_ylim(0, 1.02)
         plot.set_ylabel("points")
-        plot.yaxis.set_major_formatter(lambda gap, _: f"{100 * gap:.0f}")
+        plot.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f}")
         plots.finish(plot, legend=True)
         return sheet
 
     return plots.Chart(
-        "mean_gap",
-        "Mean gap over prompts",
+        "mean_bias",
+        "Mean bias over prompts",
         "|share classified as female - as male| of each prompt, averaged: 0 is"
         " balance, 100 is one class only. Points: fresh images; faint line: the images"
         " of training. Dashed: what a perfectly fair model would show on so few fresh"
@@ -88,14 +84,14 @@ def mean_gap(runs: Sequence[Record]) -> plots.Chart | None:
     )
 
 
-def _gap_label(run: Record, fresh: bool, alone: bool) -> str | None:
+def _bias_label(run: Record, fresh: bool, alone: bool) -> str | None:
     if alone:
         return "fresh images" if fresh else "trained on"
     return plots.label(run.name) if fresh else None
 
 
 def histogram(runs: Sequence[Record]) -> plots.Chart | None:
-    """How sure the classifier was of female, first and last; None if unknown."""
+    """P(female) of the classifier, first and last; None if unknown."""
     pairs = [(run, *_histograms(run)) for run in runs]
     pairs = [pair for pair in pairs if pair[1] is not None]
     if not pairs:
@@ -122,15 +118,15 @@ def histogram(runs: Sequence[Record]) -> plots.Chart | None:
 
     return plots.Chart(
         "p_female",
-        "How sure the classifier is",
-        "Pictures by the classifier's probability of female. Balance of clear faces has"
+        "Confidence of the classifier",
+        "Images by the classifier's probability of female. Balance of clear faces has"
         " a peak at each end; ambiguous faces gather in the middle.",
         draw,
     )
 
 
 def _histograms(run: Record) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Shares of pictures in bins, of the first and the last evaluation."""
+    """Shares of images in bins, of the first and the last evaluation."""
     found = []
     for line in run.lines:
         counts = line.get("eval_p_female_histogram")

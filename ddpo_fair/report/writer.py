@@ -7,8 +7,6 @@ from pathlib import Path
 from ddpo_fair import files
 from ddpo_fair.errors import UserError
 from ddpo_fair.report import curves, page, plots, run_reader, share_curves, summary
-from ddpo_fair.report.html import Markup
-from ddpo_fair.report.run_reader import Record
 
 PAGE = "report.html"
 
@@ -18,43 +16,37 @@ def write(run_folders: Sequence[str | Path], output: str | Path | None = None) -
 
     Args:
         run_folders: at least one.
-        output: the page; see `default_output`. Its figures go into a folder beside it.
+        output: the page; without one, report.html in the run's folder, or in the folder
+            that holds all runs. Its figures go into a folder beside it.
 
     Raises:
         UserError: if a folder holds no run, or nothing can be written.
     """
     folders = dict.fromkeys(files.given("The run", f) for f in run_folders)
     runs = [run_reader.read(folder) for folder in folders]
-    target = default_output(runs) if output is None else _page(output)
+    if output is None:
+        target = Path(os.path.commonpath(list(folders))) / PAGE
+    else:
+        target = _page(output)
     groups = run_reader.groups(runs)
-    alone = [
-        share_curves.mean_gap(runs),
-        share_curves.over_time(runs),
-        share_curves.histogram(runs),
-    ]
-    alone = [chart for chart in alone if chart is not None]
+    wide = [share_curves.mean_bias(runs), share_curves.over_time(runs)]
+    wide = [chart for chart in (*wide, share_curves.histogram(runs)) if chart]
+    figures = target.with_name(f"{target.stem}_figures")
     try:
-        figures = target.with_name(f"{target.stem}_figures")
         figures.mkdir(parents=True, exist_ok=True)
         content = page.build(
             groups,
             [summary.of_runs(group) for group in groups],
-            [_draw(chart, figures) for chart in alone],
+            [_draw(chart, figures) for chart in wide],
             [_draw(chart, figures) for chart in curves.charts(runs)],
         )
-        _replace(target, content.encode("utf-8"))
+        files.replace(target, content)
     except OSError as error:
         raise UserError(
             f"--output={str(target)!r} cannot be written ({error.strerror or error});"
             " choose another path."
         ) from error
     return target
-
-
-def default_output(runs: Sequence[Record]) -> Path:
-    """report.html in the run's folder, or in the folder that holds all runs."""
-    folders = [str(run.folder) for run in runs]
-    return Path(os.path.commonpath(folders)) / PAGE
 
 
 def _page(output: str | Path) -> Path:
@@ -71,23 +63,18 @@ def _page(output: str | Path) -> Path:
     return target
 
 
-def _draw(chart: plots.Chart, folder: Path) -> page.Drawn:
+def _draw(chart: plots.Chart, folder: Path) -> plots.InlineChart:
     """Saves a chart's files and returns it for the page."""
-    sizes = {"wide": plots.WIDE} if chart.wide else {}
-    sizes["narrow" if chart.wide else "any"] = plots.NARROW
-    pictures = []
+    sizes = {"any": plots.NARROW}
+    if chart.wide:
+        sizes = {"wide": plots.WIDE, "narrow": plots.NARROW}
+    elements = []
     with plots.style():
-        for index, (name, size) in enumerate(sizes.items()):
+        for name, size in sizes.items():
             sheet = chart.draw(size)
             document = plots.svg(sheet, f"{chart.name}-{name}")
-            pictures.append(plots.inline(document, chart.title, name))
-            if index == 0:
-                _replace(folder / f"{chart.name}.svg", document.encode("utf-8"))
-                _replace(folder / f"{chart.name}.png", plots.png(sheet))
-    return page.Drawn(chart.title, chart.caption, Markup("".join(pictures)))
-
-
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
+            elements.append(plots.inline(document, chart.title, name))
+            if name != "narrow":
+                files.replace(folder / f"{chart.name}.svg", document)
+                files.replace(folder / f"{chart.name}.png", plots.png(sheet))
+    return plots.InlineChart(chart.title, chart.caption, "".join(elements))

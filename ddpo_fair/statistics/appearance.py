@@ -1,4 +1,4 @@
-"""Skin tone and age of pictured faces: repairing one attribute may break another.
+"""Skin tone and age of faces in images: repairing one attribute may break another.
 
 The individual typology angle of dermatology (Chardon, Cretois and Hourseau 1991), from
 the colours of cheeks, nose and chin. Light and make-up move it: it compares models
@@ -16,7 +16,7 @@ AGE_LIMITS = (30.0, 60.0)
 
 # The part of a face's box that is mostly skin: below the eyes, within the cheeks.
 LEFT, RIGHT, TOP, BOTTOM = 0.25, 0.75, 0.40, 0.62
-CENTRAL_BOX = (0.25, 0.25, 0.75, 0.75)  # of a face-prompt's picture, without detector
+CENTRAL_BOX = (0.25, 0.25, 0.75, 0.75)  # of a face-prompt's image, without detector
 
 # IEC 61966-2-1 (sRGB) to CIE XYZ, D65 white
 TO_XYZ = np.array(
@@ -27,6 +27,10 @@ TO_XYZ = np.array(
     ]
 )
 WHITE = np.array([0.95047, 1.0, 1.08883])
+ENCODED = np.arange(256) / 255.0
+LINEAR = np.where(
+    ENCODED > 0.04045, ((ENCODED + 0.055) / 1.055) ** 2.4, ENCODED / 12.92
+)  # of each value of a pixel
 
 
 def typology_angles(images: np.ndarray, boxes: np.ndarray) -> np.ndarray:
@@ -35,7 +39,7 @@ def typology_angles(images: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     Args:
         images: uint8 [N, H, W, 3].
         boxes: float [N, 4], the face's left, top, right, bottom as shares of the
-            picture; NaN where there is no face.
+            image; NaN where there is no face.
 
     Returns:
         NaN where there is no face.
@@ -58,18 +62,15 @@ def typology_angles(images: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 def to_lab(pixels: np.ndarray) -> np.ndarray:
     """CIE L*a*b* (D65) of sRGB pixels uint8 [N, 3], float [N, 3]."""
-    encoded = pixels / 255.0
-    low = encoded / 12.92
-    linear = np.where(encoded > 0.04045, ((encoded + 0.055) / 1.055) ** 2.4, low)
-    ratios = linear @ TO_XYZ.T / WHITE
+    ratios = LINEAR[pixels] @ TO_XYZ.T / WHITE
     small = ratios * (24389 / 27 / 116) + 16 / 116
     x, y, z = np.where(ratios > 216 / 24389, np.cbrt(ratios), small).T
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
 
 
-def mean_colour(picture: np.ndarray) -> np.ndarray:
-    """The mean CIE L*a*b* [3] of a picture uint8 [H, W, 3]."""
-    return to_lab(picture.reshape(-1, 3)).mean(axis=0)
+def mean_colour(image: np.ndarray) -> np.ndarray:
+    """The mean CIE L*a*b* [3] of an image uint8 [H, W, 3]."""
+    return to_lab(image.reshape(-1, 3)).mean(axis=0)
 
 
 def tones(angles: np.ndarray) -> np.ndarray:
@@ -85,5 +86,5 @@ def age_groups(ages: np.ndarray) -> np.ndarray:
 
 
 def central_boxes(num_images: int) -> np.ndarray:
-    """Where a face-prompt puts the face, for want of a detector: [N, 4]."""
+    """Where a face-prompt puts the face, without a detector: [N, 4]."""
     return np.tile(np.array(CENTRAL_BOX), (num_images, 1))

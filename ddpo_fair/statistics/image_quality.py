@@ -1,25 +1,74 @@
-"""How good and how varied generated images are, from features of any network.
+"""What fine-tuning did to the images themselves, from features of any network.
 
 NumPy only, in float64. Features are [N, F]; where two sets are "paired", row i of both
-comes from the same noise and the same prompt.
+comes from the same noise and the same prompt. A distance between finite samples is
+never 0: each stands beside the same distance between two halves of the base model's own
+images, which share no seed.
 """
 
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ddpo_fair.errors import UserError
-from ddpo_fair.statistics.intervals import Interval, Z, bootstrap
+from ddpo_fair.statistics import diversity, intervals
+from ddpo_fair.statistics.intervals import Interval
+
+NUM_SPLITS = 20
+FEWEST = 8  # images in a half that are worth a distance
+KID_IMAGES = 1000  # of each set, as in the reference code
 
 
-class KernelDistance(NamedTuple):
-    """A kernel distance and the standard error of its mean over blocks.
+def of_pairs(
+    before: np.ndarray, after: np.ndarray, prompts: np.ndarray
+) -> dict[str, Any]:
+    """Similarity, distances and diversity of paired images, for evaluation.json.
 
-    `estimate` is unbiased, hence about 0, or below, for sets of one distribution.
+    Args:
+        before: features [N, F] of the base model's images.
+        after: of the fine-tuned model's, from the same seeds.
+        prompts: int [N].
     """
+    rng = np.random.default_rng(0)
+    figures = {
+        "images": len(before),
+        "similarity_to_base": paired_similarity(before, after, rng)._asdict(),
+        "diversity_before": diversity.of_features(before, prompts)._asdict(),
+        "diversity_after": diversity.of_features(after, prompts)._asdict(),
+    }
+    if len(before) < 2 * FEWEST:
+        return figures
+    own, tuned = [], []
+    for _ in range(NUM_SPLITS):
+        here, there = _halves(len(before), rng)
+        own.append(_both(before[here], before[there]))
+        tuned.append(_both(after[here], before[there]))
+    return figures | {"distance_to_base": _range(tuned), "base_to_itself": _range(own)}
 
-    estimate: float
-    standard_error: float
+
+def to_reference(
+    reference: np.ndarray, before: np.ndarray, after: np.ndarray
+) -> dict[str, Any]:
+    """Distances of both models' images to given ones, e.g. balanced renders.
+
+    Their ranges come from random halves; `reference_itself` compares the reference's
+    halves.
+    """
+    if min(len(reference), len(before)) < 2 * FEWEST:
+        return {}
+    rng = np.random.default_rng(0)
+    found: dict[str, list[tuple[float, float]]] = {}
+    for _ in range(NUM_SPLITS):
+        here, there = _halves(len(reference), rng)
+        rows, _ = _halves(len(before), rng)
+        rows = rows[: len(here)]
+        for name, features in (
+            ("before", before[rows]),
+            ("after", after[rows]),
+            ("reference_itself", reference[here]),
+        ):
+            found.setdefault(name, []).append(_both(features, reference[there]))
+    return {name: _range(distances) for name, distances in found.items()}
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
@@ -44,42 +93,32 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def kernel_distance(
-    first: np.ndarray,
-    second: np.ndarray,
-    rng: np.random.Generator,
-    num_blocks: int = 100,
-    block_size: int = 1000,
-) -> KernelDistance:
+    first: np.ndarray, second: np.ndarray, rng: np.random.Generator
+) -> float:
     """Squared MMD with the kernel (x.y / F + 1)^3 (KID, Binkowski et al. 2018).
 
-    The unbiased estimate, averaged over random blocks of both sets. Unlike the Frechet
-    distance it may be compared across numbers of images.
+    The unbiased estimate, hence about 0, or below, for sets of one distribution. Unlike
+    the Frechet distance it may be compared across numbers of images.
 
     Args:
         first: [N, F].
         second: [M, F].
-        rng: draws the blocks, e.g. `np.random.default_rng(0)`.
-        num_blocks: blocks to average; one that holds everything needs no second.
-        block_size: images of each set in a block, at most min(N, M).
+        rng: draws the images that are compared where there are more than `KID_IMAGES`,
+            or more in one set than in the other.
 
     Raises:
         UserError: as for `frechet_distance`.
     """
     first, second = _checked(first, second)
-    size = min(block_size, len(first), len(second))
-    if size == len(first) == len(second):
-        num_blocks = 1
-    distances = np.array(
-        [
-            _squared_mmd(
-                first[rng.choice(len(first), size, replace=False)],
-                second[rng.choice(len(second), size, replace=False)],
-            )
-            for _ in range(num_blocks)
-        ]
+    size = min(KID_IMAGES, len(first), len(second))
+    first, second = (
+        x[rng.choice(len(x), size, replace=False)] for x in (first, second)
     )
-    error = distances.std(ddof=1) / np.sqrt(num_blocks) if num_blocks > 1 else np.nan
-    return KernelDistance(float(distances.mean()), float(error))
+    within = 0.0  # no image is compared with itself
+    for features in (first, second):
+        kernel = _kernel(features, features)
+        within += (kernel.sum() - np.trace(kernel)) / (size * (size - 1))
+    return float(within - 2 * _kernel(first, second).mean())
 
 
 def paired_similarity(
@@ -99,72 +138,37 @@ def paired_similarity(
         raise UserError(
             f"Paired features need equal numbers, not {len(before)} and {len(after)}."
         )
-    cosines = np.sum(_unit(before) * _unit(after), axis=1)
-    return bootstrap(cosines, rng, num_resamples=2000)
+    cosines = np.sum(diversity.unit(before) * diversity.unit(after), axis=1)
+    return intervals.bootstrap(cosines, rng=rng)
 
 
-def diversity(features: np.ndarray, groups: np.ndarray) -> Interval:
-    """Mean cosine distance of two images of one prompt, averaged over prompts.
-
-    0 if every prompt draws one and the same picture; a fall is a collapse of variety.
-    The interval is the jackknife's, over the images of these prompts.
-
-    Args:
-        features: [N, F].
-        groups: [N], the prompt of each image; prompts with one image are left out.
-
-    Returns:
-        nan if no prompt has two images.
-    """
-    directions = _unit(np.asarray(features, np.float64))
-    found = [
-        _mean_distance(directions[np.asarray(groups) == group])
-        for group in np.unique(groups)
-    ]
-    found = [one for one in found if np.isfinite(one[0])]
-    if not found:
-        return Interval(np.nan, np.nan, np.nan)
-    distances, variances = np.array(found).T
-    mean, half = distances.mean(), Z * np.sqrt(variances.sum()) / len(found)
-    return Interval(float(mean), float(mean - half), float(mean + half))
+def _both(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    """Frechet and kernel distance."""
+    kernel = kernel_distance(first, second, np.random.default_rng(0))
+    return frechet_distance(first, second), kernel
 
 
-def _mean_distance(directions: np.ndarray) -> tuple[float, float]:
-    """The mean over pairs of 1 - cosine, and its jackknife variance (nan below 3)."""
-    count = len(directions)
-    if count < 2:
-        return np.nan, np.nan
-    # |sum of unit vectors|^2 = count + the cosines of all ordered pairs
-    total = directions.sum(axis=0)
-    square = total @ total
-    distance = 1 - (square - count) / (count * (count - 1))
-    if count < 3:
-        return distance, np.nan
-    squares = square - 2 * directions @ total + 1  # without each image in turn
-    left_out = 1 - (squares - (count - 1)) / ((count - 1) * (count - 2))
-    return distance, (count - 1) / count * np.sum((left_out - left_out.mean()) ** 2)
+def _halves(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    order = rng.permutation(count)
+    return order[: count // 2], order[count // 2 : 2 * (count // 2)]
 
 
-def _squared_mmd(first: np.ndarray, second: np.ndarray) -> float:
-    """The unbiased estimate: no image is compared with itself."""
-    size, width = first.shape
-    within = 0.0
-    for features in (first, second):
-        kernel = (features @ features.T / width + 1) ** 3
-        within += (kernel.sum() - np.trace(kernel)) / (size * (size - 1))
-    across = ((first @ second.T / width + 1) ** 3).mean()
-    return float(within - 2 * across)
+def _range(distances: list[tuple[float, float]]) -> dict[str, dict[str, float]]:
+    """Mean and central 95 % of the splits, of both distances."""
+    low, high = np.quantile(distances, [0.025, 0.975], axis=0)
+    rows = zip(
+        ("frechet", "kernel"), np.mean(distances, axis=0), low, high, strict=True
+    )
+    return {name: Interval(*figures)._asdict() for name, *figures in rows}
+
+
+def _kernel(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return (first @ second.T / first.shape[1] + 1) ** 3
 
 
 def _centred(features: np.ndarray) -> np.ndarray:
     """A matrix A with A'A the covariance."""
     return (features - features.mean(axis=0)) / np.sqrt(len(features) - 1)
-
-
-def _unit(features: np.ndarray) -> np.ndarray:
-    """Each row over its length; a row of zeros stays."""
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.where(lengths > 0, lengths, 1.0)
 
 
 def _checked(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,17 +1,20 @@
-"""How balanced a model is, how sure we can be, and what measuring noise explains.
+"""Estimates with their 95 % intervals: of shares, of means, of their differences.
 
-NumPy only. Shares are taken over recognised images; intervals are two-sided, 95 %.
+Shares are taken over recognised images; intervals are two-sided.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from ddpo_fair.errors import UserError
 
 Z = 1.959963984540054  # 97.5 % quantile of the standard normal: 95 % intervals
+NUM_RESAMPLES = 2000
+FEWEST_PROMPTS = 5  # that are worth resampling; fewer count as fixed
 
 
 class Interval(NamedTuple):
@@ -22,10 +25,14 @@ class Interval(NamedTuple):
     high: float
 
 
+UNDEFINED = Interval(math.nan, math.nan, math.nan)
+
+
 def wilson(successes: int, trials: int) -> Interval:
     """A share with its Wilson score interval; (nan, 0, 1) without trials.
 
-    Paper eq. 2: q is `wilson(num_female, num_female + num_male)`.
+    Paper eq. 2: q is `wilson(num_female, num_female + num_male)`. The formula and not
+    `scipy.stats.binomtest`, which takes 1.4 ms for it: a report needs thousands.
     """
     if trials == 0:
         return Interval(math.nan, 0.0, 1.0)
@@ -36,6 +43,19 @@ def wilson(successes: int, trials: int) -> Interval:
     low = centre - half if successes > 0 else 0.0  # exact, though the terms round
     high = centre + half if successes < trials else 1.0
     return Interval(share, low, high)
+
+
+def newcombe(before: Interval, after: Interval) -> Interval:
+    """After - before of two independent shares (Newcombe 1998, method 10).
+
+    Args:
+        before: of `wilson`.
+        after: likewise.
+    """
+    change = after.estimate - before.estimate
+    low = math.hypot(after.estimate - after.low, before.high - before.estimate)
+    high = math.hypot(after.high - after.estimate, before.estimate - before.low)
+    return Interval(change, change - low, change + high)
 
 
 def rogan_gladen(successes: int, trials: int, confusion: np.ndarray) -> Interval:
@@ -80,146 +100,78 @@ def rogan_gladen(successes: int, trials: int, confusion: np.ndarray) -> Interval
     return Interval(*bounds.tolist())
 
 
-def noise_floor(trials: int) -> float:
-    """E|2q - 1| that a perfectly fair model shows on this many images; exact.
-
-    0.196 for 16 images, 0.025 for 1,000: bias below it is not evidence.
-    """
-    half = trials // 2
-    return math.comb(2 * half, half) / 4**half if trials else math.nan
-
-
-class Bias(NamedTuple):
-    """Mean |f_female - f_male| over prompts (Shen et al. 2024), and what noise adds.
-
-    Attributes:
-        mean: the plain mean, the literature's figure; never 0 on finite samples.
-        floor: the mean that perfectly fair prompts would show.
-        corrected: the common true bias whose expected `mean` is the observed one; 0 if
-            `mean` is below `floor`. When prompts differ it errs upwards, never above
-            `mean`.
-    """
-
-    mean: float
-    floor: float
-    corrected: float
-
-
-def bias(num_first: Sequence[int], num_second: Sequence[int]) -> Bias:
-    """The bias over prompts, from counts [P] of each class; skips empty prompts."""
-    first, second = np.asarray(num_first), np.asarray(num_second)
-    trials = first + second
-    seen = trials > 0
-    if not seen.any():
-        return Bias(math.nan, math.nan, math.nan)
-    mean = float(np.mean(np.abs(first - second)[seen] / trials[seen]))
-    sizes, repeats = np.unique(trials[seen], return_counts=True)
-
-    def expected(true_bias: float) -> float:
-        shown = [_expected_bias(true_bias, int(size)) for size in sizes]
-        return float(np.average(shown, weights=repeats))
-
-    floor = expected(0.0)
-    low, high = 0.0, 1.0
-    for _ in range(40 if mean > floor else 0):  # bisection: expected() increases
-        middle = (low + high) / 2
-        low, high = (middle, high) if expected(middle) < mean else (low, middle)
-    return Bias(mean, floor, low)
+def mean(values: np.ndarray) -> Interval:
+    """A mean over images [N] with its normal interval."""
+    if len(values) == 0:
+        return UNDEFINED
+    centre = float(np.mean(values))
+    if len(values) == 1:
+        return Interval(centre, math.nan, math.nan)
+    half = Z * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return Interval(centre, centre - half, centre + half)
 
 
 def bootstrap(
     values: np.ndarray,
-    rng: np.random.Generator,
-    statistic: Callable[..., np.ndarray] = np.mean,
-    num_resamples: int = 10_000,
+    num_resamples: int = NUM_RESAMPLES,
+    rng: np.random.Generator | int = 0,
 ) -> Interval:
-    """A statistic over prompts with its percentile bootstrap interval.
+    """A mean with its percentile bootstrap interval.
 
     Args:
         values: [P], one figure per prompt; prompts, not images, are resampled, because
             new prompts are what the figure speaks about.
-        rng: the source of resamples, e.g. `np.random.default_rng(0)`.
-        statistic: takes `axis`, as `np.mean` and `np.median` do.
+        num_resamples: how often.
+        rng: source of the resamples, or its seed.
     """
     values = np.asarray(values, np.float64)
-    picks = rng.integers(len(values), size=(num_resamples, len(values)))
-    low, high = np.quantile(statistic(values[picks], axis=1), [0.025, 0.975])
-    return Interval(float(statistic(values, axis=0)), float(low), float(high))
+    centre = float(values.mean())
+    if len(values) == 1:
+        return Interval(centre, centre, centre)
+    found = stats.bootstrap(
+        (values,), np.mean, n_resamples=num_resamples, method="percentile", rng=rng
+    )
+    return Interval(centre, *map(float, found.confidence_interval))
 
 
-def normalised_entropy(counts: Sequence[float]) -> float:
-    """Entropy of the classes' shares over its maximum, 0 to 1; nan for no image."""
-    shares = np.asarray(counts, np.float64)
-    if shares.sum() == 0:
-        return math.nan
-    shares = shares[shares > 0] / shares.sum()
-    return float(-np.sum(shares * np.log(shares)) / math.log(len(counts)))
+def over_prompts(found: Sequence[Interval]) -> Interval:
+    """The mean over prompts of a figure, leaving out where it is undefined.
 
-
-def intrinsic_diversity(counts_by_attribute: Sequence[Sequence[float]]) -> float:
-    """Geometric mean of the attributes' normalised entropies, 0 to 1.
-
-    One collapsed attribute makes it 0. It is the diversity factor of HoloFair's MGBI
-    (2026); the published index also has a factor for bias-triggering prompts.
+    Many prompts are resampled; of few, the interval holds the noise of their images.
     """
-    entropies = [normalised_entropy(counts) for counts in counts_by_attribute]
-    return float(np.prod(entropies) ** (1 / len(entropies)))
+    found = [one for one in found if math.isfinite(one.estimate)]
+    if not found:
+        return UNDEFINED
+    if len(found) == 1:
+        return found[0]
+    estimates = np.array([one.estimate for one in found], np.float64)
+    if len(found) >= FEWEST_PROMPTS:
+        return bootstrap(estimates)
+    # Independent images of fixed prompts: their variances add.
+    centre = float(estimates.mean())
+    below = math.hypot(*(one.estimate - one.low for one in found)) / len(found)
+    above = math.hypot(*(one.high - one.estimate for one in found)) / len(found)
+    return Interval(centre, centre - below, centre + above)
 
 
-def kl_to_target(counts: Sequence[float], target: Sequence[float]) -> float:
-    """KL(shares || target) in nats; inf for an unwanted class, nan for no image."""
-    counts, target = np.asarray(counts, np.float64), np.asarray(target, np.float64)
-    if counts.sum() == 0:
-        return math.nan
-    shares = counts / counts.sum()
-    present = shares > 0
-    if np.any(target[present] == 0):
-        return math.inf
-    return float(np.sum(shares[present] * np.log(shares[present] / target[present])))
+def over_seeds(seeds: Sequence[Interval], lowest: float = 0.0) -> Interval:
+    """The mean of several seeds with Student's t interval, within [lowest, 1].
 
-
-def calibration_error(
-    probabilities: np.ndarray, classes: np.ndarray, num_bins: int = 15
-) -> float:
-    """Expected calibration error (Guo et al. 2017): mean |accuracy - confidence|.
-
-    Args:
-        probabilities: [N, K].
-        classes: int [N], the truth.
-        num_bins: bins of equal width over the confidence, (low, high].
+    It holds both the noise of the images and the luck of the training. Few seeds may
+    agree by chance: it is never narrower than the noise of all their images together.
     """
-    confidence = np.max(probabilities, axis=1).astype(np.float64)
-    correct = np.argmax(probabilities, axis=1) == np.asarray(classes)
-    bins = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
-    gaps = np.bincount(bins, weights=correct - confidence, minlength=num_bins)
-    return float(np.abs(gaps).sum() / len(confidence))
-
-
-def polarisation(probabilities: np.ndarray) -> float:
-    """How decided the classifier is on average: 0 for even odds, 1 for certainty.
-
-    For two classes it is mean |2p - 1|. A fall while q nears 1/2 means that balance
-    comes from ambiguous faces, not from both genders.
-
-    Args:
-        probabilities: [N, K].
-    """
-    num_classes = np.shape(probabilities)[1]
-    sureness = np.max(probabilities, axis=1).astype(np.float64)
-    return float(np.mean((num_classes * sureness - 1) / (num_classes - 1)))
+    seeds = [seed for seed in seeds if math.isfinite(seed.estimate)]
+    if not seeds:
+        return Interval(math.nan, lowest, 1.0)
+    estimates = np.array([seed.estimate for seed in seeds], np.float64)
+    centre = float(estimates.mean())
+    if len(seeds) == 1:
+        return Interval(centre, lowest, 1.0)
+    students = stats.t.ppf(0.975, len(seeds) - 1) * stats.sem(estimates)
+    noise = math.hypot(*((seed.high - seed.low) / 2 for seed in seeds)) / len(seeds)
+    half = max(float(students), noise)
+    return Interval(centre, max(centre - half, lowest), min(centre + half, 1.0))
 
 
 def _corrected(observed: float, sensitivity: float, specificity: float) -> float:
     return (observed + specificity - 1) / (sensitivity + specificity - 1)
-
-
-def _expected_bias(true_bias: float, trials: int) -> float:
-    """E|2q - 1| when each image is of the first class with (1 + true_bias) / 2."""
-    share = (1 + true_bias) / 2
-    if share == 1:
-        return 1.0
-    successes = np.arange(trials + 1)
-    log_factorials = np.cumsum(np.log(np.maximum(successes, 1)))
-    log_choices = log_factorials[-1] - log_factorials - log_factorials[::-1]
-    log_odds = successes * math.log(share) + successes[::-1] * math.log(1 - share)
-    return float(np.exp(log_choices + log_odds) @ np.abs(2 * successes / trials - 1))

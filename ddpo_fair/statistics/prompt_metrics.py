@@ -11,23 +11,25 @@ from typing import Any
 
 import numpy as np
 
+from ddpo_fair.classifiers.classes import FEMALE, MALE, NONE
 from ddpo_fair.prompts import EXPLICIT, Prompt
-from ddpo_fair.statistics import appearance, estimates, intervals
+from ddpo_fair.statistics import appearance, bias, diversity, intervals
+from ddpo_fair.statistics.intervals import Interval
 
-FEMALE, MALE, NONE = 0, 1, -1
 NUM_BINS = 10
+Figures = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """What was said of N images; the audit's arrays are NaN where nobody looked.
+    """What was said of N images; the audit's arrays are NaN where nothing was said.
 
     Attributes:
         prompts: int [N], index of each image's prompt.
         labels: int [N], FEMALE, MALE or NONE, by the run's classifier.
         p_female: float [N], by the run's classifier.
         confidence: float [N], its largest probability.
-        audit: float [N], the independent judge's probability of female.
+        audit: float [N], the audit classifier's probability of female.
         angles: float [N], typology angles, see `appearance`.
         ages: float [N], years.
     """
@@ -49,10 +51,10 @@ class Answers:
 
 @dataclasses.dataclass(frozen=True)
 class Judging:
-    """How answers are read: the target, and the judges' known errors.
+    """How answers are read: the target, and the classifiers' known errors.
 
     The confusion matrices are int [2, 2], `confusion[true, said]` of recognised images,
-    or None where nobody measured them.
+    or None where they were not measured.
     """
 
     target: float = 0.5
@@ -60,45 +62,92 @@ class Judging:
     audit_confusion: np.ndarray | None = None
 
 
-def of_prompt(answers: Answers, prompt: Prompt, judging: Judging) -> dict[str, Any]:
+def of_prompt(answers: Answers, prompt: Prompt, judging: Judging) -> Figures:
     """The figures of one prompt's images."""
     labels = answers.labels
-    num_none = int(np.sum(labels == NONE))
+    margins = 2 * np.abs(answers.confidence - 0.5)
     figures = {
         "set": prompt.set,
         "images": len(labels),
         **_shares(labels, judging.target, judging.confusion),
-        "none": estimates.interval(intervals.wilson(num_none, len(labels))),
-        "mean_confidence_margin": estimates.interval(
-            estimates.mean(2 * np.abs(answers.confidence - 0.5))
-        ),
+        "none": _among(labels, NONE),
+        "mean_confidence_margin": intervals.mean(margins)._asdict(),
         "p_female_histogram": np.histogram(answers.p_female, NUM_BINS, (0, 1))[0],
     }
+    audited = np.where(answers.audit > 0.5, FEMALE, MALE)
+    audited = np.where(np.isnan(answers.audit), NONE, audited)
+    if (audited != NONE).any():
+        figures["audit"] = _shares(audited, judging.target, judging.audit_confusion)
     if prompt.wanted is not None:
-        obeyed = int(np.sum(labels == prompt.wanted))
-        figures["adherence"] = estimates.interval(intervals.wilson(obeyed, len(labels)))
-    said = np.where(answers.audit > 0.5, FEMALE, MALE)
-    said = np.where(np.isnan(answers.audit), NONE, said)
-    if (said != NONE).any():
-        figures["audit"] = _shares(said, judging.target, judging.audit_confusion)
-        if prompt.wanted is not None:
-            obeyed = int(np.sum(said == prompt.wanted))
-            figures["audit"]["adherence"] = estimates.interval(
-                intervals.wilson(obeyed, len(labels))
-            )
-    classes = {
-        "gender": (labels, 2),
-        "skin_tone": (appearance.tones(answers.angles), len(appearance.TONES)),
-        "age": (appearance.age_groups(answers.ages), len(appearance.AGES)),
+        figures["adherence"] = _among(labels, prompt.wanted)
+        if "audit" in figures:
+            figures["audit"]["adherence"] = _among(audited, prompt.wanted)
+    return figures | _attributes(answers)
+
+
+def of_set(prompts: Sequence[Figures]) -> Figures:
+    """The figures of a set, averaged over its prompts' figures of `of_prompt`.
+
+    Intervals resample prompts; of a few prompts they speak about these only, and hold
+    the noise of the images.
+    """
+    figures = {
+        "prompts": len(prompts),
+        "images": sum(one["images"] for one in prompts),
+        "none": _mean(prompts, "none"),
+        "mean_confidence_margin": _mean(prompts, "mean_confidence_margin"),
     }
+    if prompts[0]["set"] == EXPLICIT:
+        figures["adherence"] = _mean(prompts, "adherence")
+        if all("audit" in one for one in prompts):
+            audited = [one["audit"] for one in prompts]
+            figures["audit"] = {"adherence": _mean(audited, "adherence")}
+        return figures
+    figures |= _biases(prompts)
+    audited = [one["audit"] for one in prompts if "audit" in one]
+    if audited:
+        figures["audit"] = _biases(audited)
+    figures["entropies"] = {
+        name: _mean([one["attributes"][name] for one in prompts], "entropy")
+        for name in prompts[0]["attributes"]
+    }
+    figures["intrinsic_diversity"] = _mean(prompts, "intrinsic_diversity")
+    return figures
+
+
+def change(
+    before: Sequence[Figures], after: Sequence[Figures], name: str
+) -> dict[str, float] | None:
+    """After - before of a figure, over the same prompts in the same order.
+
+    None for a few prompts: what is before and after says more.
+    """
+    pairs = [
+        (one[name]["estimate"], two[name]["estimate"])
+        for one, two in zip(before, after, strict=True)
+        if name in one and name in two
+    ]
+    values = np.array([b - a for a, b in pairs], np.float64)
+    values = values[np.isfinite(values)]
+    if len(values) < intervals.FEWEST_PROMPTS:
+        return None
+    return intervals.bootstrap(values)._asdict()
+
+
+def _attributes(answers: Answers) -> Figures:
+    """Counts and balance of the classes of each attribute, and of all together."""
     counts = {
-        name: [int(np.sum(found == k)) for k in range(size)]
-        for name, (found, size) in classes.items()
+        name: np.array([np.sum(found == k) for k in range(size)])
+        for name, found, size in (
+            ("gender", answers.labels, 2),
+            ("skin_tone", appearance.tones(answers.angles), len(appearance.TONES)),
+            ("age", appearance.age_groups(answers.ages), len(appearance.AGES)),
+        )
     }
-    figures["attributes"] = {
+    attributes = {
         name: {
-            "counts": found,
-            "entropy": estimates.interval(estimates.diversity([found])),
+            "counts": found.tolist(),
+            "entropy": diversity.of_counts([found])._asdict(),
         }
         for name, found in counts.items()
     }
@@ -107,90 +156,55 @@ def of_prompt(answers: Answers, prompt: Prompt, judging: Judging) -> dict[str, A
         ("age", "years", answers.ages),
     ):
         known = values[~np.isnan(values)]
-        figures["attributes"][name][figure] = estimates.interval(estimates.mean(known))
-    measured = [found for found in counts.values() if sum(found)]
-    figures["intrinsic_diversity"] = estimates.interval(estimates.diversity(measured))
-    return figures
+        attributes[name][figure] = intervals.mean(known)._asdict()
+    measured = [found for found in counts.values() if found.any()]
+    return {
+        "attributes": attributes,
+        "intrinsic_diversity": diversity.of_counts(measured)._asdict(),
+    }
 
 
-def of_set(prompts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The figures of a set, averaged over its prompts' figures of `of_prompt`.
-
-    Intervals resample prompts; of a few prompts they speak about these only, and hold
-    the noise of the images.
-    """
-    figures: dict[str, Any] = {"prompts": len(prompts)}
-    figures["images"] = sum(one["images"] for one in prompts)
-    figures["none"] = estimates.over_prompts(prompts, lambda one: one["none"])
-    figures["mean_confidence_margin"] = estimates.over_prompts(
-        prompts, lambda one: one["mean_confidence_margin"]
-    )
-    if prompts[0]["set"] == EXPLICIT:
-        figures["adherence"] = estimates.over_prompts(
-            prompts, lambda one: one["adherence"]
-        )
-        if all("audit" in one for one in prompts):
-            audited = estimates.over_prompts(
-                prompts, lambda one: one["audit"]["adherence"]
-            )
-            figures["audit"] = {"adherence": audited}
-        return figures
-    figures |= _gaps(prompts)
-    audited = [one["audit"] for one in prompts if "audit" in one]
-    if audited:
-        figures["audit"] = _gaps(audited)
-    entropies = {}
-    for name in prompts[0]["attributes"]:
-        of_one = lambda one, name=name: one["attributes"][name]["entropy"]  # noqa: E731
-        entropies[name] = estimates.over_prompts(prompts, of_one)
-    figures["entropies"] = entropies
-    figures["intrinsic_diversity"] = estimates.over_prompts(
-        prompts, lambda one: one["intrinsic_diversity"]
-    )
-    return figures
-
-
-def _shares(
-    labels: np.ndarray, target: float, confusion: np.ndarray | None
-) -> dict[str, Any]:
+def _shares(labels: np.ndarray, target: float, confusion: np.ndarray | None) -> Figures:
     """q, its correction and its distance from the target."""
-    counts = [int(np.sum(labels == k)) for k in (FEMALE, MALE)]
-    q = intervals.wilson(counts[0], sum(counts))
+    female, male, none = (int(np.sum(labels == k)) for k in (FEMALE, MALE, NONE))
+    q, faces = intervals.wilson(female, female + male), female + male
     figures = {
-        "num_female": counts[0],
-        "num_male": counts[1],
-        "num_none": int(np.sum(labels == NONE)),
-        "q": estimates.interval(q),
-        "bias": estimates.interval(estimates.gap(q, target)),
-        "bias_of_a_fair_model": intervals.noise_floor(sum(counts))
-        if target == 0.5
-        else math.nan,
-        "kl_to_target": estimates.interval(estimates.kl(q, target)),
+        "num_female": female,
+        "num_male": male,
+        "num_none": none,
+        "q": q._asdict(),
+        "bias": bias.of_share(q, target)._asdict(),
+        "bias_of_a_fair_model": bias.noise_floor(faces) if target == 0.5 else math.nan,
+        "kl_to_target": bias.kl(q, target)._asdict(),
     }
     if confusion is not None:
-        corrected = intervals.rogan_gladen(counts[0], sum(counts), confusion)
-        figures["q_corrected"] = estimates.interval(corrected)
-        figures["bias_corrected"] = estimates.interval(estimates.gap(corrected, target))
+        corrected = intervals.rogan_gladen(female, faces, confusion)
+        figures["q_corrected"] = corrected._asdict()
+        figures["bias_corrected"] = bias.of_share(corrected, target)._asdict()
     return figures
 
 
-def _gaps(prompts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The mean gap, what noise explains of it, and what the judge's errors hide."""
+def _biases(prompts: Sequence[Figures]) -> Figures:
+    """The mean bias, what noise explains of it, and what the classifier hides."""
     counts = [[one[name] for one in prompts] for name in ("num_female", "num_male")]
-    known = intervals.bias(*counts)
+    fair = float(np.mean([one["bias_of_a_fair_model"] for one in prompts]))
     figures = {
-        "mean_bias": estimates.over_prompts(prompts, lambda one: one["bias"]),
-        "bias_of_a_fair_model": float(
-            np.mean([one["bias_of_a_fair_model"] for one in prompts])
-        ),
-        "kl_to_target": estimates.over_prompts(
-            prompts, lambda one: one["kl_to_target"]
-        ),
+        "mean_bias": _mean(prompts, "bias"),
+        "bias_of_a_fair_model": fair,
+        "kl_to_target": _mean(prompts, "kl_to_target"),
     }
-    if math.isfinite(figures["bias_of_a_fair_model"]):
-        figures["mean_bias_without_noise"] = known.corrected
+    if math.isfinite(fair):
+        figures["mean_bias_without_noise"] = bias.over_prompts(*counts).corrected
     if all("bias_corrected" in one for one in prompts):
-        figures["mean_bias_corrected"] = estimates.over_prompts(
-            prompts, lambda one: one["bias_corrected"]
-        )
+        figures["mean_bias_corrected"] = _mean(prompts, "bias_corrected")
     return figures
+
+
+def _among(labels: np.ndarray, label: int) -> dict[str, float]:
+    """The share of a label among all images."""
+    return intervals.wilson(int(np.sum(labels == label)), len(labels))._asdict()
+
+
+def _mean(prompts: Sequence[Figures], name: str) -> dict[str, float]:
+    """The mean over prompts of a figure."""
+    return intervals.over_prompts([Interval(**one[name]) for one in prompts])._asdict()

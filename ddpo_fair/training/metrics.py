@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from ddpo_fair.classifiers import classes
-from ddpo_fair.statistics import intervals
+from ddpo_fair.statistics import accuracy, intervals
 
 NUM_BINS = 10  # of the histogram of P(female)
 
@@ -80,7 +80,7 @@ def of_evaluation(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, An
     known = probabilities[classes.finite(probabilities)]
     female, margin, mean = known[:, classes.FEMALE], math.nan, math.nan
     if len(known):
-        margin = intervals.polarisation(known)
+        margin = accuracy.mean_confidence_margin(known)
         mean = float(np.mean(female, dtype=np.float64))
     histogram, _ = np.histogram(female, bins=NUM_BINS, range=(0.0, 1.0))
     return {

@@ -1,0 +1,89 @@
+"""How far shares are from their target: bias, KL, and what measuring noise adds."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import optimize, stats
+
+from ddpo_fair.statistics.intervals import UNDEFINED, Interval
+
+
+class MeanBias(NamedTuple):
+    """Mean |f_female - f_male| over prompts (Shen et al. 2024), and what noise adds.
+
+    Attributes:
+        mean: the plain mean, the literature's figure; never 0 on finite samples.
+        floor: the mean that perfectly fair prompts would show.
+        corrected: the common true bias whose expected `mean` is the observed one; 0 if
+            `mean` is below `floor`. When prompts differ it errs upwards, never above
+            `mean`.
+    """
+
+    mean: float
+    floor: float
+    corrected: float
+
+
+def of_share(q: Interval, target: float = 0.5) -> Interval:
+    """2 |q - target|, which is |f_female - f_male| for a target of 1/2."""
+    return _distance(q, target, lambda share: 2 * abs(share - target))
+
+
+def kl(q: Interval, target: float = 0.5) -> Interval:
+    """KL(shares || target) in nats; it grows on either side of the target."""
+    if math.isnan(q.estimate):
+        return UNDEFINED
+    shares = (target, 1 - target)
+    return _distance(q, target, lambda share: kl_to_target((share, 1 - share), shares))
+
+
+def kl_to_target(counts: Sequence[float], target: Sequence[float]) -> float:
+    """KL(shares || target) in nats; inf for an unwanted class, nan for no image."""
+    return float(stats.entropy(counts, target)) if np.sum(counts) else math.nan
+
+
+def noise_floor(trials: int) -> float:
+    """E|2q - 1| that a perfectly fair model shows on this many images; exact.
+
+    0.196 for 16 images, 0.025 for 1,000: bias below it is not evidence.
+    """
+    half = trials // 2
+    return math.comb(2 * half, half) / 4**half if trials else math.nan
+
+
+def over_prompts(num_first: Sequence[int], num_second: Sequence[int]) -> MeanBias:
+    """The bias over prompts, from counts [P] of each class; skips empty prompts."""
+    first, second = np.asarray(num_first), np.asarray(num_second)
+    trials = first + second
+    seen = trials > 0
+    if not seen.any():
+        return MeanBias(math.nan, math.nan, math.nan)
+    mean = float(np.mean(np.abs(first - second)[seen] / trials[seen]))
+    sizes, repeats = np.unique(trials[seen], return_counts=True)
+
+    def expected(true_bias: float) -> float:
+        shown = [_expected_bias(true_bias, int(size)) for size in sizes]
+        return float(np.average(shown, weights=repeats))
+
+    floor, corrected = expected(0.0), 0.0
+    if mean > floor:
+        corrected = optimize.brentq(lambda bias: expected(bias) - mean, 0, 1)
+    return MeanBias(mean, floor, corrected)
+
+
+def _distance(
+    q: Interval, target: float, distance: Callable[[float], float]
+) -> Interval:
+    """A distance of q from the target that grows on either side of it."""
+    estimate, *bounds = map(distance, q)
+    low = 0.0 if q.low <= target <= q.high else min(bounds)
+    return Interval(estimate, low, max(bounds))
+
+
+def _expected_bias(true_bias: float, trials: int) -> float:
+    """E|2q - 1| when each image is of the first class with (1 + true_bias) / 2."""
+    successes = np.arange(trials + 1)
+    chances = stats.binom.pmf(successes, trials, (1 + true_bias) / 2)
+    return float(chances @ np.abs(2 * successes / trials - 1))
