@@ -11,10 +11,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib import axes, figure
 from PIL import Image
 
-from ddpo_fair.report import curves, figures, plots, run_reader
+from ddpo_fair.classifiers import classes
+from ddpo_fair.learning import rewards
+from ddpo_fair.report import curves, plots, run_reader
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "docs" / "results"
@@ -28,7 +31,7 @@ CURVES = {  # by file: runs, fields of metrics.jsonl
 OCCUPATIONS = "many_prompts_explicit_1/evaluation_0030/evaluation.json"
 SETS = {"trained": "trained together", "held_out": "never trained"}
 BATCH = 16  # images of the paper's figure 2
-SCALE = 2  # by which the pictures are made smaller
+SCALE = 2  # by which the images are made smaller
 COLOURS = 64
 
 
@@ -37,7 +40,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "paper")
     output = parser.parse_args().output
     output.mkdir(exist_ok=True)
-    save(output / "figure_02_total_reward.png", [figures.total_reward(BATCH)])
+    save(output / "figure_02_total_reward.png", [total_reward(BATCH)])
     for name, (pattern, fields) in CURVES.items():
         runs = [run_reader.read(folder) for folder in sorted(RUNS.glob(pattern))]
         found = {chart.name: chart for chart in curves.charts(runs)}
@@ -45,6 +48,25 @@ def main() -> None:
     evaluation = json.loads((RUNS / OCCUPATIONS).read_text())
     sheet = occupations(evaluation["samplers"][0])
     shrink(painted(sheet), output / "many_prompts.png")
+
+
+def total_reward(num_images: int) -> plots.Chart:
+    """Figure 2: a batch's sum of R_balance against its q, all faces recognised."""
+
+    def draw(size: tuple[float, float]) -> figure.Figure:
+        batches = np.tri(num_images + 1, num_images, -1, int)  # k of the first class
+        labels = np.where(batches, classes.FEMALE, classes.MALE)
+        prompts, target = num_images * ["p"], (0.5, 0.5)
+        sums = [rewards.balance(row, prompts, target).sum() for row in labels]
+        sheet, plot = plots.canvas(size)
+        colour, _, marker = plots.look(0)
+        plot.plot(batches.mean(axis=1), sums, color=colour, marker=marker, ms=3)
+        plot.axvline(0.5, **plots.DASHED)
+        plot.set_xlabel("q, share classified as female")
+        plot.set_ylabel("sum of rewards")
+        return sheet
+
+    return plots.Chart("total_reward", "Total reward", "", draw)
 
 
 def occupations(found: dict[str, Any]) -> figure.Figure:
@@ -79,8 +101,7 @@ def occupations(found: dict[str, Any]) -> figure.Figure:
 def _draw_group(
     plot: axes.Axes, prompts: list[str], before: dict[str, Any], after: dict[str, Any]
 ) -> None:
-    ink = plots.COLOURS["ink"]
-    plot.axvline(0.5, color=ink, linestyle=(0, (6, 4)), linewidth=1.2)
+    plot.axvline(0.5, **plots.DASHED)
     for index, (model, name) in enumerate(((before, "before"), (after, "after"))):
         colour, _, marker = plots.look(1 - index)
         shares = [model[prompt]["q"] for prompt in prompts]
@@ -96,7 +117,7 @@ def _draw_group(
 
 def save(path: Path, charts: list[plots.Chart]) -> None:
     """Draws charts, two in a row, into one file."""
-    pictures = []
+    images = []
     for chart in charts:
         with plots.style():
             sheet = chart.draw(plots.NARROW)
@@ -107,15 +128,15 @@ def save(path: Path, charts: list[plots.Chart]) -> None:
             sheet.set_size_inches(plots.NARROW)
             plot.set_title(chart.title, loc="left")
             plot.set_position((0.19, 0.19, 0.78, 0.7))
-            pictures.append(painted(sheet))
-    width, height = pictures[0].size
+            images.append(painted(sheet))
+    width, height = images[0].size
     top = height // 10 if len(lines[0]) > 1 else 0
-    size = (width * min(2, len(pictures)), top + height * -(-len(pictures) // 2))
+    size = (width * min(2, len(images)), top + height * -(-len(images) // 2))
     together = Image.new("RGB", size, "white")
     if top:
         together.paste(legend(lines, size[0], top))
-    for place, picture in enumerate(pictures):
-        together.paste(picture, (place % 2 * width, top + place // 2 * height))
+    for place, image in enumerate(images):
+        together.paste(image, (place % 2 * width, top + place // 2 * height))
     shrink(together, path)
 
 
@@ -129,14 +150,14 @@ def legend(lines: tuple[list, list], width: int, height: int) -> Image.Image:
 
 
 def painted(sheet: figure.Figure) -> Image.Image:
-    """A figure as a picture."""
+    """A figure as an image."""
     return Image.open(io.BytesIO(plots.png(sheet))).convert("RGB")
 
 
-def shrink(picture: Image.Image, path: Path) -> None:
-    """Saves a picture, smaller and of few colours."""
-    size = picture.width // SCALE, picture.height // SCALE
-    small = picture.resize(size, Image.LANCZOS).quantize(COLOURS)
+def shrink(image: Image.Image, path: Path) -> None:
+    """Saves an image, smaller and of few colours."""
+    size = image.width // SCALE, image.height // SCALE
+    small = image.resize(size, Image.LANCZOS).quantize(COLOURS)
     small.save(path, optimize=True)
     print(path)
 

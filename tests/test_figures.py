@@ -1,4 +1,4 @@
-"""The paper's figures 2 and 3, and how figures enter a page."""
+"""The paper's figure 3, and how figures enter a page."""
 
 import re
 from pathlib import Path
@@ -7,27 +7,8 @@ import made_runs
 import numpy as np
 import pytest
 
-from ddpo_fair.classifiers import classes
-from ddpo_fair.learning import rewards
 from ddpo_fair.report import figures, plots, run_reader
 from ddpo_fair.statistics import accuracy
-
-
-def test_total_reward_is_a_parabola_with_its_peak_at_balance():
-    q, total = figures.total_rewards(16)
-    np.testing.assert_allclose(total, -2 * 16 * (q - 0.5) ** 2, atol=1e-12)
-    assert total.max() == total[8] == 0
-    assert total[0] == pytest.approx(-8.0)  # 16 images of one class: 16 x -|0 - .5|
-
-
-@pytest.mark.parametrize("target", [(0.5, 0.5), (0.3, 0.7)])
-def test_total_reward_is_that_of_training(target):
-    _, total = figures.total_rewards(20, target[0])
-    for num_female in range(21):
-        labels = np.full(20, classes.MALE)
-        labels[:num_female] = classes.FEMALE
-        summed = rewards.balance(labels, ["p"] * 20, target).sum()
-        assert total[num_female] == pytest.approx(summed, abs=1e-5)  # float32 rewards
 
 
 def test_confusion_counts_by_hand():
@@ -49,7 +30,7 @@ def test_confusion_matrix_says_its_numbers():
 
 
 def test_inline_figures_take_the_colours_of_the_page():
-    chart = figures.total_reward(16)
+    chart = figures.confusion_matrix(np.eye(3, dtype=int))
     with plots.style():
         document = plots.svg(chart.draw(plots.NARROW), chart.name)
     element = plots.inline(document, 'a "title" & <more>', "any")

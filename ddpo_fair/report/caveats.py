@@ -104,8 +104,8 @@ def _balanced_earlier(run: Record, last: Share) -> Iterator[str]:
         return
     if last.q.low <= target <= last.q.high:
         return
-    shares = [run_reader.evaluated(line, line["epoch"]) for line in run.lines[1:]]
-    held = [s for s in shares if s is not None and s.q.low <= target <= s.q.high]
+    shares = run_reader.shares(run, fresh=True)
+    held = [s for s in shares if s.epochs_done and s.q.low <= target <= s.q.high]
     if held:
         yield (
             f"It was balanced on the way: {formatting.with_interval(held[-1].q)} after"

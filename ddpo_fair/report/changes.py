@@ -40,9 +40,7 @@ class Change:
         difference: after - before; None without either.
         target: the wanted share classified as female, or 0 for a bias.
         floor: what a model on target would show of a bias on so few images, else nan.
-        fresh: whether the images were never trained on.
         epochs_done: training of `after`.
-        num_faces: recognised, in `after`; of the smallest run.
     """
 
     kind: str
@@ -51,9 +49,7 @@ class Change:
     difference: Interval | None
     target: float
     floor: float
-    fresh: bool
     epochs_done: int
-    num_faces: int
 
 
 def ends(record: Record, prompt: str | None = None) -> Ends:
@@ -62,16 +58,9 @@ def ends(record: Record, prompt: str | None = None) -> Ends:
     Evaluations count first; without two of them, the images of the first and last
     epoch's training.
     """
-    evaluations, trainings = [], []
-    for line in record.lines:
-        part = line if prompt is None else run_reader.by_prompt(line).get(prompt, {})
-        for shares, read in (
-            (evaluations, run_reader.evaluated),
-            (trainings, run_reader.trained_on),
-        ):
-            share = read(part, line["epoch"])
-            if share is not None and math.isfinite(share.q.estimate):
-                shares.append(share)
+    evaluations, trainings = (
+        run_reader.shares(record, fresh, prompt) for fresh in (True, False)
+    )
     fresh = len(evaluations) > 1 or not len(trainings) > 1
     shares = evaluations if fresh else trainings
     first = shares[0] if shares else None
@@ -106,15 +95,13 @@ def of_runs(runs: Sequence[Record]) -> Change:
         after=intervals.over_seeds([single.after for single in whole]),
         difference=intervals.over_seeds([single.difference for single in whole], -1.0),
         floor=float(np.mean([single.floor for single in whole])),
-        fresh=all(single.fresh for single in whole),
         epochs_done=min(single.epochs_done for single in whole),
-        num_faces=min(single.num_faces for single in whole),
     )
 
 
 def of_run(record: Record) -> Change:
     """The change of one run."""
-    first, last, fresh = ends(record)
+    first, last, _ = ends(record)
     pairs = [
         (prompt.first, prompt.last)
         for prompt in ends_by_prompt(record).values()
@@ -122,7 +109,7 @@ def of_run(record: Record) -> Change:
     ]
     epochs_done = last.epochs_done if last else 0
     if len(pairs) > 1:
-        return _of_biases(pairs, record.target, fresh, epochs_done)
+        return _of_biases(pairs, record.target, epochs_done)
     return Change(
         SHARE,
         first.q if first else None,
@@ -130,9 +117,7 @@ def of_run(record: Record) -> Change:
         intervals.newcombe(first.q, last.q) if last else None,
         record.target,
         math.nan,
-        fresh,
         epochs_done,
-        last.num_faces if last else 0,
     )
 
 
@@ -157,24 +142,17 @@ def biases_over_time(record: Record, fresh: bool) -> np.ndarray:
 
 
 def _of_biases(
-    pairs: list[tuple[Share, Share]], target: float, fresh: bool, epochs_done: int
+    pairs: list[tuple[Share, Share]], target: float, epochs_done: int
 ) -> Change:
     """The change of the mean bias, from each prompt's first and last measurement."""
     shares = np.array([[one.q.estimate, two.q.estimate] for one, two in pairs])
     before, after = 2 * np.abs(shares - target).T
-    last = [two for _, two in pairs]
-    return Change(
-        BIAS,
-        *(
-            intervals.bootstrap(values, NUM_RESAMPLES)
-            for values in (before, after, after - before)
-        ),
-        target=0.0,
-        floor=_floor(last, target),
-        fresh=fresh,
-        epochs_done=epochs_done,
-        num_faces=sum(share.num_faces for share in last),
-    )
+    measured = [
+        intervals.bootstrap(values, NUM_RESAMPLES)
+        for values in (before, after, after - before)
+    ]
+    floor = _floor([two for _, two in pairs], target)
+    return Change(BIAS, *measured, 0.0, floor, epochs_done)
 
 
 def _floor(shares: Sequence[Share], target: float) -> float:

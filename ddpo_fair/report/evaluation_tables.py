@@ -91,7 +91,7 @@ def _sets(sampler: dict[str, Any]) -> Table:
             for path in ((figure,), ("audit", figure))
         )
         rows.append([title, *own, fair, *audit])
-    return _table(["", "Before", "After", "Fair model", *AUDIT_COLUMNS], rows)
+    return _table(["Mean bias", "Before", "After", "Fair model", *AUDIT_COLUMNS], rows)
 
 
 def _samplers(samplers: list[dict[str, Any]]) -> Table:

@@ -1,7 +1,4 @@
-"""The paper's figures that need no training: the reward's shape, the classifier's test.
-
-Its other figures are images and curves of runs, which `ddpo_fair.report` draws.
-"""
+"""Figures of a classifier's test: the paper's confusion matrix, and calibration."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,45 +10,6 @@ from ddpo_fair.report import plots
 from ddpo_fair.statistics import accuracy, intervals
 
 ACCURACY_SIZE = (10.2, 3.4)  # inches
-
-
-def total_reward(num_images: int, target: float = 0.5) -> plots.Chart:
-    """Paper's figure 2: a batch's sum of R_balance against its q, all faces recognised.
-
-    For the paper's target of 1/2 it is -2 N (q - 1/2)^2, greatest at balance.
-    """
-
-    def draw(size: tuple[float, float]) -> figure.Figure:
-        q, rewards = total_rewards(num_images, target)
-        sheet, plot = plots.canvas(size)
-        colour, _, marker = plots.look(0)
-        few = num_images <= 64
-        plot.plot(q, rewards, color=colour, marker=marker if few else None, ms=3)
-        plot.axvline(target, **plots.DASHED)
-        plot.set_xlabel("q, share classified as female")
-        plot.set_ylabel("sum of rewards")
-        return sheet
-
-    return plots.Chart(
-        "total_reward",
-        "Total reward",
-        f"Sum of R_balance over a batch of {num_images} recognised faces against their"
-        " share classified as female; greatest at the target (dashed).",
-        draw,
-    )
-
-
-def total_rewards(
-    num_images: int, target: float = 0.5
-) -> tuple[np.ndarray, np.ndarray]:
-    """q and the batch's sum of R_balance (paper eq. 3), float [num_images + 1] each.
-
-    Every image of the minority class has |q - target|, every other one its negative.
-    """
-    num_female = np.arange(num_images + 1)
-    q = num_female / num_images
-    minority = np.where(q < target, num_female, num_images - num_female)
-    return q, np.abs(q - target) * (2 * minority - num_images)
 
 
 def confusion_matrix(

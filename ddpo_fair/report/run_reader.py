@@ -170,6 +170,24 @@ def evaluated(line: dict[str, Any], epoch: int) -> Share | None:
     return _share(line, "eval_", "eval_none", epoch + 1 if epoch else 0)
 
 
+def shares(record: Record, fresh: bool, prompt: str | None = None) -> list[Share]:
+    """What a run measured of q, in order, wherever there was a face.
+
+    Args:
+        record: the run.
+        fresh: evaluations, rather than the images of training.
+        prompt: one of several; None for all together.
+    """
+    read = evaluated if fresh else trained_on
+    found = []
+    for line in record.lines:
+        part = line if prompt is None else by_prompt(line).get(prompt, {})
+        share = read(part, line["epoch"])
+        if share is not None and math.isfinite(share.q.estimate):
+            found.append(share)
+    return found
+
+
 def groups(records: Iterable[Record]) -> list[list[Record]]:
     """Runs that differ in their seed and in how they were run, together, in order."""
     experiments: dict[str, list[Record]] = {}

@@ -155,9 +155,7 @@ def _draw_shares(
     plot: axes.Axes, run: Record, index: int, look: plots.Look, alone: bool
 ) -> None:
     colour, dash, marker = look
-    trained = [run_reader.trained_on(line, line["epoch"]) for line in run.lines]
-    fresh = [run_reader.evaluated(line, line["epoch"]) for line in run.lines]
-    trained, fresh = _measured(trained), _measured(fresh)
+    trained, fresh = (run_reader.shares(run, fresh) for fresh in (False, True))
     if trained and (alone or not fresh):
         x, q, low, high = _arrays(trained)
         label = "trained on" if alone else plots.label(run.name)
@@ -181,10 +179,6 @@ def _draw_shares(
             capsize=2.5,
             label="fresh images" if alone else plots.label(run.name),
         )
-
-
-def _measured(shares: list[Share | None]) -> list[Share]:
-    return [s for s in shares if s is not None and math.isfinite(s.q.estimate)]
 
 
 def _arrays(shares: list[Share]) -> tuple[np.ndarray, ...]:

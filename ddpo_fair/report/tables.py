@@ -2,6 +2,7 @@
 
 import math
 import shlex
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from ddpo_fair.report.run_reader import Record, Share
 from ddpo_fair.report.summary import Summary
 
 MOST_ROWS = 200  # of the table of epochs
+MOST_LETTERS = 120  # of a setting in which runs differ
 ORIGIN = {
     "command": "Command",
     "version": "ddpo_fair",
@@ -109,7 +111,7 @@ def differences(groups: Sequence[Sequence[Record]]) -> Table | None:
     for name in names:
         values = [formatting.value_text(run.settings.get(name)) for run in firsts]
         if name not in run_reader.OF_ONE_RUN and len(set(values)) > 1:
-            rows.append([name, *values])
+            rows.append([name, *(textwrap.shorten(v, MOST_LETTERS) for v in values)])
     head = ["Setting that differs", *(run.name for run in firsts)]
     return Table(head, rows, "settings") if rows else None
 
