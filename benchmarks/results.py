@@ -5,11 +5,11 @@ never trained on; intervals are Wilson's, 95 %.
 """
 
 import argparse
-import json
 import pathlib
 
 from ddpo_fair.loggers import run_log
 from ddpo_fair.statistics import intervals
+from ddpo_fair.training import run_folder
 
 HEAD = (
     "run",
@@ -36,7 +36,7 @@ def main() -> None:
 def row(folder: pathlib.Path) -> list[str]:
     """The cells of one run."""
     lines = run_log.read(folder)
-    epochs = json.loads((folder / "config.json").read_text())["config"]["epochs"]
+    epochs = run_folder.read_config(folder)["config"]["epochs"]
     evaluated = [line for line in lines if line.get("eval_q") is not None]
     first, last = evaluated[0], evaluated[-1]
     third = [line for line in evaluated if line["epoch"] >= epochs * 2 / 3] or [last]

@@ -13,7 +13,7 @@ FEMALE, MALE, NONE = 0, 1, -1
 
 
 def measured():
-    """Ten pictures: four female, four male, two without a face."""
+    """Ten images: four female, four male, two without a face."""
     truth = np.array([FEMALE] * 4 + [MALE] * 4 + [NONE] * 2)
     p_female = np.array([0.9, 0.8, 0.6, 0.2, 0.1, 0.1, 0.4, 0.05, 0.95, 0.55])
     return accuracy.measure(truth, np.stack([p_female, 1 - p_female], 1), 0.7)
@@ -65,7 +65,7 @@ def test_confusion_and_accuracy_are_scikit_learns():
     assert found["accuracy_without_none"]["estimate"] == pytest.approx(score)
 
 
-def test_pictures_without_a_face_alone_have_no_calibration():
+def test_images_without_a_face_alone_have_no_calibration():
     seen = np.array([[0.5, 0.5], [0.9, 0.1]])
     found = accuracy.measure(np.array([NONE, NONE]), seen, 0.7)
     assert "calibration_error" not in found
@@ -73,11 +73,11 @@ def test_pictures_without_a_face_alone_have_no_calibration():
     assert "2 images" in accuracy.sentence(found)
 
 
-def test_json_and_picture_are_written(tmp_path):
+def test_json_and_image_are_written(tmp_path):
     source = {"data": "made here"}
     paths = classifier_evaluation.write(tmp_path / "test", measured(), source)
     said = json.loads(paths[0].read_text())
     assert said["source"] == source
     assert said["confusion"][0] == [2, 1, 1]
-    with Image.open(paths[1]) as picture:
-        assert picture.width > 1000
+    with Image.open(paths[1]) as image:
+        assert image.width > 1000

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
-MOST_PICTURES = 150_000  # bytes, in all
+MOST_IMAGES = 150_000  # bytes, in all
 SECONDS = 170  # all of them within 3 minutes on two idle cores
 
 
@@ -22,7 +22,7 @@ def test_code_is_python(path):
             compile("".join(cell["source"]), str(path), "exec")
 
 
-def test_pictures_are_small_and_no_output_is_an_error():
+def test_images_are_small_and_no_output_is_an_error():
     size = 0
     for cell in (cell for path in NOTEBOOKS for cell in cells(path)):
         for output in cell.get("outputs", []):
@@ -30,7 +30,7 @@ def test_pictures_are_small_and_no_output_is_an_error():
             for kind, content in output.get("data", {}).items():
                 if kind.startswith("image/"):
                     size += len(base64.b64decode("".join(content)))
-    assert size < MOST_PICTURES
+    assert size < MOST_IMAGES
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from ddpo_fair.evaluation.evaluation_plan import AFTER, Job, Plan
 from ddpo_fair.loggers import progress
 from ddpo_fair.report import figures, plots
 from ddpo_fair.statistics import accuracy, appearance
-from ddpo_fair.statistics.prompt_metrics import Judging
+from ddpo_fair.statistics.prompt_metrics import Reference
 
 NUM_TESTS, NUM_BALANCED = 240, 128  # renders
 RENDERS = "parts/renders.npz"
@@ -100,7 +100,7 @@ def summary(
     content = evaluation_summary.summarise(
         arrays,
         plan,
-        Judging(config.reward.target[0], recognised, audit_matrix),
+        Reference(config.reward.target[0], recognised, audit_matrix),
         config.confidence_threshold,
         renders,
         notes,

@@ -18,7 +18,7 @@ from ddpo_fair.classifiers import classes
 from ddpo_fair.evaluation import evaluation_parts, evaluation_plan
 from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Plan, Sampler
 from ddpo_fair.statistics import image_quality, intervals, prompt_metrics
-from ddpo_fair.statistics.prompt_metrics import Answers, Judging
+from ddpo_fair.statistics.prompt_metrics import Answers, Reference
 from ddpo_fair.training import run_folder
 
 
@@ -44,7 +44,7 @@ def gather(folder: Path, plan: Plan) -> dict[tuple[Sampler, str], dict]:
 def summarise(
     arrays: dict[tuple[Sampler, str], dict[str, np.ndarray]],
     plan: Plan,
-    judging: Judging,
+    reference: Reference,
     confidence_threshold: float,
     renders: dict[str, np.ndarray] | None,
     notes: Sequence[str],
@@ -54,7 +54,7 @@ def summarise(
     Args:
         arrays: of `gather`.
         plan: what was drawn.
-        judging: the target, and the classifiers' known errors.
+        reference: the target, and the classifiers' known errors.
         confidence_threshold: above which the classifier's answer counts.
         renders: "features" [R, F] of balanced renders; None without renders.
         notes: what could not be measured, a sentence each.
@@ -65,7 +65,7 @@ def summarise(
         by_set: dict[str, dict[str, list]] = {BEFORE: {}, AFTER: {}}
         for model in (BEFORE, AFTER):
             answers = answers_of(arrays[how, model], confidence_threshold)
-            entry[model] = _of_model(answers, plan, judging, by_set[model])
+            entry[model] = _of_model(answers, plan, reference, by_set[model])
         entry["change"] = _changes(by_set)
         samplers.append(entry)
     training = plan.samplers[0]
@@ -78,7 +78,7 @@ def summarise(
         "source": plan.source,
         "images_per_prompt": plan.images,
         "seed": plan.seed,
-        "target": judging.target,
+        "target": reference.target,
         "samplers": samplers,
         "quality": _quality(arrays, plan, training, renders),
         "kl_to_base": trajectory_kl(arrays[training, AFTER], plan),
@@ -111,13 +111,13 @@ def answers_of(arrays: dict[str, np.ndarray], confidence_threshold: float) -> An
 
 
 def _of_model(
-    answers: Answers, plan: Plan, judging: Judging, by_set: dict[str, list]
+    answers: Answers, plan: Plan, reference: Reference, by_set: dict[str, list]
 ) -> dict[str, Any]:
     """The figures of a model's images; adds those of each prompt to `by_set`."""
     prompts: dict[str, Any] = {}
     for index in np.unique(answers.prompts):
         prompt = plan.prompts[index]
-        figures = prompt_metrics.of_prompt(answers.of(index), prompt, judging)
+        figures = prompt_metrics.of_prompt(answers.of(index), prompt, reference)
         prompts[prompt.text] = figures
         by_set.setdefault(prompt.set, []).append(figures)
     sets = {name: prompt_metrics.of_set(found) for name, found in by_set.items()}

@@ -36,7 +36,7 @@ def of_run(run: Record, runs: Sequence[Record]) -> Iterator[str]:
 
 
 def none_share(shares: Sequence[Share]) -> float:
-    """The share of images that were classified as neither; 0 where it is unknown."""
+    """The share of images that were classified as neither; 0 without any."""
     images = sum(share.num_none + share.num_faces for share in shares)
     return sum(share.num_none for share in shares) / max(images, 1)
 
@@ -74,7 +74,7 @@ def _of_measurements(run: Record, alone: bool) -> Iterator[str]:
             "Measured on the images it trained on, for lack of an evaluation on fresh"
             " seeds (eval.images, eval.every_epochs)."
         )
-    if alone and last is not None and last.num_faces:
+    if alone and last is not None:
         half = (last.q.high - last.q.low) / 2
         if half > WIDE or last.num_faces < FEW_FACES:
             yield (

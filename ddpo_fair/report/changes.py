@@ -128,12 +128,11 @@ def biases_over_time(record: Record, fresh: bool) -> np.ndarray:
         record: of several prompts.
         fresh: evaluations, rather than the images of training.
     """
-    read = run_reader.evaluated if fresh else run_reader.trained_on
     rows = []
     for line in record.lines:
         parts = run_reader.by_prompt(line).values()
-        shares = [read(part, line["epoch"]) for part in parts]
-        seen = [s for s in shares if s is not None and math.isfinite(s.q.estimate)]
+        shares = [run_reader.share(part, line["epoch"], fresh) for part in parts]
+        seen = [share for share in shares if share is not None and share.num_faces]
         if seen:
             biases = [2 * abs(share.q.estimate - record.target) for share in seen]
             floor = _floor(seen, record.target)
@@ -165,7 +164,7 @@ def _floor(shares: Sequence[Share], target: float) -> float:
 def _pooled(runs: Sequence[Record]) -> Interval | None:
     """q before training from all runs' images, which are of one and the same model."""
     firsts = [ends(run).first for run in runs if not by_bias(run)]
-    if len(firsts) < len(runs) or not all(s and s.num_faces for s in firsts):
+    if len(firsts) < len(runs) or not all(firsts):
         return None
     female = sum(round(share.q.estimate * share.num_faces) for share in firsts)
     return intervals.wilson(female, sum(share.num_faces for share in firsts))

@@ -156,7 +156,7 @@ def _values(run: Record, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Epochs and values [E] of a field; what is derived of several, too."""
     if name != "none":
         epochs, values = run_reader.series(run, name)
-        # An evaluation follows its epoch, but for the first; see run_reader.evaluated.
+        # An evaluation follows its epoch, but for the first; see run_reader.share.
         return epochs + (name.startswith("eval") & (epochs > 0)), values
     epochs, none = run_reader.series(run, "num_none")
     faces = sum(run_reader.series(run, f"num_{kind}")[1] for kind in ("female", "male"))

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ddpo_fair import config, files
+from ddpo_fair.classifiers import classes
 from ddpo_fair.errors import UserError
 from ddpo_fair.loggers import run_log
 from ddpo_fair.statistics import intervals
@@ -84,7 +85,7 @@ class Share(NamedTuple):
 
     Attributes:
         q: with its 95 % Wilson interval.
-        num_faces: recognised as one or the other; 0 where it is unknown.
+        num_faces: recognised as one or the other.
         num_none: not recognised.
         epochs_done: how much training the model had.
     """
@@ -109,7 +110,9 @@ def read(folder: str | Path) -> Record:
             " of a run, e.g. runs/mech_eng."
         )
     notes: list[str] = []
-    about = _object(folder / run_folder.CONFIG, _read_config, notes)
+    about = _object(
+        folder / run_folder.CONFIG, lambda path: run_folder.read_config(folder), notes
+    )
     settings = about.pop("config", None)
     evaluations = sorted(folder.glob(EVALUATION))[-1:]
     evaluation = [_object(path, _read_evaluation, notes) for path in evaluations]
@@ -157,17 +160,20 @@ def by_prompt(line: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: part for name, part in parts.items() if isinstance(part, dict)}
 
 
-def trained_on(line: dict[str, Any], epoch: int) -> Share | None:
-    """q of the images that an epoch trained on, drawn before its updates."""
-    return _share(line, "", "num_none", epoch)
+def share(line: dict[str, Any], epoch: int, fresh: bool) -> Share | None:
+    """q of an epoch's evaluation, or of the images it trained on; None without either.
 
-
-def evaluated(line: dict[str, Any], epoch: int) -> Share | None:
-    """q of an evaluation on fresh seeds; None where the line has none.
-
-    Epoch 0's is of the model before training, any other follows its epoch's updates.
+    Training draws its images before its updates. An evaluation on fresh seeds follows
+    them, but epoch 0's is of the model before training.
     """
-    return _share(line, "eval_", "eval_none", epoch + 1 if epoch else 0)
+    prefix, none = ("eval_", "eval_none") if fresh else ("", "num_none")
+    counts = [number(line, f"{prefix}num_{name}") for name in classes.CLASSES]
+    if not all(map(math.isfinite, counts)):
+        return None
+    female, male = (max(int(value), 0) for value in counts)
+    q = intervals.wilson(female, female + male)
+    epochs_done = epoch + 1 if fresh and epoch else epoch
+    return Share(q, female + male, count(line, none), epochs_done)
 
 
 def shares(record: Record, fresh: bool, prompt: str | None = None) -> list[Share]:
@@ -178,13 +184,12 @@ def shares(record: Record, fresh: bool, prompt: str | None = None) -> list[Share
         fresh: evaluations, rather than the images of training.
         prompt: one of several; None for all together.
     """
-    read = evaluated if fresh else trained_on
     found = []
     for line in record.lines:
         part = line if prompt is None else by_prompt(line).get(prompt, {})
-        share = read(part, line["epoch"])
-        if share is not None and math.isfinite(share.q.estimate):
-            found.append(share)
+        measured = share(part, line["epoch"], fresh)
+        if measured is not None and measured.num_faces:
+            found.append(measured)
     return found
 
 
@@ -198,22 +203,6 @@ def groups(records: Iterable[Record]) -> list[list[Record]]:
     return list(experiments.values())
 
 
-def _share(
-    line: dict[str, Any], prefix: str, none: str, epochs_done: int
-) -> Share | None:
-    female, male = f"{prefix}num_female", f"{prefix}num_male"
-    num_none = count(line, none)
-    if math.isfinite(number(line, female)) and math.isfinite(number(line, male)):
-        faces = count(line, female) + count(line, male)
-        q = intervals.wilson(count(line, female), faces)
-        return Share(q, faces, num_none, epochs_done)
-    names = (f"{prefix}q", f"{prefix}q_low", f"{prefix}q_high")
-    q = intervals.Interval(*(number(line, name) for name in names))
-    if not all(0 <= bound <= 1 for bound in q):
-        return None
-    return Share(q, 0, num_none, epochs_done)
-
-
 def _object(
     path: Path, read: Callable[[Path], dict[str, Any]], notes: list[str]
 ) -> dict[str, Any]:
@@ -225,10 +214,6 @@ def _object(
     except (OSError, ValueError, RecursionError) as error:
         notes.append(f"{path.name} cannot be read ({error}).")
     return {}
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    return run_folder.read_config(path.parent)
 
 
 def _read_evaluation(path: Path) -> dict[str, Any]:

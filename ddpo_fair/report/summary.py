@@ -141,9 +141,10 @@ def _ends(runs: Sequence[Record]) -> tuple[list[Share], list[Share]]:
 def _all_images(runs: Sequence[Record]) -> str:
     """What the share among recognised faces leaves out, where that is much."""
     shares = _ends(runs)[1]
-    none, faces = caveats.none_share(shares), sum(share.num_faces for share in shares)
-    if none < caveats.NONE_RISE or not faces:
+    none = caveats.none_share(shares)
+    if none < caveats.NONE_RISE:
         return ""
+    faces = sum(share.num_faces for share in shares)
     female = sum(share.q.estimate * share.num_faces for share in shares) / faces
     parts = [female * (1 - none), (1 - female) * (1 - none), none]
     female, male, none = map(formatting.percent, parts)

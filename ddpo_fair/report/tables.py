@@ -139,12 +139,14 @@ def epochs(run: Record) -> Table:
     step = -(-len(run.lines) // MOST_ROWS) or 1
     rows = []
     for line in run.lines[::step]:
-        fresh = run_reader.evaluated(line, line["epoch"])
+        trained, fresh = (
+            run_reader.share(line, line["epoch"], fresh) for fresh in (False, True)
+        )
         numbers = [run_reader.number(line, name) for name in EPOCH_FIELDS]
         rows.append(
             [
                 line["epoch"],
-                q_text(run_reader.trained_on(line, line["epoch"])),
+                q_text(trained),
                 q_text(fresh) if fresh else "",
                 run_reader.count(line, "num_none"),
                 *map(formatting.number_text, numbers),
@@ -161,7 +163,7 @@ def q_text(share: Share | None) -> str:
 
 def none_text(share: Share | None) -> str:
     """The share of images that were classified as neither."""
-    if share is None or not share.num_faces + share.num_none:
+    if share is None:
         return "unknown"
     return formatting.percent(share.num_none / (share.num_faces + share.num_none))
 

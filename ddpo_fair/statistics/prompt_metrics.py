@@ -50,7 +50,7 @@ class Answers:
 
 
 @dataclasses.dataclass(frozen=True)
-class Judging:
+class Reference:
     """How answers are read: the target, and the classifiers' known errors.
 
     The confusion matrices are int [2, 2], `confusion[true, said]` of recognised images,
@@ -62,14 +62,14 @@ class Judging:
     audit_confusion: np.ndarray | None = None
 
 
-def of_prompt(answers: Answers, prompt: Prompt, judging: Judging) -> Figures:
+def of_prompt(answers: Answers, prompt: Prompt, reference: Reference) -> Figures:
     """The figures of one prompt's images."""
     labels = answers.labels
     margins = 2 * np.abs(answers.confidence - 0.5)
     figures = {
         "set": prompt.set,
         "images": len(labels),
-        **_shares(labels, judging.target, judging.confusion),
+        **_shares(labels, reference.target, reference.confusion),
         "none": _among(labels, NONE),
         "mean_confidence_margin": intervals.mean(margins)._asdict(),
         "p_female_histogram": np.histogram(answers.p_female, NUM_BINS, (0, 1))[0],
@@ -77,7 +77,7 @@ def of_prompt(answers: Answers, prompt: Prompt, judging: Judging) -> Figures:
     audited = np.where(answers.audit > 0.5, FEMALE, MALE)
     audited = np.where(np.isnan(answers.audit), NONE, audited)
     if (audited != NONE).any():
-        figures["audit"] = _shares(audited, judging.target, judging.audit_confusion)
+        figures["audit"] = _shares(audited, reference.target, reference.audit_confusion)
     if prompt.wanted is not None:
         figures["adherence"] = _among(labels, prompt.wanted)
         if "audit" in figures:
