@@ -307,7 +307,9 @@ def answers(num_female: int, num_male: int, num_none: int, prompt: int = 0):
 def test_figures_of_a_prompt_by_hand():
     confusion = np.array([[90, 10], [20, 80]])
     reference = prompt_metrics.Reference(0.5, confusion)
-    found = prompt_metrics.of_prompt(answers(6, 2, 2), Prompt("p", "trained"), reference)
+    found = prompt_metrics.of_prompt(
+        answers(6, 2, 2), Prompt("p", "trained"), reference
+    )
     assert found["q"]["estimate"] == 0.75
     assert found["bias"]["estimate"] == 0.5  # |6 - 2| / 8
     assert found["bias_of_a_fair_model"] == pytest.approx(70 / 256)  # C(8, 4) / 2^8
@@ -329,11 +331,15 @@ def test_figures_of_a_prompt_by_hand():
 
 def test_bias_has_zero_in_its_interval_if_balance_is_in_that_of_q():
     reference = prompt_metrics.Reference()
-    found = prompt_metrics.of_prompt(answers(6, 4, 0), Prompt("p", "trained"), reference)
+    found = prompt_metrics.of_prompt(
+        answers(6, 4, 0), Prompt("p", "trained"), reference
+    )
     assert found["bias"]["low"] == 0.0
     q = intervals.wilson(6, 10)
     assert found["bias"]["high"] == pytest.approx(2 * (q.high - 0.5))
-    found = prompt_metrics.of_prompt(answers(1, 99, 0), Prompt("p", "trained"), reference)
+    found = prompt_metrics.of_prompt(
+        answers(1, 99, 0), Prompt("p", "trained"), reference
+    )
     q = intervals.wilson(1, 100)
     assert found["bias"]["low"] == pytest.approx(1 - 2 * q.high)
 
@@ -387,8 +393,12 @@ def test_diversity_has_an_interval_over_images():
 def test_explicit_prompts_are_measured_by_adherence():
     reference = prompt_metrics.Reference()
     prompts = [
-        prompt_metrics.of_prompt(answers(8, 1, 1), Prompt("f", "explicit", 0), reference),
-        prompt_metrics.of_prompt(answers(3, 6, 1), Prompt("m", "explicit", 1), reference),
+        prompt_metrics.of_prompt(
+            answers(8, 1, 1), Prompt("f", "explicit", 0), reference
+        ),
+        prompt_metrics.of_prompt(
+            answers(3, 6, 1), Prompt("m", "explicit", 1), reference
+        ),
     ]
     assert [p["adherence"]["estimate"] for p in prompts] == [0.8, 0.6]
     found = prompt_metrics.of_set(prompts)

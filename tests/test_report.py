@@ -7,7 +7,6 @@ import subprocess
 from html import parser
 from pathlib import Path
 
-import jax
 import made_runs
 import pytest
 import tiny_model
@@ -56,14 +55,6 @@ def one_curve(request, monkeypatch):
         monkeypatch.setattr(curves, "FIELDS", curves.FIELDS[:1])
 
 
-@pytest.fixture
-def quick_compilation():
-    """Programs that run once are not worth optimising."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def written(folder: Path, lines: list[dict], *grids: int, **settings) -> str:
     """The text of the report of a made run."""
     return read_page(made_runs.make(folder, lines, grids, **settings))
@@ -102,13 +93,9 @@ def test_word_follows_from_the_intervals(tmp_path, before, after, word):
 
 @pytest.mark.parametrize(
     ("target", "word"),
-    [
-        ("auto", "Shifted"),
-        ("female", "Shifted"),
-        ("male", "Shifted the wrong way"),
-    ],
+    [("auto", "Shifted"), ("female", "Shifted"), ("male", "Shifted the wrong way")],
 )
-def test_shift_is_judged_by_its_direction(tmp_path, target, word):
+def test_shift_has_a_direction(tmp_path, target, word):
     settings = {"reward.name": "shift", "reward.target_class": target}
     lines = two_lines((15, 113), (100, 28))
     assert one_summary(tmp_path / "run", lines, **settings).word == word
@@ -129,23 +116,19 @@ def test_opposite_biases_do_not_count_as_balance(tmp_path):
 
 
 def test_seeds_are_summarised_together(tmp_path):
-    runs = [
-        run_reader.read(
-            made_runs.make(
-                tmp_path / str(seed),
-                made_runs.balancing(4, last),
-                **{"seed": seed, "train.microbatch": 8 << seed},
-            )
-        )
-        for seed, last in enumerate((56, 62, 68))
-    ]
-    other = run_reader.read(made_runs.make(tmp_path / "x", [], epochs=3))
-    assert [len(group) for group in run_reader.groups([*runs, other])] == [3, 1]
-    change = changes.of_runs(runs)
+    runs = []
+    for seed, last in enumerate((56, 62, 68)):
+        settings = {"seed": seed, "train.microbatch": 8 << seed}
+        lines = made_runs.balancing(4, last)
+        runs.append(made_runs.make(tmp_path / str(seed), lines, **settings))
+    other = made_runs.make(tmp_path / "x", [], epochs=3)
+    groups = run_reader.groups(map(run_reader.read, [*runs, other]))
+    assert [len(group) for group in groups] == [3, 1]
+    found = summary.of_runs(groups[0])
     # 15 of 124 as female in each of three evaluations before training
-    assert change.before == intervals.wilson(45, 372)
-    assert change.after.estimate == pytest.approx((56 + 62 + 68) / (3 * 124))
-    assert "over 3 seeds" in summary.of_runs(runs).sentence
+    assert found.change.before == intervals.wilson(45, 372)
+    assert found.change.after.estimate == pytest.approx((56 + 62 + 68) / (3 * 124))
+    assert "over 3 seeds" in found.sentence
 
 
 def test_training_images_count_where_there_are_no_others(tmp_path):
@@ -194,14 +177,11 @@ def test_tinted_images_are_a_caveat(tmp_path):
     assert any("tints its images" in one for one in summary.of_runs([run]).caveats)
 
 
-def test_partial_run_has_a_report(tmp_path):
-    text = written(tmp_path / "run", made_runs.balancing(3), 0)
+def test_partial_runs_have_a_report(tmp_path):
+    text = written(tmp_path / "partial", made_runs.balancing(3), 0)
     assert "3 of 12 epochs are finished" in text
     assert text.count("<img") == 1
-
-
-def test_run_without_an_epoch_has_a_report(tmp_path):
-    folder = made_runs.make(tmp_path / "run", [])
+    folder = made_runs.make(tmp_path / "none", [])
     (folder / "metrics.jsonl").unlink()
     text = read_page(folder)
     assert "Not measured" in text
@@ -372,25 +352,21 @@ def test_large_grids_are_made_smaller(tmp_path):
     assert read_page(folder).count("data:image/jpeg;base64,") == 2
 
 
-def test_command_explains_mistakes_in_one_paragraph(tmp_path, capsys):
+def test_command_names_the_page_or_the_mistake(tmp_path, capsys):
+    folder = made_runs.make(tmp_path / "run", made_runs.balancing(2))
+    assert report.main([str(folder)]) == 0
+    assert capsys.readouterr().out == f"{folder / 'report.html'}\n"
     assert report.main([str(tmp_path)]) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     assert "neither config.json nor metrics.jsonl" in message
-    folder = made_runs.make(tmp_path / "run", made_runs.balancing(2))
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--output"):
         writer.write([folder], tmp_path / "file" / "x")
 
 
-def test_command_prints_where_the_page_is(tmp_path, capsys):
-    folder = made_runs.make(tmp_path / "run", made_runs.balancing(2))
-    assert report.main([str(folder)]) == 0
-    assert capsys.readouterr().out == f"{folder / 'report.html'}\n"
-
-
 @pytest.mark.long
-def test_training_ends_with_a_report(tmp_path, monkeypatch, capsys, quick_compilation):
+def test_training_ends_with_a_report(tmp_path, monkeypatch, capsys):
     model = tiny_model.save_model(tmp_path / "model")
     classifier = tiny_model.save_classifier(tmp_path / "classifier")
     config = tiny_model.config(model, classifier, tmp_path)
@@ -480,19 +456,19 @@ def test_evaluation_joins_the_report(tmp_path, names):
     assert "<script>" not in text
 
 
-def sampled(num_steps: int, shares: tuple[float, float]) -> dict:
+def sampled(num_steps: int, *shares: float) -> dict:
     """An entry of evaluation.json: q before and after, a tenth of NONE."""
     before, after = (
-        {"prompts": {ENGINEER: {"set": "trained", "q": share_of(q), "none": none}}}
-        for q, none in zip(shares, 2 * [share_of(0.1)], strict=True)
+        {"set": "trained", "q": share_of(q), "none": share_of(0.1)} for q in shares
     )
     how = {"eta": 0, "guidance_scale": 7.5, "num_steps": num_steps}
-    return {**how, "of_training": num_steps == 20, "before": before, "after": after}
+    how |= {"of_training": num_steps == 20, "before": {"prompts": {ENGINEER: before}}}
+    return how | {"after": {"prompts": {ENGINEER: after}}}
 
 
 def test_samplers_of_one_prompt_show_its_shares(tmp_path):
     folder = made_runs.make(tmp_path / "run", made_runs.balancing(2))
-    content = {"samplers": [sampled(20, (0.12, 0.53)), sampled(50, (0.14, 0.66))]}
+    content = {"samplers": [sampled(20, 0.12, 0.53), sampled(50, 0.14, 0.66)]}
     evaluate(folder, 2, content)
     Image.new("RGB", (8, 8), "red").save(folder / "evaluation_0002" / "samplers.png")
     text = read_page(folder)

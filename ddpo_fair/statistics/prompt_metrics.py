@@ -51,7 +51,7 @@ class Answers:
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """How answers are read: the target, and the classifiers' known errors.
+    """What answers are compared with: the target, and the classifiers' known errors.
 
     The confusion matrices are int [2, 2], `confusion[true, said]` of recognised images,
     or None where they were not measured.
