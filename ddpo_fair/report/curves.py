@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from matplotlib import figure
+from matplotlib import axes, figure
 
 from ddpo_fair.report import plots, run_reader
 from ddpo_fair.report.run_reader import Record
@@ -105,30 +105,8 @@ def _drawer(runs: Sequence[Record], field: Field) -> Callable:
     def draw(size: tuple[float, float]) -> figure.Figure:
         sheet, plot = plots.canvas(size)
         for index, run in enumerate(runs):
-            epochs, values = _values(run, field.name)
-            if field.log:
-                values = np.where(values > 0, values, np.nan)
-            if not np.isfinite(values).any():
-                continue
-            colour, dash, marker = looks[index]
-            few = np.isfinite(values).sum() <= FEW or field.name.startswith("eval")
-            kept = np.isfinite(values) if field.name.startswith("eval") else slice(None)
-            plot.plot(
-                epochs[kept],
-                values[kept],
-                color=colour,
-                linestyle=dash,
-                marker=marker if few else None,
-                label=plots.label(run.name),
-            )
-            if field.spread and index < plots.NUM_BANDS:
-                _, spread = run_reader.series(run, field.spread)
-                low, high = values - spread, values + spread
-                plot.fill_between(
-                    epochs, low, high, color=colour, alpha=plots.BAND, lw=0
-                )
-        limits = {_limit(run, field) for run in runs} - {None}
-        for limit in limits:
+            _draw_run(plot, run, field, looks[index], index < plots.NUM_BANDS)
+        for limit in {_limit(run, field) for run in runs} - {None}:
             plot.axhline(limit, **plots.DASHED)
         if field.log and any((_values(run, field.name)[1] > 0).any() for run in runs):
             plot.set_yscale("log")
@@ -141,6 +119,29 @@ def _drawer(runs: Sequence[Record], field: Field) -> Callable:
         return sheet
 
     return draw
+
+
+def _draw_run(
+    plot: axes.Axes, run: Record, field: Field, look: plots.Look, with_band: bool
+) -> None:
+    epochs, values = _values(run, field.name)
+    if field.log:
+        values = np.where(values > 0, values, np.nan)
+    finite = np.isfinite(values)
+    if not finite.any():
+        return
+    colour, dash, marker = look
+    evaluated = field.name.startswith("eval")  # not every epoch: points are joined
+    kept = finite if evaluated else slice(None)
+    few = evaluated or finite.sum() <= FEW
+    line = {"linestyle": dash, "marker": marker if few else None}
+    plot.plot(
+        epochs[kept], values[kept], color=colour, label=plots.label(run.name), **line
+    )
+    if field.spread and with_band:
+        _, spread = run_reader.series(run, field.spread)
+        low, high = values - spread, values + spread
+        plot.fill_between(epochs, low, high, color=colour, alpha=plots.BAND, lw=0)
 
 
 def _limit(run: Record, field: Field) -> float | None:

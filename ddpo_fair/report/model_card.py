@@ -11,14 +11,7 @@ from ddpo_fair.models import lora_files, sources
 from ddpo_fair.statistics import intervals
 from ddpo_fair.training import saved_run
 
-FIGURES = (
-    "eval_q",
-    "eval_q_low",
-    "eval_q_high",
-    "eval_num_female",
-    "eval_num_male",
-    "eval_none",
-)
+FIGURES = ("q", "q_low", "q_high", "num_female", "num_male", "none")
 LICENCES = {  # of the base model, by its owner on the hub
     "CompVis": "creativeml-openrail-m",
     "stable-diffusion-v1-5": "creativeml-openrail-m",
@@ -35,6 +28,27 @@ SETTINGS = (
     "sample.eta",
     "seed",
 )
+INTENDED_USE = """\
+## Intended use
+
+Research on bias in generated images, and drawing people for the prompts above
+without one gender being the rule. It says nothing about any real person or group, and
+must not be used to classify, rank or select people, or to present its images as
+photographs of someone."""
+LIMITS = """\
+## Limits
+
+- "Female" and "male" are a classifier's labels of how a generated face looks. They are
+  not a person's identity, and two labels do not describe everyone.
+- The classifier makes mistakes, more of them for some groups than for others, and it
+  gave the reward too. Check the model with another classifier, and by eye.
+- Measured for the prompts above with the sampler below. Other prompts, samplers,
+  guidance scales and languages, and other attributes such as age and skin colour, may
+  have changed in ways that were not measured.
+- Images in which the classifier recognised no class are left out of the share; the
+  table counts them.
+- The biases of the base model that are not named here are still there. There is no
+  safety checker: add one before you show images to others."""
 
 
 def result(run: saved_run.SavedRun, number: int) -> dict[str, Any]:
@@ -48,8 +62,8 @@ def result(run: saved_run.SavedRun, number: int) -> dict[str, Any]:
     def figures(line: dict[str, Any] | None) -> dict[str, Any] | None:
         if line is None:
             return None
-        short = {name.removeprefix("eval_"): line.get(name) for name in FIGURES}
-        return {"epoch": line["epoch"], **short}
+        measured = {name: line.get(f"eval_{name}") for name in FIGURES}
+        return {"epoch": line["epoch"], **measured}
 
     return {"before": figures(found.before), "after": figures(found.after)}
 
@@ -73,30 +87,13 @@ def write(run: saved_run.SavedRun, number: int, format: str) -> str:
 
 {listed}
 
-## Intended use
-
-Research on bias in generated images, and drawing people for the prompts above
-without one gender being the rule. It says nothing about any real person or group, and
-must not be used to classify, rank or select people, or to present its images as
-photographs of someone.
+{INTENDED_USE}
 
 ## Measured effect
 
 {_effect(run, number)}
 
-## Limits
-
-- "Female" and "male" are a classifier's labels of how a generated face looks. They are
-  not a person's identity, and two labels do not describe everyone.
-- The classifier makes mistakes, more of them for some groups than for others, and it
-  gave the reward too. Check the model with another classifier, and by eye.
-- Measured for the prompts above with the sampler below. Other prompts, samplers,
-  guidance scales and languages, and other attributes such as age and skin colour, may
-  have changed in ways that were not measured.
-- Images in which the classifier recognised no class are left out of the share; the
-  table counts them.
-- The biases of the base model that are not named here are still there. There is no
-  safety checker: add one before you show images to others.
+{LIMITS}
 
 ## How it was trained
 
@@ -189,24 +186,23 @@ def _effect(run: saved_run.SavedRun, number: int) -> str:
 def _row(name: str, line: dict[str, Any]) -> str:
     share = "no face recognised"
     if line["eval_q"] is not None:
-        low, high = line["eval_q_low"], line["eval_q_high"]
-        share = f"{line['eval_q']:.1%} [{low:.1%}, {high:.1%}]"
+        share = "{:.1%} [{:.1%}, {:.1%}]".format(*_q(line))
     counts = (line["eval_num_female"], line["eval_num_male"], line["eval_none"])
     return f"| {name} | {share} | {' | '.join(map(str, counts))} |"
 
 
 def _change(before: dict[str, Any], after: dict[str, Any]) -> str:
     """The difference of two shares with its interval."""
-    change, low, high = intervals.newcombe(
-        *(
-            intervals.Interval(line["eval_q"], line["eval_q_low"], line["eval_q_high"])
-            for line in (before, after)
-        )
-    )
+    change, low, high = intervals.newcombe(_q(before), _q(after))
     return (
         f"The share changed by {100 * change:+.1f} points"
         f" [{100 * low:+.1f}, {100 * high:+.1f}]."
     )
+
+
+def _q(line: dict[str, Any]) -> intervals.Interval:
+    """The share classified as female of an evaluation."""
+    return intervals.Interval(line["eval_q"], line["eval_q_low"], line["eval_q_high"])
 
 
 def _training(run: saved_run.SavedRun, number: int) -> str:

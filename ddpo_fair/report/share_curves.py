@@ -66,8 +66,7 @@ def mean_bias(runs: Sequence[Record]) -> plots.Chart | None:
                 )
                 if fresh and index == 0 and np.isfinite(table[:, 2]).all():
                     plot.plot(*table[:, ::2].T, **plots.DASHED)
-        plot.set_ylim(0, 1.02)
-        plot.set_ylabel("points")
+        plot.set(ylim=(0, 1.02), ylabel="points")
         plot.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f}")
         plots.finish(plot, legend=True)
         return sheet

@@ -40,10 +40,8 @@ def measure(
     calibration = {}
     if num_faces:
         bins = reliability(probabilities[faces], truth[faces])
-        calibration = {
-            "calibration_error": calibration_error(bins),
-            "reliability": bins,
-        }
+        calibration["calibration_error"] = calibration_error(bins)
+        calibration["reliability"] = bins
     return {
         "images": len(truth),
         "confidence": confidence,
