@@ -4,6 +4,7 @@ from collections.abc import Container, Mapping
 
 LONGEST_ECHO = 60  # characters of a value that a message repeats
 LONGEST = 8000  # characters of a message
+LONGEST_LINE = 300  # characters of another library's message
 
 
 class UserError(ValueError):
@@ -22,6 +23,12 @@ def paragraph(error: Exception) -> str:
     text = " ".join(str(error).split())
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, which may fill pages, or the error's kind."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:LONGEST_LINE].rstrip(".")
 
 
 def differences(

@@ -24,9 +24,8 @@ def events(folder):
 
 def test_curves_and_pictures(tmp_path):
     writer = tensorboard.open_writer(tmp_path / "board", 3)
-    writer.scalar("q", 0.25, 3)
-    writer.image("samples", np.zeros((4, 6, 3), np.uint8), 4)
-    writer.flush()
+    writer.add(3, {"q": 0.25})
+    writer.add(4, {"samples": np.zeros((4, 6, 3), np.uint8)})
     version, start, scalar, image = events(tmp_path / "board")
     writer.close()
     assert version.file_version == "brain.Event:2"
@@ -45,8 +44,7 @@ def test_a_full_disk_is_an_error_and_no_wait(tmp_path):
     try:
         with pytest.raises(OSError):
             for step in range(100):
-                writer.scalar("q", 0.5, step)
-                writer.flush()
+                writer.add(step, {"q": 0.5})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     writer.close()

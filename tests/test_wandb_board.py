@@ -149,7 +149,6 @@ class Broken:
 def test_a_failure_of_wandb_is_said_once_and_ends_nothing(capsys):
     board = weights_and_biases.Writer(Broken())
     for step in range(3):
-        board.scalar("q", 0.5, step)
-        board.flush()
+        board.add(step, {"q": 0.5})
     board.close()
     assert capsys.readouterr().err.count("no route") == 1

@@ -19,14 +19,8 @@ LINES = "metrics.jsonl"
 class MetricWriter(Protocol):
     """What a run log asks of TensorBoard and W&B; steps are epochs."""
 
-    def scalar(self, name: str, value: float, step: int) -> None:
-        """Adds a point to a curve."""
-
-    def image(self, name: str, image: np.ndarray, step: int) -> None:
-        """Adds an image, uint8 [H, W, 3]."""
-
-    def flush(self) -> None:
-        """Hands over what was added."""
+    def add(self, step: int, values: dict[str, float | np.ndarray]) -> None:
+        """Adds points to curves, and images uint8 [H, W, 3]; keeps none back."""
 
     def forget(self, first_step: int) -> None:
         """Leaves out what came from `first_step` on: it will come again."""
@@ -48,27 +42,22 @@ class RunLog:
             file.write(files.json_text(line))
             file.flush()
             os.fsync(file.fileno())
-        for name, value in line.items():
-            if isinstance(value, int | float) and math.isfinite(value):
-                for writer in self.writers:
-                    writer.scalar(name, value, line["epoch"])
+        numbers = {
+            name: value
+            for name, value in line.items()
+            if isinstance(value, int | float) and math.isfinite(value)
+        }
         for writer in self.writers:
-            writer.flush()
+            writer.add(line["epoch"], numbers)
 
     def grid(self, epoch: int, images: np.ndarray, caption: str) -> None:
-        """Saves samples/epoch_0000.png and the like.
-
-        Args:
-            epoch: its number.
-            images: float [N, H, W, 3] in [0, 1].
-            caption: one line.
-        """
+        """Saves samples/epoch_0000.png and the like; see `grids.grid`."""
         sheet = grids.grid(images, caption)
         target = self.folder / "samples" / f"epoch_{epoch:04d}.png"
         with files.replacing(target) as part:
             sheet.save(part, format="png")
         for writer in self.writers:
-            writer.image("samples", np.asarray(sheet), epoch)
+            writer.add(epoch, {"samples": np.asarray(sheet)})
 
     def forget(self, epoch: int) -> None:
         """Takes back the lines from `epoch` on, which the run will write again."""
@@ -79,17 +68,14 @@ class RunLog:
     def close(self) -> None:
         """Closes the writers."""
         for writer in self.writers:
-            with contextlib.suppress(OSError):  # `write` has flushed what there was
+            with contextlib.suppress(OSError):  # nothing is kept back
                 writer.close()
 
 
 def open_log(folder: Path, epoch: int, *further: MetricWriter) -> RunLog:
     """The log of a run that goes on with `epoch`; forgets what came after it.
 
-    Args:
-        folder: of the run.
-        epoch: the next one.
-        further: open writers beside TensorBoard's; `RunLog.close` closes them.
+    `further` are open writers beside TensorBoard's; `RunLog.close` closes them.
     """
     # tensorboardX imports torch where that is installed: seconds, and no reader of a
     # run needs them.

@@ -1,7 +1,7 @@
 """TensorBoard's file, written at once: a disk that is full is noticed here and now.
 
-tensorboardX's own writer has a thread; when the disk fills, the thread dies and the
-eleventh number after that waits for it for ever.
+tensorboardX's SummaryWriter has a thread; when the disk fills, the thread dies and the
+eleventh number after that waits for it for ever. So its file is written here.
 """
 
 import dataclasses
@@ -16,37 +16,35 @@ from tensorboardX.proto import event_pb2
 
 @dataclasses.dataclass(frozen=True)
 class Writer:
-    """An open file of events."""
+    """An open file of events; see `run_log.MetricWriter`."""
 
     file: event_file_writer.EventsWriter
 
-    def scalar(self, name: str, value: float, step: int) -> None:
-        """Adds a point to a curve."""
-        self._add(step, summary=summary.scalar(name, value))
-
-    def image(self, name: str, image: np.ndarray, step: int) -> None:
-        """Adds an image, uint8 [H, W, 3]."""
-        self._add(step, summary=summary.image(name, image, dataformats="HWC"))
-
-    def flush(self) -> None:
-        """Returns when everything is on the disk.
+    def add(self, step: int, values: dict[str, float | np.ndarray]) -> None:
+        """Adds numbers and images; returns when they are on the disk.
 
         Raises:
             OSError: if the disk is full, or the like.
         """
+        for name, value in values.items():
+            if isinstance(value, np.ndarray):
+                content = summary.image(name, value, dataformats="HWC")
+            else:
+                content = summary.scalar(name, value)
+            self._write(step, summary=content)
         self.file.flush()
 
     def forget(self, first_step: int) -> None:
         """Has TensorBoard leave out what came from `first_step` on."""
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._add(first_step, session_log=start)
-        self.flush()
+        self._write(first_step, session_log=start)
+        self.file.flush()
 
     def close(self) -> None:
-        """Lets the file go; what was not flushed may be lost."""
+        """Lets the file go."""
         self.file.close()
 
-    def _add(self, step: int, **content: Any) -> None:
+    def _write(self, step: int, **content: Any) -> None:
         event = event_pb2.Event(step=step, wall_time=time.time(), **content)
         self.file.write_event(event)
 

@@ -4,6 +4,9 @@ Only with `config.log.wandb` and the extra `wandb`. What the run's own folder ke
 it, runs/NAME/wandb/, holds no key, no command line, no source and no address of git's.
 W&B's own variables work: WANDB_MODE=offline keeps everything in that folder until
 `wandb sync runs/NAME/wandb/offline-run-*`, which may happen on another machine.
+
+`wandb.init(sync_tensorboard=True)` would be less code, but it listens to tensorboardX's
+SummaryWriter, which hangs on a full disk: see `tensorboard`.
 """
 
 import dataclasses
@@ -17,9 +20,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddpo_fair import config as configuration
+from ddpo_fair import errors
+from ddpo_fair.config_rules import INSTALL_WANDB
 from ddpo_fair.errors import UserError
 
-INSTALL = 'pip install "ddpo_fair[wandb]"; or leave log.wandb empty.'
 OFFLINE = ("offline", "dryrun", "disabled")  # values of WANDB_MODE
 INIT_SECONDS = 30  # W&B's own default is 90
 # What could tell more than the run's own files do stays out of them.
@@ -43,33 +47,20 @@ class Writer:
     """
 
     run: Any  # wandb.Run; None after a failure
-    waiting: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
-    def scalar(self, name: str, value: float, step: int) -> None:
-        """Adds a point to a curve."""
-        self.waiting.setdefault(step, {})[name] = value
-
-    def image(self, name: str, image: np.ndarray, step: int) -> None:
-        """Adds an image, uint8 [H, W, 3]."""
-        import wandb
-
-        self.waiting.setdefault(step, {})[name] = wandb.Image(image)
-
-    def flush(self) -> None:
-        """Hands over what was added, a step at a time: W&B takes them in order."""
-        waiting, self.waiting = self.waiting, {}
-        for step in sorted(waiting):
-            self._ask(lambda run, step=step: run.log(waiting[step], step=step))
+    def add(self, step: int, values: dict[str, float | np.ndarray]) -> None:
+        """Adds numbers and images to the step's."""
+        logged = {
+            name: _image(value) if isinstance(value, np.ndarray) else value
+            for name, value in values.items()
+        }
+        self._ask(lambda run: run.log(logged, step=step))
 
     def forget(self, first_step: int) -> None:
-        """Drops what waits; W&B keeps what it has, and takes no step a second time."""
-        self.waiting = {
-            step: logged for step, logged in self.waiting.items() if step < first_step
-        }
+        """Does nothing: W&B keeps what it has, and takes no step a second time."""
 
     def close(self) -> None:
         """Waits until W&B has everything, on its server or in the folder."""
-        self.flush()
         self._ask(lambda run: run.finish())
         self.run = None
 
@@ -88,6 +79,12 @@ class Writer:
             )
 
 
+def _image(pixels: np.ndarray) -> Any:
+    import wandb  # of an extra
+
+    return wandb.Image(pixels)
+
+
 def open_writer(folder: Path, config: ConfigDict) -> Writer:
     """The run in the project `config.log.wandb`; goes on with the folder's run there.
 
@@ -95,17 +92,18 @@ def open_writer(folder: Path, config: ConfigDict) -> Writer:
         UserError: if W&B is not installed, wants a key, or cannot be reached.
     """
     try:
-        import wandb
+        import wandb  # of an extra
     except ImportError as error:
         raise UserError(
             f"log.wandb={config.log.wandb!r} needs the package wandb ({error}):"
-            f" {INSTALL}"
+            f" {INSTALL_WANDB}"
         ) from error
     entity, _, project = config.log.wandb.rpartition("/")
     offline = os.environ.get("WANDB_MODE") in OFFLINE
-    wanted = {"init_timeout": INIT_SECONDS} if not _told_timeout() else {}
     known = wandb.Settings.model_fields
-    wanted |= {name: value for name, value in DISCREET.items() if name in known}
+    wanted = {name: value for name, value in DISCREET.items() if name in known}
+    if "WANDB_INIT_TIMEOUT" not in os.environ:
+        wanted["init_timeout"] = INIT_SECONDS
     try:
         run = wandb.init(
             project=project,
@@ -120,9 +118,9 @@ def open_writer(folder: Path, config: ConfigDict) -> Writer:
     except (wandb.errors.Error, OSError) as error:
         raise UserError(
             f"log.wandb={config.log.wandb!r}: Weights & Biases cannot be used"
-            f" ({_first_line(error)}). Log in with `wandb login` or WANDB_API_KEY; or"
-            " set WANDB_MODE=offline, which keeps everything in the run's folder for"
-            " `wandb sync`; or leave log.wandb empty. Nothing of the run is lost."
+            f" ({errors.first_line(error)}). Log in with `wandb login` or"
+            " WANDB_API_KEY; or set WANDB_MODE=offline, which keeps everything in the"
+            " run's folder for `wandb sync`; or leave log.wandb empty."
         ) from error
     return Writer(run)
 
@@ -146,11 +144,3 @@ def _run_id(folder: Path) -> str:
         return path.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error}).") from error
-
-
-def _told_timeout() -> bool:
-    return "WANDB_INIT_TIMEOUT" in os.environ
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
