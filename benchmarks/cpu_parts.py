@@ -54,18 +54,13 @@ def measure(flags: list[str]) -> dict[str, dict[str, float]]:
     )
     chosen = [x[0] for x in selected]
     advantages = parallel.split(jnp.ones(run.num_images))
+    data = policy_update.EpochData(
+        run.base, trajectory, advantages, run.uncond_embedding
+    )
 
     def update() -> Any:
         nonlocal state
-        state, _ = policy_update.update(
-            run.learner,
-            state,
-            run.base,
-            trajectory,
-            advantages,
-            *chosen,
-            run.uncond_embedding,
-        )
+        state, _ = policy_update.program(run.learner)(state, data, *chosen)
         return state
 
     square = parallel.split(jnp.ones((2 * config.distributed.cpu_devices, 2048, 2048)))

@@ -1,7 +1,6 @@
 """What the parts of gpu.py share: networks of real size with random weights, clocks."""
 
 import copy
-import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -81,13 +80,12 @@ def update(options: Any, setup: Any, trajectory: Any, turns: int) -> tuple:
     params = start(jax.random.key(2))
     state = learner.TrainState(params, jax.jit(optimizer.init)(params), jnp.int32(0))
     of = learner.Learner(setup.policy, train, turns, optimizer)
-    update = functools.partial(policy_update.update, of)
     images = jnp.arange(options.batch, dtype=jnp.int32)[None]
     chosen = np.linspace(0, setup.steps - 1, turns).astype(np.int32)
     steps = jnp.broadcast_to(jnp.asarray(chosen), (1, options.batch, turns))
     advantages = jax.random.normal(jax.random.key(3), (1, options.batch))
-    arguments = (setup.unet, trajectory, advantages, images, steps, setup.null)
-    return update, state, arguments
+    data = policy_update.EpochData(setup.unet, trajectory, advantages, setup.null)
+    return policy_update.program(of), state, (data, images, steps)
 
 
 def configs(options: Any) -> dict[str, Any]:

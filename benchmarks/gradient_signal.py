@@ -93,7 +93,8 @@ def make_gradient(run: assembly.Run):
     @jax.jit
     def gradient(params, trajectory, advantages, images, steps, uncond_embedding):
         def loss(params):
-            batch = jax.vmap(policy_update.pairs)(trajectory, advantages, images, steps)
+            data = policy_update.EpochData({}, trajectory, advantages, uncond_embedding)
+            batch = policy_update.pairs(data, images, steps)
             one = functools.partial(
                 policy_update.surrogate_loss, run.learner, params, uncond_embedding
             )

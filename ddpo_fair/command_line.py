@@ -247,8 +247,6 @@ def _load(path: str, variant: str | None) -> tuple[ConfigDict, dict[str, Any]]:
             f" choose one of {', '.join(found) or 'your own'}, with :embedded or :sd15"
             " behind it to choose the model."
         )
-    config = configuration.defaults()
-    known = configuration.flatten(config)
     try:
         spec = importlib.util.spec_from_file_location("experiment", file)
         module = importlib.util.module_from_spec(spec)
@@ -257,9 +255,7 @@ def _load(path: str, variant: str | None) -> tuple[ConfigDict, dict[str, Any]]:
         if not isinstance(found, ConfigDict):
             raise TypeError(f"get_config() returned {shown(found)}")
         given = configuration.flatten(found)
-        with config.ignore_type():
-            now = configuration.renamed(given).items()
-            config.update_from_flattened_dict({k: v for k, v in now if k in known})
+        config = configuration.of_settings(given)
     except (UserError, KeyboardInterrupt):
         raise
     except BaseException as error:

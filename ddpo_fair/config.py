@@ -12,14 +12,13 @@ from ddpo_fair.errors import UserError, shown
 
 EMBEDDED = "embedded"  # the small model that ships with the package
 VARIANTS = ("embedded", "sd15")
-# Names and values that settings had before, which are still read.
+# Names that settings had before, which are still read.
 RENAMED = {
     "confidence": "confidence_threshold",
     "train.lora.sites": "train.lora.target_modules",
     "train.on_collapse": "train.on_divergence",
     "train.max_roll_backs": "train.max_restores",
 }
-RENAMED_VALUES = {("train.on_divergence", "roll_back"): "restore"}
 
 
 def defaults() -> ConfigDict:
@@ -70,12 +69,30 @@ def flatten(config: ConfigDict) -> dict[str, object]:
 
 def renamed(flat: Mapping[str, object]) -> dict[str, object]:
     """Settings by their full names of today, see `RENAMED`; an old name wins."""
-    now = {name: value for name, value in flat.items() if name not in RENAMED}
-    now |= {RENAMED[name]: flat[name] for name in flat if name in RENAMED}
-    for (name, before), after in RENAMED_VALUES.items():
-        if now.get(name) == before:
-            now[name] = after
+    now = dict(flat)
+    for old, new in RENAMED.items():
+        if old in now:
+            now[new] = now.pop(old)
+    if now.get("train.on_divergence") == "roll_back":  # as it was called before
+        now["train.on_divergence"] = "restore"
     return now
+
+
+def of_settings(flat: Mapping[str, object]) -> ConfigDict:
+    """Settings by their full names as a config; those that are missing are default.
+
+    Lists become tuples, old names are read, and unknown ones left out.
+    """
+    config = defaults()
+    known = flatten(config)
+    given = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in renamed(flat).items()
+        if name in known
+    }
+    with config.ignore_type():
+        config.update_from_flattened_dict(given)
+    return config
 
 
 def _general(config: ConfigDict) -> None:

@@ -4,7 +4,7 @@ import importlib.util
 import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -229,12 +229,8 @@ def _wandb(project: str) -> Iterator[str]:
         )
 
 
-def _together(flat: dict[str, Any]) -> Iterator[str]:
-    """Rules between settings, each of which is right by itself."""
-
-    def said(name: str) -> str:
-        return f"{name}={shown(flat[name])}"
-
+def _divisions(flat: dict[str, Any], said: Callable[[str], str]) -> Iterator[str]:
+    """Rules on what must divide, images among updates and pairs among microbatches."""
     per_device = flat["sample.batch_per_device"] * flat["sample.batches"]
     updates, microbatch = flat["train.updates_per_epoch"], flat["train.microbatch"]
     steps = steps_per_update(flat)
@@ -257,6 +253,15 @@ def _together(flat: dict[str, Any]) -> Iterator[str]:
             f" pairs per device, which do not divide by {said('train.microbatch')}; try"
             f" train.microbatch={_divisor(pairs, microbatch)}."
         )
+
+
+def _together(flat: dict[str, Any]) -> Iterator[str]:
+    """Rules between settings, each of which is right by itself."""
+
+    def said(name: str) -> str:
+        return f"{name}={shown(flat[name])}"
+
+    yield from _divisions(flat, said)
     chosen_by_evaluation = (flat["reward.name"], flat["reward.target_class"])
     if chosen_by_evaluation == ("shift", "auto") and not flat["eval.images"]:
         yield (

@@ -3,13 +3,13 @@
 Arrays of images travel as [D, n, ...]: D devices (of all hosts), n images on each.
 """
 
+import contextlib
 import dataclasses
 import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -46,7 +46,7 @@ class Target:
 _target = jax.make_user_context(default_value=None)
 
 
-def made_for(target: Target) -> AbstractContextManager[None]:
+def made_for(target: Target) -> contextlib.AbstractContextManager[None]:
     """Makes, lowers and compiles programs for a target instead of what is at hand."""
     return _target(target)
 
@@ -125,57 +125,44 @@ def split(array: np.ndarray | jax.Array) -> jax.Array:
 
 
 def replicate(tree: Any) -> Any:
-    """`tree`, the same on every host, on every device."""
+    """`tree`, the same on every host, on every device.
+
+    Shapes stay shapes; so do arrays become where programs are made for a target.
+    """
     sharding = NamedSharding(mesh(), PartitionSpec())
-    return place(tree, jax.tree.map(lambda _: sharding, tree))
+    return jax.tree.map(lambda x: _placed(x, sharding), tree)
 
 
-def place(tree: Any, shardings: Any) -> Any:
-    """`tree`, the same on every host, on the devices as its leaves' shardings say."""
-    if jax.process_count() == 1:
-        return jax.device_put(tree, shardings)
-    # Here device_put would send all weights around, to see that they are the same.
-    return jax.tree.map(lambda x, s: _placed(np.asarray(x), s), tree, shardings)
+def divide(tree: Any) -> Any:
+    """`tree`, the same on every host, with a part of each array on each device.
 
-
-def divided_axis(shape: tuple[int, ...], num_devices: int) -> int | None:
-    """The first axis that can be divided among the devices; None without one."""
-    return next((i for i, size in enumerate(shape) if size % num_devices == 0), None)
-
-
-def divided(tree: Any) -> Any:
-    """Shardings of arrays of which each device has a part, where their shape allows."""
+    Arrays that cannot be divided, as no axis allows, are whole on every device.
+    """
 
     def sharding(x: Any) -> NamedSharding:
-        axis = divided_axis(x.shape, num_devices())
+        divisible = (i for i, size in enumerate(x.shape) if size % num_devices() == 0)
+        axis = next(divisible, None)
         spec = [] if axis is None else [None] * axis + [AXIS]
         return NamedSharding(mesh(), PartitionSpec(*spec))
 
-    return jax.tree.map(sharding, tree)
+    return jax.tree.map(lambda x: _placed(x, sharding(x)), tree)
 
 
-def _placed(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    return jax.make_array_from_callback(
-        array.shape, sharding, lambda index: array[index]
-    )
-
-
-def replicated_shapes(tree: Any) -> Any:
-    """Shapes and dtypes of `tree`, to be filled on every device."""
-    sharding = NamedSharding(mesh(), PartitionSpec())
-    return placed_shapes(tree, jax.tree.map(lambda _: sharding, tree))
+def _placed(x: Any, sharding: NamedSharding) -> Any:
+    if isinstance(x, jax.ShapeDtypeStruct) or _target.value is not None:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    if jax.process_count() == 1:
+        return jax.device_put(x, sharding)
+    # Here device_put would send all weights around, to see that they are the same.
+    array = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: array[index])
 
 
 def spread_shapes(tree: Any) -> Any:
     """Shapes and dtypes of `tree`, [D, n, ...], with a part on each device."""
     sharding = NamedSharding(mesh(), PartitionSpec(AXIS))
-    return placed_shapes(tree, jax.tree.map(lambda _: sharding, tree))
-
-
-def placed_shapes(tree: Any, shardings: Any) -> Any:
-    """Shapes and dtypes of `tree`, to be filled as its leaves' shardings say."""
     return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
     )
 
 
@@ -230,18 +217,16 @@ def initialize(settings: Any) -> None:
     # JAX's own answer to SIGTERM would replace ours, which saves and leaves.
     jax.config.update("jax_enable_preemption_service", False)
     processes, process = settings.num_processes, settings.process_id
-    take_back = last_words(f"ddpo_fair.train: {ALONE}")
     try:
-        jax.distributed.initialize(
-            coordinator_address=settings.coordinator_address or None,
-            num_processes=processes or None,
-            process_id=process if process >= 0 else None,
-            heartbeat_timeout_seconds=settings.timeout_seconds,
-        )
+        with last_words(f"ddpo_fair.train: {ALONE}"):
+            jax.distributed.initialize(
+                coordinator_address=settings.coordinator_address or None,
+                num_processes=processes or None,
+                process_id=process if process >= 0 else None,
+                heartbeat_timeout_seconds=settings.timeout_seconds,
+            )
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{ALONE} ({error})") from error
-    finally:
-        take_back()
 
 
 def leave(status: int) -> int:
@@ -256,22 +241,23 @@ def leave(status: int) -> int:
     return status
 
 
-def last_words(text: str) -> Callable[[], None]:
-    """A promise to print `text` if this process is ended, until what returns is called.
+@contextlib.contextmanager
+def last_words(text: str) -> Iterator[None]:
+    """Has `text` printed if this process is ended inside the `with`.
 
-    When a process is lost JAX ends the others at once. So a shell waits at the
-    other end of a pipe.
+    When a process is lost JAX ends the others in C++, where no code of Python runs. So
+    a shell waits at the other end of a pipe. JAX's preemption sync point would serve a
+    SIGTERM that is announced; `any_host` does that already.
     """
     shell = subprocess.Popen(
         ["sh", "-c", 'read word || echo "$0" >&2', text],
         stdin=subprocess.PIPE,
         start_new_session=True,  # a Ctrl-C is not for it
     )
-
-    def take_back() -> None:
+    try:
+        yield
+    finally:
         shell.communicate(b"\n")
-
-    return take_back
 
 
 def any_host(flag: bool) -> bool:

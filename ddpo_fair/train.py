@@ -38,7 +38,10 @@ def main(arguments: Sequence[str]) -> int:
         if values.plan is None:
             train(command.config, stop, opening=model_choice(command))
         else:
-            show_plan(command.config, values.plan or None)
+            # Seconds of imports, which neither --help nor bad input should wait for.
+            from ddpo_fair.training import plan
+
+            plan.write(command.config, values.plan or None, partial(print, flush=True))
     except command_line.Help as text:
         print(text)
     except UserError as error:
@@ -70,13 +73,6 @@ def check(config: ConfigDict, problems: list[str]) -> None:
     config_rules.validate(config, problems)
 
 
-def show_plan(config: ConfigDict, target: str | None) -> None:
-    """Prints what the run needs; see `plan.write`."""
-    from ddpo_fair.training import plan
-
-    plan.write(config, target, partial(print, flush=True))
-
-
 def model_choice(command: command_line.Command) -> str:
     """The first line: which model is trained, why, and how to choose."""
     if "model" in command.overrides:
@@ -98,10 +94,7 @@ def train(
 ) -> None:
     """Trains, or goes on training, the run of a config, and writes its report.
 
-    Args:
-        config: of `config.defaults()`, checked by `check`.
-        stop: may ask the run to leave.
-        opening: a line to begin with.
+    It begins with the line `opening`. The config was checked by `check`.
 
     Raises:
         Interrupted: when asked to stop.

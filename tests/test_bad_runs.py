@@ -149,7 +149,7 @@ def test_lines_that_no_run_has_written(run):
     (run / "metrics.jsonl").write_bytes("\n".join(lines).encode() + b"\xff\n[")
     saved = saved_run.read(run)
     assert [line["epoch"] for line in saved.lines] == [0, 1]
-    assert saved_run.result(saved, 2) == saved_run.BeforeAfter(None, None)
+    assert saved_run.result(saved, 2) == (None, None)
 
 
 def test_arrays_that_were_cut_short_are_none(tmp_path):

@@ -80,20 +80,18 @@ def arguments_of(of, model, texts, adapters, trajectory, advantages):
         jax.tree.map(np.array, adapters), of.optimizer.init(adapters), jnp.int32(0)
     )
     images, steps = learner.selection(rng.key(0), of, D, N)
-    return (
-        parallel.replicate(state),
+    data = policy_update.EpochData(
         parallel.replicate(model.params["unet"]),
         trajectory,
         parallel.split(advantages),
-        np.asarray(images[0]),
-        np.asarray(steps[0]),
         parallel.replicate(texts[0]),
     )
+    return parallel.replicate(state), data, np.asarray(images[0]), np.asarray(steps[0])
 
 
 def update(of, *given):
     """New adapters and metrics after one update of plain gradient descent."""
-    new, metrics = policy_update.update(of, *arguments_of(of, *given))
+    new, metrics = policy_update.program(of)(*arguments_of(of, *given))
     assert int(new.updates) == 1
     return jax.device_get((new.params, metrics))
 

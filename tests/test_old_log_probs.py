@@ -10,7 +10,7 @@ import tiny_model
 from ddpo_fair import config as configuration
 from ddpo_fair import parallel, rng, train
 from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
-from ddpo_fair.learning import learner, old_log_probs, policy_update
+from ddpo_fair.learning import learner, policy_update
 from ddpo_fair.loggers import run_log
 from ddpo_fair.training import run_folder
 
@@ -46,6 +46,12 @@ def sampled(folder, dtype):
     return of, params, trajectory, null
 
 
+def data_of(trajectory, null):
+    """Data of an epoch whose images have no advantage."""
+    zeros = parallel.split(np.zeros(D * N, np.float32))
+    return policy_update.EpochData({}, trajectory, zeros, null)
+
+
 def selected(of):
     """Images [D, N] and steps [D, N, T - 1] of the only update."""
     images, steps = learner.selection(rng.key(0), of, D, N)
@@ -56,8 +62,8 @@ def test_chosen_log_probs_come_again_and_others_stay(folder):
     of, params, trajectory, null = sampled(folder, jnp.float32)
     marked = trajectory.replace(log_probs=jnp.full_like(trajectory.log_probs, 7.0))
     images, steps = selected(of)
-    found = old_log_probs.recompute(of, params, {}, marked, images, steps, null)
-    found = np.asarray(found.log_probs)
+    log_probs = policy_update.log_prob_program(of)
+    found = np.asarray(log_probs(params, data_of(marked, null), images, steps))
     expected = np.full((D, N, T), 7.0, np.float32)
     for device in range(D):
         for image, own in zip(images[device], steps[device], strict=True):
@@ -71,17 +77,16 @@ def test_chosen_log_probs_come_again_and_others_stay(folder):
 def test_the_ratio_is_one_in_bfloat16(folder):
     of, params, trajectory, null = sampled(folder, jnp.bfloat16)
     images, steps = selected(of)
-    again = old_log_probs.recompute(of, params, {}, trajectory, images, steps, null)
-    zeros = parallel.split(np.zeros(D * N, np.float32))
+    log_probs = policy_update.log_prob_program(of)
+    again = log_probs(params, data_of(trajectory, null), images, steps)
     deviations = []
-    for one in (trajectory, again):
+    for one in (trajectory, trajectory.replace(log_probs=again)):
         state = learner.TrainState(params, optax.sgd(0.0).init(params), jnp.int32(0))
         copy = parallel.replicate(jax.tree.map(np.array, state))
         # JAX's own attention mixes dtypes in its gradient.
         with jax.numpy_dtype_promotion("standard"):
-            _, measured = policy_update.update(
-                of, copy, {}, one, zeros, images, steps, null
-            )
+            update = policy_update.program(of)
+            _, measured = update(copy, data_of(one, null), images, steps)
         deviations.append(float(measured["ratio_deviation"]))
     print(f"bfloat16: |ratio - 1| {deviations[0]:.1e}, recomputed {deviations[1]:.1e}")
     assert deviations[1] <= 1e-5

@@ -14,7 +14,7 @@ from ddpo_fair import parallel, rng, train
 from ddpo_fair.classifiers import classifier
 from ddpo_fair.diffusion import sampler
 from ddpo_fair.errors import UserError
-from ddpo_fair.learning import learner, old_log_probs, policy_update
+from ddpo_fair.learning import learner, policy_update
 from ddpo_fair.models import clip, convolution, published, unet, vae
 from ddpo_fair.training import assembly, plan, programs, targets
 from ddpo_fair.training import epoch as epochs
@@ -54,6 +54,7 @@ def lowered_by_the_run(config):
     chosen = learner.selection(rng.key(0), run.learner, parallel.num_devices(), n)
     chosen = [np.asarray(x[0]) for x in chosen]
     null, scorer = run.uncond_embedding, run.classifier_params
+    data = policy_update.EpochData(run.base, epoch, advantages, null)
     always = on_one_device(run.base, state, run.vae_params, scorer)
     merged = on_one_device(weights) if run.base else 0
     batch = on_one_device(first)
@@ -73,15 +74,13 @@ def lowered_by_the_run(config):
             always + merged - on_one_device(scorer) + 2 * batch,
         ),
         "recomputing": (
-            old_log_probs.program(run.learner).lower(
-                state.params, run.base, epoch, *chosen, null
+            policy_update.log_prob_program(run.learner).lower(
+                state.params, data, *chosen
             ),
             on_one_device(state.optimizer, run.vae_params, scorer, both),
         ),
         "updating": (
-            policy_update.program(run.learner).lower(
-                state, run.base, epoch, advantages, *chosen, null
-            ),
+            policy_update.program(run.learner).lower(state, data, *chosen),
             on_one_device(run.vae_params, scorer, both),
         ),
     }

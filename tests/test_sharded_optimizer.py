@@ -107,7 +107,7 @@ def test_a_checkpoint_serves_any_number_of_devices(
     monkeypatch.setattr(parallel, "num_devices", lambda: count)
     empty = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state)
     template = parallel.replicate(empty).replace(
-        optimizer=parallel.place(empty.optimizer, parallel.divided(empty.optimizer))
+        optimizer=parallel.divide(empty.optimizer)
     )
     found = checkpoints.restore(template).state
     checkpoints.close()
@@ -124,7 +124,8 @@ def test_the_first_axis_that_divides_is_divided():
         "none": jax.ShapeDtypeStruct((5, 4), jnp.float32),
         "scalar": jax.ShapeDtypeStruct((), jnp.int32),
     }
-    found = {name: tuple(one.spec) for name, one in parallel.divided(shapes).items()}
+    divided = parallel.divide(shapes)
+    found = {name: tuple(one.sharding.spec) for name, one in divided.items()}
     assert found == {
         "first": ("data",),
         "last": (None, None, None, "data"),

@@ -111,12 +111,7 @@ def sample(
 ) -> Trajectory:
     """Trajectories of n images on each of D devices; starts them and does not wait.
 
-    Args:
-        policy: compiled at its first use.
-        params: of the UNet, the same on every device.
-        keys: [D, n].
-        text: float32 [D, n, L, C].
-        uncond_embedding: float32 [L, C].
+    As `denoise`, but of keys [D, n] and text [D, n, L, C].
     """
     return sampling_program(policy)(params, keys, text, uncond_embedding)
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ddpo_fair.learning.rewards import groups
+
 EPSILON = 1e-8  # added to a standard deviation, as in ddpo-pytorch
 
 
@@ -43,7 +45,7 @@ def fixed(
     """
     rewards = np.asarray(rewards, np.float64)
     advantages = np.empty_like(rewards)
-    for _, group in _groups(prompts):
+    for group in groups(prompts).values():
         advantages[group] = rewards[group] - rewards[group].mean()
     return _clip(advantages / scale, adv_clip)
 
@@ -77,7 +79,7 @@ def per_prompt(
     rewards = np.asarray(rewards, np.float64)
     advantages = np.empty_like(rewards)
     updated = dict(history)
-    for prompt, group in _groups(prompts):
+    for prompt, group in groups(prompts).items():
         recent = [*history.get(prompt, []), *rewards[group].tolist()]
         window = recent[-max(buffer_size, group.size) :]
         reference = np.array(window) if len(window) >= min_count else rewards
@@ -92,12 +94,3 @@ def _whiten(rewards: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 def _clip(advantages: np.ndarray, adv_clip: float) -> np.ndarray:
     return np.clip(advantages, -adv_clip, adv_clip).astype(np.float32)
-
-
-def _groups(prompts: Sequence[str]) -> list[tuple[str, np.ndarray]]:
-    """Each distinct prompt with the indices of its images."""
-    distinct, inverse = np.unique(np.asarray(prompts), return_inverse=True)
-    return [
-        (str(prompt), np.flatnonzero(inverse == index))
-        for index, prompt in enumerate(distinct)
-    ]

@@ -48,20 +48,13 @@ class Learner:
         """Weight of the adapters' product; 0 where all weights are trained."""
         return self.train.lora.scale if self.train.lora.rank else 0.0
 
-    @property
-    def num_trained_steps(self) -> int:
-        """Denoising steps that may be drawn: all but the last ones left out."""
-        return self.policy.num_steps - self.train.skip_last_steps
-
 
 def make_optimizer(
     train: ConfigDict, total_updates: int
 ) -> optax.GradientTransformation:
     """AdamW with a clipped global norm, warm-up and an optional decay.
 
-    Args:
-        train: `config.train`.
-        total_updates: of the whole run, for the decay.
+    Of `config.train`; the decay is over all updates of the run.
     """
     warmup, floor = train.warmup_updates, train.final_learning_rate
 
@@ -83,13 +76,7 @@ def make_optimizer(
 
 
 def unet_params(learner: Learner, base: Any, params: Any) -> Any:
-    """The UNet's weights that sample: `params`, or `base` with the adapters in it.
-
-    Args:
-        learner: says which.
-        base: the UNet's weights under LoRA.
-        params: of the train state.
-    """
+    """The UNet's weights that sample: `params`, or `base` with the adapters in it."""
     if learner.lora_scale == 0.0:
         return params
     return _merge(base, params, learner.lora_scale)
@@ -136,11 +123,8 @@ def selection(
         [U, D, n/U, S], distinct steps of each image, drawn anew for every image.
     """
     keys = jax.random.split(key, 2)
-    U, N, T = (
-        learner.train.updates_per_epoch,
-        num_devices * n,
-        learner.num_trained_steps,
-    )
+    U, N = learner.train.updates_per_epoch, num_devices * n
+    T = learner.policy.num_steps - learner.train.skip_last_steps  # not the last ones
     turns = jnp.broadcast_to(jnp.arange(U)[None], (N // U, U))
     turns = jax.random.permutation(keys[0], turns, axis=1, independent=True)
     images = turns.reshape(num_devices, n // U, U) + jnp.arange(0, n, U)[None, :, None]

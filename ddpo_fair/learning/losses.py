@@ -4,7 +4,8 @@ Five ways to stop an update that has gone too far, after Wang, He & Tan, "Truly
 Proximal Policy Optimization" (2019) and their code. PPO and PPO-RB look at the
 likelihood ratio, the other three at the exact KL divergence.
 
-Each maps a `Step` and `config.train` to a `Surrogate`; `train.objective` is its name.
+Each maps a `Step` of N images and `config.train` to a `Surrogate`; its name is a value
+of `train.objective`.
 
 Units. The ratio comes from the *mean* log-probability over the `num_dims` latent
 dimensions, so its gradient is 1/num_dims of the true ratio's. KL arrives in nats,
@@ -54,12 +55,7 @@ class Surrogate(NamedTuple):
 
 
 def ppo(step: Step, train: ConfigDict) -> Surrogate:
-    """Loss whose gradient is 0 once the ratio leaves the interval the good way.
-
-    Args:
-        step: of N images.
-        train: `config.train`, of which `clip_range` counts.
-    """
+    """Loss whose gradient is 0 once the ratio leaves the interval the good way."""
     gain = step.ratio * step.advantage
     clipped_gain = _clipped_ratio(step, train) * step.advantage
     restrained = clipped_gain < gain
@@ -71,10 +67,6 @@ def ppo_rollback(step: Step, train: ConfigDict) -> Surrogate:
 
     The gain is continuous: -rollback * ratio + (1 + rollback) * (1 +- clip_range),
     times the advantage.
-
-    Args:
-        step: of N images.
-        train: `config.train`, of which `clip_range` and `rollback` count.
     """
     bound = _clipped_ratio(step, train)
     returning = bound - train.rollback * (step.ratio - bound)
@@ -85,12 +77,7 @@ def ppo_rollback(step: Step, train: ConfigDict) -> Surrogate:
 
 
 def tr_ppo(step: Step, train: ConfigDict) -> Surrogate:
-    """TR-PPO: the gradient is 0 where the step has left the trust region for gain.
-
-    Args:
-        step: of N images.
-        train: `config.train`, of which `trust_region` counts.
-    """
+    """TR-PPO: the gradient is 0 where the step has left the trust region for gain."""
     gain = step.ratio * step.advantage
     restrained = _outside_for_gain(step, train)
     gain = jnp.where(restrained, jax.lax.stop_gradient(gain), gain)
@@ -101,10 +88,6 @@ def tr_ppo_rollback(step: Step, train: ConfigDict) -> Surrogate:
     """TR-PPO-RB: outside the region the gradient is reversed, times `rollback`.
 
     The value stays ratio * advantage; only its gradient changes.
-
-    Args:
-        step: of N images.
-        train: `config.train`, of which `trust_region` and `rollback` count.
     """
     gain = step.ratio * step.advantage
     restrained = _outside_for_gain(step, train)
@@ -117,10 +100,6 @@ def truly_ppo(step: Step, train: ConfigDict) -> Surrogate:
     """Truly PPO: outside the region the KL itself is charged, `kl_penalty` times.
 
     The penalty is on KL / num_dims, the ratio's own unit.
-
-    Args:
-        step: of N images.
-        train: `config.train`, of which `trust_region` and `kl_penalty` count.
     """
     gain = step.ratio * step.advantage
     restrained = _outside_for_gain(step, train)

@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,29 +26,39 @@ from ddpo_fair.learning.learner import (
 )
 
 
-def pairs(
-    trajectory: sampler.Trajectory,
-    advantages: jax.Array,
-    images: jax.Array,
-    steps: jax.Array,
-) -> dict[str, jax.Array]:
-    """What the loss needs of a device's pairs of an image and a step, [b, ...].
+@flax.struct.dataclass
+class EpochData:
+    """What the updates of an epoch read and leave as it is."""
+
+    base: Any  # the UNet's weights under LoRA; {} where all weights are trained
+    trajectory: sampler.Trajectory  # [D, n, ...]
+    advantages: jax.Array  # float32 [D, n]
+    uncond_embedding: jax.Array  # float32 [L, C]
+
+
+def pairs(data: EpochData, images: jax.Array, steps: jax.Array) -> dict[str, jax.Array]:
+    """What the loss needs of pairs of an image and a step, [D, b, ...] each.
 
     Args:
-        trajectory: of the device's images, [n, ...].
-        advantages: float32 [n].
-        images: int32 [b].
-        steps: int32 [b].
+        data: of the epoch.
+        images: int32 [D, b], places on their own device.
+        steps: int32 [D, b].
     """
-    return {
-        "latents": trajectory.latents[images, steps],
-        "next_latents": trajectory.latents[images, steps + 1],
-        "log_prob": trajectory.log_probs[images, steps],
-        "keys": trajectory.keys[images],
-        "text": trajectory.text[images],
-        "advantage": advantages[images],
-        "step": steps,
-    }
+
+    def of_device(trajectory, advantages, images, steps):
+        return {
+            "latents": trajectory.latents[images, steps],
+            "next_latents": trajectory.latents[images, steps + 1],
+            "log_prob": trajectory.log_probs[images, steps],
+            "keys": trajectory.keys[images],
+            "text": trajectory.text[images],
+            "advantage": advantages[images],
+            "step": steps,
+        }
+
+    # Device by device: an index or a concatenation across the devices' axis would
+    # gather everything everywhere.
+    return jax.vmap(of_device)(data.trajectory, data.advantages, images, steps)
 
 
 def step_log_prob(
@@ -62,7 +73,7 @@ def step_log_prob(
         policy: whose step it is.
         params: of the UNet.
         uncond_embedding: float32 [L, C].
-        batch: of `pairs`.
+        batch: of `pairs`, one device's.
 
     Returns:
         float32 [b], nats per dimension; mean [b, h, w, C]; std [b, 1, 1, 1].
@@ -89,11 +100,7 @@ def surrogate_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Mean loss of a microbatch and its metrics (means, but `ratio_deviation`).
 
-    Args:
-        learner: names the objective.
-        params: of the UNet.
-        uncond_embedding: float32 [L, C].
-        batch: of `pairs`.
+    The learner names the objective; the rest is as for `step_log_prob`.
     """
     policy, shape = learner.policy, learner.policy.model.latent_shape
     log_prob, mean, std = step_log_prob(policy, params, uncond_embedding, batch)
@@ -117,50 +124,28 @@ def surrogate_loss(
     return surrogate.loss.mean(), metrics
 
 
-def update(
-    learner: Learner,
-    state: TrainState,
-    base: Any,
-    trajectory: sampler.Trajectory,
-    advantages: jax.Array,
-    images: jax.Array,
-    steps: jax.Array,
-    uncond_embedding: jax.Array,
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    """The state after one update, and its metrics; starts it and does not wait.
-
-    Where loss, gradient or new weights are not finite the state stays as it was, and
-    the metric `skipped_updates` is 1.
-
-    Args:
-        learner: compiled at its first use.
-        state: is donated: its arrays cannot be used afterwards.
-        base: the UNet's weights under LoRA; {} where all weights are trained.
-        trajectory: of the epoch, [D, n, ...].
-        advantages: float32 [D, n].
-        images: int32 [D, m], places on their own device.
-        steps: int32 [D, m, S], of each of these images.
-        uncond_embedding: float32 [L, C].
-    """
-    arguments = base, trajectory, advantages, images, steps, uncond_embedding
-    return program(learner)(state, *arguments)
-
-
 @functools.lru_cache(maxsize=PROGRAMS)
 def program(learner: Learner) -> Callable[..., tuple[TrainState, dict]]:
-    """The jitted `update` of a learner, of its other arguments."""
-    kept = (
-        {} if learner.sharding is None else {"out_shardings": (learner.sharding, None)}
-    )
+    """The jitted update of a learner; it is started, nobody waits for it.
+
+    Arguments:
+        state: before the update; it is used up.
+        data: of the epoch.
+        images: int32 [D, m], places on their own device.
+        steps: int32 [D, m, S], of each of these images.
+
+    Returns:
+        The state after it, and its metrics: means, but `ratio_deviation`, a maximum.
+    """
     return jax.jit(
         functools.partial(_update, learner),
         donate_argnums=0,
-        compiler_options=rounding(learner),
-        **kept,
+        compiler_options=_rounding(learner),
+        out_shardings=(learner.sharding, None),  # None: the compiler's choice
     )
 
 
-def rounding(learner: Learner) -> dict[str, bool]:
+def _rounding(learner: Learner) -> dict[str, bool]:
     """Compiler options of the learner's programs: whether all round alike.
 
     XLA may leave out a rounding to bfloat16 where it fuses, which is faster but
@@ -173,34 +158,28 @@ def rounding(learner: Learner) -> dict[str, bool]:
 def _update(
     learner: Learner,
     state: TrainState,
-    base: Any,
-    trajectory: sampler.Trajectory,
-    advantages: jax.Array,
+    data: EpochData,
     images: jax.Array,
     steps: jax.Array,
-    uncond_embedding: jax.Array,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     scale = learner.lora_scale
     weights, vjp = jax.vjp(
-        lambda params: trained_weights(base, params, scale), state.params
+        lambda params: trained_weights(data.base, params, scale), state.params
     )
 
-    def loss_of(weights: Any, turn: tuple) -> tuple[jax.Array, dict]:
-        params = in_place(base, weights, scale)
-        # Device by device: an index or a concatenation across the devices' axis
-        # would gather everything everywhere.
-        batch = jax.vmap(pairs)(trajectory, advantages, *turn)
-        loss = functools.partial(surrogate_loss, learner, params, uncond_embedding)
-        losses, metrics = jax.vmap(loss)(batch)
+    def loss_of(weights: Any, microbatch: tuple) -> tuple[jax.Array, dict]:
+        params = in_place(data.base, weights, scale)
+        loss = functools.partial(surrogate_loss, learner, params, data.uncond_embedding)
+        losses, metrics = jax.vmap(loss)(pairs(data, *microbatch))
         return losses.mean(), metrics
 
-    def accumulate(total: Any, turn: tuple) -> tuple[Any, dict]:
-        gradient, metrics = jax.grad(loss_of, has_aux=True)(weights, turn)
+    def accumulate(total: Any, microbatch: tuple) -> tuple[Any, dict]:
+        gradient, metrics = jax.grad(loss_of, has_aux=True)(weights, microbatch)
         return jax.tree.map(jnp.add, total, gradient), metrics
 
     zeros = jax.tree.map(jnp.zeros_like, weights)
-    turns = microbatches(images, steps, learner.train.microbatch)
-    total, metrics = jax.lax.scan(accumulate, zeros, turns)
+    chosen = microbatches(images, steps, learner.train.microbatch)
+    total, metrics = jax.lax.scan(accumulate, zeros, chosen)
     count = len(metrics["loss"])
     (gradient,) = vjp(jax.tree.map(lambda g: g / count, total))
     summary = {name: values.mean() for name, values in metrics.items()}
@@ -222,9 +201,48 @@ def _step(
     finite = jnp.isfinite(summary["loss"]) & jnp.isfinite(norm)
     finite &= jnp.isfinite(optax.tree.norm(params))
     summary |= {"grad_norm": norm, "skipped_updates": 1.0 - finite.astype(jnp.float32)}
-    return select_if_finite(finite, new, state), summary
+    # Decided on the devices, so that no host waits.
+    return jax.tree.map(lambda x, y: jnp.where(finite, x, y), new, state), summary
 
 
-def select_if_finite(finite: jax.Array, new: TrainState, old: TrainState) -> TrainState:
-    """`new` if `finite`, else `old`; decided on the devices, so that no host waits."""
-    return jax.tree.map(lambda x, y: jnp.where(finite, x, y), new, old)
+@functools.lru_cache(maxsize=PROGRAMS)
+def log_prob_program(learner: Learner) -> Callable[..., jax.Array]:
+    """The jitted program that computes old log-probs again, in the learner's way.
+
+    Sampler and learner are two programs; in bfloat16 they round differently, and PPO
+    would take that for a change of the policy.
+
+    Arguments:
+        params: of the train state, those that sampled.
+        data: of the epoch.
+        images: int32 [D, m], as for the update.
+        steps: int32 [D, m, S].
+
+    Returns:
+        float32 [D, n, T], the trajectory's log-probs; those of other images and steps
+        stay as they are.
+    """
+    options = _rounding(learner)
+    return jax.jit(functools.partial(_log_probs, learner), compiler_options=options)
+
+
+def _log_probs(
+    learner: Learner, params: Any, data: EpochData, images: jax.Array, steps: jax.Array
+) -> jax.Array:
+    weights = trained_weights(data.base, params, learner.lora_scale)
+    log_prob = functools.partial(
+        step_log_prob,
+        learner.policy,
+        in_place(data.base, weights, learner.lora_scale),
+        data.uncond_embedding,
+    )
+
+    def compute(nothing: None, microbatch: tuple) -> tuple[None, jax.Array]:
+        return nothing, jax.vmap(log_prob)(pairs(data, *microbatch))[0]
+
+    chosen = microbatches(images, steps, learner.train.microbatch)
+    _, values = jax.lax.scan(compute, None, chosen)
+    flat = [x.swapaxes(0, 1).reshape(len(images), -1) for x in (*chosen, values)]
+    return jax.vmap(lambda old, image, step, new: old.at[image, step].set(new))(
+        data.trajectory.log_probs, *flat
+    )

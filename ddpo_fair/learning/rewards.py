@@ -5,7 +5,7 @@ the whole batch at once, because a share taken per device batch is mostly noise.
 is all the images of one prompt; no group influences another.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -35,7 +35,7 @@ def underrepresented(
     """
     labels, target = _check(labels, prompts, target)
     lacking = np.empty(labels.shape, np.int64)
-    for group in _groups(prompts):
+    for group in groups(prompts).values():
         lacking[group] = np.argmax(target - _frequency(labels[group], target.size))
     return lacking
 
@@ -63,7 +63,7 @@ def balance(
     """
     labels, target = _check(labels, prompts, target)
     rewards = np.zeros(labels.shape, np.float32)
-    for group in _groups(prompts):
+    for group in groups(prompts).values():
         own = labels[group]
         if np.all(own == NONE):
             continue
@@ -101,7 +101,7 @@ def balance_loo(
     memberships, recognised = _check_memberships(memberships, prompts)
     target = check_target(target, memberships.shape[1])
     rewards = np.zeros(len(memberships), np.float32)
-    for group in _groups(prompts):
+    for group in groups(prompts).values():
         own, seen = memberships[group], recognised[group]
         others = seen.sum() - seen
         means = (own.sum(axis=0) - own) / np.maximum(others, 1)[:, None]
@@ -159,11 +159,10 @@ def _check_memberships(memberships, prompts) -> tuple[np.ndarray, np.ndarray]:
     return memberships, sums > 0.5
 
 
-def _groups(prompts: Sequence[str]) -> Iterator[np.ndarray]:
-    """Indices of each prompt's images."""
+def groups(prompts: Sequence[str]) -> dict[str, np.ndarray]:
+    """Indices of each prompt's images, int64 [n]."""
     distinct, inverse = np.unique(np.asarray(prompts), return_inverse=True)
-    for index in range(len(distinct)):
-        yield np.flatnonzero(inverse == index)
+    return {str(x): np.flatnonzero(inverse == i) for i, x in enumerate(distinct)}
 
 
 def _frequency(labels: np.ndarray, num_classes: int) -> np.ndarray:

@@ -27,8 +27,9 @@ class Progress:
             print(text)
         sys.stdout.flush()
 
-    def start(self, total: int, done: int) -> None:
-        """Shows the bar, of `total` units of work (batches and updates)."""
+    def start(self, total: int, done: int = 0) -> None:
+        """Shows a new bar, of `total` units of work (batches and updates)."""
+        self.close()
         if self._enabled and sys.stderr.isatty():
             self._bar = tqdm.tqdm(
                 total=total,
@@ -86,14 +87,9 @@ class Clock:
         return self._last - before
 
     def seconds_left(self, seconds: float, num_epochs: int) -> float | None:
-        """What the epochs that are left may take, an average, for some evaluate.
+        """What the epochs that are left may take; None after the first, which compiles.
 
-        Args:
-            seconds: that the newest epoch took.
-            num_epochs: that are left.
-
-        Returns:
-            None after the first epoch, which compiles.
+        An average, for some evaluate; `seconds` is what the newest took.
         """
         self._epochs.append(seconds)
         known = self._epochs[1:]
@@ -111,19 +107,17 @@ def caption(epoch: int, prompts: Sequence[str], measured: dict[str, Any]) -> str
 
 
 def line_text(line: dict[str, Any], num_epochs: int, seconds: float | None) -> str:
-    """What a person reads of an epoch.
+    """What a person reads of a line of metrics.jsonl.
 
-    Args:
-        line: of metrics.jsonl.
-        num_epochs: of the whole run.
-        seconds: that the rest will take; None while it is unknown.
+    The rest of the run will take `seconds`; None while it is unknown.
     """
+    kl = line["kl_last"]  # of the last update, to the policy that sampled
     parts = [
         f"epoch {line['epoch']:3d} of {num_epochs}",
         share_text(line),
         f"none {line['num_none']}",
         f"reward {line['reward_mean']:+.3f}",
-        kl_text(line["kl_last"]),
+        f"kl {kl:.2g} nats" if math.isfinite(kl) else "kl undefined",
         f"clipped {line['clip_fraction']:.0%}",
     ]
     if line["advantage_max"] == 0:
@@ -132,17 +126,12 @@ def line_text(line: dict[str, Any], num_epochs: int, seconds: float | None) -> s
         parts.append(f"updates skipped {line['skipped_updates']}")
     if line["num_not_finite"]:
         parts.append(f"broken images {line['num_not_finite']}")
-    if "eval_q" in line and line["epoch"] > 0:
-        parts.append(evaluation_text(line))
+    if line["epoch"] > 0 and (text := evaluation_text(line)):
+        parts.append(text)
     parts.append(f"{line['epoch_seconds']:.1f} s")
     if seconds:
         parts.append(f"about {duration_text(seconds)} left")
     return "  ".join(parts)
-
-
-def kl_text(kl: float) -> str:
-    """KL of an epoch's last update to the policy that sampled, if one was taken."""
-    return f"kl {kl:.2g} nats" if math.isfinite(kl) else "kl undefined"
 
 
 def duration_text(seconds: float) -> str:
@@ -154,8 +143,8 @@ def duration_text(seconds: float) -> str:
 
 
 def evaluation_text(line: dict[str, Any]) -> str:
-    """What a person reads of an evaluation."""
-    return f"evaluation {share_text(line, 'eval_')}"
+    """What a person reads of an evaluation; empty where there is none."""
+    return f"evaluation {share_text(line, 'eval_')}" if "eval_q" in line else ""
 
 
 def share_text(line: dict[str, Any], prefix: str = "") -> str:

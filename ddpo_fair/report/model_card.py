@@ -57,7 +57,7 @@ def result(run: saved_run.SavedRun, number: int) -> dict[str, Any]:
     Each has q (share classified as female among recognised faces), its 95 % interval
     and the counts, or is None if it was not evaluated.
     """
-    found = saved_run.result(run, number)
+    before, after = saved_run.result(run, number)
 
     def figures(line: dict[str, Any] | None) -> dict[str, Any] | None:
         if line is None:
@@ -65,7 +65,7 @@ def result(run: saved_run.SavedRun, number: int) -> dict[str, Any]:
         measured = {name: line.get(f"eval_{name}") for name in FIGURES}
         return {"epoch": line["epoch"], **measured}
 
-    return {"before": figures(found.before), "after": figures(found.after)}
+    return {"before": figures(before), "after": figures(after)}
 
 
 def write(run: saved_run.SavedRun, number: int, format: str) -> str:
@@ -149,8 +149,8 @@ def _goal(config: ConfigDict) -> str:
 
 
 def _effect(run: saved_run.SavedRun, number: int) -> str:
-    found, config = saved_run.result(run, number), run.config
-    if found.after is None:
+    (before, after), config = saved_run.result(run, number), run.config
+    if after is None:
         return (
             "Not measured: the run was not evaluated up to this checkpoint. Do not"
             " assume any effect."
@@ -160,12 +160,12 @@ def _effect(run: saved_run.SavedRun, number: int) -> str:
         "|---|---|---|---|---|",
     ]
     for name, line in (
-        ("before training", found.before),
-        (f"after epoch {found.after['epoch']}", found.after),
+        ("before training", before),
+        (f"after epoch {after['epoch']}", after),
     ):
         if line is not None:
             rows.append(_row(name, line))
-    for prompt, line in (found.after.get("prompts") or {}).items():
+    for prompt, line in (after.get("prompts") or {}).items():
         if "eval_q" in line:
             rows.append(_row(f"after, {_plain(prompt)}", line))
     notes = [
@@ -173,11 +173,11 @@ def _effect(run: saved_run.SavedRun, number: int) -> str:
         f" {config.confidence_threshold:g} by the classifier `{config.classifier}`;"
         " brackets are 95 % Wilson intervals."
     ]
-    if found.before is not None:
-        notes.append(_change(found.before, found.after))
-    if found.after["epoch"] != number - 1:
+    if before is not None:
+        notes.append(_change(before, after))
+    if after["epoch"] != number - 1:
         notes.append(
-            f"The checkpoint has {number - 1 - found.after['epoch']} more epochs of"
+            f"The checkpoint has {number - 1 - after['epoch']} more epochs of"
             " training than the evaluation saw."
         )
     return "\n".join([*rows, "", *notes])

@@ -1,6 +1,7 @@
 """What a run is made of: loaded, and placed on the devices."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -68,77 +69,12 @@ def build(config: ConfigDict) -> tuple[Run, TrainState]:
         UserError: for weights that are missing, do not fit, or cannot be trained.
     """
     dtype = jnp.dtype(config.dtype)
-    model_folder = sources.model_folder(config.model, config.variant)
+    folder = sources.model_folder(config.model, config.variant)
     loaded = classifier.load(sources.classifier_folder(config.classifier), dtype)
-    model = stable_diffusion.load(
-        model_folder, dtype, remat_of(config), config.variant or None
-    )
-    policy = make_policy(config, dataclasses.replace(model, params={}))
-    optimizer = make_optimizer(config)
-    state, base = _initial_state(config, model, optimizer)
-    explicit = config_rules.explicit_prompts(config)
-    texts = ["", *config.prompts, *(prompt.text for prompt in explicit)]
-    text = stable_diffusion.encode_prompts(model, texts)
-    run = Run(
-        config=config,
-        policy=policy,
-        learner=make_learner(config, policy, optimizer, state),
-        classifier=dataclasses.replace(loaded, params=None),
-        base=base,
-        vae_params=parallel.replicate(model.params["vae"]),
-        classifier_params=parallel.replicate(loaded.params),
-        explicit=explicit,
-        text=text[1:],
-        uncond_embedding=parallel.replicate(text[0]),
-    )
-    return run, state
-
-
-def make_policy(config: ConfigDict, model: stable_diffusion.Model) -> sampler.Policy:
-    """The policy of a config.
-
-    Args:
-        config: all settings.
-        model: without its weights, which compiled programs would keep alive.
-
-    Raises:
-        UserError: for a schedule that the model does not have, or without noise.
-    """
-    schedule = ddim.schedule(
-        model.scheduler, config.sample.num_steps, config.sample.eta
-    )
-    ddim.check_policy(schedule)
-    return sampler.Policy(model, schedule, config.sample.guidance_scale)
-
-
-def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """The optimizer of a config, whose rate falls over all its updates."""
-    train = config.train
-    updates = config.epochs * train.inner_epochs * train.updates_per_epoch
-    return learner.make_optimizer(train, updates)
-
-
-def make_learner(
-    config: ConfigDict,
-    policy: sampler.Policy,
-    optimizer: optax.GradientTransformation,
-    state: TrainState,
-) -> Learner:
-    """The learner of a config.
-
-    Args:
-        config: all settings.
-        policy: of `make_policy`.
-        optimizer: of `make_optimizer`.
-        state: placed; where the optimizer is sharded it stays as it is placed.
-    """
-    sharding = None
-    if config.train.shard_optimizer:
-        sharding = jax.tree.map(lambda x: x.sharding, state)
-    if not config.train.guidance:
-        policy = dataclasses.replace(policy, guidance_scale=1.0)
-    steps = config_rules.steps_per_update(configuration.flatten(config))
-    return Learner(policy, config.train, steps, optimizer, sharding)
+    remat, variant = remat_of(config), config.variant or None
+    model = stable_diffusion.load(folder, dtype, remat, variant)
+    text = stable_diffusion.encode_prompts(model, ["", *texts(config)])
+    return assemble(config, model, loaded, text)
 
 
 def remat_of(config: ConfigDict) -> bool | str:
@@ -146,45 +82,99 @@ def remat_of(config: ConfigDict) -> bool | str:
     return {"none": False, "full": True}.get(config.train.remat, config.train.remat)
 
 
-def _initial_state(
+def texts(config: ConfigDict) -> list[str]:
+    """All prompts of a run: the config's, then their explicit forms."""
+    explicit = config_rules.explicit_prompts(config)
+    return [*config.prompts, *(prompt.text for prompt in explicit)]
+
+
+def assemble(
     config: ConfigDict,
     model: stable_diffusion.Model,
-    optimizer: optax.GradientTransformation,
-) -> tuple[TrainState, Any]:
-    """The state before training, and the weights under LoRA ({} without)."""
-    if config.train.lora.rank:
-        base = parallel.replicate(model.params["unet"])
-        shapes = jax.eval_shape(lambda: base)
-        start = jax.jit(lambda key: adapters(key, config, shapes))
-        params = start(rng.key(config.seed, "lora"))
-    else:
-        base = {}
-        # A copy, for the state is donated and must not share the loaded arrays.
-        params = jax.tree.map(np.array, model.params["unet"])
-    moments = optimizer.init(params)
+    loaded: Classifier,
+    text: np.ndarray,
+) -> tuple[Run, TrainState]:
+    """The run of a model and a classifier, and its state before any training.
+
+    Args:
+        config: all settings.
+        model: where its weights are shapes, so are the run's and the state's.
+        loaded: the classifier, likewise.
+        text: float32 [1 + P + E, L, C], embeddings of "" and of all `texts`.
+
+    Raises:
+        UserError: for a schedule that the model does not have, or without noise.
+    """
+    policy = _policy(config, model)
+    state = initial_state(config, model.params["unet"])
+    base = model.params["unet"] if config.train.lora.rank else {}
+    run = Run(
+        config=config,
+        policy=policy,
+        learner=_learner(config, policy, state),
+        classifier=dataclasses.replace(loaded, params=None),
+        base=parallel.replicate(base),
+        vae_params=parallel.replicate(model.params["vae"]),
+        classifier_params=parallel.replicate(loaded.params),
+        explicit=config_rules.explicit_prompts(config),
+        text=text[1:],
+        uncond_embedding=parallel.replicate(text[0]),
+    )
+    return run, state
+
+
+def _policy(config: ConfigDict, model: stable_diffusion.Model) -> sampler.Policy:
+    """The policy that samples, without the weights: programs would keep them alive."""
+    sample = config.sample
+    schedule = ddim.schedule(model.scheduler, sample.num_steps, sample.eta)
+    ddim.check_policy(schedule)
+    alone = dataclasses.replace(model, params={})
+    return sampler.Policy(alone, schedule, sample.guidance_scale)
+
+
+def _learner(config: ConfigDict, policy: sampler.Policy, state: TrainState) -> Learner:
+    """The learner; where the optimizer is sharded, the state stays as it is placed."""
+    sharding = None
     if config.train.shard_optimizer:
-        moments = parallel.place(moments, parallel.divided(moments))
+        sharding = jax.tree.map(lambda x: x.sharding, state)
+    if not config.train.guidance:
+        policy = dataclasses.replace(policy, guidance_scale=1.0)
+    steps = config_rules.steps_per_update(configuration.flatten(config))
+    return Learner(policy, config.train, steps, _optimizer(config), sharding)
+
+
+def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """The optimizer of a config, whose rate falls over all its updates."""
+    train = config.train
+    updates = config.epochs * train.inner_epochs * train.updates_per_epoch
+    return learner.make_optimizer(train, updates)
+
+
+def initial_state(config: ConfigDict, unet: Any) -> TrainState:
+    """The state before training, placed; shapes where the UNet's weights are shapes."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), unet)
+    only_shapes = isinstance(jax.tree.leaves(unet)[0], jax.ShapeDtypeStruct)
+    make = jax.eval_shape if only_shapes else _computed
+    if config.train.lora.rank:
+        key = rng.key(config.seed, "lora")
+        params = make(lambda key: _adapters(key, config, shapes), key)
     else:
-        moments = parallel.replicate(moments)
-    params, count = parallel.replicate((params, jnp.int32(0)))
-    return TrainState(params, moments, count), base
+        # A copy, for the state is donated and must not share the loaded arrays.
+        params = shapes if only_shapes else jax.tree.map(np.array, unet)
+    moments = make(_optimizer(config).init, params)
+    shard = config.train.shard_optimizer
+    moments = (parallel.divide if shard else parallel.replicate)(moments)
+    params, count = parallel.replicate((params, make(lambda: jnp.int32(0))))
+    return TrainState(params, moments, count)
 
 
-def adapters(key: jax.Array, config: ConfigDict, unet_shapes: Any) -> lora.Adapters:
+def _computed(function: Callable, *arguments: Any) -> Any:
+    return jax.jit(function)(*arguments)
+
+
+def _adapters(key: jax.Array, config: ConfigDict, unet_shapes: Any) -> lora.Adapters:
     """New adapters where `config.train.lora` wants them."""
     settings = config.train.lora
-    modules = settings.target_modules
-    everywhere = modules == ALL_MODULES
-    return lora.init(
-        key, unet_shapes, settings.rank, lora.EVERYWHERE if everywhere else modules
-    )
-
-
-def state_shapes(config: ConfigDict, unet_shapes: Any) -> TrainState:
-    """Shapes of the state that a run of `config` trains; computes nothing."""
-    params = unet_shapes
-    if config.train.lora.rank:
-        key = jax.random.key(0)
-        params = jax.eval_shape(lambda: adapters(key, config, unet_shapes))
-    moments = jax.eval_shape(make_optimizer(config).init, params)
-    return TrainState(params, moments, jax.ShapeDtypeStruct((), jnp.int32))
+    everywhere = settings.target_modules == ALL_MODULES
+    modules = lora.EVERYWHERE if everywhere else settings.target_modules
+    return lora.init(key, unet_shapes, settings.rank, modules)

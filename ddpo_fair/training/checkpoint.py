@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from ddpo_fair import parallel
+from ddpo_fair import errors, parallel
 from ddpo_fair.errors import UserError
 
 STATE, METADATA = "state", "rest"  # names of the items in a checkpoint
@@ -96,26 +96,13 @@ class Checkpoints:
         Raises:
             UserError: if there are checkpoints and none is intact.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        target = shapes(template)
         damaged: dict[int, str] = {}
-        for step in steps:
-            found = _read(self._manager, step, target)
-            if isinstance(found, str):
-                damaged[step] = found
-                continue
-            if damaged and parallel.is_main():
-                for other in damaged:
-                    place = self.folder / str(other)
-                    place.rename(self.folder / f"{DAMAGED}{other}")
-            parallel.any_host(bool(damaged))  # no host goes on before it is done
-            self._manager.reload()
-            complaints = tuple(
-                f"Checkpoint {self.folder / str(other)} is damaged ({reason}); it was"
-                f" renamed to {DAMAGED}{other}, and checkpoint {step} is used."
-                for other, reason in damaged.items()
-            )
-            return Restored(step, found[0], found[1], complaints)
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            found = _read(self._manager, step, shapes(template))
+            if not isinstance(found, str):
+                complaints = self._set_aside(damaged, step)
+                return Restored(step, *found, complaints)
+            damaged[step] = found
         if damaged:
             reasons = "; ".join(f"{step}: {text}" for step, text in damaged.items())
             raise UserError(
@@ -124,15 +111,24 @@ class Checkpoints:
             )
         return None
 
+    def _set_aside(self, damaged: dict[int, str], used: int) -> tuple[str, ...]:
+        """Renames damaged checkpoints; a complaint about each."""
+        for step in damaged if parallel.is_main() else ():
+            (self.folder / str(step)).rename(self.folder / f"{DAMAGED}{step}")
+        parallel.any_host(bool(damaged))  # no host goes on before it is done
+        self._manager.reload()
+        return tuple(
+            f"Checkpoint {self.folder / str(step)} is damaged ({reason}); it was"
+            f" renamed to {DAMAGED}{step}, and checkpoint {used} is used."
+            for step, reason in damaged.items()
+        )
+
     def go_back(self, template: Any, every_epochs: int) -> Restored:
         """Restores the newest regular checkpoint, and deletes those that came later.
 
-        Regular is what a run writes that nothing interrupts. So an interrupted one goes
-        back to the same place, unless `keep` has dropped that meanwhile.
-
-        Args:
-            template: as for `restore`.
-            every_epochs: between regular checkpoints.
+        Regular is what a run writes that nothing interrupts, every `every_epochs`. So
+        an interrupted one goes back to the same place, unless `keep` has dropped that
+        meanwhile. The template is as for `restore`.
 
         Raises:
             UserError: if there is none, or none is intact.
@@ -160,16 +156,13 @@ class Checkpoints:
         except jax.errors.JaxRuntimeError:  # of a device, or a process that was lost
             raise
         except Exception as error:  # of tensorstore, Orbax or the system
-            raise self._failed(error) from error
-
-    def _failed(self, error: Exception) -> UserError:
-        sound = finished(self.folder)
-        where = "the beginning" if sound is None else f"checkpoint {sound}"
-        return UserError(
-            f"A checkpoint in {self.folder} could not be written ({_reason(error)})."
-            " Free some space or repair the folder, then run the same command again: it"
-            f" continues from {where}."
-        )
+            # tensorstore wraps the system's words in hundreds of others.
+            code = re.search(r"os_error_code='(\d+)'", str(error))
+            reason = os.strerror(int(code[1])) if code else errors.first_line(error)
+            raise UserError(
+                f"A checkpoint in {self.folder} could not be written ({reason}). Free"
+                f" some space or repair the folder. {way_on(self.folder)}"
+            ) from error
 
 
 def _hush() -> None:
@@ -177,32 +170,32 @@ def _hush() -> None:
     logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
-def _reason(error: Exception) -> str:
-    """The system's own words, where tensorstore wraps them in hundreds of others."""
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    if code:
-        return os.strerror(int(code[1]))
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-
-
 def shapes(state: Any) -> Any:
     """Shapes, dtypes and sharding of a state: a template to restore it by."""
     return jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
 
 
+def numbers(folder: Path) -> list[int]:
+    """Epochs done at each checkpoint that is complete, in order."""
+    names = (path.name for path in folder.glob("*"))
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
 def finished(folder: Path) -> int | None:
     """Epochs done at the newest checkpoint that is complete; None without one."""
-    numbers = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
-    return max(numbers, default=None)
+    return max(numbers(folder), default=None)
+
+
+def way_on(folder: Path) -> str:
+    """Where the same command will continue, with the checkpoints of a folder."""
+    newest = finished(folder)
+    if newest is None:
+        return f"{folder} holds no checkpoint yet; the same command begins again."
+    return f"{folder / str(newest)} is intact; the same command continues from it."
 
 
 def read_one(folder: Path, epochs_done: int, template: Any) -> Any:
     """The state of one checkpoint, only looked at: nothing in the folder changes.
-
-    Args:
-        folder: of the checkpoints.
-        epochs_done: its number.
-        template: shapes, dtypes and sharding of the state.
 
     Raises:
         UserError: if it is damaged.
@@ -235,8 +228,7 @@ def _read(
         if int(checksum(state)) != metadata["checksum"]:
             return "its numbers do not give its checksum"
     except Exception as error:  # a cut file raises whatever its reader pleases
-        text = (str(error).strip().splitlines() or [""])[0]
-        return f"{type(error).__name__}: {text[:200]}"
+        return f"{type(error).__name__}: {errors.first_line(error)}"
     return state, metadata
 
 

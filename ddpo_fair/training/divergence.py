@@ -29,30 +29,29 @@ def check(
         skipped: whether each of the epoch's updates was.
         before: in a row, up to the epoch before.
         config: all settings.
-        newest: number of the newest checkpoint.
+        newest: checkpoint; None without one.
 
     Raises:
         Diverged: where the policy moved too far.
         UserError: where training should not go on; names the checkpoint.
     """
+    train, epoch = config.train, line["epoch"]
     saved = "none was saved" if newest is None else f"checkpoint {newest} is intact"
     for one in skipped:
         before = before + 1 if one else 0
-        if before > config.train.max_skipped_updates:
-            raise UserError(_not_finite(line, before, config, saved))
-    if 0 < config.train.max_kl < line["kl_last"]:
+        if before > train.max_skipped_updates:
+            raise UserError(f"{_not_finite(line, before - 1, config)}; {saved}.")
+    if 0 < train.max_kl < line["kl_last"]:
         raise Diverged(
-            f"Epoch {line['epoch']} moved the policy by {line['kl_last']:.3g} nats per"
-            f" step, above train.max_kl={config.train.max_kl:g}: it has diverged;"
-            f" {saved}."
+            f"Epoch {epoch} moved the policy by {line['kl_last']:.3g} nats per step,"
+            f" above train.max_kl={train.max_kl:g}: it has diverged; {saved}."
         )
-    tolerance = config.train.ratio_tolerance
-    if line["ratio_deviation"] > tolerance:
+    if line["ratio_deviation"] > train.ratio_tolerance:
         raise UserError(
-            f"Before the first update of epoch {line['epoch']}, sampler and learner"
-            " should give every step the same probability, but |ratio - 1| is"
+            f"Before the first update of epoch {epoch}, sampler and learner should give"
+            " every step the same probability, but |ratio - 1| is"
             f" {line['ratio_deviation']:.3g}, above train.ratio_tolerance="
-            f"{tolerance:g}; {saved}. PPO would clip rounding errors. Use"
+            f"{train.ratio_tolerance:g}: PPO would clip rounding errors; {saved}. Use"
             " train.recompute_log_probs or dtype=float32, skip the last steps"
             " (train.skip_last_steps=2), train with guidance if you sample with it, or"
             " raise the tolerance."
@@ -60,15 +59,15 @@ def check(
     return before
 
 
-def _not_finite(line: dict, in_a_row: int, config: ConfigDict, saved: str) -> str:
-    count = in_a_row - 1
-    earlier = f", after {count} others in a row" if count else ""
+def _not_finite(line: dict[str, Any], others: int, config: ConfigDict) -> str:
+    earlier = f", after {others} others in a row" if others else ""
     return (
         f"Epoch {line['epoch']} skipped an update, for loss, gradient or weights were"
         f" not finite{earlier} (train.max_skipped_updates="
-        f"{config.train.max_skipped_updates}); {line['num_not_finite']} of its images"
-        f" are broken. Its prompts: {_prompts(line, config)}; {saved}. Lower"
-        " train.learning_rate or use dtype=float32, under another --config.run.name."
+        f"{config.train.max_skipped_updates}). Lower train.learning_rate or use"
+        " dtype=float32, under another --config.run.name."
+        f" {line['num_not_finite']} of the images are broken; the prompts are"
+        f" {_prompts(line, config)}"
     )
 
 
@@ -82,27 +81,20 @@ def _prompts(line: dict[str, Any], config: ConfigDict) -> str:
 
 
 def allow_restore(diverged: Diverged, config: ConfigDict, restores: int) -> None:
-    """Returns if the run may go back to a checkpoint.
-
-    Args:
-        diverged: what happened.
-        config: all settings.
-        restores: of the run so far.
-
-    Raises:
-        UserError: if the config says to stop, or the run went back often enough.
-    """
+    """Raises a UserError if a run that went back so often may not do so again."""
     train = config.train
+    lower = (
+        "Lower train.learning_rate or train.updates_per_epoch under another"
+        " --config.run.name"
+    )
     if train.on_divergence == STOP:
         raise UserError(
-            f"{diverged} Lower train.learning_rate or train.updates_per_epoch under"
-            " another --config.run.name, or continue with"
+            f"{diverged} {lower}, or continue with"
             " --config.train.on_divergence=restore, which goes on from the checkpoint"
             " with other random numbers, or with --config.train.max_kl=0."
         )
     if restores >= train.max_restores:
         raise UserError(
-            f"{diverged} So it has after {restores} restores (train.max_restores="
-            f"{train.max_restores}). Lower train.learning_rate or"
-            " train.updates_per_epoch under another --config.run.name."
+            f"{diverged} So it has after {restores} restores"
+            f" (train.max_restores={train.max_restores}). {lower}."
         )

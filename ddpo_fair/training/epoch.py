@@ -13,14 +13,9 @@ import numpy as np
 from ddpo_fair import config_rules, parallel, prompts, rng
 from ddpo_fair.classifiers import classes, classifier
 from ddpo_fair.diffusion import sampler
-from ddpo_fair.learning import (
-    learner,
-    old_log_probs,
-    policy_update,
-    scoring,
-)
+from ddpo_fair.learning import learner, policy_update, scoring
 from ddpo_fair.learning.learner import TrainState
-from ddpo_fair.training import metrics
+from ddpo_fair.training import assembly, metrics
 from ddpo_fair.training.assembly import Run
 
 
@@ -37,12 +32,8 @@ class Samples:
 def sample(run: Run, unet_params: Any, epoch: int) -> Samples:
     """Starts sampling, decoding and classifying an epoch's images.
 
-    Device d has the d-th part of them, in batches of `sample.batch_per_device`.
-
-    Args:
-        run: what samples.
-        unet_params: of `learner.unet_params`.
-        epoch: names its random numbers, here and in `update`: see `rng.attempt`.
+    Device d has the d-th part of them, in batches of `sample.batch_per_device`. `epoch`
+    names the random numbers, here and in `update`: see `rng.attempt`.
     """
     size = run.config.sample.batch_per_device
     drawn = prompts.draw(
@@ -62,12 +53,10 @@ def sample(run: Run, unet_params: Any, epoch: int) -> Samples:
         trajectory, _, found = draw(run, unet_params, keys, drawn[numbers.reshape(-1)])
         trajectories.append(trajectory)
         probabilities.append(found)
-    names = [*run.config.prompts, *(prompt.text for prompt in run.explicit)]
+    names = np.array(assembly.texts(run.config))[drawn]
     asked = [classes.NONE] * len(run.config.prompts)
     asked += [prompt.wanted for prompt in run.explicit]
-    return Samples(
-        np.array(names)[drawn], np.array(asked)[drawn], trajectories, probabilities
-    )
+    return Samples(names, np.array(asked)[drawn], trajectories, probabilities)
 
 
 def draw(
@@ -75,11 +64,7 @@ def draw(
 ) -> tuple[sampler.Trajectory, jax.Array, jax.Array]:
     """Starts a batch: trajectories, images [D, B, H, W, 3], probabilities [D, B, 2].
 
-    Args:
-        run: what samples.
-        unet_params: of `learner.unet_params`.
-        keys: [D, B].
-        of_prompt: int [D * B], each image's row in `run.text`.
+    Of keys [D, B]; `of_prompt` is int [D * B], each image's row in `run.text`.
     """
     text = parallel.split(run.text[of_prompt])
     trajectory = sampler.sample(
@@ -104,46 +89,25 @@ def update(
     advantages: np.ndarray,
     epoch: int,
 ) -> tuple[TrainState, list[dict[str, jax.Array]]]:
-    """Starts the epoch's updates; the state that is given is used up.
+    """The state after the epoch's updates, which it starts, and metrics of each.
 
-    Args:
-        run: what learns.
-        state: that sampled.
-        samples: of `sample`.
-        advantages: float32 [N].
-        epoch: as for `sample`.
-
-    Returns:
-        The state to come, and the metrics of each update.
+    The state that is given, which sampled, is used up; advantages are float32 [N].
     """
     trajectory = samples.trajectories[0]
     if len(samples.trajectories) > 1:
         trajectory = _join(samples.trajectories)
-    placed = parallel.split(advantages)
+    data = policy_update.EpochData(
+        run.base, trajectory, parallel.split(advantages), run.uncond_embedding
+    )
     chosen = _chosen(run, epoch)
     if run.config.train.recompute_log_probs:
-        for images, steps in chosen:
-            trajectory = old_log_probs.recompute(
-                run.learner,
-                state.params,
-                run.base,
-                trajectory,
-                images,
-                steps,
-                run.uncond_embedding,
-            )
+        log_probs = policy_update.log_prob_program(run.learner)
+        for of_update in chosen:
+            again = log_probs(state.params, data, *of_update)
+            data = data.replace(trajectory=data.trajectory.replace(log_probs=again))
     measured = []
-    for images, steps in chosen:
-        state, summary = policy_update.update(
-            run.learner,
-            state,
-            run.base,
-            trajectory,
-            placed,
-            images,
-            steps,
-            run.uncond_embedding,
-        )
+    for of_update in chosen:
+        state, summary = policy_update.program(run.learner)(state, data, *of_update)
         measured.append(summary)
     return state, measured
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from ddpo_fair import parallel, prompts, rng
 from ddpo_fair.classifiers import classes
@@ -20,7 +21,6 @@ from ddpo_fair.training.assembly import Run
 class Pending:
     """An evaluation on its way: fresh images, then those of the grid, then padding."""
 
-    epoch: int
     images: list[jax.Array]  # [D, B, H, W, 3] each; only those that a grid needs
     probabilities: list[jax.Array]  # [D, B, 2] each
 
@@ -29,11 +29,16 @@ class Pending:
 class Result:
     """A finished evaluation."""
 
-    line: dict[str, Any]  # the eval_ fields; empty where eval.images is 0
-    by_prompt: dict[str, dict[str, Any]]  # the same, of each prompt
+    line: dict[str, Any]  # eval_ fields, also by prompt; {} where eval.images is 0
     labels: np.ndarray  # int [eval.images]
     names: list[str]  # prompt of each label
     grid: np.ndarray  # [log.images, H, W, 3]
+
+
+def due(config: ConfigDict, epoch: int) -> bool:
+    """Whether an evaluation follows this epoch; the first epoch's comes before it."""
+    last = epoch == config.epochs - 1
+    return epoch > 0 and (last or epoch % config.eval.every_epochs == 0)
 
 
 def num_batches(run: Run) -> int:
@@ -50,8 +55,8 @@ def start(run: Run, unet_params: Any, epoch: int) -> Pending:
     size = parallel.num_devices() * run.config.sample.batch_per_device
     fresh, count = run.config.eval.images, num_batches(run) * size
     num_prompts = len(run.config.prompts)
-    turns = (prompts.fixed(num_prompts, n) for n in (fresh, count - fresh))
-    text_of = np.concatenate(list(turns))
+    turns = [prompts.fixed(num_prompts, n) for n in (fresh, count - fresh)]
+    text_of = np.concatenate(turns)
     kept, probabilities = [], []
     for batch in range(num_batches(run)):
         numbers = np.arange(batch * size, (batch + 1) * size)
@@ -60,7 +65,7 @@ def start(run: Run, unet_params: Any, epoch: int) -> Pending:
         probabilities.append(found)
         if numbers[-1] >= fresh:
             kept.append(images)
-    return Pending(epoch, kept, probabilities)
+    return Pending(kept, probabilities)
 
 
 def finish(run: Run, pending: Pending) -> Result:
@@ -72,28 +77,27 @@ def finish(run: Run, pending: Pending) -> Result:
     first = fresh % gathered[0].shape[0]  # images of earlier batches are not kept
     grid = images[first : first + wanted]
     labels = classes.labels(probabilities, run.config.confidence_threshold)
-    turns = prompts.fixed(len(run.config.prompts), fresh)
+    names = np.array(run.config.prompts)[prompts.fixed(len(run.config.prompts), fresh)]
     line = metrics.of_evaluation(probabilities, labels) if fresh else {}
-    by_prompt = {}
     if len(run.config.prompts) > 1 and fresh:
-        for index, prompt in enumerate(run.config.prompts):
-            rows = turns == index
-            by_prompt[prompt] = metrics.of_evaluation(probabilities[rows], labels[rows])
-    names = [run.config.prompts[index] for index in turns]
-    return Result(line, by_prompt, labels, names, grid)
+        line["prompts"] = {
+            prompt: metrics.of_evaluation(
+                probabilities[names == prompt], labels[names == prompt]
+            )
+            for prompt in run.config.prompts
+        }
+    return Result(line, labels, names.tolist(), grid)
 
 
-def target_classes(run: Run, result: Result | None) -> dict[str, int]:
+def target_classes(run: Run, result: Result) -> dict[str, int]:
     """The class that `shift` rewards for each prompt: the one that `result` lacks.
 
-    Args:
-        run: its reward.target_class may name the class instead.
-        result: of the evaluation before training.
+    Or the one that reward.target_class names; `result` is of before training.
     """
     named = {"female": 0, "male": 1}.get(run.config.reward.target_class)
     if named is not None:
         return dict.fromkeys(run.config.prompts, named)
-    if result is None or not len(result.labels):
+    if not len(result.labels):
         return {}
     lacking = rewards.underrepresented(
         result.labels, result.names, run.config.reward.target
@@ -110,9 +114,4 @@ def _keys(run: Run, epoch: int, numbers: np.ndarray, fresh: int) -> jax.Array:
     own = sampler.image_keys(key, numbers)
     key = rng.key(run.config.eval.seed, "evaluation")
     fixed = sampler.image_keys(key, np.maximum(numbers - fresh, 0))
-    return _choose(parallel.split(numbers < fresh), own, fixed)
-
-
-@jax.jit
-def _choose(first: jax.Array, own: jax.Array, fixed: jax.Array) -> jax.Array:
-    return jnp.where(first, own, fixed)
+    return jax.jit(jnp.where)(parallel.split(numbers < fresh), own, fixed)

@@ -1,15 +1,14 @@
 """The epochs of a run, one after the other, each one's line written a step late.
 
-While the devices sample epoch e + 1, the host writes epoch e's line, its grid and its
-checkpoint. So neither waits for the other. Sampling starts only once the updates are
-done, for on a CPU its dispatch takes as long as it does: their seconds would be mixed.
+While the devices sample epoch e + 1, the host writes epoch e's line, grid and
+checkpoint: neither waits for the other. Sampling starts only after the updates, for on
+a CPU its dispatch takes as long as it does, and their seconds would be mixed.
 """
 
 import dataclasses
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from ddpo_fair import parallel, rng
 from ddpo_fair.learning import learner, scoring
@@ -20,7 +19,7 @@ from ddpo_fair.training.assembly import Run
 
 
 @dataclasses.dataclass(frozen=True)
-class Pending:
+class PendingEpoch:
     """An epoch that is updated, and whose evaluation may be on its way."""
 
     epoch: int
@@ -48,42 +47,30 @@ class Trainer:
     clock: progress.Clock = dataclasses.field(default_factory=progress.Clock)
 
     def restore(self) -> dict[str, Any] | None:
-        """Takes the newest checkpoint, if there is one.
-
-        Returns:
-            The line of an epoch whose evaluation is missing.
-        """
+        """Takes the newest checkpoint; a line that only lacks its evaluation."""
         restored = self.checkpoints.restore(self.state)
-        if restored is None:
-            return None
-        self._take(restored)
-        return restored.metadata.get("line")
+        return None if restored is None else self._take(restored)
 
     def train(self, line: dict[str, Any] | None) -> None:
-        """Runs the epochs that are left; one that diverges is left for a checkpoint.
-
-        Args:
-            line: of the epoch before, if only its evaluation is missing.
-        """
-        self.progress.start(self._units_left(), 0)
-        self.clock.lap()
+        """Runs the epochs that are left; `line`: of one that lacks its evaluation."""
+        self._start_clock()
         first_line, pending = {}, None
         if self.epochs_done == 0:
             first_line = self._evaluate_before_training()
             if self.run.config.train.on_divergence == divergence.RESTORE:
                 self._save_once(0)
         elif line is not None:
-            epoch = self.epochs_done - 1
-            pending = Pending(epoch, line, [], self._start_evaluation(epoch))
+            pending = self._pending(self.epochs_done - 1, line, [])
         while True:
             try:
                 return self._run_epochs(first_line, pending)
             except divergence.Diverged as error:
                 diverged = error.with_traceback(None)  # which holds trajectories
             self._go_back(diverged)
+            self._start_clock()
             pending = None
 
-    def _run_epochs(self, first_line: dict[str, Any], pending: Pending | None) -> None:
+    def _run_epochs(self, first_line: dict, pending: PendingEpoch | None) -> None:
         """The epochs that are left, after one that is pending."""
         for epoch in range(self.epochs_done, self.run.config.epochs):
             # On the devices: sample, decode, classify. Meanwhile: the epoch before.
@@ -92,23 +79,21 @@ class Trainer:
             samples = epochs.sample(self.run, self._unet_params(), number)
             if finished is not None:
                 self._write(*finished)
-            self._wait(samples.probabilities, f"epoch {epoch}: sampling")
-            self._leave_if_asked()
+            self._wait_or_leave(samples.probabilities, f"epoch {epoch}: sampling")
 
             # On the host: labels, rewards, advantages of all images together.
-            probabilities = epochs.gather(samples.probabilities)
             line = {"epoch": epoch, **(first_line if epoch == 0 else {})}
             line["sample_seconds"] = self.clock.lap()
             scores = scoring.score(
                 self.run.config,
-                probabilities,
+                epochs.gather(samples.probabilities),
                 samples.names,
                 samples.asked,
                 self.target_classes,
                 self.history,
             )
             self.history = scores.history
-            line = _with_prompts(line, epochs.line_of(self.run, samples, scores))
+            line = metrics.join(line, epochs.line_of(self.run, samples, scores))
 
             # On the devices: the updates, and an evaluation if one is due.
             self.state, updates = epochs.update(
@@ -116,10 +101,9 @@ class Trainer:
             )
             del samples  # frees the trajectories once the updates are done
             self.epochs_done = epoch + 1
-            losses = [one["loss"] for one in updates]
-            self.progress.wait(losses, f"epoch {epoch}: updating")
+            self.progress.wait([x["loss"] for x in updates], f"epoch {epoch}: updating")
             line["update_seconds"] = self.clock.lap()
-            pending = Pending(epoch, line, updates, self._start_evaluation(epoch))
+            pending = self._pending(epoch, line, updates)
         if pending is not None:
             self._write(*self._finish(pending))
         self.checkpoints.wait()
@@ -127,27 +111,26 @@ class Trainer:
     def _evaluate_before_training(self) -> dict[str, Any]:
         """Evaluates the model as it came; returns its fields of the first line."""
         pending = evaluation.start(self.run, self._unet_params(), 0)
-        self._wait(pending.probabilities, "before training")
-        self._leave_if_asked()
+        self._wait_or_leave(pending.probabilities, "before training")
         result = evaluation.finish(self.run, pending)
         self.target_classes = evaluation.target_classes(self.run, result)
         self._write_grid(0, result)
-        line = _with_prompts(result.line, {"prompts": result.by_prompt})
-        if line:
-            self.progress.say(f"before training: {progress.evaluation_text(line)}")
-        return line | {"eval_seconds": self.clock.lap()}
+        if text := progress.evaluation_text(result.line):
+            self.progress.say(f"before training: {text}")
+        return result.line | {"eval_seconds": self.clock.lap()}
 
-    def _start_evaluation(self, epoch: int) -> evaluation.Pending | None:
-        """Starts the evaluation after an epoch, if one is due."""
-        if not evaluates(self.run.config, epoch):
-            return None
-        return evaluation.start(self.run, self._unet_params(), epoch)
+    def _pending(self, epoch: int, line: dict, updates: list[dict]) -> PendingEpoch:
+        """An epoch after its updates; starts an evaluation if one is due."""
+        started = None
+        if evaluation.due(self.run.config, epoch):
+            started = evaluation.start(self.run, self._unet_params(), epoch)
+        return PendingEpoch(epoch, line, updates, started)
 
     def _finish(
-        self, pending: Pending
+        self, pending: PendingEpoch
     ) -> tuple[int, dict[str, Any], evaluation.Result | None]:
         """Waits for what is on its way; the epoch, its line, and its evaluation."""
-        epoch, line = pending.epoch, dict(pending.line)
+        epoch, line, result = pending.epoch, dict(pending.line), None
         if pending.updates:
             line |= metrics.of_updates(pending.updates)
             self.skipped = divergence.check(
@@ -157,12 +140,11 @@ class Trainer:
                 self.run.config,
                 self.checkpoints.newest(),
             )
-        result = None
         if pending.evaluation is not None:
-            self._wait(pending.evaluation.probabilities, f"epoch {epoch}: evaluating")
-            self._leave_if_asked(line)
+            doing = f"epoch {epoch}: evaluating"
+            self._wait_or_leave(pending.evaluation.probabilities, doing, line)
             result = evaluation.finish(self.run, pending.evaluation)
-            line = _with_prompts(line, result.line | {"prompts": result.by_prompt})
+            line = metrics.join(line, result.line)
             line["eval_seconds"] = self.clock.lap()
         return epoch, line, result
 
@@ -170,7 +152,6 @@ class Trainer:
         self, epoch: int, line: dict[str, Any], result: evaluation.Result | None
     ) -> None:
         """Writes an epoch's grid and line; saves a checkpoint if it is due."""
-        config = self.run.config
         if result is not None:
             self._write_grid(epoch, result)
         seconds = line["sample_seconds"] + line["update_seconds"]
@@ -181,11 +162,11 @@ class Trainer:
         line["roll_backs"] = self.restores
         if self.log is not None:
             self.log.write(line)
-        left = self.clock.seconds_left(line["epoch_seconds"], config.epochs - epoch - 1)
-        self.progress.say(progress.line_text(line, config.epochs, left))
+        total, done = self.run.config.epochs, epoch + 1
+        left = self.clock.seconds_left(line["epoch_seconds"], total - done)
+        self.progress.say(progress.line_text(line, total, left))
         self.checkpoints.check()
-        done = epoch + 1
-        if done % config.checkpoint.every_epochs == 0 or done == config.epochs:
+        if done % self.run.config.checkpoint.every_epochs == 0 or done == total:
             self._save_once(done)
 
     def _write_grid(self, epoch: int, result: evaluation.Result) -> None:
@@ -193,12 +174,14 @@ class Trainer:
             text = progress.caption(epoch, self.run.config.prompts, result.line)
             self.log.grid(epoch, result.grid, text)
 
-    def _leave_if_asked(self, line: dict[str, Any] | None = None) -> None:
-        """Saves what is done and raises Interrupted if any host was asked to stop.
+    def _wait_or_leave(
+        self, arrays: list[jax.Array], doing: str, line: dict[str, Any] | None = None
+    ) -> None:
+        """Waits; saves what is done and raises Interrupted if any host shall stop.
 
-        Args:
-            line: of the last epoch, if its evaluation is not finished.
+        `line` is of the last epoch, if its evaluation is not finished.
         """
+        self.progress.wait(arrays, doing, lambda: self.stop.requested)
         if not parallel.any_host(self.stop.requested):
             return
         if self.epochs_done:
@@ -218,8 +201,8 @@ class Trainer:
             }
             self.checkpoints.save(done, self.state, metadata)
 
-    def _take(self, restored: checkpoint.Restored) -> None:
-        """Goes on from a checkpoint."""
+    def _take(self, restored: checkpoint.Restored) -> dict[str, Any] | None:
+        """Goes on from a checkpoint; a line in it that only lacks its evaluation."""
         for complaint in restored.complaints:
             self.progress.say(complaint)
         self.epochs_done, self.state = restored.epochs_done, restored.state
@@ -227,6 +210,7 @@ class Trainer:
         self.target_classes = restored.metadata.get("target_classes", {})
         self.skipped = restored.metadata.get("skipped", 0)
         self.restores = restored.metadata.get("roll_backs", 0)
+        return restored.metadata.get("line")
 
     def _go_back(self, diverged: divergence.Diverged) -> None:
         """Goes back to the newest checkpoint, and on with other random numbers.
@@ -249,36 +233,18 @@ class Trainer:
             f"{diverged} Restore {count} of at most {config.train.max_restores}: goes"
             f" on from checkpoint {self.epochs_done} with other random numbers."
         )
-        self.progress.close()
-        self.progress.start(self._units_left(), 0)
-        self.clock.lap()
 
     def _unet_params(self) -> Any:
         return learner.unet_params(self.run.learner, self.run.base, self.state.params)
 
-    def _wait(self, arrays: list[jax.Array], doing: str) -> None:
-        """Waits for arrays, or until somebody asks to stop."""
-        self.progress.wait(arrays, doing, lambda: self.stop.requested)
-
-    def _units_left(self) -> int:
-        """Batches and updates to the end, which the bar counts."""
+    def _start_clock(self) -> None:
+        """Shows the bar, of all batches and updates to the end, and begins a lap."""
         config = self.run.config
         per_epoch = config.sample.batches
         per_epoch += config.train.inner_epochs * config.train.updates_per_epoch
         left = range(self.epochs_done, config.epochs)
-        evaluations = sum(evaluates(config, epoch) for epoch in left)
+        evaluations = sum(evaluation.due(config, epoch) for epoch in left)
         evaluations += self.epochs_done == 0
-        return len(left) * per_epoch + evaluations * evaluation.num_batches(self.run)
-
-
-def evaluates(config: ConfigDict, epoch: int) -> bool:
-    """Whether an evaluation follows this epoch; the first epoch's comes before it."""
-    last = epoch == config.epochs - 1
-    return epoch > 0 and (last or epoch % config.eval.every_epochs == 0)
-
-
-def _with_prompts(line: dict[str, Any], further: dict[str, Any]) -> dict[str, Any]:
-    """The line with further fields; those of each prompt join what it has."""
-    prompts = metrics.merge(line.get("prompts", {}), further.get("prompts", {}))
-    line = {name: x for name, x in (line | further).items() if name != "prompts"}
-    return line | {"prompts": prompts} if prompts else line
+        batches = evaluations * evaluation.num_batches(self.run)
+        self.progress.start(len(left) * per_epoch + batches)
+        self.clock.lap()

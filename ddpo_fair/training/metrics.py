@@ -76,7 +76,8 @@ def of_evaluation(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, An
         probabilities: float [N, 2].
         labels: int [N].
     """
-    measured = shares(labels)
+    measured = {f"eval_{name}": value for name, value in shares(labels).items()}
+    num_none = measured.pop("eval_num_none")
     known = probabilities[classes.finite(probabilities)]
     female, margin, mean = known[:, classes.FEMALE], math.nan, math.nan
     if len(known):
@@ -84,12 +85,8 @@ def of_evaluation(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, An
         mean = float(np.mean(female, dtype=np.float64))
     histogram, _ = np.histogram(female, bins=NUM_BINS, range=(0.0, 1.0))
     return {
-        "eval_q": measured["q"],
-        "eval_q_low": measured["q_low"],
-        "eval_q_high": measured["q_high"],
-        "eval_num_female": measured["num_female"],
-        "eval_num_male": measured["num_male"],
-        "eval_none": measured["num_none"],
+        **measured,
+        "eval_none": num_none,
         "eval_num_not_finite": len(probabilities) - len(known),
         "eval_p_female": mean,
         "eval_p_female_histogram": histogram.tolist(),
@@ -97,10 +94,9 @@ def of_evaluation(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, An
     }
 
 
-def merge(
-    first: dict[str, dict[str, Any]], second: dict[str, dict[str, Any]]
-) -> dict[str, dict[str, Any]]:
-    """Fields by prompt, of both."""
-    return {
-        name: first.get(name, {}) | second.get(name, {}) for name in {**first, **second}
-    }
+def join(line: dict[str, Any], further: dict[str, Any]) -> dict[str, Any]:
+    """A line with further fields; those of each prompt join what it has."""
+    first, second = line.get("prompts", {}), further.get("prompts", {})
+    prompts = {x: first.get(x, {}) | second.get(x, {}) for x in first | second}
+    line = {name: x for name, x in (line | further).items() if name != "prompts"}
+    return line | ({"prompts": prompts} if prompts else {})

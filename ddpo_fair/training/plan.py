@@ -33,10 +33,7 @@ Say = Callable[[str], object]
 def write(config: ConfigDict, target: str | None, say: Say = print) -> None:
     """Compiles the programs of a run and says, line by line, what each needs.
 
-    Args:
-        config: all settings, checked.
-        target: None for the devices at hand; else see `targets.described`.
-        say: takes a line.
+    Of the devices at hand, or of a target: see `targets.described`.
 
     Raises:
         UserError: for a target that cannot be, a model whose config.json files cannot
@@ -77,7 +74,7 @@ def flops(config: ConfigDict) -> dict[str, float]:
 
 def _heading(config: ConfigDict, model: stable_diffusion.Model, place: str) -> str:
     unet, rank = model.params["unet"], config.train.lora.rank
-    state = assembly.state_shapes(config, unet)
+    state = assembly.initial_state(config, unet)
     trained, known = (
         sum(leaf.size for leaf in jax.tree.leaves(tree))
         for tree in (state.params, unet)

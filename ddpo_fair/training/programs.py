@@ -8,12 +8,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from ddpo_fair import parallel
 from ddpo_fair.classifiers import classifier, resize
 from ddpo_fair.diffusion import sampler, stable_diffusion
-from ddpo_fair.learning import learner, old_log_probs, policy_update
+from ddpo_fair.learning import learner, policy_update
 from ddpo_fair.models import options, published, sources, vit, weights
 from ddpo_fair.training import assembly
 
@@ -67,73 +68,38 @@ def read_classifier(config: ConfigDict) -> classifier.Classifier:
 def lower(
     config: ConfigDict, model: stable_diffusion.Model, scorer: classifier.Classifier
 ) -> Iterator[Program]:
-    """The programs in the order of an epoch, made as `assembly.build` makes them."""
-    # Copies, for programs are kept for the objects that they are made of.
-    policy = assembly.make_policy(config, dataclasses.replace(model, params={}))
-    scorer_alone = dataclasses.replace(scorer, params=None)
-    kept = _kept(config, model, scorer)
-    drawing = _drawing(config, policy, scorer_alone, kept)
-    yield from drawing
-    yield from _learning(config, policy, kept, drawing[0].lowered.out_info)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Kept:
-    """Placed shapes of what every device keeps."""
-
-    base: Any  # the UNet's weights under adapters; {} without
-    state: learner.TrainState
-    vae: Any
-    classifier: Any
-    uncond_embedding: jax.ShapeDtypeStruct
-
-
-def _kept(
-    config: ConfigDict, model: stable_diffusion.Model, scorer: classifier.Classifier
-) -> _Kept:
-    state = assembly.state_shapes(config, model.params["unet"])
-    placed = parallel.replicated_shapes(state)
-    if config.train.shard_optimizer:
-        moments, shardings = state.optimizer, parallel.divided(state.optimizer)
-        moments = parallel.placed_shapes(moments, shardings)
-        placed = placed.replace(optimizer=moments)
-    base = model.params["unet"] if config.train.lora.rank else {}
-    others = (base, model.params["vae"], scorer.params, _text(model))
-    base, *others = parallel.replicated_shapes(others)
-    return _Kept(base, placed, *others)
-
-
-def _text(model: stable_diffusion.Model, *batch: int) -> jax.ShapeDtypeStruct:
-    """Shape of the embedding of one prompt, or of a batch."""
+    """The programs in the order of an epoch, of a run that is made of shapes."""
     length = model.text_encoder.config.max_position_embeddings
-    return _shape(*batch, length, model.unet.config.cross_attention_dim)
+    size = length, model.unet.config.cross_attention_dim
+    text = np.zeros((1 + len(assembly.texts(config)), *size), np.float32)
+    run, state = assembly.assemble(config, model, scorer, text)
+    drawing = _drawing(run, state)
+    yield from drawing
+    yield from _learning(run, state, drawing[0].lowered.out_info)
 
 
-def _drawing(
-    config: ConfigDict,
-    policy: sampler.Policy,
-    scorer: classifier.Classifier,
-    kept: _Kept,
-) -> list[Program]:
+def _drawing(run: assembly.Run, state: learner.TrainState) -> list[Program]:
     """Sampler, decoder and classifier."""
-    model, size = policy.model, config.sample.batch_per_device
-    shape, batches = (parallel.num_devices(), size), config.sample.batches
+    model, size = run.policy.model, run.config.sample.batch_per_device
+    shape, batches = (parallel.num_devices(), size), run.config.sample.batches
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), shape))
-    inputs = parallel.spread_shapes((keys, _text(model, *shape)))
-    weights = kept.base or kept.state.params
-    sample = sampler.sampling_program(policy)
-    sampling = sample.lower(weights, *inputs, kept.uncond_embedding)
+    text = _shape(*shape, *run.text.shape[1:])
+    weights = run.base or state.params
+    sampling = sampler.sampling_program(run.policy).lower(
+        weights, *parallel.spread_shapes((keys, text)), run.uncond_embedding
+    )
     trajectories = num_bytes(parallel.spread_shapes(sampling.out_info))
     latents = _shape(*shape, *model.latent_shape)
-    decoding = sampler.decoding_program(model).lower(kept.vae, latents)
-    classify = classifier.program(scorer)
-    classifying = classify.lower(kept.classifier, decoding.out_info)
+    decoding = sampler.decoding_program(model).lower(run.vae_params, latents)
+    classifying = classifier.program(run.classifier).lower(
+        run.classifier_params, decoding.out_info
+    )
     # With adapters also a UNet with the adapters in it.
-    always = num_bytes((kept.base, kept.base, kept.state, kept.vae, kept.classifier))
+    kept = (run.base, run.base, state, run.vae_params, run.classifier_params)
     rows = (
-        ("sampling", sampling, policy.num_steps, weights, batches - 1),
-        ("decoding", decoding, 1, kept.vae, batches),
-        ("classifying", classifying, 1, kept.classifier, batches),
+        ("sampling", sampling, run.policy.num_steps, weights, batches - 1),
+        ("decoding", decoding, 1, run.vae_params, batches),
+        ("classifying", classifying, 1, run.classifier_params, batches),
     )
     return [
         Program(
@@ -141,44 +107,38 @@ def _drawing(
             lowered,
             turns,
             batches,
-            always - num_bytes(argument) + done * trajectories,
+            num_bytes(kept) - num_bytes(argument) + done * trajectories,
         )
         for name, lowered, turns, argument, done in rows
     ]
 
 
 def _learning(
-    config: ConfigDict, policy: sampler.Policy, kept: _Kept, batch: Any
+    run: assembly.Run, state: learner.TrainState, batch: Any
 ) -> Iterator[Program]:
     """The update, and what recomputes the old log-probs where the config wants it.
 
     `batch` has the shapes of the trajectories of one batch.
     """
-    train, state, batches = config.train, kept.state, config.sample.batches
+    train, batches = run.config.train, run.config.sample.batches
     join = jax.vmap(lambda *parts: jax.tree.map(lambda *x: jnp.concatenate(x), *parts))
     epoch = parallel.spread_shapes(jax.eval_shape(join, *[batch] * batches))
-    optimizer = assembly.make_optimizer(config)
-    learns = assembly.make_learner(config, policy, optimizer, state)
     D, num_images = epoch.keys.shape
-    m, S = num_images // train.updates_per_epoch, learns.steps_per_update
-    turns, calls = (
-        m * S // train.microbatch,
-        train.inner_epochs * train.updates_per_epoch,
-    )
+    m, S = num_images // train.updates_per_epoch, run.learner.steps_per_update
+    turns = m * S // train.microbatch
+    calls = train.inner_epochs * train.updates_per_epoch
     # Of the host, as in the run: the compiler places them.
     chosen = _shape(D, m, dtype=jnp.int32), _shape(D, m, S, dtype=jnp.int32)
-    beside = num_bytes((kept.vae, kept.classifier))
+    beside = num_bytes((run.vae_params, run.classifier_params))
     beside += num_bytes(epoch) if batches > 1 else 0  # the batches that were joined
+    advantages = parallel.spread_shapes(_shape(D, num_images))
+    data = policy_update.EpochData(run.base, epoch, advantages, run.uncond_embedding)
     if train.recompute_log_probs:
-        lowered = old_log_probs.program(learns).lower(
-            state.params, kept.base, epoch, *chosen, kept.uncond_embedding
-        )
+        program = policy_update.log_prob_program(run.learner)
+        lowered = program.lower(state.params, data, *chosen)
         others = beside + num_bytes(state.optimizer)
         yield Program(f"recomputing {m * S} log-probs", lowered, turns, calls, others)
-    advantages = parallel.spread_shapes(_shape(D, num_images))
-    lowered = policy_update.program(learns).lower(
-        state, kept.base, epoch, advantages, *chosen, kept.uncond_embedding
-    )
+    lowered = policy_update.program(run.learner).lower(state, data, *chosen)
     name = f"updating {m * S} pairs of image and step"
     yield Program(name, lowered, turns, calls, beside)
 

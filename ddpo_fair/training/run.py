@@ -16,10 +16,7 @@ from ddpo_fair.training.assembly import Run
 def train(config: ConfigDict, stop: stopping.Stop, opening: str) -> Path:
     """Trains, or goes on training, the run of a config; returns its folder.
 
-    Args:
-        config: of `config.defaults()`, checked by `config_rules.validate`.
-        stop: may ask the run to leave.
-        opening: a line to begin with.
+    It begins with the line `opening`.
 
     Raises:
         Interrupted: when asked to stop; what is done is saved.
@@ -85,22 +82,16 @@ def _entered(folder: Path, config: ConfigDict) -> Iterator[None]:
             run_folder.unlock(descriptor)
 
 
-@contextlib.contextmanager
-def _last_words(folder: Path) -> Iterator[None]:
+def _last_words(folder: Path) -> contextlib.AbstractContextManager[None]:
     """Has it said how to go on, if this process is ended because another was lost."""
     count = parallel.num_processes()
     if count == 1:
-        yield
-        return
-    take_back = parallel.last_words(
+        return contextlib.nullcontext()
+    return parallel.last_words(
         f"ddpo_fair.train: this process was ended, or one of the other {count - 1} was"
         " lost, without which none can go on. Start the same command on all hosts: it"
         f" continues from the newest checkpoint in {folder}."
     )
-    try:
-        yield
-    finally:
-        take_back()
 
 
 def _weights_and_biases(
