@@ -143,19 +143,21 @@ def networks_of(
     net = unet.UNet(unet.Config.from_dict(configs["unet"]), dtype, remat)
     autoencoder = vae.AutoencoderKL(vae.Config.from_dict(configs["vae"]), dtype)
     states, latents = text.config.hidden_size, autoencoder.config.latent_channels
-    for name, wanted, why in (
+    size = net.config.sample_size
+    rules = [("sample_size", size is not None, "a number of latent pixels")]
+    for name, wanted, part in (
         ("cross_attention_dim", states, "text_encoder"),
         ("in_channels", latents, "vae"),
         ("out_channels", latents, "vae"),
     ):
-        value = getattr(net.config, name)
-        message = f"{name}={value} must be {wanted}, as its {why} has it"
-        options.require(value == wanted, "unet", message)
-    size = net.config.sample_size
-    options.require(size is not None, "unet", "sample_size is missing")
-    colours = autoencoder.config.in_channels, autoencoder.config.out_channels
-    message = f"in_channels, out_channels={colours} must be 3, for red, green, blue"
-    options.require(colours == (3, 3), "vae", message)
+        sound = getattr(net.config, name) == wanted
+        rules.append((name, sound, f"{wanted}, as its {part} has it"))
+    options.check("unet/config.json", vars(net.config), rules)
+    colours = [
+        options.among(autoencoder.config, name, (3,))
+        for name in ("in_channels", "out_channels")
+    ]
+    options.check("vae/config.json", vars(autoencoder.config), colours)
     return text, net, autoencoder
 
 

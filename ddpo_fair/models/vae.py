@@ -44,19 +44,16 @@ class Config:
         Raises:
             UserError: names each option that this network does not support.
         """
-        options.refuse(cls, json_dict, NETWORK, FIXED)
-        config = options.read(cls, json_dict, NETWORK)
+        config = options.read(cls, json_dict, NETWORK, FIXED)
         levels = len(config.block_out_channels)
-        for name, kind in (
-            ("down_block_types", "DownEncoderBlock2D"),
-            ("up_block_types", "UpDecoderBlock2D"),
-        ):
-            types = getattr(config, name)
-            message = f"{name}={types} must be {levels} times {kind}"
-            options.require(types == (kind,) * levels, NETWORK, message)
-        options.require_divisor(
-            config, NETWORK, "norm_num_groups", "block_out_channels"
+        rules = (
+            options.among(
+                config, "down_block_types", [("DownEncoderBlock2D",) * levels]
+            ),
+            options.among(config, "up_block_types", [("UpDecoderBlock2D",) * levels]),
+            options.divides(config, "norm_num_groups", "block_out_channels"),
         )
+        options.check(f"{NETWORK}: config.json", vars(config), rules)
         return config
 
 
