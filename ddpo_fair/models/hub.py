@@ -72,14 +72,12 @@ def download(
     except UserError:
         raise
     except Exception as error:  # whatever the network and the disk come up with
+        folder = _cached(name, version)
+        found = Path(folder).rglob("*.*") if folder else ()
         try:
-            # No pattern: which files it must have is asked of the folder itself.
-            folder = huggingface_hub.snapshot_download(
-                name, revision=version, allow_patterns=[], local_files_only=True
-            )
-            kept = [p.relative_to(folder).as_posix() for p in Path(folder).rglob("*.*")]
-            _check(setting, set(kept), parts, variant)
-        except (UserError, OSError, ValueError):
+            names = {path.relative_to(folder).as_posix() for path in found}
+            _check(setting, names, parts, variant)
+        except UserError:
             raise UserError(_reason(setting, name, revision, error)) from error
         offline = huggingface_hub.constants.HF_HUB_OFFLINE
         logging.getLogger(__name__).log(
@@ -88,6 +86,18 @@ def download(
             f" {folder} is used.",
         )
     return Path(folder)
+
+
+def _cached(name: str, version: str | None) -> str | None:
+    """The folder of an earlier download, whatever it holds; None for none."""
+    import huggingface_hub  # see `download`
+
+    try:
+        return huggingface_hub.snapshot_download(
+            name, revision=version, allow_patterns=[], local_files_only=True
+        )
+    except (OSError, ValueError):
+        return None
 
 
 def _check(
