@@ -5,6 +5,7 @@ from typing import Any
 
 from absl import flags
 
+TESTS = ("test", "validation")  # splits that are not trained on, the first one wins
 RENDERS = "stereotyped_faces"  # a data set that the package itself makes
 
 
@@ -18,6 +19,18 @@ def open_data(options: flags.FlagValues) -> Any:
     return labelled_images.open_data(
         options.data, options.label, [c for c in classes if c], options.data_dir
     )
+
+
+def test_split(data: Any, trained: str | None = None) -> str | None:
+    """The data's own split to test on, if it has one besides that trained on."""
+    return next((s for s in TESTS if s in data.splits and s != trained), None)
+
+
+def read(data: Any, split: str, settings: Any) -> Any:
+    """A split in the size of a classifier's preprocessing; see `labelled_images`."""
+    from ddpo_fair.classifiers import labelled_images
+
+    return labelled_images.read(data, split, settings.size, settings.method)
 
 
 def define(values: flags.FlagValues) -> None:
