@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddpo_fair import files, parallel, prompts
+from ddpo_fair import parallel, prompts
 from ddpo_fair.classifiers import audit_classifier
 from ddpo_fair.errors import UserError, shown
 from ddpo_fair.models import sources
@@ -208,17 +208,3 @@ def classifier_folders(plan: Plan) -> list[Path]:
 def num_images(plan: Plan) -> int:
     """Images of all jobs."""
     return sum(job.count for job in jobs(plan))
-
-
-def bind(folder: Path, plan: Plan) -> None:
-    """Makes the folder the plan's own, or finds that it is already.
-
-    Raises:
-        UserError: if it holds another evaluation, or cannot be written.
-    """
-    changes = files.bind(folder / PLAN, plan._asdict(), "--output")
-    if changes:
-        raise UserError(
-            f"{folder} holds another evaluation: {'; '.join(changes)}. Give the same"
-            " settings to continue it, or another --output."
-        )
