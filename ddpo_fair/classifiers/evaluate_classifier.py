@@ -7,7 +7,6 @@ Writes accuracies with 95 % intervals, the confusion matrix with and without non
 the calibration, as JSON and as a figure.
 """
 
-import functools
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -80,11 +79,7 @@ def _images(options: flags.FlagValues, settings: Any):
 
 def _options(arguments: Sequence[str]) -> flags.FlagValues:
     values = flags.FlagValues()
-    texts, whole, number = (
-        functools.partial(define, flag_values=values)
-        for define in (flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float)
-    )
-    data_flags.define(values)
+    texts, whole, number = data_flags.define(values)
     where = "Embedded, a folder, or owner/name on the Hugging Face hub"
     texts("classifier", "embedded", where)
     texts("split", None, "Of the data; test if there is one")

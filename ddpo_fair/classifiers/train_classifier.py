@@ -9,7 +9,6 @@ ViT or from scratch, and writes a folder that config.classifier takes, with its 
 in evaluation.json and evaluation.png. The same command goes on where it was stopped.
 """
 
-import functools
 import logging
 import sys
 from collections.abc import Sequence
@@ -145,11 +144,7 @@ def _test(options: flags.FlagValues, output: Path, split: Any, rows: Any) -> Non
 
 def _options(arguments: Sequence[str]) -> flags.FlagValues:
     values = flags.FlagValues()
-    texts, whole, number = (
-        functools.partial(define, flag_values=values)
-        for define in (flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float)
-    )
-    data_flags.define(values)
+    texts, whole, number = data_flags.define(values)
     texts("output", None, "Folder of the classifier, new")
     texts(
         "start",
