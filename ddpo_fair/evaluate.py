@@ -109,7 +109,7 @@ def evaluate(where: tuple[Path, int | None], options: flags.FlagValues) -> Path:
     if options.output is not None:
         folder = files.given("--output", options.output)
     classifiers = evaluation_plan.classifier_folders(plan)
-    evaluation_plan.bind(folder, plan)
+    files.bind(folder / evaluation_plan.PLAN, plan._asdict(), "--output")
     started = time.monotonic()
     texts = [prompt.text for prompt in plan.prompts]
     models = evaluation_models.load(saved, number, texts, classifiers, plan.seed)

@@ -87,17 +87,18 @@ def json_text(value: Any, indent: int | None = None) -> str:
     return json.dumps(plain(value), allow_nan=False, indent=indent) + "\n"
 
 
-def bind(path: Path, settings: dict[str, Any], flag: str) -> list[str]:
-    """Keeps `settings` in a new file; or how they differ from those that it holds.
+def bind(path: Path, settings: dict[str, Any], flag: str) -> None:
+    """Keeps `settings` in a new file, which makes its folder that of these settings.
 
     Args:
-        path: of the file, whose folder belongs to what has these settings.
+        path: of the file.
         settings: values that JSON has.
         flag: which named the folder, for the message.
 
     Raises:
-        UserError: if the folder cannot be used.
+        UserError: if the folder is that of other settings, or cannot be used.
     """
+    name = f"{flag}={shown(str(path.parent))}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
@@ -105,7 +106,10 @@ def bind(path: Path, settings: dict[str, Any], flag: str) -> list[str]:
         before = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(
-            f"{flag}={shown(str(path.parent))} cannot be used ({error}); choose another"
-            " folder."
+            f"{name} cannot be used ({error}); choose another folder."
         ) from error
-    return differences(before, json.loads(json_text(settings)))
+    if changes := differences(before, json.loads(json_text(settings))):
+        raise UserError(
+            f"{name} was begun with other settings: {'; '.join(changes)}. Give the same"
+            " to go on with it, or another folder."
+        )

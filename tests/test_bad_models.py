@@ -96,14 +96,14 @@ HARMS = {
     "utf-8": (write("model/vae/config.json", b"\xff"), "cannot be read as JSON"),
     "layers": (say("model/unet/config.json", layers_per_block=10**6), "from 1 to 200"),
     "text": (say("model/unet/config.json", cross_attention_dim=17), "must be 16, as"),
-    "size": (say("model/unet/config.json", sample_size=None), "sample_size is missing"),
-    "grey": (say("model/vae/config.json", out_channels=1), "must be 3, for red, green"),
+    "size": (say("model/unet/config.json", sample_size=None), "sample_size=None must"),
+    "grey": (say("model/vae/config.json", out_channels=1), "out_channels=1 must be 3"),
     "labels": (
         say("classifier/config.json", id2label={"0": "cat", "1": "dog"}),
         "cat, dog",
     ),
     "std": (say(EYES, image_std=[0, 1, 1]), "image_std=[0, 1, 1] must be a list of"),
-    "resample": (say(EYES, resample=1), "it must be 0 (nearest), 2 (bilinear)"),
+    "resample": (say(EYES, resample=1), "resample=1 must be 0 (nearest), 2 (bilinear)"),
     "no noise": (
         say(SCHEDULER, set_alpha_to_one=True, steps_offset=0),
         "standard deviation 0",

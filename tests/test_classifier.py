@@ -85,9 +85,9 @@ def test_a_broken_image_is_not_a_number(tmp_path, images):
     ("change", "part"),
     [
         ({"do_center_crop": True}, "do_center_crop"),
-        ({"size": {"shortest_edge": 16}}, "does not fit image_size=16"),
-        ({"size": 32}, "does not fit image_size=16"),
-        ({"resample": 1}, "resample=1 is not supported"),
+        ({"size": {"shortest_edge": 16}}, "must be image_size=16 of config"),
+        ({"size": 32}, "must be image_size=16 of config"),
+        ({"resample": 1}, "resample=1 must be 0"),
     ],
 )
 def test_unknown_preprocessing_is_refused(tmp_path, change, part):

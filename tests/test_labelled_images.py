@@ -113,7 +113,7 @@ def test_unknown_data_sets_are_refused():
         labelled_images.open_data("celeb_b", "Male")
 
 
-def test_what_is_no_picture_is_named(tmp_path):
+def test_what_is_no_image_is_named(tmp_path):
     root = made_images.folder(tmp_path, {"": (2, 2)})
     (root / "male" / "000.png").write_bytes(b"no image")
     data = labelled_images.open_data(str(root))

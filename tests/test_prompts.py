@@ -9,7 +9,7 @@ import tiny_model
 
 from ddpo_fair import config as configuration
 from ddpo_fair import prompts
-from ddpo_fair.diffusion import stable_diffusion
+from ddpo_fair.diffusion import clip_tokens, stable_diffusion
 from ddpo_fair.embedded import occupations
 from ddpo_fair.errors import UserError
 from ddpo_fair.loggers import grids, progress
@@ -90,16 +90,21 @@ def model(tmp_path_factory):
 
 def test_any_script_has_tokens(model):
     texts = ["", "医生的脸", "وجه", "👩‍⚕️", "<script>", "\u202egnp", "a nurse"]
-    ids = stable_diffusion.tokenize(model, texts)
+    ids = clip_tokens.of(model.tokenizer, model.text_encoder.config, texts)
     assert ids.shape == (7, 16) and ids.dtype == np.int32
     assert ids.min() >= 0 and ids.max() < model.text_encoder.config.vocab_size
 
 
 def test_a_prompt_is_never_cut_in_silence(model):
     words = 14 * "photo "  # with the two ends, just what fits
-    assert stable_diffusion.tokenize(model, [words]).shape == (1, 16)
+    assert clip_tokens.of(
+        model.tokenizer, model.text_encoder.config, [words]
+    ).shape == (
+        1,
+        16,
+    )
     with pytest.raises(UserError, match="has 17 tokens, but the text encoder reads 16"):
-        stable_diffusion.tokenize(model, [words + "photo"])
+        clip_tokens.of(model.tokenizer, model.text_encoder.config, [words + "photo"])
 
 
 @pytest.mark.parametrize("copied", [False, True])
@@ -113,7 +118,7 @@ def test_the_embedded_model_tells_its_own_prompts_apart(copied, tmp_path):
         for name in occupations.BY_NAME
         for kind in ("", "female ", "male ")
     ]
-    ids = stable_diffusion.tokenize(model, texts)
+    ids = clip_tokens.of(model.tokenizer, model.text_encoder.config, texts)
     assert ids.shape == (len(texts), 16)
     assert len(np.unique(ids, axis=0)) == len(texts)
 
@@ -122,7 +127,7 @@ def test_a_tokenizer_of_another_model_is_refused(model):
     small = dataclasses.replace(model.text_encoder.config, vocab_size=5)
     other = dataclasses.replace(model, text_encoder=clip.TextEncoder(small))
     with pytest.raises(UserError, match="vocabulary is larger than the text"):
-        stable_diffusion.tokenize(other, ["photo of a nurse"])
+        clip_tokens.of(other.tokenizer, small, ["photo of a nurse"])
 
 
 def test_explicit_prompts_have_their_share():

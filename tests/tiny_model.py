@@ -12,7 +12,7 @@ import numpy as np
 import parity
 
 from ddpo_fair import config as configuration
-from ddpo_fair.diffusion import stable_diffusion
+from ddpo_fair.diffusion import clip_tokens, stable_diffusion
 from ddpo_fair.embedded import pretrain_tokenizer
 from ddpo_fair.models import clip, unet, vae, vit, weights
 
@@ -85,7 +85,7 @@ def save_model(folder: Path) -> Path:
     pretrain_tokenizer.save(folder / "tokenizer", list(PROMPTS))
     settings = folder / "tokenizer" / "tokenizer_config.json"
     kept = json.loads(settings.read_text())
-    del kept[stable_diffusion.CUT]  # as with all models but the embedded one
+    del kept[clip_tokens.CUT]  # as with all models but the embedded one
     settings.write_text(json.dumps(kept))
     vocabulary = json.loads((folder / "tokenizer" / "vocab.json").read_text())
     end = len(vocabulary) - 1

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from ddpo_fair.classifiers.classes import CLASSES
 from ddpo_fair.errors import UserError
 
 # Written by `python -m ddpo_fair.classifiers.audit_on_renders`.
@@ -61,7 +62,9 @@ def find_faces(images: np.ndarray) -> Faces:
         detections = network.predict(enlarged)
         if not detections:
             continue
-        face = max(detections, key=lambda detection: _area(detection["face"]))
+        boxes = [detection["face"] for detection in detections]
+        sizes = [(right - left) * (low - top) for left, top, right, low in boxes]
+        face = detections[int(np.argmax(sizes))]
         gender = face["gender"]
         confidence = min(gender["confidence"] + 0.5, 100) / 100  # it is floored
         female = gender["value"] == "female"
@@ -75,12 +78,8 @@ def find_faces(images: np.ndarray) -> Faces:
 def confusion_on_renders() -> np.ndarray:
     """Its test on the embedded model's held-out renders, int [2, 2], rows the truth."""
     rates = json.loads(RENDERS_REPORT.read_text(encoding="utf-8"))
-    return np.array(
-        [
-            [rates["female_as_female"], rates["female_as_male"]],
-            [rates["male_as_female"], rates["male_as_male"]],
-        ]
-    )
+    answers = [[f"{k}_as_{answer}" for answer in CLASSES] for k in CLASSES]
+    return np.array([[rates[name] for name in names] for names in answers])
 
 
 def _package() -> ModuleType:
@@ -101,8 +100,3 @@ def _enlarge(image: np.ndarray) -> np.ndarray:
         return image
     size = (width * SMALLEST_SIDE // height, SMALLEST_SIDE)
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-
-
-def _area(box: list[int]) -> int:
-    left, top, right, bottom = box
-    return (right - left) * (bottom - top)

@@ -22,6 +22,16 @@ from ddpo_fair.models import options, tensor_files, vit, weights
 
 PREPROCESSOR = "preprocessor_config.json"
 METHODS = (resize.NEAREST, resize.BILINEAR, resize.BICUBIC)
+# transformers' of ViTImageProcessor, where the file is silent
+DEFAULTS = {
+    "do_center_crop": False,
+    "resample": resize.BILINEAR,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.5] * 3,
+    "image_std": [0.5] * 3,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,49 +115,35 @@ def read_preprocessing(folder: pathlib.Path, config: vit.Config) -> Preprocessin
     Raises:
         UserError: for a missing file or what is not supported.
     """
-    path = folder / PREPROCESSOR
-    content = tensor_files.read_json(path)
-    if content.get("do_center_crop"):
-        raise UserError(f"{path}: do_center_crop=true is not supported; use a ViT.")
-    size = content.get("size", config.image_size)
+    path, side = folder / PREPROCESSOR, config.image_size
+    content = DEFAULTS | {"size": side} | tensor_files.read_json(path)
+    size, method = content["size"], content["resample"]
     if isinstance(size, dict):
-        size = (size.get("height"), size.get("width"))
-    size = size if isinstance(size, tuple) else (size, size)
-    if size != (config.image_size, config.image_size):
-        raise UserError(
-            f"{path}: size={content['size']!r} does not fit image_size="
-            f"{config.image_size} of config.json; make them equal."
-        )
-    method = content.get("resample", resize.BILINEAR)
-    if method not in METHODS:
-        raise UserError(
-            f"{path}: resample={method!r} is not supported; it must be 0"
-            " (nearest), 2 (bilinear) or 3 (bicubic)."
-        )
-    normalises = content.get("do_normalize", True)
-    scale = content.get("rescale_factor", 1 / 255)
-    scale = scale if content.get("do_rescale", True) else 1.0
-    # transformers' IMAGENET_STANDARD_MEAN and _STD, the default of ViTImageProcessor
-    mean = content.get("image_mean", [0.5] * 3) if normalises else [0.0] * 3
-    std = content.get("image_std", [0.5] * 3) if normalises else [1.0] * 3
-    _check_numbers(path, "rescale_factor", [scale], 1)
-    _check_numbers(path, "image_mean", mean, 3)
-    _check_numbers(path, "image_std", std, 3)
-    return Preprocessing(size, method, float(scale), tuple(mean), tuple(std))
+        size = [size.get("height"), size.get("width")]
+    scale = content["rescale_factor"] if content["do_rescale"] else 1.0
+    mean, std = [0.0] * 3, [1.0] * 3
+    if content["do_normalize"]:
+        mean, std = content["image_mean"], content["image_std"]
+    rules = (
+        ("do_center_crop", not content["do_center_crop"], "false"),
+        ("size", size in (side, [side, side]), f"image_size={side} of config.json"),
+        ("resample", method in METHODS, "0 (nearest), 2 (bilinear) or 3 (bicubic)"),
+        ("rescale_factor", _numbers([scale], 1), "a number, not 0"),
+        ("image_mean", _numbers(mean, 3, zero=True), "a list of three numbers"),
+        ("image_std", _numbers(std, 3), "a list of three numbers, not 0"),
+    )
+    options.check(str(path), content, rules)
+    return Preprocessing((side, side), method, float(scale), tuple(mean), tuple(std))
 
 
-def _check_numbers(path: pathlib.Path, name: str, values: Any, count: int) -> None:
-    """Raises a UserError unless they are `count` finite numbers; 0 is a mean only."""
-    numbers = values if isinstance(values, list) else []
-    sound = [type(x) in (int, float) and abs(x) < math.inf for x in numbers]
-    zero = name != "image_mean" and 0 in numbers
-    if len(sound) != count or not all(sound) or zero:
-        raise UserError(
-            f"{path}: {name}={shown(values[0] if count == 1 else values)} must be"
-            f" {'one number' if count == 1 else 'a list of three numbers'}"
-            f"{'' if name == 'image_mean' else ', not 0'}; take the file from the"
-            " model's own repository."
-        )
+def _numbers(values: Any, count: int, zero: bool = False) -> bool:
+    """Whether they are a list of `count` finite numbers, none of them 0 unless said."""
+    return (
+        isinstance(values, list)
+        and len(values) == count
+        and all(type(x) in (int, float) and abs(x) < math.inf for x in values)
+        and (zero or 0 not in values)
+    )
 
 
 def preprocess(settings: Preprocessing, images: jax.Array) -> jax.Array:

@@ -30,21 +30,13 @@ WEIGHT_DECAY = 0.05
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """A classifier to begin with.
+    """A classifier to begin with: its parsed files, its network and weights."""
 
-    Attributes:
-        config: of config.json, with the final labels.
-        preprocessor: of preprocessor_config.json.
-        classifier: its network and its weights.
-        columns: int [K], the label of each class of the data.
-        note: a sentence on what it is.
-    """
-
-    config: dict[str, Any]
-    preprocessor: dict[str, Any]
+    config: dict[str, Any]  # config.json, with the final labels
+    preprocessor: dict[str, Any]  # preprocessor_config.json
     classifier: classifier.Classifier
-    columns: np.ndarray
-    note: str
+    columns: np.ndarray  # int [K], the label of each class of the data
+    note: str  # a sentence on what it is
 
 
 def begin(
@@ -87,7 +79,10 @@ def begin(
         )
     params = classifier.read_weights(folder, given) if image_size is None else {}
     if columns is None:
-        columns, fresh = np.arange(len(names)), _random_weights(network, seed)
+        key = rng.key(seed, "classifier", "init")
+        images = jnp.zeros(classifier.input_shape(network.config))
+        fresh = jax.jit(network.init)(key, images)["params"]
+        columns = np.arange(len(names))
         params = {**fresh, **params, "classifier": fresh["classifier"]}
     membership = classifier.label_classes(network.config.id2label, folder)
     loaded = classifier.Classifier(network, settings, membership, params)
@@ -218,11 +213,7 @@ def save(folder: Path, start: Start, params: Any) -> None:
 
 
 def bind(folder: Path, settings: dict[str, Any]) -> None:
-    """Makes a folder that of one training, or finds that it is.
-
-    Raises:
-        UserError: if another was begun or finished there, or nothing can be written.
-    """
+    """Makes a folder that of one training; a UserError if it is another's, or done."""
     name = f"--output={shown(str(folder))}"
     try:
         occupied = folder.exists() and any(folder.iterdir())
@@ -230,19 +221,9 @@ def bind(folder: Path, settings: dict[str, Any]) -> None:
         raise UserError(f"{name} cannot be used ({error}); give another.") from error
     if occupied and not (folder / SETTINGS).exists():
         raise UserError(f"{name} is not empty; give a new folder.")
-    if changes := files.bind(folder / SETTINGS, settings, "--output"):
-        raise UserError(
-            f"{name} holds another training: {'; '.join(changes)}. Give the same"
-            " settings to go on with it, or another folder."
-        )
+    files.bind(folder / SETTINGS, settings, "--output")
     if (folder / WEIGHTS).exists():
         raise UserError(
             f"{name} holds the finished classifier of these settings; give another"
             " folder to train anew."
         )
-
-
-def _random_weights(network: vit.ImageClassifier, seed: int) -> Any:
-    key = rng.key(seed, "classifier", "init")
-    images = jnp.zeros(classifier.input_shape(network.config))
-    return jax.jit(network.init)(key, images)["params"]

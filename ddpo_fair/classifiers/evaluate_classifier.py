@@ -7,7 +7,6 @@ Writes accuracies with 95 % intervals, the confusion matrix with and without non
 the calibration, as JSON and as a figure.
 """
 
-import functools
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from absl import flags
 
 from ddpo_fair import command_line, files
-from ddpo_fair.classifiers import classes, data_flags
+from ddpo_fair.classifiers import data_flags
 
 RENDERS = "renders"  # the embedded model's, held out; some without a face
 DEFAULT_IMAGES = 1000
@@ -41,54 +40,46 @@ def evaluate(options: flags.FlagValues) -> None:
     from ddpo_fair.classifiers import classifier
     from ddpo_fair.evaluation import classifier_evaluation
     from ddpo_fair.models import sources
-    from ddpo_fair.statistics import accuracy
 
     stem = files.given("--output", options.output)
     parallel.use_compilation_cache()
     parallel.divide_cpu(2)
     model = classifier.load(sources.classifier_folder(options.classifier))
-    images, rows, truth, split = _images(options, model.preprocessing)
-    probabilities = classifier_evaluation.classify(model, images, rows)
-    found = accuracy.measure(truth, probabilities, options.confidence)
-    left_out = ("data_dir", "output")
-    given = {k: v for k, v in options.flag_values_dict().items() if v is not None}
-    given = {k: v for k, v in given.items() if k not in left_out}
+    images, rows, split = _images(options, model.preprocessing)
+    given = {
+        name: value
+        for name, value in options.flag_values_dict().items()
+        if value is not None and name not in ("data_dir", "output")
+    }
     source = {"split": split, "flags": given}
-    for path in classifier_evaluation.write(stem, found, source):
+    sentence, paths = classifier_evaluation.test(
+        model, images, rows, options.confidence, stem, source
+    )
+    for path in paths:
         print(f"Wrote {path}.")
-    print(accuracy.sentence(found))
+    print(sentence)
 
 
 def _images(options: flags.FlagValues, settings: Any):
-    """Images, which rows of them int [n], the truth int [n], and the split's name."""
+    """Images, which rows of them int [n], and the split's name."""
     import numpy as np
 
     if options.data == RENDERS:
         from ddpo_fair.embedded import renders  # the extra `data` may be missing
 
         known = renders.held_out(options.images or DEFAULT_IMAGES)
-        return known, np.arange(len(known.truth)), known.truth, "held out"
-    from ddpo_fair.classifiers import labelled_images
-
+        return known, np.arange(len(known.truth)), "held out"
     data = data_flags.open_data(options)
-    name = options.split or next(
-        (s for s in ("test", "validation") if s in data.splits), data.splits[0]
-    )
-    split = labelled_images.read(data, name, settings.size, settings.method)
+    name = options.split or data_flags.test_split(data) or data.splits[0]
+    split = data_flags.read(data, name, settings)
     count = min(options.images or len(split.classes), len(split.classes))
     order = np.random.default_rng([options.seed, 3]).permutation(len(split.classes))
-    rows = np.sort(order[:count])
-    truth = classes.meanings(data.names)[split.classes[rows]]
-    return split, rows, truth, name
+    return split, np.sort(order[:count]), name
 
 
 def _options(arguments: Sequence[str]) -> flags.FlagValues:
     values = flags.FlagValues()
-    texts, whole, number = (
-        functools.partial(define, flag_values=values)
-        for define in (flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float)
-    )
-    data_flags.define(values)
+    texts, whole, number = data_flags.define(values)
     where = "Embedded, a folder, or owner/name on the Hugging Face hub"
     texts("classifier", "embedded", where)
     texts("split", None, "Of the data; test if there is one")

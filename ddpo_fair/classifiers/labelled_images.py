@@ -1,7 +1,10 @@
-"""Labelled images: a data set of TensorFlow Datasets, or a folder of folders."""
+"""Labelled images: a data set of TensorFlow Datasets, or a folder of folders.
+
+A folder has a folder for each class, ROOT/SPLIT/CLASS/x.png, which is the layout of
+`tfds.ImageFolder`, or ROOT/CLASS/x.png, which is one split, "all".
+"""
 
 import dataclasses
-import difflib
 import functools
 import io
 import math
@@ -14,10 +17,12 @@ import tqdm
 from PIL import Image, ImageOps
 
 from ddpo_fair import files
-from ddpo_fair.classifiers import image_folder, label_names
+from ddpo_fair.classifiers import classes, tfds_source
 from ddpo_fair.errors import UserError, shown
 
 PREPARED = "dataset_info.json"  # in the folder of a data set that TFDS has prepared
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+ALL = "all"  # the split of a folder without splits
 LARGEST_STORE = 2**30  # bytes of read images that are kept
 
 
@@ -27,19 +32,19 @@ class LabelledImages:
 
     Attributes:
         reference: as the user named it.
-        source: tfds.core.DatasetBuilder, or the splits of a folder by name.
+        source: tfds.core.DatasetBuilder, or each split's files and their classes.
         splits: their names.
-        image: path of the feature, "/" between.
-        label: likewise.
         names: of the classes.
+        image: path of TFDS's feature, "/" between.
+        label: likewise.
     """
 
     reference: str
     source: Any
     splits: tuple[str, ...]
-    image: str
-    label: str
     names: tuple[str, ...]
+    image: str = "image"
+    label: str = "label"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +54,7 @@ class Split:
     Attributes:
         data: whose they are.
         name: of the split.
-        source: `[i]` is an example with encoded image.
+        source: `[i]` is a file and its class, or an example of TFDS, image encoded.
         classes: int [N], of `data.names`.
         size: height and width that images get.
         method: PIL's number of the filter.
@@ -57,10 +62,15 @@ class Split:
 
     data: LabelledImages
     name: str
-    source: Sequence[dict[str, Any]]
+    source: Sequence[Any]
     classes: np.ndarray
     size: tuple[int, int]
     method: int
+
+    @property
+    def truth(self) -> np.ndarray:
+        """What each image's class means, int [N]: FEMALE, MALE or NONE."""
+        return classes.meanings(self.data.names)[self.classes]
 
     def pixels(self, rows: Sequence[int]) -> np.ndarray:
         """Images uint8 [n, H, W, 3] of rows [n]; the sides' proportion is not kept.
@@ -77,10 +87,15 @@ class Split:
         return functools.lru_cache(most)(self._read)
 
     def _read(self, row: int) -> np.ndarray:
-        example = self.source[row]
+        item = self.source[row]
+        if isinstance(item, tuple):
+            name, file = item[0], item[0]
+        else:
+            name = item.get("image/filename", b"").decode(errors="replace")
+            name = name or f"image {row} of {self.name}"
+            file = io.BytesIO(tfds_source.at(item, self.data.image))
         try:
-            encoded = io.BytesIO(label_names.at(example, self.data.image))
-            with Image.open(encoded) as image:
+            with Image.open(file) as image:
                 upright = ImageOps.exif_transpose(image).convert("RGB")
             resized = upright.resize(self.size[::-1], Image.Resampling(self.method))
             return np.asarray(resized)
@@ -91,8 +106,6 @@ class Split:
             SyntaxError,
             Image.DecompressionBombError,
         ) as error:
-            name = example.get("image/filename", b"")
-            name = name.decode(errors="replace") or f"image {row} of {self.name}"
             raise UserError(
                 f"--data={shown(self.data.reference)}: {name} cannot be read ({error});"
                 " remove or replace it."
@@ -119,30 +132,22 @@ def open_data(
     """
     folder = files.given("--data", reference)
     if folder.is_dir() and not (folder / PREPARED).is_file():
-        splits = image_folder.splits(folder)
+        source, own = _folder(folder)
         if label not in (None, "label"):
             raise UserError(
                 f"--data={shown(reference)}: --label={shown(label)} is none: choose one"
                 " of label."
             )
-        own = next(iter(splits.values())).names
-        names = label_names.class_names(own, "label", classes, reference)
-        return LabelledImages(reference, splits, tuple(splits), "image", "label", names)
-    builder = _builder(reference, folder, data_dir)
+        names = _class_names(own, "label", classes, reference)
+        return LabelledImages(reference, source, tuple(source), names)
+    builder = tfds_source.builder(reference, folder, data_dir)
     known = builder.info.features
-    image, label = label_names.features(known, label, reference)
-    own = label_names.names_of(label_names.at(known, label), label)
-    names = label_names.class_names(own, label, classes, reference)
-    try:
-        builder.download_and_prepare()
-    except Exception as error:  # whatever a data set's own code or a server brings up
-        raise UserError(
-            f"--data={shown(reference)} cannot be downloaded or prepared"
-            f" ({type(error).__name__}: {_first_line(error)}). TFDS's page of it says"
-            " what it needs; --data_dir names where it is prepared already."
-        ) from error
+    image, label = tfds_source.features(known, label, reference)
+    own = tfds_source.names_of(tfds_source.at(known, label), label)
+    names = _class_names(own, label, classes, reference)
+    tfds_source.prepare(builder, reference)
     splits = tuple(builder.info.splits)
-    return LabelledImages(reference, builder, splits, image, label, names)
+    return LabelledImages(reference, builder, splits, names, image, label)
 
 
 def read(data: LabelledImages, split: str, size: tuple[int, int], method: int) -> Split:
@@ -164,67 +169,75 @@ def read(data: LabelledImages, split: str, size: tuple[int, int], method: int) -
         )
     if isinstance(data.source, dict):
         source = data.source[split]
-        classes = np.array(source.labels, np.int64)
+        labels = [number for _, number in source]
     else:
-        source = _examples(data, split)
+        source = tfds_source.examples(data.source, split, data.image, data.reference)
         rows = tqdm.trange(len(source), desc=f"labels of {split}", disable=None)
-        labels = [int(label_names.at(source[row], data.label)) for row in rows]
-        classes = np.array(labels, np.int64)
-    wrong = np.flatnonzero((classes < 0) | (classes >= len(data.names)))
+        labels = [int(tfds_source.at(source[row], data.label)) for row in rows]
+    found = np.array(labels, np.int64)
+    wrong = np.flatnonzero((found < 0) | (found >= len(data.names)))
     if len(wrong):
         raise UserError(
             f"--data={shown(data.reference)}: {data.label} of image {wrong[0]} of"
-            f" {split} is {classes[wrong[0]]}, but the classes are 0 to"
+            f" {split} is {found[wrong[0]]}, but the classes are 0 to"
             f" {len(data.names) - 1} ({', '.join(data.names)}); choose another split,"
             " or name all classes with --classes."
         )
-    return Split(data, split, source, classes, size, method)
+    return Split(data, split, source, found, size, method)
 
 
-def _examples(data: LabelledImages, split: str) -> Sequence[dict[str, Any]]:
-    """TFDS's examples with encoded images: labels come without decoding any."""
-    import tensorflow_datasets as tfds  # the extra `data` may be missing
-
-    skip: Any = tfds.decode.SkipDecoding()
-    for part in reversed(data.image.split("/")):
-        skip = {part: skip}
+def _folder(root: Path) -> tuple[dict[str, list[tuple[Path, int]]], list[str]]:
+    """The files of each split, each with its class, by path; the classes' names."""
     try:
-        return data.source.as_data_source(split, decoders=skip)
-    except NotImplementedError as error:
+        inside = [path for path in sorted(root.iterdir()) if path.is_dir()]
+        flat = not any(path.is_dir() for place in inside for path in place.iterdir())
+        places = {ALL: root} if flat else {path.name: path for path in inside}
+        images = {
+            name: [
+                path
+                for path in sorted(place.glob("*/*"))
+                if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+            ]
+            for name, place in places.items()
+        }
+    except OSError as error:
         raise UserError(
-            f"--data={shown(data.reference)} was prepared in a format that cannot be"
-            " read without TensorFlow: give another --data_dir, where it is prepared"
-            " as array_record."
-        ) from error
-
-
-def _builder(reference: str, folder: Path, data_dir: str | None) -> Any:
-    """The tfds.core.DatasetBuilder of a name or of a prepared folder."""
-    try:
-        import tensorflow_datasets as tfds  # the extra `data` may be missing
-    except ImportError as error:
+            f"--data={shown(str(root))} cannot be read ({error})."
+        ) from None
+    names = sorted({path.parent.name for paths in images.values() for path in paths})
+    if not names:
         raise UserError(
-            f"--data needs the package tensorflow-datasets ({error}): pip install"
-            ' "ddpo_fair[data]".'
-        ) from error
-    if folder.is_dir():
-        return tfds.builder_from_directory(folder)
-    known = sorted(set(tfds.list_builders(with_community_datasets=False)))
-    name = reference.partition("/")[0].partition(":")[0]
-    if name not in known:
-        similar = difflib.get_close_matches(name, known, 4, 0.5)
-        raise UserError(
-            f"--data={shown(reference)} is no folder, and no data set of TensorFlow"
-            f" Datasets; like it: {', '.join(similar) or 'none'}."
+            f"--data={shown(str(root))} holds no images ({', '.join(SUFFIXES)}) in a"
+            " folder for each class: make it FOLDER/female/x.png and FOLDER/male/y.png,"
+            " or FOLDER/train/female/x.png and so on."
         )
-    try:
-        return tfds.builder(reference, data_dir=data_dir, file_format="array_record")
-    except (ImportError, ValueError, AssertionError) as error:
+    numbered = {
+        split: [(path, names.index(path.parent.name)) for path in paths]
+        for split, paths in images.items()
+        if paths
+    }
+    return numbered, names
+
+
+def _class_names(
+    own: Sequence[str], label: str, given: Sequence[str], reference: str
+) -> tuple[str, ...]:
+    """Names of the classes 0, 1, ...: `given`, or the data set's own if () is given.
+
+    Raises:
+        UserError: unless at least one means female and one male.
+    """
+    if given and own and len(given) != len(own):
         raise UserError(
-            f"--data={shown(reference)}: TensorFlow Datasets does not take it"
-            f" ({_first_line(error)})."
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no reason given"])[0].rstrip(".:")
+            f"--classes={shown(','.join(given))} names {len(given)} classes, but"
+            f" {label} has {len(own)} ({', '.join(own)})."
+        )
+    names = tuple(given) or tuple(own)
+    if missing := classes.missing(names):
+        raise UserError(
+            f"--data={shown(reference)}: of the classes"
+            f" {', '.join(names) or '(unnamed)'} of {label} none means"
+            f" {' and none '.join(missing)}. Say what its values mean, in order, e.g."
+            f" --classes={','.join(classes.CLASSES)}."
+        )
+    return names

@@ -9,7 +9,6 @@ ViT or from scratch, and writes a folder that config.classifier takes, with its 
 in evaluation.json and evaluation.png. The same command goes on where it was stopped.
 """
 
-import functools
 import logging
 import sys
 from collections.abc import Sequence
@@ -22,7 +21,6 @@ from ddpo_fair import command_line, files
 from ddpo_fair.classifiers import classes, data_flags
 from ddpo_fair.errors import UserError, shown
 
-TESTS = ("test", "validation")  # splits that are not trained on, the first one wins
 # Of Muon, five times AdamW's: a network of random weights, or one that knows already.
 FROM_SCRATCH, FINE_TUNING = 4e-3, 3e-4
 LARGEST = 2**31 - 1
@@ -46,40 +44,34 @@ def train(options: flags.FlagValues) -> None:
     # Seconds of imports, which --help and a wrong flag do not wait for.
     from ddpo_fair import parallel
     from ddpo_fair.classifiers import classifier_training
+    from ddpo_fair.models import sources
 
     output = files.given("--output", options.output)
     for noisy in ("absl", "orbax"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     parallel.use_compilation_cache()
     parallel.divide_cpu(2)
-    if options.batch % parallel.num_devices():
+    devices = parallel.num_devices()
+    if options.batch % devices:
         raise UserError(
-            f"--batch={options.batch} must be a multiple of the"
-            f" {parallel.num_devices()} devices."
+            f"--batch={options.batch} must be a multiple of the {devices} devices."
         )
-    data, start = _begin(options)
+    data = data_flags.open_data(options)
+    size = None if options.start else options.image_size
+    folder = sources.classifier_folder(options.start or "embedded")
+    start = classifier_training.begin(folder, data.names, options.seed, size)
     training, tests = _splits(options, data, start.classifier.preprocessing)
     rows, kept = classifier_training.hold_out(
         training.classes, options.holdout, options.seed
     )
-    given = {
-        k: v
-        for k, v in options.flag_values_dict().items()
-        if k not in ("output", "data_dir")
-    }
-    classifier_training.bind(output, {**given, "images": len(training.classes)})
-    counts = ", ".join(
-        f"{(training.classes[rows] == k).sum():,} {name}"
-        for k, name in enumerate(data.names)
-    )
-    print(
-        f"{start.note}. Trains on {counts} of {training.name}; {len(kept):,} held out"
-        f" for the temperature{'' if tests else ' and the test'}. The same command"
-        " continues."
-    )
+    given = options.flag_values_dict() | {"images": len(training.classes)}
+    del given["output"], given["data_dir"]
+    classifier_training.bind(output, given)
+    print(_opening(start, training, rows, kept, tests is None))
     tested = None
-    if not tests:  # half of what is held out
+    if tests is None:
         kept, tested = kept[::2], kept[1::2]
+    rate = options.learning_rate or (FINE_TUNING if options.start else FROM_SCRATCH)
     params = classifier_training.train(
         start,
         training,
@@ -87,8 +79,7 @@ def train(options: flags.FlagValues) -> None:
         output / classifier_training.WORK,
         num_steps=options.steps,
         batch_size=options.batch,
-        learning_rate=options.learning_rate
-        or (FINE_TUNING if options.start else FROM_SCRATCH),
+        learning_rate=rate,
         seed=options.seed,
     )
     params = classifier_training.calibrate(start, params, training, kept)
@@ -96,15 +87,17 @@ def train(options: flags.FlagValues) -> None:
     _test(options, output, tests or training, tested)
 
 
-def _begin(options: flags.FlagValues) -> tuple[Any, Any]:
-    """The data set, and the classifier to begin with."""
-    from ddpo_fair.classifiers import classifier_training
-    from ddpo_fair.models import sources
-
-    data = data_flags.open_data(options)
-    folder = sources.classifier_folder(options.start or "embedded")
-    size = None if options.start else options.image_size
-    return data, classifier_training.begin(folder, data.names, options.seed, size)
+def _opening(start: Any, split: Any, rows: Any, kept: Any, shared: bool) -> str:
+    """What is trained on what; `shared` if the test takes half of what is kept."""
+    counts = ", ".join(
+        f"{(split.classes[rows] == k).sum():,} {name}"
+        for k, name in enumerate(split.data.names)
+    )
+    return (
+        f"{start.note}. Trains on {counts} of {split.name}; {len(kept):,} held out for"
+        f" the temperature{' and the test' if shared else ''}. The same command"
+        " continues."
+    )
 
 
 def _splits(options: flags.FlagValues, data: Any, settings: Any) -> tuple[Any, Any]:
@@ -113,18 +106,12 @@ def _splits(options: flags.FlagValues, data: Any, settings: Any) -> tuple[Any, A
     Raises:
         UserError: if a class is missing.
     """
-    from ddpo_fair.classifiers import labelled_images
-
     name = options.split or ("train" if "train" in data.splits else data.splits[0])
-    test = options.test_split or next(
-        (one for one in TESTS if one in data.splits and one != name), None
+    test = options.test_split or data_flags.test_split(data, name)
+    training, tests = (
+        data_flags.read(data, x, settings) if x else None for x in (name, test)
     )
-    splits = [
-        labelled_images.read(data, one, settings.size, settings.method)
-        for one in (name, test)
-        if one
-    ]
-    meanings = classes.meanings(data.names)[splits[0].classes]
+    meanings = training.truth
     missing = [word for k, word in enumerate(classes.CLASSES) if k not in meanings]
     if missing:
         raise UserError(
@@ -132,41 +119,32 @@ def _splits(options: flags.FlagValues, data: Any, settings: Any) -> tuple[Any, A
             f" none that is {' and none that is '.join(missing)}: a classifier learns"
             " from both; choose another --split or --label."
         )
-    return splits[0], splits[1] if test else None
+    return training, tests
 
 
 def _test(options: flags.FlagValues, output: Path, split: Any, rows: Any) -> None:
-    """Tests the written folder as config.classifier will read it.
-
-    Args:
-        options: the flags.
-        output: the folder.
-        split: the images.
-        rows: int [n], of it; None for all.
-    """
+    """Tests the written folder, as config.classifier reads it, on rows; None: all."""
     import numpy as np
 
     from ddpo_fair.classifiers import classifier
     from ddpo_fair.evaluation import classifier_evaluation
-    from ddpo_fair.statistics import accuracy
 
-    rows = np.arange(len(split.classes)) if rows is None else rows
-    truth = classes.meanings(split.data.names)[split.classes[rows]]
-    probabilities = classifier_evaluation.classify(classifier.load(output), split, rows)
-    found = accuracy.measure(truth, probabilities, options.confidence)
     source = {"classifier": str(output), "data": options.data, "split": split.name}
-    classifier_evaluation.write(output / "evaluation", found, source)
-    print(accuracy.sentence(found))
+    sentence, _ = classifier_evaluation.test(
+        classifier.load(output),
+        split,
+        np.arange(len(split.classes)) if rows is None else rows,
+        options.confidence,
+        output / "evaluation",
+        source,
+    )
+    print(sentence)
     print(f"Wrote {output}; train with --config.classifier={output}.")
 
 
 def _options(arguments: Sequence[str]) -> flags.FlagValues:
     values = flags.FlagValues()
-    texts, whole, number = (
-        functools.partial(define, flag_values=values)
-        for define in (flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float)
-    )
-    data_flags.define(values)
+    texts, whole, number = data_flags.define(values)
     texts("output", None, "Folder of the classifier, new")
     texts(
         "start",

@@ -2,8 +2,10 @@
 
 from typing import Any
 
-from ddpo_fair.errors import UserError, shown
+from ddpo_fair.errors import UserError
+from ddpo_fair.models import options
 
+FILE = "scheduler_config.json"
 REQUIRED = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end")
 # What diffusers 0.42 assumes where an older scheduler_config.json is silent.
 DEFAULTS = {
@@ -38,18 +40,18 @@ def read(scheduler_config: dict[str, Any]) -> dict[str, Any]:
     """
     missing = [name for name in REQUIRED if name not in scheduler_config]
     if missing:
-        raise UserError(
-            f"scheduler_config.json lacks {', '.join(missing)}; take the file from the"
-            " model's own repository."
-        )
+        raise UserError(f"{FILE} lacks {', '.join(missing)}; {options.ORIGINAL}.")
     clips = scheduler_config.get("_class_name", "") in CLIPPING_CLASSES
     settings = DEFAULTS | {"clip_sample": clips} | scheduler_config
-    for name, allowed in ALLOWED.items():
-        if settings[name] not in allowed:
-            raise UserError(
-                f"scheduler_config.json: {name}={shown(settings[name])} is not"
-                f" supported; it must be {' or '.join(map(repr, allowed))}."
-            )
+    options.check(
+        FILE,
+        settings,
+        (
+            (name, settings[name] in allowed, " or ".join(map(repr, allowed)))
+            for name, allowed in ALLOWED.items()
+        ),
+        "other values are not supported",
+    )
     _check_numbers(settings)
     return settings
 
@@ -58,26 +60,18 @@ def _check_numbers(settings: dict) -> None:
     """Raises a UserError if a number of `settings` is none, or cannot be."""
     start, end = settings["beta_start"], settings["beta_end"]
     count, offset = settings["num_train_timesteps"], settings["steps_offset"]
-    betas = settings["trained_betas"]
+    betas, to_one = settings["trained_betas"], settings["set_alpha_to_one"]
     counted = type(count) is int and 1 <= count <= MOST_TIMESTEPS
     shared = all(type(beta) in (int, float) for beta in (start, end))
     if betas is not None:
         listed = isinstance(betas, list) and len(betas) == count
         listed = listed and all(type(b) is float and 0 < b < 1 for b in betas)
-    for name, sound, rule in (
+    rules = (
         ("num_train_timesteps", counted, f"a whole number from 1 to {MOST_TIMESTEPS}"),
         ("beta_start", shared and 0 < start <= end, "above 0, at most beta_end"),
         ("beta_end", shared and 0 < end < 1, "below 1"),
         ("steps_offset", type(offset) is int and offset >= 0, "a whole number, 0 or 1"),
         ("trained_betas", betas is None or listed, "null, or numbers from 0 to 1"),
-        (
-            "set_alpha_to_one",
-            type(settings["set_alpha_to_one"]) is bool,
-            "true or false",
-        ),
-    ):
-        if not sound:
-            raise UserError(
-                f"scheduler_config.json: {name}={shown(settings[name])} must be {rule};"
-                " take the file from the model's own repository."
-            )
+        ("set_alpha_to_one", type(to_one) is bool, "true or false"),
+    )
+    options.check(FILE, settings, rules)

@@ -1,8 +1,6 @@
 """The text-to-image model: a folder in the diffusers layout, its networks, guidance."""
 
 import dataclasses
-import logging
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,15 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpo_fair.diffusion import scheduler_settings
-from ddpo_fair.errors import UserError, shown
+from ddpo_fair.diffusion import clip_tokens, scheduler_settings
+from ddpo_fair.errors import UserError
 from ddpo_fair.models import clip, options, tensor_files, unet, vae, weights
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-CUT = "prompts_are_cut"  # in tokenizer_config.json: true where long ones lose their end
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -82,25 +79,8 @@ def load(
         part: weights.load(folder / part, template, variant)
         for part, template in model.params.items()
     }
-    tokenizer = _load_tokenizer(folder / "tokenizer")
+    tokenizer = clip_tokens.load(folder / "tokenizer")
     return dataclasses.replace(model, tokenizer=tokenizer, params=params)
-
-
-def _load_tokenizer(folder: Path) -> "CLIPTokenizer":
-    # Of transformers only the tokenizer serves: its advice to install PyTorch puzzles.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    from transformers import CLIPTokenizer  # seconds, and only where weights are read
-
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    try:
-        return CLIPTokenizer.from_pretrained(  # a folder: nothing to pin
-            folder, local_files_only=True
-        )  # nosec B615
-    except Exception as error:  # whatever a broken file brings up
-        raise UserError(
-            f"{folder} holds no CLIP tokenizer that can be read"
-            f" ({type(error).__name__}: {str(error)[:200]}); copy the folder again."
-        ) from error
 
 
 def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
@@ -143,19 +123,16 @@ def networks_of(
     net = unet.UNet(unet.Config.from_dict(configs["unet"]), dtype, remat)
     autoencoder = vae.AutoencoderKL(vae.Config.from_dict(configs["vae"]), dtype)
     states, latents = text.config.hidden_size, autoencoder.config.latent_channels
-    for name, wanted, why in (
+    size = net.config.sample_size
+    rules = [("sample_size", size is not None, "a number of latent pixels")]
+    for name, wanted, part in (
         ("cross_attention_dim", states, "text_encoder"),
         ("in_channels", latents, "vae"),
         ("out_channels", latents, "vae"),
     ):
-        value = getattr(net.config, name)
-        message = f"{name}={value} must be {wanted}, as its {why} has it"
-        options.require(value == wanted, "unet", message)
-    size = net.config.sample_size
-    options.require(size is not None, "unet", "sample_size is missing")
-    colours = autoencoder.config.in_channels, autoencoder.config.out_channels
-    message = f"in_channels, out_channels={colours} must be 3, for red, green, blue"
-    options.require(colours == (3, 3), "vae", message)
+        sound = getattr(net.config, name) == wanted
+        rules.append((name, sound, f"{wanted}, as its {part} has it"))
+    options.check("unet/config.json", vars(net.config), rules)
     return text, net, autoencoder
 
 
@@ -174,51 +151,18 @@ def templates_of(
     }
 
 
-def tokenize(model: Model, prompts: list[str]) -> np.ndarray:
-    """Token numbers int32 [N, L], padded to the text encoder's length.
-
-    A longer prompt loses its end only where the model was trained so, which its
-    tokenizer_config.json says with `CUT`.
-
-    Raises:
-        UserError: for a prompt that is longer, or of which it has no token.
-    """
-    config = model.text_encoder.config
-    length = config.max_position_embeddings
-    many = model.tokenizer(
-        prompts,
-        padding="max_length",
-        max_length=length,
-        truncation=model.tokenizer.init_kwargs.get(CUT) is True,
-    )
-    for prompt, ids in zip(prompts, many["input_ids"], strict=True):
-        if len(ids) > length:
-            raise UserError(
-                f"The prompt {shown(prompt)} has {len(ids)} tokens, but the text"
-                f" encoder reads {length}, of which two mark its ends: the rest would"
-                " be ignored; shorten it."
-            )
-        if max(ids) >= config.vocab_size:
-            raise UserError(
-                f"{model.folder}: the tokenizer's vocabulary is larger than the text"
-                f" encoder's, vocab_size={config.vocab_size}; copy both from the same"
-                " model."
-            )
-    return np.asarray(many["input_ids"], np.int32)
-
-
 def encode_prompts(model: Model, prompts: list[str]) -> np.ndarray:
     """Text states float32 [N, L, D]; each distinct prompt is encoded once.
 
-    The arguments and errors are those of `tokenize`.
+    Raises a UserError as `clip_tokens.of` does.
     """
     distinct = list(dict.fromkeys(prompts))
-    encode = jax.jit(model.text_encoder.apply)
+    encode, config = jax.jit(model.text_encoder.apply), model.text_encoder.config
     params = {"params": model.params["text_encoder"]}
-    states = np.concatenate(
-        [np.asarray(encode(params, tokenize(model, [p])), np.float32) for p in distinct]
-    )
-    return states[[distinct.index(prompt) for prompt in prompts]]
+    numbers = [clip_tokens.of(model.tokenizer, config, [prompt]) for prompt in distinct]
+    states = [np.asarray(encode(params, ids), np.float32) for ids in numbers]
+    rows = [distinct.index(prompt) for prompt in prompts]
+    return np.concatenate(states)[rows]
 
 
 def guided_noise(

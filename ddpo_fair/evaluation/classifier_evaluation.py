@@ -10,6 +10,7 @@ from ddpo_fair import files, parallel
 from ddpo_fair.classifiers import classifier, labelled_images
 from ddpo_fair.errors import UserError, shown
 from ddpo_fair.report import figures, plots
+from ddpo_fair.statistics import accuracy
 
 if TYPE_CHECKING:  # the extra `data` may be missing
     from ddpo_fair.embedded import renders
@@ -39,6 +40,30 @@ def classify(
         placed = classifier.classify(model, params, parallel.split(pixels))
         found.append(parallel.gather(placed)[: len(batch)])
     return np.concatenate(found)
+
+
+def test(
+    model: classifier.Classifier,
+    images: "labelled_images.Split | renders.Renders",
+    rows: np.ndarray,
+    confidence: float,
+    stem: Path,
+    source: dict[str, Any],
+) -> tuple[str, tuple[Path, Path]]:
+    """Classifies images and writes how well: a sentence, and the paths of `write`.
+
+    Args:
+        model: the classifier.
+        images: where they are, with their truth int [N].
+        rows: int [n], of `images`.
+        confidence: that an answer needs.
+        stem: as for `write`.
+        source: likewise.
+    """
+    found = accuracy.measure(
+        images.truth[rows], classify(model, images, rows), confidence
+    )
+    return accuracy.sentence(found), write(stem, found, source)
 
 
 def write(

@@ -210,8 +210,10 @@ def _classify(model: classifier.Classifier) -> Callable[..., tuple]:
     return parallel.pmap(program, in_axes=(None, 0))
 
 
-def _key(seed: jax.Array, prompt_number: jax.Array, image: jax.Array) -> jax.Array:
-    return rng.key(seed, "evaluate", prompt_number, image)
-
-
-_image_keys = parallel.pmap(jax.vmap(_key, (None, 0, 0)), in_axes=(None, 0, 0))
+_image_keys = parallel.pmap(
+    jax.vmap(
+        lambda seed, prompt, image: rng.key(seed, "evaluate", prompt, image),
+        (None, 0, 0),
+    ),
+    in_axes=(None, 0, 0),
+)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddpo_fair import files, parallel, prompts
+from ddpo_fair import parallel, prompts
 from ddpo_fair.classifiers import audit_classifier
 from ddpo_fair.errors import UserError, shown
 from ddpo_fair.models import sources
@@ -33,25 +33,15 @@ class Sampler(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """All that decides which images an evaluation draws.
+    """All that decides which images an evaluation draws."""
 
-    Attributes:
-        source: what is evaluated: run, checkpoint, model, classifier, audit.
-        samplers: the first is the one of training and draws all prompts.
-        prompts: of all sets.
-        images: of each prompt.
-        seed: image i of a prompt is the same noise before and after, in all samplers.
-        batch: most images drawn together.
-        num_devices: a batch is divided among them.
-    """
-
-    source: dict[str, Any]
-    samplers: tuple[Sampler, ...]
-    prompts: tuple[Prompt, ...]
-    images: int
-    seed: int
-    batch: int
-    num_devices: int
+    source: dict[str, Any]  # the run, its checkpoint, model and classifier; the audit
+    samplers: tuple[Sampler, ...]  # the first is training's and draws all prompts
+    prompts: tuple[Prompt, ...]  # of all sets
+    images: int  # of each prompt
+    seed: int  # image i of a prompt is the same noise before and after, in all samplers
+    batch: int  # most images drawn together
+    num_devices: int  # a batch is divided among them
 
 
 class Job(NamedTuple):
@@ -125,48 +115,45 @@ def make(
     return Plan(source, chosen, asked, images, seed, batch, devices), notes
 
 
-def default_samplers(training: Sampler) -> tuple[Sampler, ...]:
-    """Training's sampler, then what users do: no noise, other guidance, other steps."""
+def parse_samplers(text: str, training: Sampler) -> tuple[Sampler, ...]:
+    """Training's sampler, then those of --samplers.
+
+    "training" means no other, "all" what users do: no noise, other guidance, other
+    steps; anything else is "eta:guidance:steps,...".
+
+    Raises:
+        UserError: for what is none of these.
+    """
     _, guidance, steps = training
-    others = [
-        Sampler(0.0, guidance, steps),
-        Sampler(0.0, 1.0, steps),
-        Sampler(0.0, 1.5 * guidance, steps),
-        Sampler(0.0, guidance, max(steps // 2, 1)),
-        Sampler(0.0, guidance, min(2 * steps, 1000)),
-    ]
+    if text == "all":
+        others = [
+            Sampler(0.0, guidance, steps),
+            Sampler(0.0, 1.0, steps),
+            Sampler(0.0, 1.5 * guidance, steps),
+            Sampler(0.0, guidance, max(steps // 2, 1)),
+            Sampler(0.0, guidance, min(2 * steps, 1000)),
+        ]
+    elif text == "training":
+        others = []
+    else:
+        others = [_sampler(item.strip()) for item in text.split(",")]
+    if None in others:
+        raise UserError(
+            f"--samplers={shown(text)} must be all, training, or eta:guidance:steps"
+            " with commas between, e.g. 0:7.5:50,1:5:50 (eta 0 to 1, guidance 0 to 100,"
+            " steps 1 to 1000)."
+        )
     return tuple(dict.fromkeys([training, *others]))
 
 
-def parse_samplers(text: str, training: Sampler) -> tuple[Sampler, ...]:
-    """The samplers of --samplers: "all", "training", or "eta:guidance:steps,...".
-
-    Raises:
-        UserError: for anything else.
-    """
-    if text == "all":
-        return default_samplers(training)
-    if text == "training":
-        return (training,)
-    found = []
-    for item in text.split(","):
-        match = re.fullmatch(r"([\d.]+):([\d.]+):(\d+)", item.strip())
-        try:
-            sampler = Sampler(float(match[1]), float(match[2]), int(match[3]))
-        except (TypeError, ValueError):
-            sampler = Sampler(-1.0, 0.0, 0)
-        if not (
-            0 <= sampler.eta <= 1
-            and 0 <= sampler.guidance_scale <= 100
-            and 1 <= sampler.num_steps <= 1000
-        ):
-            raise UserError(
-                f"--samplers={shown(text)} must be all, training, or"
-                " eta:guidance:steps with commas between, e.g. 0:7.5:50,1:5:50 (eta 0"
-                " to 1, guidance 0 to 100, steps 1 to 1000)."
-            )
-        found.append(sampler)
-    return tuple(dict.fromkeys([training, *found]))
+def _sampler(text: str) -> Sampler | None:
+    number = r"(\d+\.?\d*|\.\d+)"
+    match = re.fullmatch(rf"{number}:{number}:(\d{{1,4}})", text)
+    if match is None:
+        return None
+    found = Sampler(float(match[1]), float(match[2]), int(match[3]))
+    sound = found.eta <= 1 and found.guidance_scale <= 100
+    return found if sound and 1 <= found.num_steps <= 1000 else None
 
 
 def jobs(plan: Plan) -> Iterator[Job]:
@@ -208,17 +195,3 @@ def classifier_folders(plan: Plan) -> list[Path]:
 def num_images(plan: Plan) -> int:
     """Images of all jobs."""
     return sum(job.count for job in jobs(plan))
-
-
-def bind(folder: Path, plan: Plan) -> None:
-    """Makes the folder the plan's own, or finds that it is already.
-
-    Raises:
-        UserError: if it holds another evaluation, or cannot be written.
-    """
-    changes = files.bind(folder / PLAN, plan._asdict(), "--output")
-    if changes:
-        raise UserError(
-            f"{folder} holds another evaluation: {'; '.join(changes)}. Give the same"
-            " settings to continue it, or another --output."
-        )

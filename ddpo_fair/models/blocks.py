@@ -132,3 +132,28 @@ class ImageAttention(nn.Module):
         )
         h = layers.attend(q, k, v, num_heads=1)
         return x + layers.dense(C, "to_out.0", self.dtype)(h).reshape(N, H, W, C)
+
+
+def resample(
+    x: jax.Array,
+    way: str | None,
+    features: int,
+    dtype: jax.typing.DTypeLike,
+    padding: tuple[int, int] | None = None,
+) -> jax.Array:
+    """The change of [N, H, W, C] to the next level: [N, H', W', features].
+
+    Args:
+        x: after the level's layers.
+        way: "down", H' = H / 2; "up", H' = 2 H; None for none, which returns x.
+        features: channels.
+        dtype: of the computation.
+        padding: of the convolution on the way down, see `layers.Conv`.
+    """
+    if way == "down":
+        shape = {"stride": 2, "padding": padding, "name": "downsamplers.0.conv"}
+        return layers.Conv(features, dtype, **shape)(x)
+    if way == "up":
+        conv = layers.Conv(features, dtype, name="upsamplers.0.conv")
+        return conv(layers.upsample(x))
+    return x

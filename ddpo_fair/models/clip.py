@@ -25,6 +25,7 @@ class Config:
     max_position_embeddings: int = 77
     hidden_act: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
+    model_type: str = "clip_text_model"
 
     @classmethod
     def from_dict(cls, json_dict: dict[str, Any]) -> "Config":
@@ -33,19 +34,13 @@ class Config:
         Raises:
             UserError: if the file is of another model or of an unknown activation.
         """
-        model_type = json_dict.get("model_type", "clip_text_model")
-        options.require(
-            model_type == "clip_text_model",
-            NETWORK,
-            f"model_type={model_type!r} must be 'clip_text_model'",
-        )
         config = options.read(cls, json_dict, NETWORK)
-        options.require(
-            config.hidden_act in ("gelu", "quick_gelu"),
-            NETWORK,
-            f"hidden_act={config.hidden_act!r} must be 'gelu' or 'quick_gelu'",
+        rules = (
+            options.among(config, "model_type", ("clip_text_model",)),
+            options.among(config, "hidden_act", ("gelu", "quick_gelu")),
+            options.divides(config, "num_attention_heads", "hidden_size"),
         )
-        options.require_divisor(config, NETWORK, "num_attention_heads", "hidden_size")
+        options.check(f"{NETWORK}: config.json", vars(config), rules)
         return config
 
 

@@ -2,8 +2,7 @@
 
 import errno
 import logging
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ddpo_fair.errors import UserError
@@ -52,20 +51,33 @@ def download(
     import huggingface_hub  # half a second, and only where a hub is wanted
 
     name, _, revision = reference.partition("@")
+    version = revision or None
     setting = f"{field}={reference!r}"
+    wanted = [*others]
+    for part, stem in parts.items():
+        names = tensor_files.patterns(stem, variant) if stem else ()
+        wanted += [f"{part}/{n}".lstrip("/") for n in ("config.json", *names)]
     try:
-        needed = _needed(setting, _listed(name, revision), parts, variant)
+        info = huggingface_hub.HfApi().model_info(
+            name, revision=version, timeout=TIMEOUT_SECONDS
+        )
+        listed = {file.rfilename for file in info.siblings or ()}
+        _check(setting, listed, parts, variant)
         folder = huggingface_hub.snapshot_download(
             name,
-            revision=revision or None,
-            allow_patterns=[*needed, *others],
+            revision=version,
+            allow_patterns=wanted,
             etag_timeout=TIMEOUT_SECONDS,
         )
     except UserError:
         raise
     except Exception as error:  # whatever the network and the disk come up with
-        folder = _cached(name, revision, parts, variant)
-        if folder is None:
+        folder = _cached(name, version)
+        found = Path(folder).rglob("*.*") if folder else ()
+        try:
+            names = {path.relative_to(folder).as_posix() for path in found}
+            _check(setting, names, parts, variant)
+        except UserError:
             raise UserError(_reason(setting, name, revision, error)) from error
         offline = huggingface_hub.constants.HF_HUB_OFFLINE
         logging.getLogger(__name__).log(
@@ -76,47 +88,22 @@ def download(
     return Path(folder)
 
 
-def _listed(name: str, revision: str) -> set[str]:
-    """The files that a model has, as the hub says."""
-    import huggingface_hub  # see `download`
-
-    info = huggingface_hub.HfApi().model_info(
-        name, revision=revision or None, timeout=TIMEOUT_SECONDS
-    )
-    return {file.rfilename for file in info.siblings or ()}
-
-
-def _cached(
-    name: str, revision: str, parts: Mapping[str, str | None], variant: str
-) -> str | None:
-    """The folder of an earlier download, if it has what is needed."""
+def _cached(name: str, version: str | None) -> str | None:
+    """The folder of an earlier download, whatever it holds; None for none."""
     import huggingface_hub  # see `download`
 
     try:
-        # No pattern: which files it must have is asked of the folder itself.
-        folder = huggingface_hub.snapshot_download(
-            name, revision=revision or None, allow_patterns=[], local_files_only=True
+        return huggingface_hub.snapshot_download(
+            name, revision=version, allow_patterns=[], local_files_only=True
         )
-        files = (path for path in Path(folder).rglob("*") if path.is_file())
-        names = {path.relative_to(folder).as_posix() for path in files}
-        _needed(name, names, parts, variant)
-    except (UserError, OSError, ValueError):
+    except (OSError, ValueError):
         return None
-    return folder
 
 
-def _needed(
+def _check(
     setting: str, names: set[str], parts: Mapping[str, str | None], variant: str
-) -> list[str]:
-    """config.json and the weights of each part: a single file, or an index and shards.
-
-    Of what a model lists only such names are asked for, hence nothing outside its
-    folder, and no pickle.
-
-    Raises:
-        UserError: if there are none; says what there is instead.
-    """
-    needed = []
+) -> None:
+    """Raises a UserError unless each part has its config.json and its weights."""
     for part, stem in parts.items():
         place = f"{part}/" if part else ""
         if f"{place}config.json" not in names:
@@ -125,35 +112,20 @@ def _needed(
                 f"{setting} has no {place}config.json: it is not a model in the layout"
                 f" of {layout}; choose another model or revision."
             )
-        needed.append(f"{place}config.json")
-        if stem is not None:
-            within = {n.removeprefix(place) for n in names if n.startswith(place)}
-            files = _weights(setting, place, within, stem, variant)
-            needed += [f"{place}{name}" for name in files]
-    return needed
-
-
-def _weights(
-    setting: str, place: str, names: set[str], stem: str, variant: str
-) -> list[str]:
-    single, *indices = tensor_files.file_names(stem, variant)
-    if single in names:
-        return [single]
-    index = next((name for name in indices if name in names), None)
-    if index is None:
-        instead = tensor_files.instead(names)
-        raise UserError(f"{setting} has no {place}{single}{instead}")
-    middle = re.escape(f".{variant}" if variant else "")
-    shard = rf"(-\d+-of-\d+{middle}|{middle}-\d+-of-\d+)\.safetensors"
-    pattern = re.compile(re.escape(stem) + shard)
-    return [index, *sorted(filter(pattern.fullmatch, names))]
+        within = {n.removeprefix(place) for n in names if n.startswith(place)}
+        weights = tensor_files.file_names(stem, variant) if stem else ()
+        if stem and within.isdisjoint(weights):
+            instead = tensor_files.instead(within)
+            raise UserError(f"{setting} has no {place}{weights[0]}{instead}")
 
 
 def _reason(setting: str, name: str, revision: str, error: Exception) -> str:
     """What went wrong and the way out, from the exceptions of hub and network."""
     if name in MOVED:
         return f"{setting}: the hub has this model as {MOVED[name]} now; use that name."
-    causes = list(_causes(error))
+    causes: list[BaseException] = [error]
+    while cause := causes[-1].__cause__ or causes[-1].__context__:
+        causes.append(cause)
     if any(getattr(cause, "errno", None) == errno.ENOSPC for cause in causes):
         return (
             f"{setting}: the disk is full. Free some space, or let HF_HOME name a"
@@ -169,9 +141,3 @@ def _reason(setting: str, name: str, revision: str, error: Exception) -> str:
         " connection and HF_ENDPOINT, and try again later; or, on a machine that is"
         f" online, {COPY.format(**details)}."
     )
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

@@ -10,9 +10,8 @@ import safetensors.numpy
 from ddpo_fair import errors
 from ddpo_fair.models import lora, weights
 
-FILENAME = (
-    "pytorch_lora_weights.safetensors"  # what load_lora_weights(folder) looks for
-)
+# What load_lora_weights(folder) looks for.
+FILENAME = "pytorch_lora_weights.safetensors"
 PREFIX = "unet"  # the pipeline's part that the adapters belong to
 
 
@@ -20,13 +19,8 @@ def tensors(adapters: lora.Adapters, scale: float) -> dict[str, np.ndarray]:
     """Float32 tensors by their names in the file, e.g. "unet.conv_in.lora_A.weight".
 
     PEFT adds (alpha / rank) * lora_B @ lora_A to a weight, and readers that find no
-    alpha take alpha = rank. So the scale is multiplied into lora_B, and the file means
-    the same to every reader.
-
-    Args:
-        adapters: of `lora.init`: down [in, r] or [k, k, in, r], up [r, out] or
-            [1, 1, r, out].
-        scale: weight of the product in training, alpha / rank.
+    alpha take alpha = rank. So the scale, which is alpha / rank in training, is
+    multiplied into lora_B, and the file means the same to every reader.
     """
     named = {}
     for path, adapter in adapters.items():
@@ -43,13 +37,7 @@ def save(
     scale: float,
     metadata: Mapping[str, str],
 ) -> Path:
-    """Writes the adapters and what they are; returns the file.
-
-    Args:
-        folder: exists.
-        adapters: of `lora.init`, see `tensors`; down [in, r], up [r, out] or kernels.
-        scale: weight of the product in training, alpha / rank.
-        metadata: of the file's header.
+    """Writes `tensors` and what they are to a folder that exists; returns the file.
 
     Raises:
         UserError: if a number is not finite.

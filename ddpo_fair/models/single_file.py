@@ -3,7 +3,6 @@
 diffusers' own converter does it, once, in a process of its own (extra `torch`).
 """
 
-import contextlib
 import fcntl
 import hashlib
 import importlib.util
@@ -12,7 +11,6 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from ddpo_fair import files
@@ -44,41 +42,27 @@ def folder_of(field: str, file: Path) -> Path:
             " folder in the diffusers layout."
         )
     cache = files.cache() / "single_file"
-    folder = cache / _name(file)
-    with _turn(cache, folder.name):
-        if not folder.is_dir():
-            _convert(setting, file, folder)
-    return folder
-
-
-@contextlib.contextmanager
-def _turn(cache: Path, name: str) -> Iterator[None]:
-    """Waits until no other process of this host makes the same folder."""
-    with contextlib.ExitStack() as stack:
-        # A cache that can only be read needs no turns.
-        with contextlib.suppress(OSError):
-            cache.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context((cache / f".{name}.lock").open("a"))
-            fcntl.flock(file, fcntl.LOCK_EX)  # freed when the process ends, however
-        yield
-
-
-def _name(file: Path) -> str:
     status = file.stat()
     what = f"{file}\n{status.st_size}\n{status.st_mtime_ns}"
     digest = hashlib.sha256(what.encode("utf-8", "surrogateescape")).hexdigest()
-    return re.sub(r"[^\w.-]", "_", file.stem, flags=re.ASCII)[:60] + "-" + digest[:16]
-
-
-def _unfinished(setting: str, cache: Path) -> tempfile.TemporaryDirectory:
+    stem = re.sub(r"[^\w.-]", "_", file.stem, flags=re.ASCII)[:60]
+    folder = cache / f"{stem}-{digest[:16]}"
+    if folder.is_dir():
+        return folder
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryDirectory(prefix=".", dir=cache)
+        lock = (cache / f".{folder.name}.lock").open("a")
     except OSError as error:
         raise UserError(
             f"{setting}: its copy cannot be kept in {cache} ({error.strerror}); set"
             " XDG_CACHE_HOME to a folder that may be written."
         ) from error
+    with lock:
+        # Of the processes of this host one converts; the others wait for it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            _convert(setting, file, folder)
+    return folder
 
 
 def _convert(setting: str, file: Path, folder: Path) -> None:
@@ -93,7 +77,7 @@ def _convert(setting: str, file: Path, folder: Path) -> None:
         "%s: diffusers converts it, once, to %s.", setting, folder
     )
     beside = file.parent if (file.parent / "model_index.json").is_file() else ""
-    with _unfinished(setting, folder.parent) as unfinished:
+    with tempfile.TemporaryDirectory(prefix=".", dir=folder.parent) as unfinished:
         result = Path(unfinished) / "model"
         done = subprocess.run(
             [sys.executable, "-m", __spec__.name, str(file), str(result), str(beside)],

@@ -48,20 +48,28 @@ def model_folder(reference: str, variant: str = "", with_weights: bool = True) -
     Raises:
         UserError: if there is no such model, or no way to it.
     """
-    folder = local_folder("model", reference)
-    if folder is not None:
-        return folder
-    parts = MODEL_PARTS if with_weights else dict.fromkeys(MODEL_PARTS)
-    return hub.download("model", reference, parts, MODEL_FILES, variant)
+    return _folder("model", reference, MODEL_PARTS, MODEL_FILES, variant, with_weights)
 
 
 def classifier_folder(reference: str, with_weights: bool = True) -> Path:
     """The local folder of `config.classifier`; see `model_folder`."""
-    folder = local_folder("classifier", reference)
+    what = CLASSIFIER_PARTS, CLASSIFIER_FILES
+    return _folder("classifier", reference, *what, "", with_weights)
+
+
+def _folder(
+    field: str,
+    reference: str,
+    parts: dict[str, str],
+    others: tuple[str, ...],
+    variant: str,
+    with_weights: bool,
+) -> Path:
+    folder = local_folder(field, reference)
     if folder is not None:
         return folder
-    parts = CLASSIFIER_PARTS if with_weights else dict.fromkeys(CLASSIFIER_PARTS)
-    return hub.download("classifier", reference, parts, CLASSIFIER_FILES)
+    stems = parts if with_weights else dict.fromkeys(parts)
+    return hub.download(field, reference, stems, others, variant)
 
 
 def local_folder(field: str, reference: str) -> Path | None:

@@ -1,16 +1,19 @@
 """The safetensors files of a folder: found, opened, read; never a pickle."""
 
+import contextlib
 import json
 import os
 import pathlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import safetensors
 
-from ddpo_fair import errors
+from ddpo_fair.errors import UserError
+
+Tensors = dict[str, tuple[Any, pathlib.Path]]  # the open file and its path, by name
 
 STEMS = ("diffusion_pytorch_model", "model")  # diffusers', transformers'
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5")
@@ -29,15 +32,15 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise errors.UserError(
+        raise UserError(
             f"{path} does not exist; name a folder that holds one."
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise errors.UserError(
+        raise UserError(
             f"{path} cannot be read as JSON ({error}); download it again."
         ) from None
     if not isinstance(content, dict):
-        raise errors.UserError(f"{path} holds no JSON object; download it again.")
+        raise UserError(f"{path} holds no JSON object; download it again.")
     return content
 
 
@@ -57,10 +60,10 @@ def find(folder: pathlib.Path, variant: str | None) -> list[pathlib.Path]:
                 whole = name.endswith(".safetensors")
                 return [folder / name] if whole else _shards(folder / name)
     if not folder.is_dir():
-        raise errors.UserError(f"{folder} holds no weights: there is no such folder.")
+        raise UserError(f"{folder} holds no weights: there is no such folder.")
     wanted = " or ".join(file_names(stem, variant or "")[0] for stem in STEMS)
     names = {path.name for path in folder.iterdir() if path.is_file()}
-    raise errors.UserError(f"{folder} holds no {wanted}{instead(names)}")
+    raise UserError(f"{folder} holds no {wanted}{instead(names)}")
 
 
 def file_names(stem: str, variant: str) -> tuple[str, ...]:
@@ -70,6 +73,17 @@ def file_names(stem: str, variant: str) -> tuple[str, ...]:
         f"{stem}{middle}.safetensors",
         f"{stem}.safetensors.index{middle}.json",
         f"{stem}{middle}.safetensors.index.json",
+    )
+
+
+def patterns(stem: str, variant: str) -> tuple[str, ...]:
+    """`file_names` and, as globs, the names of shards; nothing in another folder."""
+    middle = f".{variant}" if variant else ""
+    shard = f"-{5 * '[0-9]'}-of-{5 * '[0-9]'}"
+    return (
+        *file_names(stem, variant),
+        f"{stem}{middle}{shard}.safetensors",
+        f"{stem}{shard}{middle}.safetensors",
     )
 
 
@@ -102,44 +116,49 @@ def instead(names: Iterable[str]) -> str:
 def _shards(index: pathlib.Path) -> list[pathlib.Path]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise errors.UserError(f"{index} has no weight_map; download it again.")
+        raise UserError(f"{index} has no weight_map; download it again.")
     names = sorted(set(map(str, weight_map.values())))
     for name in names:
         if os.path.basename(name) != name or not name.endswith(".safetensors"):
-            raise errors.UserError(
-                f"{index} names the file {name!r}, which is no safetensors file of "
-                "its folder; do not trust these weights."
+            raise UserError(
+                f"{index} names the file {name!r}, which is no safetensors file of"
+                " its folder; do not trust these weights."
             )
         if not (index.parent / name).is_file():
-            raise errors.UserError(
+            raise UserError(
                 f"{index} names {name}, which does not exist; download it again."
             )
     return [index.parent / name for name in names]
 
 
-def open_all(paths: list[pathlib.Path]) -> dict[str, tuple[Any, pathlib.Path]]:
+def open_all(paths: list[pathlib.Path]) -> Tensors:
     """Every tensor's name, with the open file that holds it and the file's path.
 
     Raises:
-        UserError: if a file is not sound, or two files hold the same tensor.
+        UserError: if a file is not sound, or a tensor is there twice.
     """
-    tensors: dict[str, tuple[Any, pathlib.Path]] = {}
+    tensors: Tensors = {}
     for path in paths:
-        try:
+        with _sound(f"{path} is no sound safetensors file"):
             file = safetensors.safe_open(path, framework="numpy")
             _check_names(path)
-        except (safetensors.SafetensorError, OSError, ValueError) as error:
-            raise errors.UserError(
-                f"{path} is no sound safetensors file ({error}); download it again."
-            ) from None
         for name in file.keys():  # noqa: SIM118 - not a dict
             if name in tensors:
-                raise errors.UserError(
+                raise UserError(
                     f"{name} is both in {tensors[name][1]} and in {path}; delete the "
                     "file that does not belong to the index."
                 )
             tensors[name] = (file, path)
     return tensors
+
+
+@contextlib.contextmanager
+def _sound(problem: str) -> Iterator[None]:
+    """Makes a UserError of what safetensors and the disk raise."""
+    try:
+        yield
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{problem} ({error}); download it again.") from None
 
 
 def _check_names(path: pathlib.Path) -> None:
@@ -159,15 +178,8 @@ def _check_names(path: pathlib.Path) -> None:
     json.loads(header, object_pairs_hook=once)
 
 
-def read(file: Any, name: str, path: pathlib.Path) -> np.ndarray:
-    """One tensor of an open file.
-
-    Raises:
-        UserError: if the file ends too early or cannot be read.
-    """
-    try:
+def read(tensors: Tensors, name: str) -> np.ndarray:
+    """One tensor of `open_all`; a UserError if its file ends too early."""
+    file, path = tensors[name]
+    with _sound(f"{name} of {path} cannot be read"):
         return file.get_tensor(name)
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise errors.UserError(
-            f"{name} of {path} cannot be read ({error}); download the file again."
-        ) from None

@@ -54,14 +54,8 @@ class Level(nn.Module):
                     x, text_states
                 )
             states.append(x)
-        if self.resample == "down":
-            conv = layers.Conv(
-                self.features, self.dtype, stride=2, name="downsamplers.0.conv"
-            )
-            states.append(conv(x))
-        elif self.resample == "up":
-            conv = layers.Conv(self.features, self.dtype, name="upsamplers.0.conv")
-            states.append(conv(layers.upsample(x)))
+        if self.resample is not None:
+            states.append(blocks.resample(x, self.resample, self.features, self.dtype))
         return states
 
 

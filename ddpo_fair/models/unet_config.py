@@ -56,9 +56,25 @@ class Config:
         Raises:
             UserError: names each option that this network does not support.
         """
-        options.refuse(cls, json_dict, NETWORK, FIXED)
-        config = options.read(cls, json_dict, NETWORK)
-        config._check()
+        config = options.read(cls, json_dict, NETWORK, FIXED)
+        channels, heads = config.block_out_channels, config.num_heads
+        each = len(heads) == len(channels)
+        rules = [
+            (
+                "attention_head_dim",
+                each and all(c % h == 0 for c, h in zip(channels, heads, strict=True)),
+                f"a divisor of block_out_channels={channels}, for all or one for each",
+            ),
+            options.divides(config, "norm_num_groups", "block_out_channels"),
+        ]
+        for name, allowed in (
+            ("down_block_types", (CROSS_DOWN, PLAIN_DOWN)),
+            ("up_block_types", (CROSS_UP, PLAIN_UP)),
+        ):
+            kinds = getattr(config, name)
+            sound = len(kinds) == len(channels) and set(kinds) <= set(allowed)
+            rules.append((name, sound, f"{len(channels)} of {allowed}"))
+        options.check(f"{NETWORK}: config.json", vars(config), rules)
         return config
 
     @property
@@ -73,28 +89,3 @@ class Config:
         """Layers, groups and linear projection of every `blocks.Transformer`."""
         layers = self.transformer_layers_per_block
         return layers, self.norm_num_groups, self.use_linear_projection
-
-    def _check(self) -> None:
-        def require(condition: bool, message: str) -> None:
-            options.require(condition, NETWORK, message)
-
-        channels = self.block_out_channels
-        for name, allowed in (
-            ("down_block_types", (CROSS_DOWN, PLAIN_DOWN)),
-            ("up_block_types", (CROSS_UP, PLAIN_UP)),
-        ):
-            types = getattr(self, name)
-            require(
-                len(types) == len(channels) and set(types) <= set(allowed),
-                f"{name}={types} must be {len(channels)} of {allowed}",
-            )
-        require(
-            len(self.num_heads) == len(channels)
-            and all(
-                c % heads == 0
-                for c, heads in zip(channels, self.num_heads, strict=True)
-            ),
-            f"attention_head_dim={self.attention_head_dim} must divide "
-            f"block_out_channels={channels}",
-        )
-        options.require_divisor(self, NETWORK, "norm_num_groups", "block_out_channels")

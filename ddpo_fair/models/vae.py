@@ -44,19 +44,18 @@ class Config:
         Raises:
             UserError: names each option that this network does not support.
         """
-        options.refuse(cls, json_dict, NETWORK, FIXED)
-        config = options.read(cls, json_dict, NETWORK)
+        config = options.read(cls, json_dict, NETWORK, FIXED)
         levels = len(config.block_out_channels)
-        for name, kind in (
-            ("down_block_types", "DownEncoderBlock2D"),
-            ("up_block_types", "UpDecoderBlock2D"),
-        ):
-            types = getattr(config, name)
-            message = f"{name}={types} must be {levels} times {kind}"
-            options.require(types == (kind,) * levels, NETWORK, message)
-        options.require_divisor(
-            config, NETWORK, "norm_num_groups", "block_out_channels"
+        rules = (
+            options.among(
+                config, "down_block_types", [("DownEncoderBlock2D",) * levels]
+            ),
+            options.among(config, "up_block_types", [("UpDecoderBlock2D",) * levels]),
+            options.among(config, "in_channels", (3,)),  # red, green, blue
+            options.among(config, "out_channels", (3,)),
+            options.divides(config, "norm_num_groups", "block_out_channels"),
         )
+        options.check(f"{NETWORK}: config.json", vars(config), rules)
         return config
 
 
@@ -77,18 +76,8 @@ class Level(nn.Module):
         norm = (self.config.norm_num_groups, EPSILON, self.dtype)
         for i in range(self.num_layers):
             x = blocks.ResnetBlock(self.features, *norm, name=f"resnets.{i}")(x)
-        if self.resample == "down":
-            x = layers.Conv(
-                self.features,
-                self.dtype,
-                stride=2,
-                padding=(0, 1),
-                name="downsamplers.0.conv",
-            )(x)
-        elif self.resample == "up":
-            conv = layers.Conv(self.features, self.dtype, name="upsamplers.0.conv")
-            x = conv(layers.upsample(x))
-        return x
+        padding = (0, 1)  # on the way down, as in the first VAE
+        return blocks.resample(x, self.resample, self.features, self.dtype, padding)
 
 
 class MidBlock(nn.Module):

@@ -28,6 +28,7 @@ class Config:
     num_channels: int = 3
     qkv_bias: bool = True
     id2label: tuple[str, ...] = ("LABEL_0", "LABEL_1")  # class i's name
+    model_type: str = "vit"
 
     @classmethod
     def from_dict(cls, json_dict: dict[str, Any]) -> "Config":
@@ -37,41 +38,26 @@ class Config:
             UserError: if the file is of another model, of an unknown activation, or
                 its labels are not numbered 0, 1, 2, ...
         """
-        model_type = json_dict.get("model_type", "vit")
-        options.require(
-            model_type == "vit", NETWORK, f"model_type={model_type!r} must be 'vit'"
-        )
+        place = f"{NETWORK}: config.json"
         if "id2label" in json_dict:
-            json_dict = json_dict | {"id2label": _labels(json_dict["id2label"])}
+            labels = json_dict["id2label"]
+            names = dict(labels) if isinstance(labels, dict) else {}
+            names = {str(index): str(name) for index, name in names.items()}
+            numbers = [str(i) for i in range(len(names))]
+            sound = len(names) > 0 and set(names) == set(numbers)
+            rule = ("id2label", sound, "names of the classes 0, 1, 2, ...")
+            options.check(place, json_dict, [rule])
+            json_dict = json_dict | {"id2label": [names[i] for i in numbers]}
         config = options.read(cls, json_dict, NETWORK)
-        for condition, message in (
-            (
-                config.hidden_act in layers.ACTIVATIONS,
-                f"hidden_act={config.hidden_act!r} must be one of "
-                f"{list(layers.ACTIVATIONS)}",
-            ),
-            (
-                config.num_channels == 3,
-                f"num_channels={config.num_channels} must be 3, for red, green, blue",
-            ),
-        ):
-            options.require(condition, NETWORK, message)
-        options.require_divisor(config, NETWORK, "patch_size", "image_size")
-        options.require_divisor(config, NETWORK, "num_attention_heads", "hidden_size")
+        rules = (
+            options.among(config, "model_type", ("vit",)),
+            options.among(config, "hidden_act", layers.ACTIVATIONS),
+            options.among(config, "num_channels", (3,)),  # red, green, blue
+            options.divides(config, "patch_size", "image_size"),
+            options.divides(config, "num_attention_heads", "hidden_size"),
+        )
+        options.check(place, vars(config), rules)
         return config
-
-
-def _labels(id2label: Any) -> tuple[str, ...]:
-    names = {}
-    if isinstance(id2label, dict):
-        names = {str(index): str(name) for index, name in id2label.items()}
-    numbers = [str(i) for i in range(len(names))]
-    options.require(
-        len(names) > 0 and set(names) == set(numbers),
-        NETWORK,
-        f"id2label={errors.shown(id2label)} must number its classes 0, 1, 2, ...",
-    )
-    return tuple(names[number] for number in numbers)
 
 
 class EncoderLayer(nn.Module):

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -17,7 +18,8 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from ddpo_fair import errors, files
+from ddpo_fair import files
+from ddpo_fair.errors import UserError, shown
 from ddpo_fair.models import tensor_files
 
 Params = dict[str, Any]  # nested dicts of arrays
@@ -89,11 +91,17 @@ def load(
     tensors = tensor_files.open_all(paths)
     leaves = traverse_util.flatten_dict(template)
     names = {path: _spelling(_tensor_name(path), tensors) for path in leaves}
-    _check(leaves, names, tensors, paths)
-    params = {}
-    for path, name in names.items():
-        file, where = tensors[name]
-        params[path] = from_torch(path[-1], tensor_files.read(file, name, where))
+    if wrong := list(_misfits(leaves, names, tensors)):
+        more = f"; and {len(wrong) - MOST_NAMED} more" if wrong[MOST_NAMED:] else ""
+        raise UserError(
+            f"{' and '.join(map(str, paths))}: the weights do not fit config.json:"
+            f" {'; '.join(wrong[:MOST_NAMED])}{more}. Use the config.json that came"
+            " with the weights."
+        )
+    params = {
+        path: from_torch(path[-1], tensor_files.read(tensors, name))
+        for path, name in names.items()
+    }
     return traverse_util.unflatten_dict(params)
 
 
@@ -125,7 +133,7 @@ def save(
         name = _tensor_name(path)
         tensors[name] = to_torch(path[-1], array, dtype)
         if not np.isfinite(tensors[name].astype(np.float32)).all():
-            raise errors.UserError(
+            raise UserError(
                 f"{folder / filename}: {name} is not finite in "
                 f"{jnp.dtype(dtype).name}; nothing was written."
             )
@@ -182,42 +190,25 @@ def _spelling(name: str, tensors: dict[str, Any]) -> str:
     return name
 
 
-def _check(
-    leaves: dict[tuple, Any],
-    names: dict[tuple, str],
-    tensors: dict[str, tuple[Any, pathlib.Path]],
-    paths: list[pathlib.Path],
-) -> None:
-    """Raises if the files do not hold exactly the template's tensors."""
-    wrong = []
+def _misfits(
+    leaves: dict[tuple, Any], names: dict[tuple, str], tensors: tensor_files.Tensors
+) -> Iterator[str]:
+    """What the files lack of the template, or have instead or besides."""
     for path, leaf in leaves.items():
         name, expected = names[path], list(_torch_shape(path, leaf.shape))
         if name not in tensors:
-            wrong.append(f"{name} {expected} is missing")
+            yield f"{name} {expected} is missing"
             continue
         file, where = tensors[name]
         tensor = file.get_slice(name)
-        if tensor.get_shape() != expected:
-            wrong.append(
-                f"{name} of {where} has shape {errors.shown(tensor.get_shape())},"
-                f" expected {expected}"
-            )
-        elif tensor.get_dtype() not in FLOATS:
-            wrong.append(
-                f"{name} of {where} is of type {tensor.get_dtype()}, expected one of "
-                f"{', '.join(FLOATS)}"
-            )
-    for name in sorted(set(tensors) - set(names.values())):
+        shape, kind = tensor.get_shape(), tensor.get_dtype()
+        if shape != expected:
+            yield f"{name} of {where} has shape {shown(shape)}, expected {expected}"
+        elif kind not in FLOATS:
+            allowed = ", ".join(FLOATS)
+            yield f"{name} of {where} is of type {kind}, expected one of {allowed}"
+    for name in sorted(tensors.keys() - set(names.values())):
         if not UNREAD.fullmatch(name):
             file, where = tensors[name]
-            shape = file.get_slice(name).get_shape()
-            called = f"{name[:LONGEST_NAME]} {errors.shown(shape)}"
-            wrong.append(f"{called} of {where} is left over")
-    if wrong:
-        more = len(wrong) - MOST_NAMED
-        tail = f"; and {more} more" if more > 0 else ""
-        raise errors.UserError(
-            f"{' and '.join(map(str, paths))}: the weights do not fit config.json: "
-            f"{'; '.join(wrong[:MOST_NAMED])}{tail}. Use the config.json that came "
-            "with the weights."
-        )
+            shape = shown(file.get_slice(name).get_shape())
+            yield f"{name[:LONGEST_NAME]} {shape} of {where} is left over"

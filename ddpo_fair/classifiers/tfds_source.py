@@ -1,7 +1,8 @@
-"""Which feature of a data set is the label, and what its values mean."""
+"""Data sets of TensorFlow Datasets: their images, and which feature is the label."""
 
 import difflib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,69 @@ from ddpo_fair.classifiers import classes
 from ddpo_fair.errors import UserError, shown
 
 MOST_LISTED = 60  # features of one message
+
+
+def builder(reference: str, folder: Path, data_dir: str | None) -> Any:
+    """The tfds.core.DatasetBuilder of a name, or of a prepared folder.
+
+    Raises:
+        UserError: for an unknown name, or without the package.
+    """
+    try:
+        import tensorflow_datasets as tfds  # the extra `data` may be missing
+    except ImportError as error:
+        raise UserError(
+            f"--data needs the package tensorflow-datasets ({error}): pip install"
+            ' "ddpo_fair[data]".'
+        ) from error
+    if folder.is_dir():
+        return tfds.builder_from_directory(folder)
+    known = sorted(set(tfds.list_builders(with_community_datasets=False)))
+    name = reference.partition("/")[0].partition(":")[0]
+    if name not in known:
+        similar = difflib.get_close_matches(name, known, 4, 0.5)
+        raise UserError(
+            f"--data={shown(reference)} is no folder, and no data set of TensorFlow"
+            f" Datasets; like it: {', '.join(similar) or 'none'}."
+        )
+    try:
+        return tfds.builder(reference, data_dir=data_dir, file_format="array_record")
+    except (ImportError, ValueError, AssertionError) as error:
+        raise UserError(
+            f"--data={shown(reference)}: TensorFlow Datasets does not take it"
+            f" ({_first_line(error)})."
+        ) from error
+
+
+def prepare(builder: Any, reference: str) -> None:
+    """Downloads and prepares a data set if need be; raises UserError if it cannot."""
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # whatever a data set's own code or a server brings up
+        raise UserError(
+            f"--data={shown(reference)} cannot be downloaded or prepared"
+            f" ({type(error).__name__}: {_first_line(error)}). TFDS's page of it says"
+            " what it needs; --data_dir names where it is prepared already."
+        ) from error
+
+
+def examples(
+    builder: Any, split: str, image: str, reference: str
+) -> Sequence[dict[str, Any]]:
+    """Examples of a split with encoded images: labels come without decoding any."""
+    import tensorflow_datasets as tfds  # see `builder`
+
+    skip: Any = tfds.decode.SkipDecoding()
+    for part in reversed(image.split("/")):
+        skip = {part: skip}
+    try:
+        return builder.as_data_source(split, decoders=skip)
+    except NotImplementedError as error:
+        raise UserError(
+            f"--data={shown(reference)} was prepared in a format that cannot be read"
+            " without TensorFlow: give another --data_dir, where it is prepared as"
+            " array_record."
+        ) from error
 
 
 def at(example: dict[str, Any], path: str) -> Any:
@@ -31,7 +95,7 @@ def features(known: Any, label: str | None, reference: str) -> tuple[str, str]:
     Raises:
         UserError: if either is missing, or not the only one.
     """
-    import tensorflow_datasets as tfds  # the extra `data` may be missing
+    import tensorflow_datasets as tfds  # see `builder`
 
     leaves = dict(_leaves(known))
     images = [p for p, f in leaves.items() if isinstance(f, tfds.features.Image)]
@@ -64,37 +128,6 @@ def names_of(feature: Any, label: str) -> tuple[str, ...]:
     return names or (_of_attribute(label) if feature.np_dtype == np.bool_ else ())
 
 
-def class_names(
-    own: Sequence[str], label: str, given: Sequence[str], reference: str
-) -> tuple[str, ...]:
-    """Names of the classes 0, 1, ...; at least one means female and one male.
-
-    Args:
-        own: the data set's; () where it gives none.
-        label: path of the label, for messages.
-        given: the user's; () for the data set's own.
-        reference: of the data set, for messages.
-
-    Raises:
-        UserError: if they do not, or it is unknown what the values mean.
-    """
-    if given and own and len(given) != len(own):
-        raise UserError(
-            f"--classes={shown(','.join(given))} names {len(given)} classes, but"
-            f" {label} has {len(own)} ({', '.join(own)})."
-        )
-    names = tuple(given) or tuple(own)
-    missing = classes.missing(names)
-    if missing:
-        raise UserError(
-            f"--data={shown(reference)}: of the classes"
-            f" {', '.join(names) or '(unnamed)'} of {label} none means"
-            f" {' and none '.join(missing)}. Say what its values mean, in order, e.g."
-            f" --classes={','.join(classes.CLASSES)}."
-        )
-    return names
-
-
 def _of_attribute(label: str) -> tuple[str, ...]:
     """Names of False and True of an attribute like "Male"; () for another."""
     (meaning,) = classes.meanings([label.rpartition("/")[2]])
@@ -115,3 +148,7 @@ def _leaves(known: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def _is_whole(feature: Any) -> bool:
     return np.issubdtype(feature.np_dtype, np.integer) or feature.np_dtype == np.bool_
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no reason given"])[0].rstrip(".:")

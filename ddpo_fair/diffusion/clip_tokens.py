@@ -1,0 +1,65 @@
+"""Tokens of prompts, as CLIP's tokenizer has them."""
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ddpo_fair.errors import UserError, shown
+from ddpo_fair.models import clip
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+CUT = "prompts_are_cut"  # in tokenizer_config.json: true where long ones lose their end
+
+
+def load(folder: Path) -> "CLIPTokenizer":
+    """The tokenizer of a folder; a UserError if there is none that can be read."""
+    # Of transformers only the tokenizer serves: its advice to install PyTorch puzzles.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from transformers import CLIPTokenizer  # seconds, and only where weights are read
+
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    try:
+        return CLIPTokenizer.from_pretrained(  # a folder: nothing to pin
+            folder, local_files_only=True
+        )  # nosec B615
+    except Exception as error:  # whatever a broken file brings up
+        raise UserError(
+            f"{folder} holds no CLIP tokenizer that can be read"
+            f" ({type(error).__name__}: {str(error)[:200]}); copy the folder again."
+        ) from error
+
+
+def of(
+    tokenizer: "CLIPTokenizer", encoder: clip.Config, prompts: list[str]
+) -> np.ndarray:
+    """Token numbers int32 [N, L], padded to the text encoder's length.
+
+    A longer prompt loses its end only where the model was trained so, which its
+    tokenizer_config.json says with `CUT`.
+
+    Raises:
+        UserError: for a prompt that is longer, or of which it has no token.
+    """
+    length, vocab_size = encoder.max_position_embeddings, encoder.vocab_size
+    cut = tokenizer.init_kwargs.get(CUT) is True
+    found = tokenizer(prompts, padding="max_length", max_length=length, truncation=cut)[
+        "input_ids"
+    ]
+    for prompt, ids in zip(prompts, found, strict=True):
+        if len(ids) > length:
+            raise UserError(
+                f"The prompt {shown(prompt)} has {len(ids)} tokens, but the text"
+                f" encoder reads {length}, two of which mark its ends; shorten it."
+            )
+        if max(ids) >= vocab_size:
+            raise UserError(
+                f"{tokenizer.name_or_path}: the tokenizer's vocabulary is larger than"
+                f" the text encoder's, vocab_size={vocab_size}; copy both from the"
+                " same model."
+            )
+    return np.asarray(found, np.int32)
