@@ -169,7 +169,8 @@ def probabilities(classifier: Classifier, params: Any, images: jax.Array) -> jax
 def classify(classifier: Classifier, params: Any, images: jax.Array) -> jax.Array:
     """Probabilities float32 [D, n, 2] of images [D, n, H, W, 3], not waited for.
 
-    Images are in [0, 1]. The classifier is compiled at its first use; `params` stand for its own.
+    Images are in [0, 1]. The classifier is compiled at its first use; its own params
+    are not used.
     """
     return program(classifier)(params, images)
 
