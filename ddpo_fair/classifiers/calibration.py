@@ -9,12 +9,7 @@ TEMPERATURES = np.exp(np.linspace(-1.5, 1.5, 301))  # tried, each 1 % above the 
 
 
 def temperature_of(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature that makes the labels likeliest.
-
-    Args:
-        logits: [N, K], of images that were not trained on.
-        labels: int [N], the truth.
-    """
+    """The temperature of logits [N, K] that makes the labels int [N] likeliest."""
     labels = np.asarray(labels, np.int64)
     right = np.take_along_axis(logits, labels[:, None], axis=1)
     behind = logits - right  # of each class, behind the true one
@@ -25,10 +20,7 @@ def temperature_of(logits: np.ndarray, labels: np.ndarray) -> float:
 def calibrated(params: Any, logits: np.ndarray, labels: np.ndarray) -> Any:
     """The weights with the best temperature folded into the head `classifier`.
 
-    Args:
-        params: of the network.
-        logits: [N, K], of images that were not trained on.
-        labels: int [N], the truth.
+    Logits [N, K] and labels int [N] are of images that were not trained on.
     """
     best = temperature_of(logits, labels)
     head = jax.tree.map(lambda leaf: leaf / best, params["classifier"])

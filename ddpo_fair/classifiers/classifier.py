@@ -110,11 +110,7 @@ def label_classes(id2label: tuple[str, ...], folder: os.PathLike) -> np.ndarray:
 
 
 def read_preprocessing(folder: pathlib.Path, config: vit.Config) -> Preprocessing:
-    """What preprocessor_config.json says.
-
-    Raises:
-        UserError: for a missing file or what is not supported.
-    """
+    """What preprocessor_config.json says; a UserError for what is not supported."""
     path, side = folder / PREPROCESSOR, config.image_size
     content = DEFAULTS | {"size": side} | tensor_files.read_json(path)
     size, method = content["size"], content["resample"]
@@ -171,12 +167,10 @@ def probabilities(classifier: Classifier, params: Any, images: jax.Array) -> jax
 
 
 def classify(classifier: Classifier, params: Any, images: jax.Array) -> jax.Array:
-    """Probabilities float32 [D, n, 2] of images [D, n, H, W, 3]; does not wait.
+    """Probabilities float32 [D, n, 2] of images [D, n, H, W, 3], not waited for.
 
-    Args:
-        classifier: compiled at its first use; its own params are not used.
-        params: of the network, the same on every device.
-        images: in [0, 1].
+    Images are in [0, 1]. The classifier is compiled at its first use; its own params
+    are not used.
     """
     return program(classifier)(params, images)
 

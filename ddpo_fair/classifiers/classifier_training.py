@@ -102,13 +102,8 @@ def hold_out(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows to train on, and rows to keep: as many of each class there is; int [n] each.
 
-    Args:
-        classes: int [N].
-        share: of the smallest class.
-        seed: of the choice.
-
-    Raises:
-        UserError: if a class is too small to be divided.
+    Classes are int [N]; `share` is of the smallest one, a UserError if that is too
+    small to be divided.
     """
     kinds, counts = np.unique(classes, return_counts=True)
     size = max(1, int(share * counts.min()))
@@ -145,8 +140,7 @@ def train(
         split: the images.
         rows: int [n], of it.
         folder: of the checkpoints, to go on from.
-        num_steps: updates.
-        batch_size: images of an update.
+        num_steps: updates, of `batch_size` images.
         learning_rate: Muon's, at its peak.
         seed: of batches and augmentation.
     """

@@ -30,11 +30,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def evaluate(options: flags.FlagValues) -> None:
-    """Classifies the images, writes and prints the classifier's accuracy.
-
-    Raises:
-        UserError: for what the user can fix.
-    """
+    """Classifies the images, writes and prints how well; a UserError for bad input."""
     # Seconds of imports, which --help and a wrong flag do not wait for.
     from ddpo_fair import parallel
     from ddpo_fair.classifiers import classifier

@@ -14,11 +14,7 @@ MOST_LISTED = 60  # features of one message
 
 
 def builder(reference: str, folder: Path, data_dir: str | None) -> Any:
-    """The tfds.core.DatasetBuilder of a name, or of a prepared folder.
-
-    Raises:
-        UserError: for an unknown name, or without the package.
-    """
+    """The tfds.core.DatasetBuilder of a name or a prepared folder; or a UserError."""
     try:
         import tensorflow_datasets as tfds  # the extra `data` may be missing
     except ImportError as error:

@@ -36,11 +36,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def train(options: flags.FlagValues) -> None:
-    """Trains, writes the folder, tests it.
-
-    Raises:
-        UserError: for what the user can fix.
-    """
+    """Trains, writes the folder, tests it; a UserError for what the user can fix."""
     # Seconds of imports, which --help and a wrong flag do not wait for.
     from ddpo_fair import parallel
     from ddpo_fair.classifiers import classifier_training
@@ -101,11 +97,7 @@ def _opening(start: Any, split: Any, rows: Any, kept: Any, shared: bool) -> str:
 
 
 def _splits(options: flags.FlagValues, data: Any, settings: Any) -> tuple[Any, Any]:
-    """The images to train on, and those to test with; None for a share of them.
-
-    Raises:
-        UserError: if a class is missing.
-    """
+    """Images to train on (a UserError if a class is missing); to test with, or None."""
     name = options.split or ("train" if "train" in data.splits else data.splits[0])
     test = options.test_split or data_flags.test_split(data, name)
     training, tests = (

@@ -23,13 +23,7 @@ def classify(
     images: "labelled_images.Split | renders.Renders",
     rows: np.ndarray,
 ) -> np.ndarray:
-    """Probabilities float32 [n, 2] of (female, male).
-
-    Args:
-        model: the classifier.
-        images: where they are.
-        rows: int [n], of `images`.
-    """
+    """Probabilities float32 [n, 2] of (female, male) of rows int [n] of images."""
     params = parallel.replicate(model.params)
     size = BATCH * parallel.num_devices()
     found = []
@@ -50,15 +44,10 @@ def test(
     stem: Path,
     source: dict[str, Any],
 ) -> tuple[str, tuple[Path, Path]]:
-    """Classifies images and writes how well: a sentence, and the paths of `write`.
+    """Classifies rows int [n] of images, writes how well: a sentence, `write`'s paths.
 
-    Args:
-        model: the classifier.
-        images: where they are, with their truth int [N].
-        rows: int [n], of `images`.
-        confidence: that an answer needs.
-        stem: as for `write`.
-        source: likewise.
+    An answer counts if its probability is above `confidence`; `stem` and `source` are
+    `write`'s.
     """
     found = accuracy.measure(
         images.truth[rows], classify(model, images, rows), confidence
@@ -69,15 +58,12 @@ def test(
 def write(
     stem: Path, found: dict[str, Any], source: dict[str, Any]
 ) -> tuple[Path, Path]:
-    """Writes STEM.json and STEM.png; returns their paths.
+    """Writes STEM.json and STEM.png; returns their paths, or raises a UserError.
 
     Args:
         stem: without an ending.
         found: of `accuracy.measure`.
         source: what was tested on what.
-
-    Raises:
-        UserError: if they cannot be written.
     """
     with plots.style():
         image = plots.png(figures.accuracy_sheet(found))

@@ -80,11 +80,7 @@ def make(
         saved: the run.
         checkpoint: its number.
         audit: see `audit_classifier.choose`.
-        sets: of `prompts.SETS`.
-        further: texts of --prompt.
-        samplers: see `parse_samplers`.
-        images: of each prompt.
-        seed: of the images.
+        sets, further, samplers, images, seed: as `evaluate` has them for its flags.
 
     Raises:
         UserError: if there is nothing to draw, or what is asked for cannot be drawn.

@@ -134,26 +134,68 @@ class ImageAttention(nn.Module):
         return x + layers.dense(C, "to_out.0", self.dtype)(h).reshape(N, H, W, C)
 
 
-def resample(
-    x: jax.Array,
-    way: str | None,
-    features: int,
-    dtype: jax.typing.DTypeLike,
-    padding: tuple[int, int] | None = None,
-) -> jax.Array:
-    """The change of [N, H, W, C] to the next level: [N, H', W', features].
+class Level(nn.Module):
+    """The resnets of one resolution, each followed by attention where it has any.
 
-    Args:
-        x: after the level's layers.
-        way: "down", H' = H / 2; "up", H' = 2 H; None for none, which returns x.
-        features: channels.
-        dtype: of the computation.
-        padding: of the convolution on the way down, see `layers.Conv`.
+    Args of a call:
+        x: [N, H, W, C].
+        time_embedding: [N, E]; the VAE has none.
+        text_states: [N, L, D] for the attention.
+        skips: on the way up, states [N, H, W, C']; the last ones are concatenated
+            before the resnets.
+
+    Returns:
+        The states [N, H, W, features] after each layer, then the resampled one.
     """
-    if way == "down":
-        shape = {"stride": 2, "padding": padding, "name": "downsamplers.0.conv"}
-        return layers.Conv(features, dtype, **shape)(x)
-    if way == "up":
-        conv = layers.Conv(features, dtype, name="upsamplers.0.conv")
-        return conv(layers.upsample(x))
-    return x
+
+    features: int
+    num_layers: int
+    norm: tuple[int, float]  # groups, epsilon
+    transformer: tuple | None = None  # of `Transformer` without dtype; no attention
+    resample: str | None = None  # "down", "up"
+    padding: tuple[int, int] | None = None  # of the convolution down
+    dtype: jax.typing.DTypeLike = jnp.float32
+    remat: bool | str = False
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        time_embedding: jax.Array | None = None,
+        text_states: jax.Array | None = None,
+        skips: list[jax.Array] | None = None,
+    ) -> list[jax.Array]:
+        resnet, transformer = recomputed(self.remat)
+        states = []
+        for i in range(self.num_layers):
+            if skips is not None:
+                x = jnp.concatenate([x, skips[-1 - i]], axis=-1)
+            block = resnet(self.features, *self.norm, self.dtype, name=f"resnets.{i}")
+            x = block(x, time_embedding)
+            if self.transformer is not None:
+                name = f"attentions.{i}"
+                x = transformer(*self.transformer, self.dtype, name=name)(
+                    x, text_states
+                )
+            states.append(x)
+        if self.resample == "down":
+            shape = {"stride": 2, "padding": self.padding}
+            conv = layers.Conv(
+                self.features, self.dtype, **shape, name="downsamplers.0.conv"
+            )
+            states.append(conv(x))
+        elif self.resample == "up":
+            conv = layers.Conv(self.features, self.dtype, name="upsamplers.0.conv")
+            states.append(conv(layers.upsample(x)))
+        return states
+
+
+def recomputed(remat: bool | str) -> tuple[type, type]:
+    """ResnetBlock and Transformer, recomputed in the backward pass if asked."""
+    if not remat:
+        return ResnetBlock, Transformer
+    policy = None if remat is True else getattr(jax.checkpoint_policies, remat)
+    return (
+        nn.remat(ResnetBlock, policy=policy),
+        nn.remat(Transformer, policy=policy),
+    )

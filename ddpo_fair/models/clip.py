@@ -29,11 +29,7 @@ class Config:
 
     @classmethod
     def from_dict(cls, json_dict: dict[str, Any]) -> "Config":
-        """Config of a parsed config.json; what concerns no forward pass is ignored.
-
-        Raises:
-            UserError: if the file is of another model or of an unknown activation.
-        """
+        """Config of a parsed config.json; a UserError names what is not supported."""
         config = options.read(cls, json_dict, NETWORK)
         rules = (
             options.among(config, "model_type", ("clip_text_model",)),

@@ -12,13 +12,6 @@ MODEL_NAME = re.compile(
     r"(?=[^@]{3,96}(@|$))\w([\w.-]*\w)?/\w([\w.-]*\w)?(@[\w./-]{1,255})?", re.ASCII
 )
 WEIGHTS = Path(__file__).parents[1] / "embedded" / "weights"
-# Folders with weights, and the stem of their files' names.
-MODEL_PARTS = {
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-    "text_encoder": "model",
-}
-CLASSIFIER_PARTS = {"": "model"}
 # What else is read; a tokenizer has some of these.
 TOKENIZER = (
     "added_tokens.json",
@@ -28,11 +21,21 @@ TOKENIZER = (
     "tokenizer_config.json",
     "vocab.json",
 )
-MODEL_FILES = (
-    "scheduler/scheduler_config.json",
-    *(f"tokenizer/{name}" for name in TOKENIZER),
-)
-CLASSIFIER_FILES = ("preprocessor_config.json",)
+# Folders with weights and the stem of their files' names; further files.
+NEEDED: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
+    "model": (
+        {
+            "unet": "diffusion_pytorch_model",
+            "vae": "diffusion_pytorch_model",
+            "text_encoder": "model",
+        },
+        (
+            "scheduler/scheduler_config.json",
+            *(f"tokenizer/{name}" for name in TOKENIZER),
+        ),
+    ),
+    "classifier": ({"": "model"}, ("preprocessor_config.json",)),
+}
 EMBEDDED = {"model": WEIGHTS / "text_to_image", "classifier": WEIGHTS / "classifier"}
 
 
@@ -48,26 +51,19 @@ def model_folder(reference: str, variant: str = "", with_weights: bool = True) -
     Raises:
         UserError: if there is no such model, or no way to it.
     """
-    return _folder("model", reference, MODEL_PARTS, MODEL_FILES, variant, with_weights)
+    return _folder("model", reference, variant, with_weights)
 
 
 def classifier_folder(reference: str, with_weights: bool = True) -> Path:
     """The local folder of `config.classifier`; see `model_folder`."""
-    what = CLASSIFIER_PARTS, CLASSIFIER_FILES
-    return _folder("classifier", reference, *what, "", with_weights)
+    return _folder("classifier", reference, "", with_weights)
 
 
-def _folder(
-    field: str,
-    reference: str,
-    parts: dict[str, str],
-    others: tuple[str, ...],
-    variant: str,
-    with_weights: bool,
-) -> Path:
+def _folder(field: str, reference: str, variant: str, with_weights: bool) -> Path:
     folder = local_folder(field, reference)
     if folder is not None:
         return folder
+    parts, others = NEEDED[field]
     stems = parts if with_weights else dict.fromkeys(parts)
     return hub.download(field, reference, stems, others, variant)
 

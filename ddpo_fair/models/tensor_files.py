@@ -24,11 +24,7 @@ MOST_NAMED = 8  # files that one message lists
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        UserError: if there is no such file, or it holds no JSON object.
-    """
+    """The JSON object in a file; a UserError if there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,66 +1,99 @@
 """UNet of Stable Diffusion 1.x and 2.x (diffusers' UNet2DConditionModel)."""
 
+import dataclasses
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from ddpo_fair import errors
-from ddpo_fair.models import blocks, layers, unet_config
+from ddpo_fair.models import blocks, layers, options
 
-Config = unet_config.Config
+NETWORK = "UNet2DConditionModel"
+CROSS_DOWN, PLAIN_DOWN = "CrossAttnDownBlock2D", "DownBlock2D"
+CROSS_UP, PLAIN_UP = "CrossAttnUpBlock2D", "UpBlock2D"
+
+# Options that are understood only at these values.
+FIXED = {
+    "act_fn": ("silu", "swish"),
+    "addition_embed_type_num_heads": (64,),
+    "attention_type": ("default",),
+    "conv_in_kernel": (3,),
+    "conv_out_kernel": (3,),
+    "downsample_padding": (1,),
+    "dropout": (0,),
+    "mid_block_scale_factor": (1,),
+    "mid_block_type": ("UNetMidBlock2DCrossAttn",),
+    "resnet_out_scale_factor": (1,),
+    "resnet_time_scale_shift": ("default",),
+    "time_embedding_type": ("positional",),
+    "upcast_attention": (False, True),  # the softmax is float32 in any case
+}
 
 
-class Level(nn.Module):
-    """The resnets of one resolution, each followed by attention where it has any.
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Options of config.json, under their names there; defaults are diffusers'."""
 
-    Args of a call:
-        x: [N, H, W, C].
-        time_embedding: [N, 4 block_out_channels[0]].
-        text_states: [N, L, cross_attention_dim].
-        skips: on the way up, states [N, H, W, C']; the last ones are concatenated
-            before the resnets.
+    sample_size: int | None = None  # latent pixels
+    in_channels: int = 4
+    out_channels: int = 4
+    flip_sin_to_cos: bool = True
+    freq_shift: int = 0
+    down_block_types: tuple[str, ...] = (CROSS_DOWN, CROSS_DOWN, CROSS_DOWN, PLAIN_DOWN)
+    up_block_types: tuple[str, ...] = (PLAIN_UP, CROSS_UP, CROSS_UP, CROSS_UP)
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    layers_per_block: int = 2
+    norm_num_groups: int = 32
+    norm_eps: float = 1e-5
+    cross_attention_dim: int = 1280
+    transformer_layers_per_block: int = 1
+    # The number of heads, one or one a level: its name is a mistake that every
+    # published config.json repeats.
+    attention_head_dim: int | tuple[int, ...] = 8
+    use_linear_projection: bool = False
 
-    Returns:
-        The states [N, H, W, features] after each layer, then the resampled one.
-    """
+    @classmethod
+    def from_dict(cls, json_dict: dict[str, Any]) -> "Config":
+        """Config of a parsed config.json; a UserError names what is not supported."""
+        config = options.read(cls, json_dict, NETWORK, FIXED)
+        channels, heads = config.block_out_channels, config.num_heads
+        each = len(heads) == len(channels)
+        rules = [
+            (
+                "attention_head_dim",
+                each and all(c % h == 0 for c, h in zip(channels, heads, strict=True)),
+                f"a divisor of block_out_channels={channels}, for all or one for each",
+            ),
+            options.divides(config, "norm_num_groups", "block_out_channels"),
+        ]
+        for name, allowed in (
+            ("down_block_types", (CROSS_DOWN, PLAIN_DOWN)),
+            ("up_block_types", (CROSS_UP, PLAIN_UP)),
+        ):
+            kinds = getattr(config, name)
+            sound = len(kinds) == len(channels) and set(kinds) <= set(allowed)
+            rules.append((name, sound, f"{len(channels)} of {allowed}"))
+        options.check(f"{NETWORK}: config.json", vars(config), rules)
+        return config
 
-    config: Config
-    features: int
-    num_layers: int
-    num_heads: int | None  # None: no attention
-    resample: str | None = None  # "down", "up"
-    dtype: jax.typing.DTypeLike = jnp.float32
-    remat: bool | str = False
+    @property
+    def num_heads(self) -> tuple[int, ...]:
+        """Attention heads of each level."""
+        if isinstance(self.attention_head_dim, int):
+            return (self.attention_head_dim,) * len(self.block_out_channels)
+        return self.attention_head_dim
 
-    @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        time_embedding: jax.Array,
-        text_states: jax.Array,
-        skips: list[jax.Array] | None = None,
-    ) -> list[jax.Array]:
-        c = self.config
-        resnet, transformer = _block_classes(self.remat)
-        norm = (c.norm_num_groups, c.norm_eps, self.dtype)
-        states = []
-        for i in range(self.num_layers):
-            if skips is not None:
-                x = jnp.concatenate([x, skips[-1 - i]], axis=-1)
-            x = resnet(self.features, *norm, name=f"resnets.{i}")(x, time_embedding)
-            if self.num_heads is not None:
-                shape = (self.num_heads, *c.transformer)
-                x = transformer(*shape, self.dtype, name=f"attentions.{i}")(
-                    x, text_states
-                )
-            states.append(x)
-        if self.resample is not None:
-            states.append(blocks.resample(x, self.resample, self.features, self.dtype))
-        return states
+    @property
+    def transformer(self) -> tuple[int, int, bool]:
+        """Layers, groups and linear projection of every `blocks.Transformer`."""
+        layers = self.transformer_layers_per_block
+        return layers, self.norm_num_groups, self.use_linear_projection
 
 
 class MidBlock(nn.Module):
-    """Resnet, attention, resnet at the lowest resolution; arguments as of `Level`."""
+    """Resnet, attention, resnet at the lowest resolution; called as `blocks.Level`."""
 
     config: Config
     dtype: jax.typing.DTypeLike = jnp.float32
@@ -71,7 +104,7 @@ class MidBlock(nn.Module):
         self, x: jax.Array, time_embedding: jax.Array, text_states: jax.Array
     ) -> jax.Array:
         c = self.config
-        resnet, transformer = _block_classes(self.remat)
+        resnet, transformer = blocks.recomputed(self.remat)
         norm = (c.norm_num_groups, c.norm_eps, self.dtype)
         features = c.block_out_channels[-1]
         x = resnet(features, *norm, name="resnets.0")(x, time_embedding)
@@ -123,22 +156,22 @@ class UNet(nn.Module):
         conv_out = layers.Conv(c.out_channels, self.dtype, name="conv_out")
         return conv_out(jax.nn.silu(x)).astype(jnp.float32)
 
-    def _level(self, way: str, i: int) -> Level:
+    def _level(self, way: str, i: int) -> blocks.Level:
         """Level number `i` of the way "down", finest first, or "up", coarsest first."""
         c = self.config
         last = len(c.block_out_channels) - 1
         down = way == "down"
         depth = i if down else last - i
         kind = (c.down_block_types if down else c.up_block_types)[i]
-        attends = kind in (unet_config.CROSS_DOWN, unet_config.CROSS_UP)
-        return Level(
-            c,
+        attends = kind in (CROSS_DOWN, CROSS_UP)
+        return blocks.Level(
             c.block_out_channels[depth],
             c.layers_per_block + (0 if down else 1),
-            c.num_heads[depth] if attends else None,
+            (c.norm_num_groups, c.norm_eps),
+            (c.num_heads[depth], *c.transformer) if attends else None,
             way if i < last else None,
-            self.dtype,
-            self.remat,
+            dtype=self.dtype,
+            remat=self.remat,
             name=f"{way}_blocks.{i}",
         )
 
@@ -158,18 +191,7 @@ class UNet(nn.Module):
 def _check_size(shape: tuple[int, ...], multiple: int) -> None:
     if shape[1] % multiple or shape[2] % multiple:
         raise errors.UserError(
-            f"{unet_config.NETWORK}: latents of {shape[1]} x {shape[2]} pixels are not "
+            f"{NETWORK}: latents of {shape[1]} x {shape[2]} pixels are not "
             f"multiples of {multiple}, as {multiple.bit_length()} levels need; take a "
             "resolution that is."
         )
-
-
-def _block_classes(remat: bool | str) -> tuple[type, type]:
-    """ResnetBlock and Transformer, recomputed in the backward pass if asked."""
-    if not remat:
-        return blocks.ResnetBlock, blocks.Transformer
-    policy = None if remat is True else getattr(jax.checkpoint_policies, remat)
-    return (
-        nn.remat(blocks.ResnetBlock, policy=policy),
-        nn.remat(blocks.Transformer, policy=policy),
-    )

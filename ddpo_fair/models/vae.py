@@ -39,11 +39,7 @@ class Config:
 
     @classmethod
     def from_dict(cls, json_dict: dict[str, Any]) -> "Config":
-        """Config of a parsed config.json.
-
-        Raises:
-            UserError: names each option that this network does not support.
-        """
+        """Config of a parsed config.json; a UserError names what is not supported."""
         config = options.read(cls, json_dict, NETWORK, FIXED)
         levels = len(config.block_out_channels)
         rules = (
@@ -57,27 +53,6 @@ class Config:
         )
         options.check(f"{NETWORK}: config.json", vars(config), rules)
         return config
-
-
-class Level(nn.Module):
-    """The resnets of one resolution and the change to the next.
-
-    [N, H, W, C] becomes [N, H', W', features], H' = H / 2, 2 H or H.
-    """
-
-    config: Config
-    features: int
-    num_layers: int
-    resample: str | None  # "down", "up"
-    dtype: jax.typing.DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        norm = (self.config.norm_num_groups, EPSILON, self.dtype)
-        for i in range(self.num_layers):
-            x = blocks.ResnetBlock(self.features, *norm, name=f"resnets.{i}")(x)
-        padding = (0, 1)  # on the way down, as in the first VAE
-        return blocks.resample(x, self.resample, self.features, self.dtype, padding)
 
 
 class MidBlock(nn.Module):
@@ -107,8 +82,15 @@ class Encoder(nn.Module):
         last = len(c.block_out_channels) - 1
         x = layers.Conv(c.block_out_channels[0], self.dtype, name="conv_in")(images)
         for i, features in enumerate(c.block_out_channels):
-            shape = (features, c.layers_per_block, "down" if i < last else None)
-            x = Level(c, *shape, self.dtype, name=f"down_blocks.{i}")(x)
+            x = blocks.Level(
+                features,
+                c.layers_per_block,
+                (c.norm_num_groups, EPSILON),
+                resample="down" if i < last else None,
+                padding=(0, 1),
+                dtype=self.dtype,
+                name=f"down_blocks.{i}",
+            )(x)[-1]
         x = MidBlock(c, self.dtype, name="mid_block")(x)
         x = layers.group_norm(
             x, c.norm_num_groups, EPSILON, "conv_norm_out", self.dtype
@@ -131,8 +113,14 @@ class Decoder(nn.Module):
         x = layers.Conv(c.block_out_channels[-1], self.dtype, name="conv_in")(latents)
         x = MidBlock(c, self.dtype, name="mid_block")(x)
         for i, features in enumerate(reversed(c.block_out_channels)):
-            shape = (features, c.layers_per_block + 1, "up" if i < last else None)
-            x = Level(c, *shape, self.dtype, name=f"up_blocks.{i}")(x)
+            x = blocks.Level(
+                features,
+                c.layers_per_block + 1,
+                (c.norm_num_groups, EPSILON),
+                resample="up" if i < last else None,
+                dtype=self.dtype,
+                name=f"up_blocks.{i}",
+            )(x)[-1]
         x = layers.group_norm(
             x, c.norm_num_groups, EPSILON, "conv_norm_out", self.dtype
         )

@@ -32,12 +32,7 @@ class Config:
 
     @classmethod
     def from_dict(cls, json_dict: dict[str, Any]) -> "Config":
-        """Config of a parsed config.json; what concerns no forward pass is ignored.
-
-        Raises:
-            UserError: if the file is of another model, of an unknown activation, or
-                its labels are not numbered 0, 1, 2, ...
-        """
+        """Config of a parsed config.json; a UserError names what is not supported."""
         place = f"{NETWORK}: config.json"
         if "id2label" in json_dict:
             labels = json_dict["id2label"]

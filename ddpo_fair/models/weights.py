@@ -61,11 +61,7 @@ def init_template(
 
 
 def read_config(folder: str | os.PathLike) -> dict[str, Any]:
-    """The parsed config.json of a folder.
-
-    Raises:
-        UserError: if there is none, or it is not a JSON object.
-    """
+    """The parsed config.json of a folder; a UserError if there is none."""
     return tensor_files.read_json(pathlib.Path(folder) / "config.json")
 
 
