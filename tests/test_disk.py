@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import pytest
 import tiny_model
 
+from ddpo_fair import command_line, train
 from ddpo_fair import config as configuration
-from ddpo_fair import train
 from ddpo_fair.errors import UserError
 from ddpo_fair.learning import scoring
 from ddpo_fair.loggers import run_log
@@ -87,14 +87,14 @@ def test_nothing_is_lost_when_the_disk_is_full(disk, command, monkeypatch, capsy
 
     with monkeypatch.context() as patch:
         patch.setattr(scoring, "score", fill_before_logging)
-        assert command() == train.BAD_INPUT
+        assert command() == command_line.BAD_INPUT
     (told,) = capsys.readouterr().err.splitlines()
     assert "No space left on device" in told and "the same command continues" in told
     first = run_log.read(folder)
     newest = 2
     assert f"checkpoints/{newest} is intact" in told and len(first) >= newest
 
-    assert command() == train.BAD_INPUT  # it is still full
+    assert command() == command_line.BAD_INPUT  # it is still full
     (told,) = capsys.readouterr().err.splitlines()
     assert "No space left on device" in told
     assert checkpoint.finished(folder / "checkpoints") == newest
@@ -102,7 +102,7 @@ def test_nothing_is_lost_when_the_disk_is_full(disk, command, monkeypatch, capsy
     (disk / "filler").unlink()
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint.Checkpoints, "save", fill_before_saving)
-        assert command() == train.BAD_INPUT
+        assert command() == command_line.BAD_INPUT
     output, told = capsys.readouterr()
     assert len(told.splitlines()) == 1
     assert f"continues after epoch {newest - 1};" in output
@@ -131,7 +131,7 @@ def test_a_disk_that_can_only_be_read(disk, command, capsys):
     checkpoints.wait()
     checkpoints.close()
     assert mount("-o", "remount,ro", disk)
-    assert command() == train.BAD_INPUT
+    assert command() == command_line.BAD_INPUT
     (told,) = capsys.readouterr().err.splitlines()
     assert f"'{folder}' cannot be written (Read-only file system)" in told
     found = checkpoint.read_one(folder / "checkpoints", 3, checkpoint.shapes(state))

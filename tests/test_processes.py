@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import tiny_model
 
+from ddpo_fair import command_line
 from ddpo_fair import config as configuration
-from ddpo_fair import train
 from ddpo_fair.loggers import run_log
 from ddpo_fair.training import run_folder, saved_run, stopping
 
@@ -157,7 +157,7 @@ def test_a_refusal_ends_all_processes(root):
     config = settings(root, "refused")
     folder = run_folder.path_of(config)
     descriptor = run_folder.lock(folder)
-    said = finish(start_two(root, config), train.BAD_INPUT)
+    said = finish(start_two(root, config), command_line.BAD_INPUT)
     run_folder.unlock(descriptor)
     assert f"another process trains in {folder}" in said[0][1]
     assert "Traceback" not in said[0][1] + said[1][1]
@@ -187,7 +187,7 @@ def test_a_lost_process_ends_the_others_and_all_continue(alone, root, lost):
     begun = time.monotonic()
     _, errors = survivor.communicate(timeout=PATIENCE)
     assert time.monotonic() - begun < 6 * TIMEOUT_SECONDS
-    assert survivor.returncode not in (0, train.BAD_INPUT), errors
+    assert survivor.returncode not in (0, command_line.BAD_INPUT), errors
     assert "same command on all hosts" in errors
     processes[lost].communicate()
     finish(start_two(root, config))

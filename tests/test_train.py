@@ -15,9 +15,9 @@ import pytest
 import tiny_model
 from PIL import Image
 
+from ddpo_fair import command_line, train
 from ddpo_fair import config as configuration
-from ddpo_fair import train
-from ddpo_fair.loggers import run_log
+from ddpo_fair.loggers import grids, run_log
 from ddpo_fair.training import checkpoint, evaluation, run_folder, stopping
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -153,7 +153,7 @@ def test_grids_show_the_same_seeds(unbroken):
         for epoch in (0, 3)
     )
     assert before.shape == after.shape
-    pictures = np.abs(before - after)[run_log.STRIP :]
+    pictures = np.abs(before - after)[grids.STRIP :]
     assert 0 < pictures.mean() < 40  # changed, but the same pictures
 
 
@@ -256,7 +256,7 @@ def test_a_second_process_is_refused(root):
     process = start_process(root, config)
     _, errors = process.communicate(timeout=PATIENCE)
     run_folder.unlock(descriptor)
-    assert process.returncode == train.BAD_INPUT
+    assert process.returncode == command_line.BAD_INPUT
     assert f"another process trains in {run_folder.path_of(config)}" in errors
     assert f"process {os.getpid()} on" in errors and "Traceback" not in errors
 
