@@ -33,6 +33,16 @@ FIELDS = re.findall(
 EVALUATION_FIELDS = ["eval_q", "eval_q_low", "eval_q_high", "eval_none"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """Not here, nor in the processes started here: a run as its user has it."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+        yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     return tmp_path_factory.mktemp("train")
