@@ -213,6 +213,7 @@ def test_the_gradient_is_the_policy_gradient(sgd, model, texts):
     assert np.all(np.abs(found - true) < 4 * noise)
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_steps(model, given):
     jax.config.update("jax_disable_most_optimizations", False)  # as in a run
 

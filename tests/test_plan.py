@@ -66,7 +66,8 @@ def lowered_by_the_run(config):
     }
 
 
-@pytest.mark.parametrize("rank", [2, pytest.param(0, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("rank", [2, 0])
 def test_a_plan_is_of_the_runs_own_programs(tiny, tmp_path, rank):
     config = tiny_model.config(*tiny, tmp_path)
     config.train.lora.rank, config.train.shard_optimizer = rank, rank == 0

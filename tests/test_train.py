@@ -130,6 +130,7 @@ def test_a_finished_run_stays_as_it_is(unbroken, tiny, root, monkeypatch, capsys
     assert f"python -m ddpo_fair.report {unbroken} writes it" in printed
 
 
+@pytest.mark.long
 def test_a_request_to_stop_loses_nothing(unbroken, tiny, root, monkeypatch):
     """Not even the evaluation that was under way."""
     config, stop = settings(tiny, root, "stopped"), stopping.Stop()
