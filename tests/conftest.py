@@ -6,6 +6,9 @@ import tempfile
 # Of this session: several tests and their processes compile the same programs.
 CACHE = tempfile.TemporaryDirectory(prefix="ddpo_fair_tests_")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", CACHE.name)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# In the processes that tests start, too.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 DEVICES = "--xla_force_host_platform_device_count=8"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}".strip()
@@ -18,7 +21,7 @@ import pytest  # noqa: E402
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# What these warn about is theirs to mend.
+# What these warn about is theirs to fix.
 THIRD_PARTY = (
     "absl|etils|diffusers|flax|huggingface_hub|jax|matplotlib|ml_collections|numba"
     "|orbax|safetensors|tensorboard|tensorflow|tensorflow_datasets|torch|transformers"
@@ -29,14 +32,27 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "error")
     config.addinivalue_line("filterwarnings", f"ignore:::({THIRD_PARTY})")
     # When Orbax meets a damaged file or a full disk it closes its event loop while
-    # tensorstore still works on the others, whose late answers then have nobody to take
-    # them.
-    for nobody in ("None", "<coroutine object async_serialize_from_host"):
+    # tensorstore still works on the others, whose late answers then go nowhere.
+    for task in ("None", "<coroutine object async_serialize_from_host"):
         config.addinivalue_line(
             "filterwarnings",
-            f"ignore:Exception ignored in. {nobody}"
+            f"ignore:Exception ignored in. {task}"
             ":pytest.PytestUnraisableExceptionWarning",
         )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with whole runs come first: at the end one process would wait for them."""
+    whole = {item.path for item in items if item.get_closest_marker("long")}
+    items.sort(key=lambda item: item.path not in whole)
+
+
+@pytest.fixture(autouse=True)
+def quick_compilation(request):
+    """Most of the time is compilation, except at full size."""
+    quick = request.node.get_closest_marker("slow") is None
+    jax.config.update("jax_disable_most_optimizations", quick)
 
 
 @pytest.fixture
@@ -46,3 +62,15 @@ def torch():
     module.set_num_threads(1)
     module.manual_seed(0)
     return module
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """The folders of a tiny model and of a tiny classifier, which no test changes."""
+    import tiny_model  # imports most of the package, which few tests need
+
+    root = tmp_path_factory.mktemp("tiny")
+    return (
+        tiny_model.save_model(root / "model"),
+        tiny_model.save_classifier(root / "classifier"),
+    )

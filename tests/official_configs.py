@@ -1,75 +1,35 @@
 """The config.json of published models, written out; the numbers of parameters too."""
 
-# https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5
-UNET_1_5 = {
-    "_class_name": "UNet2DConditionModel",
-    "_diffusers_version": "0.6.0",
-    "act_fn": "silu",
-    "attention_head_dim": 8,
-    "block_out_channels": [320, 640, 1280, 1280],
-    "center_input_sample": False,
-    "cross_attention_dim": 768,
-    "down_block_types": [
-        "CrossAttnDownBlock2D",
-        "CrossAttnDownBlock2D",
-        "CrossAttnDownBlock2D",
-        "DownBlock2D",
-    ],
-    "downsample_padding": 1,
-    "flip_sin_to_cos": True,
-    "freq_shift": 0,
-    "in_channels": 4,
-    "layers_per_block": 2,
-    "mid_block_scale_factor": 1,
-    "norm_eps": 1e-05,
-    "norm_num_groups": 32,
-    "out_channels": 4,
-    "sample_size": 64,
-    "up_block_types": [
-        "UpBlock2D",
-        "CrossAttnUpBlock2D",
-        "CrossAttnUpBlock2D",
-        "CrossAttnUpBlock2D",
-    ],
-}
-VAE_1_5 = {
-    "_class_name": "AutoencoderKL",
-    "_diffusers_version": "0.6.0",
-    "act_fn": "silu",
-    "block_out_channels": [128, 256, 512, 512],
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "in_channels": 3,
-    "latent_channels": 4,
-    "layers_per_block": 2,
-    "norm_num_groups": 32,
-    "out_channels": 3,
-    "sample_size": 512,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-}
-TEXT_1_5 = {
-    "_name_or_path": "openai/clip-vit-large-patch14",
-    "architectures": ["CLIPTextModel"],
-    "attention_dropout": 0.0,
-    "bos_token_id": 0,
-    "dropout": 0.0,
-    "eos_token_id": 2,
-    "hidden_act": "quick_gelu",
-    "hidden_size": 768,
-    "initializer_factor": 1.0,
-    "initializer_range": 0.02,
-    "intermediate_size": 3072,
-    "layer_norm_eps": 1e-05,
-    "max_position_embeddings": 77,
-    "model_type": "clip_text_model",
-    "num_attention_heads": 12,
-    "num_hidden_layers": 12,
-    "pad_token_id": 1,
-    "projection_dim": 768,
-    "torch_dtype": "float32",
-    "transformers_version": "4.22.0.dev0",
-    "vocab_size": 49408,
-}
+import json
 
+# https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5
+UNET_1_5 = json.loads("""
+{"_class_name": "UNet2DConditionModel", "_diffusers_version": "0.6.0", "act_fn":
+"silu", "attention_head_dim": 8, "block_out_channels": [320, 640, 1280, 1280],
+"center_input_sample": false, "cross_attention_dim": 768, "down_block_types":
+["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D",
+"DownBlock2D"], "downsample_padding": 1, "flip_sin_to_cos": true, "freq_shift": 0,
+"in_channels": 4, "layers_per_block": 2, "mid_block_scale_factor": 1, "norm_eps":
+1e-05, "norm_num_groups": 32, "out_channels": 4, "sample_size": 64, "up_block_types":
+["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"]}
+""")
+VAE_1_5 = json.loads("""
+{"_class_name": "AutoencoderKL", "_diffusers_version": "0.6.0", "act_fn": "silu",
+"block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D",
+"DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D"], "in_channels": 3,
+"latent_channels": 4, "layers_per_block": 2, "norm_num_groups": 32, "out_channels": 3,
+"sample_size": 512, "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D",
+"UpDecoderBlock2D", "UpDecoderBlock2D"]}
+""")
+TEXT_1_5 = json.loads("""
+{"_name_or_path": "openai/clip-vit-large-patch14", "architectures": ["CLIPTextModel"],
+"attention_dropout": 0.0, "bos_token_id": 0, "dropout": 0.0, "eos_token_id": 2,
+"hidden_act": "quick_gelu", "hidden_size": 768, "initializer_factor": 1.0,
+"initializer_range": 0.02, "intermediate_size": 3072, "layer_norm_eps": 1e-05,
+"max_position_embeddings": 77, "model_type": "clip_text_model", "num_attention_heads":
+12, "num_hidden_layers": 12, "pad_token_id": 1, "projection_dim": 768, "torch_dtype":
+"float32", "transformers_version": "4.22.0.dev0", "vocab_size": 49408}
+""")
 SCHEDULER_1_5 = {
     "_class_name": "PNDMScheduler",
     "beta_start": 0.00085,
@@ -104,24 +64,12 @@ TEXT_2_1 = TEXT_1_5 | {
 }
 
 # https://huggingface.co/google/vit-base-patch16-224, with two classes
-VIT_BASE = {
-    "architectures": ["ViTForImageClassification"],
-    "attention_probs_dropout_prob": 0.0,
-    "encoder_stride": 16,
-    "hidden_act": "gelu",
-    "hidden_dropout_prob": 0.0,
-    "hidden_size": 768,
-    "id2label": {"0": "female", "1": "male"},
-    "image_size": 224,
-    "initializer_range": 0.02,
-    "intermediate_size": 3072,
-    "label2id": {"female": 0, "male": 1},
-    "layer_norm_eps": 1e-12,
-    "model_type": "vit",
-    "num_attention_heads": 12,
-    "num_channels": 3,
-    "num_hidden_layers": 12,
-    "patch_size": 16,
-    "problem_type": "single_label_classification",
-    "qkv_bias": True,
-}
+VIT_BASE = json.loads("""
+{"architectures": ["ViTForImageClassification"], "attention_probs_dropout_prob": 0.0,
+"encoder_stride": 16, "hidden_act": "gelu", "hidden_dropout_prob": 0.0, "hidden_size":
+768, "id2label": {"0": "female", "1": "male"}, "image_size": 224, "initializer_range":
+0.02, "intermediate_size": 3072, "label2id": {"female": 0, "male": 1},
+"layer_norm_eps": 1e-12, "model_type": "vit", "num_attention_heads": 12,
+"num_channels": 3, "num_hidden_layers": 12, "patch_size": 16, "problem_type":
+"single_label_classification", "qkv_bias": true}
+""")

@@ -9,7 +9,6 @@ import tiny_model
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.training import stopping
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -55,14 +54,6 @@ def named(value: Any) -> str:
         text = " ".join(f"{name}={value[name]}" for name in value)
     text = text.replace(CONFIG, "...").rpartition("defaults()")[2]
     return ascii(text)[1:-1][:40]
-
-
-def save_sound(root: pathlib.Path) -> pathlib.Path:
-    """Writes the folders of a sound model and classifier; returns theirs."""
-    tiny_model.save_model(root / "model")
-    tiny_model.save_classifier(root / "classifier")
-    stable_diffusion.load(root / "model")  # imports what is imported once
-    return root
 
 
 def arguments_of(folders, **changes):

@@ -1,12 +1,8 @@
 """The classifier's test: figures by hand and by scikit-learn's definitions."""
 
-import json
-
 import numpy as np
 import pytest
-from PIL import Image
 
-from ddpo_fair.evaluation import classifier_evaluation
 from ddpo_fair.statistics import accuracy, intervals
 
 FEMALE, MALE, NONE = 0, 1, -1
@@ -32,8 +28,8 @@ def test_the_papers_accuracies_by_hand():
     }
     for name, counts in expected.items():
         wilson = intervals.wilson(*counts)
-        told = [found[name][key] for key in ("estimate", "low", "high")]
-        assert told == pytest.approx(list(wilson)), name
+        figures = [found[name][key] for key in ("estimate", "low", "high")]
+        assert figures == pytest.approx(list(wilson)), name
     assert found["recognised"]["female"]["estimate"] == 0.5
     assert found["recognised"]["none"]["estimate"] == 0.5
 
@@ -71,13 +67,3 @@ def test_images_without_a_face_alone_have_no_calibration():
     assert "calibration_error" not in found
     assert found["accuracy"]["estimate"] == 0.5
     assert "2 images" in accuracy.sentence(found)
-
-
-def test_json_and_image_are_written(tmp_path):
-    source = {"data": "made here"}
-    paths = classifier_evaluation.write(tmp_path / "test", measured(), source)
-    said = json.loads(paths[0].read_text())
-    assert said["source"] == source
-    assert said["confusion"][0] == [2, 1, 1]
-    with Image.open(paths[1]) as image:
-        assert image.width > 1000

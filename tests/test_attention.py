@@ -44,10 +44,6 @@ def test_flash_where_it_gains(
     assert chosen == [expected]
 
 
-def test_a_cpu_has_no_flash_attention():
-    assert not parallel.has_flash_attention()
-
-
 @pytest.mark.parametrize(
     ("capability", "expected"), [("9.0", True), ("7.5", False), ("gfx942", False)]
 )

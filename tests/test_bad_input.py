@@ -22,27 +22,22 @@ LONG = 10_000
     ("arguments", "part"),
     [
         ([], "Which experiment? Give a config file, e.g. `python -m ddpo_fair.train"),
-        (["--config="], "Which experiment?"),
         (["--config"], "Which experiment?"),
         (["--config=nowhere.py"], "'nowhere.py' is not a file of Python"),
         (["--config=/etc/passwd"], "choose one of configs/comp_sci.py, configs/elec"),
         (["--config=configs"], "is not a file of Python"),
         ([f"--config={LONG * 'x'}.py"], "File name too long"),
-        (["--config=a\0b.py"], "control character"),
         (["--config=~nobody_here/a.py"], "home directory"),
         ([CONFIG.replace(":embedded", ":sd9")], "'sd9' after the colon must be embedd"),
         ([CONFIG + LONG * "e"], "characters) after the colon must be embedded or"),
         ([CONFIG, "--config.epoch=3"], "is no flag; did you mean --config.epochs."),
         ([CONFIG, "--config.learning_rate=3"], "mean --config.train.learning_rate."),
         ([CONFIG, "--config.zzz=3"], "is no flag; --help lists them all."),
-        ([CONFIG, "--config.__class__=3"], "is no flag; --help lists them all."),
         ([CONFIG, "--config.train=3"], "did you mean --config.train."),
-        ([CONFIG, "--config.epochs.x=3"], "did you mean --config.epochs."),
         ([CONFIG, f"--config.{LONG * 'x'}=3"], "characters) is no flag"),
         ([CONFIG, "--epochs=3"], "'--epochs=3' is no flag; did you mean --config.epo"),
         ([CONFIG, "--plann"], "'--plann' is no flag; did you mean --plan."),
         ([CONFIG, "--"], "'--' is no flag"),
-        ([CONFIG, ""], "'' is no flag"),
         ([CONFIG, "epochs"], "'epochs' is no flag"),
         ([CONFIG, "--config.epochs"], "Missing value for flag --config.epochs."),
         ([CONFIG, "--noconfig.reward.soft=1"], "does not take an argument."),
@@ -64,28 +59,16 @@ def test_command_lines(capsys, arguments, part):
         (f"epochs={400 * '9'}", "characters) must be at least 1"),
         (f"epochs={5000 * '9'}", "characters) must be an integer"),
         ("seed=-1", "seed=-1 must be at least 0"),
-        ("seed=2147483648", "at most 2147483647"),
-        (
-            "confidence_threshold=1",
-            "confidence_threshold=1.0 must be at least 0 and at most 0.999; the",
-        ),
+        ("confidence_threshold=1", "=1.0 must be at least 0 and at most 0.999; the"),
         ("sample.eta=high", "'high' must be a number"),
-        ("sample.eta=0,5", "'0,5' must be a number"),
         ("sample.eta=0", "sample.eta=0.0 must be above 0"),
         ("sample.eta=nan", "sample.eta='nan' must be a number, like 1.0"),
         ("sample.eta=1e999", "sample.eta=inf must be above 0"),
-        ("sample.num_steps=1001", "at most 1000"),
-        ("advantage.clip=inf", "advantage.clip=inf must be above 0"),
         ("train.guidance=perhaps", "must be true or false"),
         ("train.objective=trpo", "'trpo' must be one of ppo,"),
         ("train.remat=bananas", "'bananas' must be one of none, full, nothing_"),
-        ("train.remat=__class__", "must be one of none, full"),
-        ("train.learning_rate=-1", "train.learning_rate=-1.0 must be above 0"),
         ("train.lora.rank=4097", "at most 4096"),
-        (
-            "train.lora.target_modules=",
-            "must be names of layers, e.g. ('to_q', 'to_v'), or 'al",
-        ),
+        ("train.lora.target_modules=", "names of layers, e.g. ('to_q', 'to_v'), or '"),
         ("train.lora.target_modules=('to_q', ' ')", "must be names of layers"),
         ("train.microbatch=7", "try train.microbatch="),
         ("train.skip_last_steps=20", "leaves none of sample.num_steps=15"),
@@ -94,24 +77,20 @@ def test_command_lines(capsys, arguments, part):
         ("reward.name=Balance", "must be one of shift, balance, balance_loo"),
         ("reward.target=(1,1)", "classified as female and as male, not negative"),
         ("reward.target=((((", "must be numbers"),
-        ("reward.target=(nan,1)", "must be numbers"),
-        ("reward.target=a,b", "must be numbers"),
         ("reward.target=0.5", "with sum 1, e.g. (0.5, 0.5)"),
-        ("eval.images=-1", "eval.images=-1 must be at least 0"),
         ("checkpoint.keep=1", "a second one serves where the newest is damaged"),
-        ("log.images=0", "log.images=0 must be at least 1"),
         ("model=", "model='' must be 'embedded', a folder, or owner/name"),
         ("model=a\0b", "model='a\\x00b' must be"),
         ("classifier=a\nb", "classifier='a\\nb' must be"),
         ("variant=../fp16", "must be the middle of the names"),
         ("run.name=", "run.name='' must be"),
         ("run.name=../../up", "'../../up' must be a folder's name"),
-        ("run.name=a\0b", "must be a folder's name"),
         ("run.name=-rf", "the first a letter or digit"),
         (f"run.name={101 * 'a'}", "at most 100"),
         ("run.dir=", "run.dir='' must be a folder's path"),
-        ("run.dir=a\0b", "must be a folder's path"),
         ("log.wandb=a/b/c", "log.wandb='a/b/c' must be a project, or team/project"),
+        ("log.wandb=what?", "must be a project"),
+        (f"log.wandb={129 * 'x'}", "must be a project"),
         ("distributed.coordinator_address=here", "must be host:port of process 0"),
         ("distributed.timeout_seconds=1", "at least 5"),
         ("prompts=", "prompts[0]='' is empty; say what to draw"),
@@ -121,7 +100,6 @@ def test_command_lines(capsys, arguments, part):
         ("prompts=(best quality) nurse", "where one begins with a bracket"),
         (f"prompts={LONG * 'x'}", "(10002 characters) must have at most 1000"),
         ("prompts=a\0b", "control character '\\x00', which no reader sees; remove"),
-        ("prompts=\x1b[31mred", "control character '\\x1b'"),
         ("prompts=a\u2028b", "control character '\\u2028'"),
         ("prompts=a \ud800", "control character '\\ud800'"),
         ("prompts=('a b', 'a b')", "'a b' stands there twice"),
@@ -138,39 +116,27 @@ def test_overrides(capsys, override, part):
     ("overrides", "part"),
     [
         (
-            ["sample.batch_per_device=6", "train.updates_per_epoch=4"],
-            "6 images per device do not divide by train.updates_per_epoch=4; try"
-            " train.updates_per_epoch=3",
+            "sample.batch_per_device=6 train.updates_per_epoch=4",
+            "do not divide by train.updates_per_epoch=4; try train.updates_per_epoch=3",
         ),
-        (["eval.images=0", "reward.name=shift"], "needs the evaluation before train"),
+        ("eval.images=0 reward.name=shift", "needs the evaluation before train"),
         (
-            ["distributed.num_processes=2", "distributed.process_id=2"],
+            "distributed.num_processes=2 distributed.process_id=2",
             "process_id=2 must be below distributed.num_processes=2",
         ),
-        (
-            ["eval.images=1", "prompts=('photo of a nurse', 'photo of a pilot')"],
-            "eval.images=1 must be at least one for each of the 2 prompts",
-        ),
-        (["epochs=x", "seed=-1", "nothing=1"], "3 settings cannot be used"),
+        ("eval.images=1 prompts=('a','b')", "at least one for each of the 2 prompts"),
+        ("epochs=x seed=-1 nothing=1", "3 settings cannot be used"),
     ],
 )
 def test_overrides_that_do_not_fit_together(capsys, overrides, part):
-    flags = [f"--config.{override}" for override in overrides]
+    flags = [f"--config.{override}" for override in overrides.split()]
     assert part in refused(train.main, [CONFIG, *flags], capsys)
 
 
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        "医生的脸",
-        "وجه مهندس",
-        "👩‍⚕️",
-        "<script>",
-        "../../etc/passwd",
-        "\u202egnp",
-        "$(ls)",
-    ],
-)
+ODD_PROMPTS = ["医生的脸", "وجه مهندس", "👩‍⚕️", "../../etc/passwd", "\u202egnp", "$(ls)"]
+
+
+@pytest.mark.parametrize("prompt", ODD_PROMPTS)
 def test_odd_prompts_are_only_prompts(prompt, monkeypatch, capsys):
     seen = []
     monkeypatch.setattr(train, "train", lambda config, *_, **__: seen.append(config))
@@ -195,10 +161,7 @@ END = "\n    return c"
         ("raise SystemExit('usage:\\nleave')", "line 1: SystemExit: usage: leave"),
         ("raise BaseException('no')", "line 1: BaseException: no. A config file def"),
         (f"raise ValueError({LONG} * 'x')", "line 1: ValueError: xxx"),
-        (
-            "def get_config(variant):\n    return 3",
-            "TypeError: get_config() returned 3",
-        ),
+        ("def get_config(variant):\n    return 3", "get_config() returned 3"),
         (f"{START}c.epochs = 'many'\n", "line 5: TypeError"),
         (f"{START}c.epcohs = 3{END}", "mine.py: epcohs is no setting; did you mean ep"),
         (f"{START}c.train.rank = 3{END}", "mean train.lora.rank. train.objective='z'"),
@@ -262,14 +225,11 @@ def test_any_text_is_accepted_or_refused_in_words(name, value, text):
             train.check(command.config, problems)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("module", "arguments", "part"),
     [
-        (
-            "train",
-            [CONFIG, "--config.sample.eta=0", "--config.train.objctive=ppo"],
-            "2 settings cannot be used",
-        ),
+        ("train", [CONFIG, "--config.seed=x", "--config.eta=0"], "2 settings cannot"),
         ("evaluate", [], "Which run?"),
         ("report", [], "Which run? Give its folder"),
         ("export", ["--run=nowhere"], "--output is missing"),

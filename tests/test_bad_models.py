@@ -10,7 +10,7 @@ import safetensors.numpy
 import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from refusals import SCALARS, STEADY, arguments_of, refused, save_sound
+from refusals import SCALARS, STEADY, arguments_of, refused
 
 from ddpo_fair import train
 from ddpo_fair.diffusion import ddim, stable_diffusion
@@ -19,8 +19,9 @@ from ddpo_fair.models import vit
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory):
-    return save_sound(tmp_path_factory.mktemp("sound"))
+def sound(tiny):
+    stable_diffusion.load(tiny[0])  # imports what is imported once
+    return tiny[0].parent
 
 
 @pytest.fixture

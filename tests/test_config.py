@@ -16,26 +16,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted(ROOT.glob("configs/*.py"))
 
 # Scripts rely on these names.
-PROMISED = [
-    "seed",
-    "epochs",
-    "model",
-    "classifier",
-    "run.dir",
-    "run.name",
-    "prompts",
-    "reward.name",
-    "sample.num_steps",
-    "sample.guidance_scale",
-    "sample.eta",
-    "sample.batch_per_device",
-    "sample.batches",
-    "train.objective",
-    "train.learning_rate",
-    "train.updates_per_epoch",
-    "eval.images",
-    "eval.every_epochs",
-]
+PROMISED = """
+seed epochs model classifier run.dir run.name prompts reward.name sample.num_steps
+sample.guidance_scale sample.eta sample.batch_per_device sample.batches train.objective
+train.learning_rate train.updates_per_epoch eval.images eval.every_epochs
+"""
 
 
 def parse(*arguments, path=ROOT / "configs" / "mech_eng.py", variant=":embedded"):
@@ -43,7 +28,7 @@ def parse(*arguments, path=ROOT / "configs" / "mech_eng.py", variant=":embedded"
 
 
 def test_promised_names_exist():
-    assert set(PROMISED) <= set(configuration.flatten(configuration.defaults()))
+    assert set(PROMISED.split()) <= set(configuration.flatten(configuration.defaults()))
 
 
 def test_choices_are_functions_of_their_names():
@@ -62,10 +47,6 @@ def test_every_config_file_is_sound(path, variant):
     assert command.variant == variant
     assert (command.config.model == "embedded") == (variant == "embedded")
     assert command.config.run.name == path.stem
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_every_config_file_opens_with_its_command(path):
     assert f"--config=configs/{path.name}" in path.read_text().split('"""')[1]
 
 
@@ -115,8 +96,8 @@ def test_old_names_are_still_taken(tmp_path, capsys):
     assert command.config.train.on_divergence == "restore"
     assert command.config.confidence_threshold == 0.6
     assert command.overrides == ("train.on_divergence", "confidence_threshold")
-    told = "config.confidence is called config.confidence_threshold now"
-    assert told in capsys.readouterr().err
+    said = "config.confidence is called config.confidence_threshold now"
+    assert said in capsys.readouterr().err
     (tmp_path / "old.py").write_text(
         "from ddpo_fair import config\ndef get_config(_):\n    c = config.defaults()\n"
         "    c.train.lora.sites = ('to_q',)\n    return c"
@@ -129,16 +110,11 @@ def test_old_names_are_still_taken(tmp_path, capsys):
 
 def test_the_last_of_two_values_counts():
     """So that a script's "$@" may change what the script gives."""
-    command, problems = parse("--config.epochs=7", "--config.epochs=8")
+    command, problems = parse("--config.epochs=7", "--config.epochs", "8")
     assert problems == [] and command.config.epochs == 8
 
 
-def test_an_override_may_be_two_words():
-    command, problems = parse("--config.epochs", "7")
-    assert problems == [] and command.config.epochs == 7
-
-
-def test_everything_wrong_is_told_at_once():
+def test_everything_wrong_is_said_at_once():
     command, problems = parse(
         "--config.trian.objective=ppo",
         "--config.epochs=many",
@@ -215,6 +191,7 @@ def test_explicit_forms_name_whom_they_want():
     ]
 
 
+@pytest.mark.long
 def test_choosing_the_model_starts_no_backend():
     code = (
         "from ddpo_fair import config; config.choose_model(config.defaults(), None);"

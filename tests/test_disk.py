@@ -5,13 +5,13 @@ import shutil
 import subprocess
 import time
 
-import jax
 import jax.numpy as jnp
 import pytest
 import tiny_model
+import tiny_run
 
-from ddpo_fair import command_line, train
-from ddpo_fair import config as configuration
+from ddpo_fair import train
+from ddpo_fair.command_line import BAD_INPUT
 from ddpo_fair.errors import UserError
 from ddpo_fair.learning import scoring
 from ddpo_fair.loggers import run_log
@@ -48,23 +48,12 @@ def fill(disk):
 
 
 @pytest.fixture
-def command(tmp_path, disk, monkeypatch):
+def command(tiny, tmp_path, disk, monkeypatch):
     """Trains in a folder on the disk by its command line; returns its exit status."""
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     monkeypatch.setattr(train.stopping.Stop, "listen", lambda _: None)
-    model = tiny_model.save_model(tmp_path / "model")
-    classifier = tiny_model.save_classifier(tmp_path / "classifier")
-    config = tiny_model.config(model, classifier, disk / "runs")
-    config.epochs, config.eval.images = EPOCHS, 0
-    config.train.lora.target_modules = ("to_q", "conv_out")
-    file = tmp_path / "experiment.py"
-    file.write_text(
-        "from ddpo_fair import config\n"
-        "def get_config(variant=None):\n"
-        "    settings = config.defaults()\n"
-        f"    settings.update_from_flattened_dict({configuration.flatten(config)!r})\n"
-        "    return settings\n"
-    )
+    config = tiny_model.config(*tiny, disk / "runs", **{"eval.images": 0})
+    config.epochs = EPOCHS
+    file = tiny_run.config_file(config, tmp_path)
     return lambda: train.main([f"--config={file}"])
 
 
@@ -87,27 +76,29 @@ def test_nothing_is_lost_when_the_disk_is_full(disk, command, monkeypatch, capsy
 
     with monkeypatch.context() as patch:
         patch.setattr(scoring, "score", fill_before_logging)
-        assert command() == command_line.BAD_INPUT
-    (told,) = capsys.readouterr().err.splitlines()
-    assert "No space left on device" in told and "the same command continues" in told
+        assert command() == BAD_INPUT
+    (message,) = capsys.readouterr().err.splitlines()
+    assert (
+        "No space left on device" in message and "the same command continues" in message
+    )
     first = run_log.read(folder)
     newest = 2
-    assert f"checkpoints/{newest} is intact" in told and len(first) >= newest
+    assert f"checkpoints/{newest} is intact" in message and len(first) >= newest
 
-    assert command() == command_line.BAD_INPUT  # it is still full
-    (told,) = capsys.readouterr().err.splitlines()
-    assert "No space left on device" in told
+    assert command() == BAD_INPUT  # it is still full
+    (message,) = capsys.readouterr().err.splitlines()
+    assert "No space left on device" in message
     assert checkpoint.finished(folder / "checkpoints") == newest
 
     (disk / "filler").unlink()
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint.Checkpoints, "save", fill_before_saving)
-        assert command() == command_line.BAD_INPUT
-    output, told = capsys.readouterr()
-    assert len(told.splitlines()) == 1
+        assert command() == BAD_INPUT
+    output, message = capsys.readouterr()
+    assert len(message.splitlines()) == 1
     assert f"continues after epoch {newest - 1};" in output
     for text in ("A checkpoint in", "No space left", "continues from checkpoint 3"):
-        assert text in told
+        assert text in message
     assert run_log.read(folder)[:newest] == first[:newest]
 
     (disk / "filler").unlink()
@@ -131,8 +122,8 @@ def test_a_disk_that_can_only_be_read(disk, command, capsys):
     checkpoints.wait()
     checkpoints.close()
     assert mount("-o", "remount,ro", disk)
-    assert command() == command_line.BAD_INPUT
-    (told,) = capsys.readouterr().err.splitlines()
-    assert f"'{folder}' cannot be written (Read-only file system)" in told
+    assert command() == BAD_INPUT
+    (message,) = capsys.readouterr().err.splitlines()
+    assert f"'{folder}' cannot be written (Read-only file system)" in message
     found = checkpoint.read_one(folder / "checkpoints", 3, checkpoint.shapes(state))
     assert found["weights"].tolist() == [0, 1, 2, 3, 4]

@@ -54,11 +54,6 @@ def test_hat_hides_the_crown_and_leaves_long_hair_at_the_sides():
     assert blue[40, :24].any() and blue[40, 40:].any()
 
 
-def test_bald_head_has_no_hair():
-    assert hair.build(face(hair=hair.BALD), head.build(face())) == []
-    assert (hair.coverage(face(hair=hair.BALD), np.zeros((3, 3))) < 0).all()
-
-
 def test_rotation_keeps_lengths_and_turns_the_face_aside():
     turn = faces.rotation(90, 0, 0)
     np.testing.assert_allclose(turn @ [0, 0, 1], [1, 0, 0], atol=1e-6)  # fp32

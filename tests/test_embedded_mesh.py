@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("numba")
-from ddpo_fair.embedded import head, mesh
+from ddpo_fair.embedded import mesh
 
 
 def test_body_reader_takes_groups_and_repeats_a_triangle(tmp_path):
@@ -38,14 +38,3 @@ def test_quantisation_errs_by_half_a_step_at_most(dtype):
     error = np.abs(integers * steps[:, None, None].astype(np.float64) - shapes)
     # 1e-4: steps are rounded to fp32.
     assert (error.max((1, 2)) <= 0.5 * steps * (1 + 1e-4)).all()
-
-
-def test_asset_is_small_and_complete():
-    parts = head.basis()
-    assert (head.ASSETS / "faces.safetensors").stat().st_size < 3e6
-    assert parts.shapes.shape == (138, parts.rest.size)
-    assert parts.triangles.min() == 0
-    assert parts.triangles.max() == len(parts.rest) - 1
-    # A triangle of the mean face is never longer than a shoulder is wide.
-    edges = parts.rest[parts.triangles[:, 0]] - parts.rest[parts.triangles[:, 1]]
-    assert np.linalg.norm(edges, axis=1).max() < 0.5

@@ -1,7 +1,5 @@
 """Attributes: gender where it should matter, and nowhere else."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -27,12 +25,6 @@ def test_clothes_and_scene_do_not_depend_on_gender():
             np.testing.assert_array_equal(getattr(man, name), getattr(woman, name))
 
 
-def test_every_attribute_is_drawn_and_faces_differ():
-    one, other = dataclasses.asdict(draw(0, True)), dataclasses.asdict(draw(1, True))
-    differing = [name for name in one if np.any(one[name] != other[name])]
-    assert len(differing) > len(one) / 2
-
-
 def test_masculinity_lies_on_the_side_of_the_label():
     for seed in range(300):
         for male in (True, False):
@@ -53,7 +45,3 @@ def test_beards_belong_to_masculine_faces_only():
     faces = [draw(seed, seed % 2 == 0) for seed in range(200)]
     assert all(face.male for face in faces if face.beard + face.stubble > 0)
     assert any(face.beard > 0.5 for face in faces)
-
-
-def test_colour_reads_hexadecimal():
-    np.testing.assert_allclose(people.colour("ff8000"), [1, 128 / 255, 0])

@@ -1,23 +1,23 @@
 """Exported models, opened by PyTorch's diffusers, predict what ours predict."""
 
 import json
+import shutil
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import parity
 import pytest
 import safetensors
 import tiny_model
+import tiny_run
 
 from ddpo_fair import export
 from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.errors import UserError
-from ddpo_fair.learning import learner
 from ddpo_fair.models import lora, lora_files
 from ddpo_fair.report import model_card
-from ddpo_fair.training import checkpoint, run_folder, saved_run
+from ddpo_fair.training import saved_run
 
 SCALE = 0.5
 LINES = (
@@ -29,39 +29,25 @@ COUNTS = {"eval_num_female": 60, "eval_num_male": 60, "eval_none": 8}
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
+def folders(tiny, tmp_path_factory):
     """The model's folder, and a run's of LoRA and one of full fine-tuning."""
     root = tmp_path_factory.mktemp("export")
-    model = tiny_model.save_model(root / "model")
+    model = shutil.copytree(tiny[0], root / "model")
     index = {**export.PIPELINE, "scheduler": ["diffusers", "DDIMScheduler"]}
     (model / "model_index.json").write_text(json.dumps(index))
-    return {"model": model} | {
-        name: make_run(root, model, name, rank)
-        for name, rank in (("lora", 2), ("full", 0))
-    }
+    runs = {name: make_run(root, model, name) for name in ("lora", "full")}
+    return {"model": model, **runs}
 
 
-def make_run(root, model, name, rank):
+def make_run(root, model, name):
     """A run's folder with checkpoint 3, as if it had been trained."""
     config = tiny_model.config(model, root / "no_classifier", root)
     config.run.name = name
-    config.train.lora.rank, config.train.lora.scale = rank, SCALE
-    folder = run_folder.path_of(config)
-    folder.mkdir()
-    run_folder.write_config(folder, config)
-    base = stable_diffusion.load(model).params["unet"]
-    shapes = jax.eval_shape(lambda: base)
-    if rank:
-        shapes = jax.eval_shape(
-            lambda: lora.init(jax.random.key(0), base, rank, lora.EVERYWHERE)
-        )
-    params = jax.tree.map(lambda x: 1.1 * x, tiny_model.draw(shapes))
-    optimizer = jax.jit(learner.make_optimizer(config.train, 10).init)(params)
-    state = learner.TrainState(jax.device_put(params), optimizer, jnp.int32(3))
-    manager = checkpoint.Checkpoints(folder / "checkpoints", keep=2)
-    manager.save(3, state, {"history": {}, "target_classes": {}, "line": None})
-    manager.wait()
-    manager.close()
+    config.train.lora.target_modules = ("all",)
+    config.train.lora.scale = SCALE
+    if name == "full":
+        config.train.lora.rank = 0
+    folder = tiny_run.save(config, 1.1)
     text = "".join(json.dumps({**line, **COUNTS}) + "\n" for line in LINES)
     (folder / "metrics.jsonl").write_text(text)
     return folder
@@ -163,34 +149,6 @@ def test_other_parts_keep_their_official_config(folders, tmp_path):
     )
 
 
-def test_the_scale_is_inside_lora_b():
-    random = np.random.default_rng(0)
-    adapters = {
-        "conv_in": {
-            "down": random.standard_normal((3, 3, 4, 2)),
-            "up": random.standard_normal((1, 1, 2, 5)),
-        },
-        "mid.to_q": {
-            "down": random.standard_normal((4, 2)),
-            "up": random.standard_normal((2, 5)),
-        },
-    }
-    found = lora_files.tensors(adapters, 0.25)
-    assert {name: array.shape for name, array in found.items()} == {
-        "unet.conv_in.lora_A.weight": (2, 4, 3, 3),
-        "unet.conv_in.lora_B.weight": (5, 2, 1, 1),
-        "unet.mid.to_q.lora_A.weight": (2, 4),
-        "unet.mid.to_q.lora_B.weight": (5, 2),
-    }
-    product = (
-        found["unet.mid.to_q.lora_B.weight"] @ found["unet.mid.to_q.lora_A.weight"]
-    )
-    adapter = adapters["mid.to_q"]
-    np.testing.assert_allclose(
-        product.T, 0.25 * adapter["down"] @ adapter["up"], rtol=1e-5, atol=1e-6
-    )
-
-
 def test_adapters_say_where_they_come_from(folders, tmp_path):
     output = export.export(folders["lora"], tmp_path / "out", "lora")
     with safetensors.safe_open(output / lora_files.FILENAME, "numpy") as file:
@@ -235,15 +193,12 @@ def test_an_unmeasured_checkpoint_claims_nothing(folders):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--run={root}/nothing",), "not the folder of a run. Runs beside it: "),
-        (("--run={lora}", "--checkpoint=7"), "holds the checkpoints 3"),
         (("--run={full}", "--format=lora"), "train.lora.rank=0"),
         (("--run={lora}", "--output={model}"), "exists and is not empty"),
     ],
 )
 def test_mistakes_are_refused(folders, tmp_path, capsys, arguments, message):
-    places = {**folders, "root": folders["model"].parent}
-    given = [argument.format(**places) for argument in arguments]
+    given = [argument.format(**folders) for argument in arguments]
     if not any(argument.startswith("--output") for argument in given):
         given.append(f"--output={tmp_path / 'out'}")
     assert export.main(given) == 2
@@ -253,7 +208,7 @@ def test_mistakes_are_refused(folders, tmp_path, capsys, arguments, message):
 
 def test_a_damaged_checkpoint_is_not_exported(folders, tmp_path):
     model = folders["model"]
-    folder = make_run(tmp_path, model, "damaged", 2)
+    folder = make_run(tmp_path, model, "damaged")
     path = folder / "checkpoints" / "3" / "rest" / "metadata"
     rest = json.loads(path.read_text())
     path.write_text(json.dumps({**rest, "checksum": rest["checksum"] ^ 1}))

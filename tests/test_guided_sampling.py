@@ -8,6 +8,7 @@ import numpy as np
 import official_configs
 import parity
 import pytest
+import tiny_model
 
 from ddpo_fair import rng
 from ddpo_fair.diffusion import ddim, sampler
@@ -17,19 +18,6 @@ NUM_STEPS, GUIDANCE = 5, 5.0
 
 # As DDIM reads it.
 SCHEDULER = official_configs.SCHEDULER_1_5 | {"_class_name": "DDIMScheduler"}
-SMALL = {
-    "_class_name": "UNet2DConditionModel",
-    "attention_head_dim": 4,
-    "block_out_channels": [16, 32],
-    "cross_attention_dim": 24,
-    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
-    "in_channels": 4,
-    "layers_per_block": 1,
-    "norm_num_groups": 8,
-    "out_channels": 4,
-    "sample_size": 8,
-    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
-}
 
 
 def run_pipeline(torch, monkeypatch, reference, text, uncond_embedding, noises):
@@ -74,7 +62,7 @@ def run_pipeline(torch, monkeypatch, reference, text, uncond_embedding, noises):
 @pytest.mark.parametrize(
     ("config", "num_images"),
     [
-        pytest.param(SMALL, 2, id="small"),
+        pytest.param(tiny_model.UNET, 2, id="small"),
         pytest.param(
             official_configs.UNET_1_5, 1, id="UNET_1_5", marks=pytest.mark.slow
         ),

@@ -1,7 +1,5 @@
 """The update: the right images and steps, the right gradient, on any devices."""
 
-import types
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,9 +30,8 @@ def make_learner(model, optimizer=None, num_steps=T, **changes):
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tiny_model.save_model(tmp_path_factory.mktemp("model"))
-    return stable_diffusion.load(folder)
+def model(tiny):
+    return stable_diffusion.load(tiny[0])
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +67,14 @@ def trajectory(model, sgd, texts, adapters):
 
 
 @pytest.fixture(scope="module")
-def advantages():
-    return np.random.default_rng(0).standard_normal(D * N).astype(np.float32)
+def given(model, texts, adapters, trajectory):
+    """What an update of plain gradient descent is given."""
+    advantages = np.random.default_rng(0).standard_normal(D * N).astype(np.float32)
+    return model, texts, adapters, trajectory, advantages
 
 
 def arguments_of(of, model, texts, adapters, trajectory, advantages):
-    """The arguments of an update of plain gradient descent."""
+    """The arguments of such an update."""
     state = learner.TrainState(
         jax.tree.map(np.array, adapters), of.optimizer.init(adapters), jnp.int32(0)
     )
@@ -89,7 +88,7 @@ def arguments_of(of, model, texts, adapters, trajectory, advantages):
     return parallel.replicate(state), data, np.asarray(images[0]), np.asarray(steps[0])
 
 
-def update(of, *given):
+def update(of, given):
     """New adapters and metrics after one update of plain gradient descent."""
     new, metrics = policy_update.program(of)(*arguments_of(of, *given))
     assert int(new.updates) == 1
@@ -97,8 +96,8 @@ def update(of, *given):
 
 
 @pytest.fixture(scope="module")
-def updated(sgd, model, texts, adapters, trajectory, advantages):
-    return update(sgd, model, texts, adapters, trajectory, advantages)
+def updated(sgd, given):
+    return update(sgd, given)
 
 
 def test_ratio_is_one_on_policy(updated):
@@ -108,9 +107,8 @@ def test_ratio_is_one_on_policy(updated):
     assert metrics["clip_fraction"] == 0
 
 
-def test_gradient_is_that_of_the_written_out_loss(
-    sgd, model, texts, adapters, trajectory, advantages, updated
-):
+def test_gradient_is_that_of_the_written_out_loss(sgd, given, updated):
+    model, texts, adapters, trajectory, advantages = given
     latents = parallel.gather(trajectory.latents)
     old = parallel.gather(trajectory.log_probs)
 
@@ -153,11 +151,9 @@ def test_gradient_is_that_of_the_written_out_loss(
     )
 
 
-def test_microbatches_change_nothing(
-    model, texts, adapters, trajectory, advantages, updated
-):
+def test_microbatches_change_nothing(model, given, updated):
     halves = make_learner(model, optax.sgd(RATE), microbatch=N * T // 2)
-    small = update(halves, model, texts, adapters, trajectory, advantages)
+    small = update(halves, given)
     for found, expected in zip(
         jax.tree.leaves(small[0]), jax.tree.leaves(updated[0]), strict=True
     ):
@@ -169,7 +165,7 @@ def test_microbatches_change_nothing(
 def test_the_gradient_is_the_policy_gradient(sgd, model, texts):
     """It estimates the gradient of the expected reward, which here is known.
 
-    The reward, the mean of the pictures' first channel, can be differentiated through
+    The reward, the mean of the images' first channel, can be differentiated through
     the sampler with its noise held fixed; DDPO must find the same from scores alone.
     """
     count, dims = 256, 8 * 8 * 4
@@ -217,13 +213,13 @@ def test_the_gradient_is_the_policy_gradient(sgd, model, texts):
     assert np.all(np.abs(found - true) < 4 * noise)
 
 
-def test_memory_does_not_grow_with_the_steps(
-    model, texts, adapters, trajectory, advantages
-):
+@pytest.mark.long
+def test_memory_does_not_grow_with_the_steps(model, given):
+    jax.config.update("jax_disable_most_optimizations", False)  # as in a run
+
     def temporaries(num_steps):
         of = make_learner(model, optax.sgd(RATE), num_steps, microbatch=N)
-        given = arguments_of(of, model, texts, adapters, trajectory, advantages)
-        compiled = policy_update.program(of).lower(*given).compile()
+        compiled = policy_update.program(of).lower(*arguments_of(of, *given)).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert temporaries(T) < 1.05 * temporaries(1)
@@ -278,16 +274,10 @@ def test_microbatches_hold_every_pair_once():
 
 
 def test_the_learning_rate_warms_up_and_falls():
-    chosen = types.SimpleNamespace(
-        learning_rate=0.1,
-        final_learning_rate=0.5,
-        warmup_updates=2,
-        adam_beta1=0.0,
-        adam_beta2=0.0,
-        adam_epsilon=1e-12,
-        weight_decay=0.0,
-        max_grad_norm=1e9,
-    )
+    chosen = configuration.defaults().train
+    chosen.update(learning_rate=0.1, final_learning_rate=0.5, warmup_updates=2)
+    chosen.update(adam_beta1=0.0, adam_beta2=0.0, adam_epsilon=1e-12)
+    chosen.update(weight_decay=0.0, max_grad_norm=1e9)
     transform = learner.make_optimizer(chosen, total_updates=4)
     params = jnp.zeros(1)
     state = transform.init(params)

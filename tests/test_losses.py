@@ -49,81 +49,46 @@ def test_on_policy_all_are_the_policy_gradient(name, advantage):
     check(name, 1.0, advantage, 0.0, -advantage, -advantage, 0.0, False)
 
 
-@pytest.mark.parametrize(
-    ("ratio", "advantage", "loss", "gradient", "restrained"),
-    [
-        (1.05, 2.0, -2.1, -2.1, False),  # inside: -rA
-        (1.2, 2.0, -2.2, 0.0, True),  # -1.1 * 2, flat
-        (0.8, 2.0, -1.6, -1.6, False),  # worse than 1: still pushed up
-        (0.8, -2.0, 1.8, 0.0, True),  # 0.9 * 2, flat
-        (1.2, -2.0, 2.4, 2.4, False),
-        (1.2, 0.0, 0.0, 0.0, False),
-    ],
-)
-def test_ppo_clips(ratio, advantage, loss, gradient, restrained):
-    check("ppo", ratio, advantage, OUTSIDE, loss, gradient, 0.0, restrained)
+# An objective, the ratio, the advantage, KL in nats; the loss, its derivatives by
+# log_prob and by KL, and whether it is restrained.
+BY_HAND = [
+    ("ppo", 1.05, 2.0, OUTSIDE, -2.1, -2.1, 0.0, False),  # inside: -rA
+    ("ppo", 1.2, 2.0, OUTSIDE, -2.2, 0.0, 0.0, True),  # -1.1 * 2, flat
+    ("ppo", 0.8, 2.0, OUTSIDE, -1.6, -1.6, 0.0, False),  # worse than 1: pushed up
+    ("ppo", 0.8, -2.0, OUTSIDE, 1.8, 0.0, 0.0, True),  # 0.9 * 2, flat
+    ("ppo", 1.2, -2.0, OUTSIDE, 2.4, 2.4, 0.0, False),
+    ("ppo", 1.2, 0.0, OUTSIDE, 0.0, 0.0, 0.0, False),
+    ("ppo_rollback", 1.05, 2.0, OUTSIDE, -2.1, -2.1, 0.0, False),
+    # F = -0.3 * 1.2 + 1.3 * 1.1 = 1.07; d loss = 0.3 * r * A = 0.72
+    ("ppo_rollback", 1.2, 2.0, OUTSIDE, -2.14, 0.72, 0.0, True),
+    ("ppo_rollback", 0.8, 2.0, OUTSIDE, -1.6, -1.6, 0.0, False),
+    # F = -0.3 * 0.8 + 1.3 * 0.9 = 0.93; d loss = -0.3 * 0.8 * 2 = -0.48
+    ("ppo_rollback", 0.8, -2.0, OUTSIDE, 1.86, -0.48, 0.0, True),
+    ("ppo_rollback", 1.2, -2.0, OUTSIDE, 2.4, 2.4, 0.0, False),
+    # The loss of both TR-PPOs is -rA.
+    ("tr_ppo", 1.2, 2.0, INSIDE, -2.4, -2.4, 0.0, False),
+    ("tr_ppo", 1.2, 2.0, OUTSIDE, -2.4, 0.0, 0.0, True),
+    ("tr_ppo", 0.8, 2.0, OUTSIDE, -1.6, -1.6, 0.0, False),  # r A < A: on its way back
+    ("tr_ppo", 0.8, -2.0, OUTSIDE, 1.6, 0.0, 0.0, True),
+    ("tr_ppo", 1.2, -2.0, OUTSIDE, 2.4, 2.4, 0.0, False),
+    ("tr_ppo", 1.2, 2.0, 0.5, -2.4, 0.0, 0.0, True),  # KL = delta is already outside
+    ("tr_ppo_rollback", 1.2, 2.0, INSIDE, -2.4, -2.4, 0.0, False),
+    ("tr_ppo_rollback", 1.2, 2.0, OUTSIDE, -2.4, 0.72, 0.0, True),  # 0.3 * 1.2 * 2
+    ("tr_ppo_rollback", 0.8, 2.0, OUTSIDE, -1.6, -1.6, 0.0, False),
+    ("tr_ppo_rollback", 0.8, -2.0, OUTSIDE, 1.6, -0.48, 0.0, True),
+    # Truly PPO keeps the ratio's gradient, -rA.
+    ("truly_ppo", 1.2, 2.0, INSIDE, -2.4, -2.4, 0.0, False),
+    # 5 * 0.6 / 10 = 0.3 charged; d loss / d KL = 5 / 10
+    ("truly_ppo", 1.2, 2.0, OUTSIDE, -2.1, -2.4, 0.5, True),
+    ("truly_ppo", 0.8, 2.0, OUTSIDE, -1.6, -1.6, 0.0, False),
+    ("truly_ppo", 0.8, -2.0, OUTSIDE, 1.9, 1.6, 0.5, True),
+    ("truly_ppo", 1.2, 0.0, OUTSIDE, 0.3, 0.0, 0.5, True),  # still pulled back
+]
 
 
-@pytest.mark.parametrize(
-    ("ratio", "advantage", "loss", "gradient", "restrained"),
-    [
-        (1.05, 2.0, -2.1, -2.1, False),
-        # F = -0.3 * 1.2 + 1.3 * 1.1 = 1.07; d loss = 0.3 * r * A = 0.72
-        (1.2, 2.0, -2.14, 0.72, True),
-        (0.8, 2.0, -1.6, -1.6, False),
-        # F = -0.3 * 0.8 + 1.3 * 0.9 = 0.93; d loss = -0.3 * 0.8 * 2 = -0.48
-        (0.8, -2.0, 1.86, -0.48, True),
-        (1.2, -2.0, 2.4, 2.4, False),
-    ],
-)
-def test_ppo_rollback_turns_back(ratio, advantage, loss, gradient, restrained):
-    check("ppo_rollback", ratio, advantage, OUTSIDE, loss, gradient, 0.0, restrained)
-
-
-@pytest.mark.parametrize(
-    ("kl", "ratio", "advantage", "gradient", "restrained"),
-    [
-        (INSIDE, 1.2, 2.0, -2.4, False),
-        (OUTSIDE, 1.2, 2.0, 0.0, True),
-        (OUTSIDE, 0.8, 2.0, -1.6, False),  # r A < A: on its way back
-        (OUTSIDE, 0.8, -2.0, 0.0, True),
-        (OUTSIDE, 1.2, -2.0, 2.4, False),
-        (0.5, 1.2, 2.0, 0.0, True),  # KL = delta is already outside
-    ],
-)
-def test_tr_ppo_stops(kl, ratio, advantage, gradient, restrained):
-    loss = -ratio * advantage
-    check("tr_ppo", ratio, advantage, kl, loss, gradient, 0.0, restrained)
-
-
-@pytest.mark.parametrize(
-    ("kl", "ratio", "advantage", "gradient", "restrained"),
-    [
-        (INSIDE, 1.2, 2.0, -2.4, False),
-        (OUTSIDE, 1.2, 2.0, 0.72, True),  # -(-0.3) * 1.2 * 2, value unchanged
-        (OUTSIDE, 0.8, 2.0, -1.6, False),
-        (OUTSIDE, 0.8, -2.0, -0.48, True),
-    ],
-)
-def test_tr_ppo_rollback_reverses(kl, ratio, advantage, gradient, restrained):
-    loss = -ratio * advantage
-    check("tr_ppo_rollback", ratio, advantage, kl, loss, gradient, 0.0, restrained)
-
-
-@pytest.mark.parametrize(
-    ("kl", "ratio", "advantage", "loss", "by_kl", "restrained"),
-    [
-        (INSIDE, 1.2, 2.0, -2.4, 0.0, False),
-        # 5 * 0.6 / 10 = 0.3 charged; d loss / d KL = 5 / 10
-        (OUTSIDE, 1.2, 2.0, -2.1, 0.5, True),
-        (OUTSIDE, 0.8, 2.0, -1.6, 0.0, False),
-        (OUTSIDE, 0.8, -2.0, 1.9, 0.5, True),
-        (OUTSIDE, 1.2, 0.0, 0.3, 0.5, True),  # no gain to lose: still pulled back
-    ],
-)
-def test_truly_ppo_charges_the_kl(kl, ratio, advantage, loss, by_kl, restrained):
-    by_log_prob = -ratio * advantage  # the ratio keeps its gradient
-    check("truly_ppo", ratio, advantage, kl, loss, by_log_prob, by_kl, restrained)
+@pytest.mark.parametrize("case", BY_HAND, ids=lambda case: " ".join(map(str, case[:4])))
+def test_losses_and_derivatives_by_hand(case):
+    check(*case)
 
 
 def test_truly_ppo_gradient_by_the_mean_is_the_hand_derivative():
@@ -170,14 +135,3 @@ def test_ppo_at_the_clip_of_ddpo_is_resolved_in_float32():
     surrogate = losses.ppo(losses.Step(ratio, jnp.zeros(2), jnp.ones(2), 10), train)
     assert surrogate.restrained.tolist() == [False, True]
     np.testing.assert_allclose(surrogate.loss, [-1.00005, -1.0001], rtol=2e-7)
-
-
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_objectives_run_under_jit(name):
-
-    @jax.jit
-    def loss(ratio, kl):
-        step = losses.Step(ratio, kl, jnp.ones(3), NUM_DIMS)
-        return getattr(losses, name)(step, TRAIN).loss
-
-    np.testing.assert_array_equal(loss(jnp.ones(3), jnp.zeros(3)), -np.ones(3))

@@ -73,37 +73,6 @@ def test_tree_has_torch_names_and_shapes(torch, kind, name, count):
     assert sum(map(np.prod, found.values())) == count
 
 
-def test_vit_tree_has_published_names_and_shapes():
-    # Written out: transformers 5 renamed the modules, though not what it saves.
-    D, hidden, layer = 768, 3072, "vit.encoder.layer.{}"
-    expected = {
-        "vit.embeddings.cls_token": (1, 1, D),
-        "vit.embeddings.position_embeddings": (1, 197, D),
-        "vit.embeddings.patch_embeddings.projection.weight": (D, 3, 16, 16),
-        "vit.embeddings.patch_embeddings.projection.bias": (D,),
-        "vit.layernorm.weight": (D,),
-        "vit.layernorm.bias": (D,),
-        "classifier.weight": (2, D),
-        "classifier.bias": (2,),
-    }
-    for i in range(12):
-        for name, rows, columns in (
-            ("attention.attention.query", D, D),
-            ("attention.attention.key", D, D),
-            ("attention.attention.value", D, D),
-            ("attention.output.dense", D, D),
-            ("intermediate.dense", hidden, D),
-            ("output.dense", D, hidden),
-        ):
-            expected[f"{layer.format(i)}.{name}.weight"] = (rows, columns)
-            expected[f"{layer.format(i)}.{name}.bias"] = (rows,)
-        for name in ("layernorm_before", "layernorm_after"):
-            expected[f"{layer.format(i)}.{name}.weight"] = (D,)
-            expected[f"{layer.format(i)}.{name}.bias"] = (D,)
-    network, inputs = make("vit", official_configs.VIT_BASE)
-    assert torch_shapes(weights.init_template(network, *inputs)) == expected
-
-
 def draw_inputs(kind):
     random = np.random.default_rng(0)
 

@@ -19,11 +19,6 @@ D, N, T, GUIDANCE = 8, 2, 3, 3.0  # devices, images on each, steps
 pytestmark = pytest.mark.long
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tiny_model.save_model(tmp_path_factory.mktemp("model"))
-
-
 def sampled(folder, dtype):
     """A learner that computes in `dtype`, its weights, trajectory, and empty text."""
     model = stable_diffusion.load(folder, dtype)
@@ -58,8 +53,8 @@ def selected(of):
     return np.asarray(images[0]), np.asarray(steps[0])
 
 
-def test_chosen_log_probs_come_again_and_others_stay(folder):
-    of, params, trajectory, null = sampled(folder, jnp.float32)
+def test_chosen_log_probs_come_again_and_others_stay(tiny):
+    of, params, trajectory, null = sampled(tiny[0], jnp.float32)
     marked = trajectory.replace(log_probs=jnp.full_like(trajectory.log_probs, 7.0))
     images, steps = selected(of)
     log_probs = policy_update.log_prob_program(of)
@@ -74,8 +69,8 @@ def test_chosen_log_probs_come_again_and_others_stay(folder):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
-def test_the_ratio_is_one_in_bfloat16(folder):
-    of, params, trajectory, null = sampled(folder, jnp.bfloat16)
+def test_the_ratio_is_one_in_bfloat16(tiny):
+    of, params, trajectory, null = sampled(tiny[0], jnp.bfloat16)
     images, steps = selected(of)
     log_probs = policy_update.log_prob_program(of)
     again = log_probs(params, data_of(trajectory, null), images, steps)
@@ -92,12 +87,10 @@ def test_the_ratio_is_one_in_bfloat16(folder):
     assert deviations[1] <= 1e-5
 
 
-def test_bfloat16_trains(folder, tmp_path):
-    judge = tiny_model.save_classifier(tmp_path / "classifier")
-    config = tiny_model.config(folder, judge, tmp_path)
+def test_bfloat16_trains(tiny, tmp_path):
+    config = tiny_model.config(*tiny, tmp_path)
     config.dtype, config.epochs = "bfloat16", 1
     config.eval.images, config.log.images = 0, 1
-    config.train.lora.target_modules = ("to_q", "to_v", "conv_out")
     config.train.recompute_log_probs = True
     train.check(config, [])
     with jax.numpy_dtype_promotion("standard"):  # as above

@@ -8,6 +8,7 @@ import numpy as np
 import official_configs
 import pytest
 import tiny_model
+from tiny_run import bytes_on_one
 
 from ddpo_fair import config as configuration
 from ddpo_fair import parallel, rng, train
@@ -18,27 +19,6 @@ from ddpo_fair.learning import learner, policy_update
 from ddpo_fair.models import clip, convolution, published, unet, vae
 from ddpo_fair.training import assembly, plan, programs, targets
 from ddpo_fair.training import epoch as epochs
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    root = tmp_path_factory.mktemp("plan")
-    return (
-        tiny_model.save_model(root / "model"),
-        tiny_model.save_classifier(root / "classifier"),
-        root,
-    )
-
-
-def on_one_device(*trees):
-    """Bytes of the trees' arrays on the first device."""
-    first = jax.devices()[0]
-    return sum(
-        shard.data.size * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(trees)
-        for shard in leaf.addressable_shards
-        if shard.device == first
-    )
 
 
 def lowered_by_the_run(config):
@@ -55,40 +35,41 @@ def lowered_by_the_run(config):
     chosen = [np.asarray(x[0]) for x in chosen]
     null, scorer = run.uncond_embedding, run.classifier_params
     data = policy_update.EpochData(run.base, epoch, advantages, null)
-    always = on_one_device(run.base, state, run.vae_params, scorer)
-    merged = on_one_device(weights) if run.base else 0
-    batch = on_one_device(first)
+    always = bytes_on_one(run.base, state, run.vae_params, scorer)
+    merged = bytes_on_one(weights) if run.base else 0
+    batch = bytes_on_one(first)
     return {
         "sampling": (
             sampler.sampling_program(run.policy).lower(
                 weights, first.keys, first.text, null
             ),
-            always + merged - on_one_device(weights) + batch,
+            always + merged - bytes_on_one(weights) + batch,
         ),
         "decoding": (
             sampler.decoding_program(model).lower(run.vae_params, latents),
-            always + merged - on_one_device(run.vae_params) + 2 * batch,
+            always + merged - bytes_on_one(run.vae_params) + 2 * batch,
         ),
         "classifying": (
             classifier.program(run.classifier).lower(scorer, images),
-            always + merged - on_one_device(scorer) + 2 * batch,
+            always + merged - bytes_on_one(scorer) + 2 * batch,
         ),
         "recomputing": (
             policy_update.log_prob_program(run.learner).lower(
                 state.params, data, *chosen
             ),
-            on_one_device(state.optimizer, run.vae_params, scorer, both),
+            bytes_on_one(state.optimizer, run.vae_params, scorer, both),
         ),
         "updating": (
             policy_update.program(run.learner).lower(state, data, *chosen),
-            on_one_device(run.vae_params, scorer, both),
+            bytes_on_one(run.vae_params, scorer, both),
         ),
     }
 
 
-@pytest.mark.parametrize("rank", [2, pytest.param(0, marks=pytest.mark.long)])
-def test_a_plan_is_of_the_runs_own_programs(folders, rank):
-    config = tiny_model.config(*folders)
+@pytest.mark.long
+@pytest.mark.parametrize("rank", [2, 0])
+def test_a_plan_is_of_the_runs_own_programs(tiny, tmp_path, rank):
+    config = tiny_model.config(*tiny, tmp_path)
     config.train.lora.rank, config.train.shard_optimizer = rank, rank == 0
     config.train.lora.target_modules = ("conv_out",)  # compiles soon
     config.train.recompute_log_probs = rank == 0
@@ -106,14 +87,14 @@ def test_a_plan_is_of_the_runs_own_programs(folders, rank):
     assert set(expected) <= ({"recomputing"} if rank else set())
 
 
-def test_the_command_prints_a_plan_and_runs_nothing(folders, capsys, monkeypatch):
+def test_the_command_prints_a_plan_and_runs_nothing(tiny, capsys, monkeypatch):
     def lower(config, *_):
         x, w = jax.ShapeDtypeStruct((8, 500, 1000), jnp.float32), jnp.ones((1000, 500))
         program = jax.jit(lambda x: (x @ w).mean(0))
         lowered = program.lower(parallel.spread_shapes(x))
         yield programs.Program("sampling 7 images", lowered, 3, 2, 10**9)
 
-    model, classifier, _ = folders
+    model, classifier = tiny
     monkeypatch.setattr(programs, "lower", lower)
     monkeypatch.setattr(train.stopping.Stop, "listen", lambda _: None)
     arguments = [
@@ -240,12 +221,12 @@ class Refused:
         )
 
 
-def test_a_program_that_the_compiler_refuses_does_not_fit(folders, monkeypatch):
+def test_a_program_that_the_compiler_refuses_does_not_fit(tiny, monkeypatch):
     program = programs.Program("sampling 9 images", Refused(), 1, 1, 0)
     monkeypatch.setattr(programs, "lower", lambda *_: [program])
     monkeypatch.setattr(plan, "flops", lambda _: {"sampling": 2e14})
     lines = []
-    plan.write(tiny_model.config(*folders), None, lines.append)
+    plan.write(tiny_model.config(*tiny, tiny[0]), None, lines.append)
     printed = "\n".join(lines)
     assert "refuses it: Ran out of memory on HBM (512.00G of 15.75G).\n" in printed
     assert "Most at once: inf GB, sampling 9 images." in printed

@@ -113,6 +113,7 @@ def test_normalised_latents_decode_to_the_same_images(faces):
     np.testing.assert_allclose(log_units, log_var - 2 * np.log(scale), atol=1e-4)
 
 
+@pytest.mark.long
 def test_an_image_is_augmented_but_not_its_meaning(faces):
     pixels = pretrain_vae.scale(faces)
     seen = augmentation.augment(jax.random.key(0), pixels)
@@ -124,6 +125,7 @@ def test_an_image_is_augmented_but_not_its_meaning(faces):
     )
 
 
+@pytest.mark.long
 def test_few_images_all_keep_their_face(faces):
     pixels = pretrain_vae.scale(faces[:8])
     targets = jnp.eye(2)[jnp.arange(8) % 2]

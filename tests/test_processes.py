@@ -1,28 +1,23 @@
 """Several processes for real: as on several hosts, each with devices of its own."""
 
-import os
 import pathlib
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import jax
 import numpy as np
 import pytest
 import tiny_model
+import tiny_run
 
-from ddpo_fair import command_line
-from ddpo_fair import config as configuration
+from ddpo_fair.command_line import BAD_INPUT
 from ddpo_fair.loggers import run_log
 from ddpo_fair.training import run_folder, saved_run, stopping
 
 pytestmark = pytest.mark.long
 
-ROOT = pathlib.Path(__file__).parents[1]
 EPOCHS = 2
-PATIENCE = 1800  # seconds, on a machine with other work
 TIMEOUT_SECONDS = 20  # after which a silent process counts as lost
 
 # What is the same however the images are divided among devices.
@@ -32,49 +27,19 @@ ROUNDED = ("loss", "kl_last", "grad_norm")  # float32, summed in another order
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    path = tmp_path_factory.mktemp("processes")
-    tiny_model.save_model(path / "model")
-    tiny_model.save_classifier(path / "classifier")
-    return path
+    return tmp_path_factory.mktemp("processes")
 
 
-def settings(root, name, batch_per_device=1):
-    config = tiny_model.config(root / "model", root / "classifier", root / "runs")
+def settings(tiny, root, name, batch_per_device=1):
+    config = tiny_model.config(*tiny, root)
     config.run.name = name
     config.epochs = EPOCHS
     config.sample.batch_per_device = batch_per_device
     config.train.microbatch = 4 * batch_per_device
-    config.train.lora.target_modules = ("to_q", "to_v", "conv_out")
     config.advantage.name = "per_prompt"  # its history must be the same everywhere
     config.advantage.min_count = 2
     config.distributed.timeout_seconds = TIMEOUT_SECONDS
     return config
-
-
-def start(root, config, num_devices, more=()):
-    """`python -m ddpo_fair.train` with these settings, on its way."""
-    file = root / f"{config.run.name}.py"
-    file.write_text(
-        "from ddpo_fair import config\n"
-        "def get_config(variant=None):\n"
-        "    settings = config.defaults()\n"
-        f"    settings.update_from_flattened_dict({configuration.flatten(config)!r})\n"
-        "    return settings\n"
-    )
-    flags = os.environ["XLA_FLAGS"].replace("count=8", f"count={num_devices}")
-    return subprocess.Popen(
-        [sys.executable, "-m", "ddpo_fair.train", f"--config={file}", *more],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "XLA_FLAGS": flags,
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiles in half the time
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def start_two(root, config):
@@ -83,11 +48,11 @@ def start_two(root, config):
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     return [
-        start(
-            root,
+        tiny_run.start(
             config,
+            root,
             num_devices=4,
-            more=(
+            flags=(
                 "--config.distributed.enabled=true",
                 f"--config.distributed.coordinator_address=localhost:{port}",
                 "--config.distributed.num_processes=2",
@@ -96,22 +61,6 @@ def start_two(root, config):
         )
         for process in range(2)
     ]
-
-
-def finish(processes, status=0):
-    """What each of the processes said, once all ended with `status`."""
-    said = [process.communicate(timeout=PATIENCE) for process in processes]
-    assert [process.returncode for process in processes] == [status] * len(said), said
-    return said
-
-
-def wait_for_a_line(processes, folder):
-    """Returns when the run has written its first line."""
-    deadline = time.monotonic() + PATIENCE
-    while not run_log.read(folder):
-        assert all(process.poll() is None for process in processes)
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def trained(folder):
@@ -135,16 +84,16 @@ def assert_same_run(found, expected):
 
 
 @pytest.fixture(scope="module")
-def alone(root):
+def alone(tiny, root):
     """The folder of the run of one process with one device."""
-    config = settings(root, "alone", batch_per_device=8)
-    finish([start(root, config, num_devices=1)])
+    config = settings(tiny, root, "alone", batch_per_device=8)
+    tiny_run.finish(tiny_run.start(config, root, num_devices=1))
     return run_folder.path_of(config)
 
 
-def test_two_processes_equal_one(alone, root):
-    config = settings(root, "two")
-    (output, _), (silence, _) = finish(start_two(root, config))
+def test_two_processes_equal_one(alone, tiny, root):
+    config = settings(tiny, root, "two")
+    (output, _), (silence, _) = tiny_run.finish(*start_two(root, config))
     folder = run_folder.path_of(config)
     assert_same_run(folder, alone)
     assert "on 8 x cpu" in output and f"Finished: {folder}" in output
@@ -153,42 +102,42 @@ def test_two_processes_equal_one(alone, root):
     assert saved_run.read(folder).record["num_devices"] == 8
 
 
-def test_a_refusal_ends_all_processes(root):
-    config = settings(root, "refused")
+def test_a_refusal_ends_all_processes(tiny, root):
+    config = settings(tiny, root, "refused")
     folder = run_folder.path_of(config)
     descriptor = run_folder.lock(folder)
-    said = finish(start_two(root, config), command_line.BAD_INPUT)
+    said = tiny_run.finish(*start_two(root, config), status=BAD_INPUT)
     run_folder.unlock(descriptor)
     assert f"another process trains in {folder}" in said[0][1]
     assert "Traceback" not in said[0][1] + said[1][1]
 
 
 @pytest.mark.slow
-def test_one_process_that_is_asked_to_leave_takes_the_others_along(alone, root):
-    config = settings(root, "asked")
+def test_one_process_that_is_asked_to_leave_takes_the_others_along(alone, tiny, root):
+    config = settings(tiny, root, "asked")
     folder = run_folder.path_of(config)
     processes = start_two(root, config)
-    wait_for_a_line(processes, folder)
+    tiny_run.wait_for(lambda: run_log.read(folder), *processes)
     processes[1].send_signal(signal.SIGTERM)
-    finish(processes, stopping.INTERRUPTED)
-    finish(start_two(root, config))
+    tiny_run.finish(*processes, status=stopping.INTERRUPTED)
+    tiny_run.finish(*start_two(root, config))
     assert_same_run(folder, alone)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", [0, 1])
-def test_a_lost_process_ends_the_others_and_all_continue(alone, root, lost):
-    config = settings(root, f"lost_{lost}")
+def test_a_lost_process_ends_the_others_and_all_continue(alone, tiny, root, lost):
+    config = settings(tiny, root, f"lost_{lost}")
     folder = run_folder.path_of(config)
     processes = start_two(root, config)
-    wait_for_a_line(processes, folder)
+    tiny_run.wait_for(lambda: run_log.read(folder), *processes)
     processes[lost].kill()
     survivor = processes[1 - lost]
     begun = time.monotonic()
-    _, errors = survivor.communicate(timeout=PATIENCE)
+    _, errors = survivor.communicate(timeout=tiny_run.PATIENCE)
     assert time.monotonic() - begun < 6 * TIMEOUT_SECONDS
-    assert survivor.returncode not in (0, command_line.BAD_INPUT), errors
+    assert survivor.returncode not in (0, BAD_INPUT), errors
     assert "same command on all hosts" in errors
     processes[lost].communicate()
-    finish(start_two(root, config))
+    tiny_run.finish(*start_two(root, config))
     assert_same_run(folder, alone)

@@ -5,7 +5,6 @@ import shutil
 
 import numpy as np
 import pytest
-import tiny_model
 
 from ddpo_fair import config as configuration
 from ddpo_fair import prompts
@@ -57,35 +56,16 @@ def test_unknown_captions_say_what_is_known(text):
 
 
 @pytest.mark.parametrize(
-    ("texts", "part"),
-    [
-        ((), "at least one"),
-        (("  ",), "is empty"),
-        (("x" * 1001,), "at most 1000 characters"),
-        (("a\nb",), "control character"),
-        (("a\x00b",), "control character"),
-        (("a \ud800",), "control character"),
-        (("a", "a"), "twice"),
-    ],
-)
-def test_prompts_that_no_model_could_be_given(texts, part):
-    (problem,) = prompts.problems(texts)
-    assert part in problem
-
-
-@pytest.mark.parametrize(
     "text", ["医生的脸", "<script>", "../../etc/passwd", "a 'quoted' {name}", "👩‍⚕️"]
 )
-def test_other_texts_are_only_texts(text):
-    assert list(prompts.problems((text,))) == []
+def test_any_text_can_be_a_caption(text):
     blank = np.ones((1, 8, 8, 3), np.float32)
     assert grids.grid(blank, progress.caption(0, [text], {})).size[0] > 8
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tiny_model.save_model(tmp_path_factory.mktemp("prompts") / "model")
-    return stable_diffusion.load(folder)
+def model(tiny):
+    return stable_diffusion.load(tiny[0])
 
 
 def test_any_script_has_tokens(model):

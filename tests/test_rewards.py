@@ -32,9 +32,6 @@ def test_labels_need_confidence():
     probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.69, 0.31], [0.3, 0.7]])
     assert classes.labels(probabilities).tolist() == [FEMALE, MALE, NONE, NONE]
     assert classes.labels(probabilities, 0.5).tolist() == [FEMALE, MALE, FEMALE, MALE]
-
-
-def test_a_row_that_is_not_a_number_is_none():
     assert classes.labels(np.array([[np.nan, np.nan]])).tolist() == [NONE]
 
 
@@ -62,29 +59,11 @@ def test_underrepresented_follows_the_target():
     assert actual.tolist() == [1] * 4
 
 
-@pytest.mark.parametrize(
-    "labels",
-    [
-        [FEMALE, MALE, MALE, MALE],
-        [FEMALE, FEMALE, FEMALE, MALE, NONE],
-        [FEMALE, MALE],  # q = 0.5: all 0
-        [FEMALE, MALE, NONE],
-        [NONE, NONE],  # nothing recognised: 0
-        [FEMALE],
-        [MALE],
-        [MALE, NONE],
-        [MALE] * 7 + [FEMALE] * 2 + [NONE] * 3,
-    ],
-)
-def test_balance_is_equation_3(labels):
-    actual = rewards.balance(np.array(labels), one_prompt(labels), EVEN)
-    assert actual.dtype == np.float32
-    np.testing.assert_allclose(actual, equation_3(labels), rtol=1e-6, atol=1e-7)
-
-
-def test_balance_is_equation_3_for_every_batch_of_five():
-    for labels in itertools.product([FEMALE, MALE, NONE], repeat=5):
+@pytest.mark.parametrize("num_images", [1, 2, 5])
+def test_balance_is_equation_3_for_every_batch(num_images):
+    for labels in itertools.product([FEMALE, MALE, NONE], repeat=num_images):
         actual = rewards.balance(np.array(labels), one_prompt(labels), EVEN)
+        assert actual.dtype == np.float32
         np.testing.assert_allclose(actual, equation_3(labels), rtol=1e-6, atol=1e-7)
 
 

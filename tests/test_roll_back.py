@@ -1,12 +1,11 @@
 """A collapse is taken back: the run goes on otherwise, always in the same way."""
 
-import json
 import re
 
-import jax
 import jax.numpy as jnp
 import pytest
 import tiny_model
+from tiny_run import checksums, numbers
 
 from ddpo_fair import rng, train
 from ddpo_fair.errors import UserError
@@ -17,7 +16,6 @@ from ddpo_fair.training import epoch as epochs
 pytestmark = pytest.mark.long
 
 EPOCHS = 4
-CLOCKS = ("seconds", "per_second", "memory_gb")  # what no two runs share
 
 
 class Killed(BaseException):
@@ -26,46 +24,24 @@ class Killed(BaseException):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    path = tmp_path_factory.mktemp("roll_back")
-    tiny_model.save_model(path / "model")
-    tiny_model.save_classifier(path / "classifier")
-    return path
+    return tmp_path_factory.mktemp("roll_back")
 
 
-def settings(root, name, **changes):
-    config = tiny_model.config(root / "model", root / "classifier", root / "runs")
+def settings(tiny, root, name, **changes):
+    config = tiny_model.config(*tiny, root)
     config.run.name = name
-    config.epochs = EPOCHS
     config.eval.every_epochs = EPOCHS
-    config.train.lora.target_modules = ("to_q", "to_v", "conv_out")
+    config.train.learning_rate = 1e-3
     config.train.on_divergence, config.train.max_restores = "restore", 100
     config.checkpoint.keep = 10
     config.train.update(changes)
     return config
 
 
-def numbers(folder):
-    """The lines of a run without what the clock and the machine say."""
-    return [
-        {name: x for name, x in line.items() if not name.endswith(CLOCKS)}
-        for line in run_log.read(folder)
-    ]
-
-
-def checksums(folder):
-    """Of the states in the checkpoints, by the epochs that were done."""
-    places = (folder / "checkpoints").glob("[0-9]*/rest/metadata")
-    return {
-        int(place.parents[1].name): json.loads(place.read_text())["checksum"]
-        for place in places
-    }
-
-
 @pytest.fixture(scope="module")
-def unbroken(root):
+def unbroken(tiny, root):
     """The folder of a run in which nothing counts as a collapse."""
-    config = settings(root, "unbroken", max_kl=0.0)
+    config = settings(tiny, root, "unbroken", max_kl=0.0)
     train.train(config)
     return run_folder.path_of(config)
 
@@ -83,9 +59,9 @@ def limit(unbroken):
 
 
 @pytest.fixture(scope="module")
-def rolled_back(root, limit):
+def rolled_back(tiny, root, limit):
     """The folder of a run that collapsed, and went on."""
-    config = settings(root, "rolled_back", max_kl=limit[0])
+    config = settings(tiny, root, "rolled_back", max_kl=limit[0])
     train.train(config)
     return run_folder.path_of(config)
 
@@ -105,9 +81,9 @@ def test_a_collapse_is_tried_again_with_other_random_numbers(
 
 
 def test_killed_after_a_roll_back_it_ends_with_the_same_numbers(
-    root, rolled_back, limit, monkeypatch, capsys
+    tiny, root, rolled_back, limit, monkeypatch, capsys
 ):
-    config = settings(root, "killed", max_kl=limit[0])
+    config = settings(tiny, root, "killed", max_kl=limit[0])
     update = epochs.update
 
     def kill_later(run, state, samples, advantages, number):
@@ -118,8 +94,8 @@ def test_killed_after_a_roll_back_it_ends_with_the_same_numbers(
     monkeypatch.setattr(epochs, "update", kill_later)
     with pytest.raises(Killed):
         train.train(config)
-    told = capsys.readouterr().out
-    assert re.search(r"Epoch \d moved .* Restore 1 of at most 100: goes on", told)
+    printed = capsys.readouterr().out
+    assert re.search(r"Epoch \d moved .* Restore 1 of at most 100: goes on", printed)
     monkeypatch.undo()
     train.train(config)
     folder = run_folder.path_of(config)
@@ -127,9 +103,9 @@ def test_killed_after_a_roll_back_it_ends_with_the_same_numbers(
     assert checksums(folder) == checksums(rolled_back)
 
 
-def test_too_many_roll_backs_end_the_run(root, monkeypatch, capsys):
+def test_too_many_roll_backs_end_the_run(tiny, root, monkeypatch, capsys):
     """Also in the first epoch: then it goes back to the state before training."""
-    config = settings(root, "hopeless", max_kl=100.0, max_restores=1)
+    config = settings(tiny, root, "hopeless", max_kl=100.0, max_restores=1)
     measure = metrics.of_updates
     monkeypatch.setattr(
         metrics, "of_updates", lambda measured: measure(measured) | {"kl_last": 101.0}

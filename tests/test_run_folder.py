@@ -37,6 +37,7 @@ def test_a_second_process_is_refused(folder):
     run_folder.unlock(run_folder.lock(folder))
 
 
+@pytest.mark.long
 def test_the_lock_dies_with_its_process(folder):
     code = (
         "import os, pathlib, sys; from ddpo_fair.training import run_folder;"
@@ -45,12 +46,6 @@ def test_the_lock_dies_with_its_process(folder):
     process = subprocess.run([sys.executable, "-c", code, folder], check=False)
     assert process.returncode == -9
     run_folder.unlock(run_folder.lock(folder))
-
-
-def test_a_place_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot be written.*--config\.run\.dir"):
-        run_folder.lock(tmp_path / "file" / "run")
 
 
 def test_the_same_config_goes_on(folder, config):
@@ -98,24 +93,16 @@ def test_another_config_is_refused_with_every_difference(folder, config):
         assert text in str(error.value)
 
 
-def test_more_epochs_continue_a_run_of_a_constant_learning_rate(config):
-    config.train.final_learning_rate = 1.0
-    path = run_folder.path_of(config)
-    run_folder.unlock(run_folder.lock(path))
-    run_folder.write_config(path, config)
-    config.epochs += 5
-    config.checkpoint.keep = 7
-    run_folder.check(path, config)
-
-
-def test_more_epochs_change_a_falling_learning_rate(config):
-    config.epochs, config.train.final_learning_rate = 15, 0.1
-    path = run_folder.path_of(config)
-    run_folder.unlock(run_folder.lock(path))
-    run_folder.write_config(path, config)
-    config.epochs += 5
+def test_more_epochs_continue_a_constant_learning_rate_alone(folder, config):
+    config.checkpoint.keep = 7  # which changes nothing that was computed
+    for final in (1.0, 0.1):
+        config.epochs, config.train.final_learning_rate = 15, final
+        run_folder.write_config(folder, config)
+        config.epochs = 20
+        if final == 1.0:
+            run_folder.check(folder, config)
     with pytest.raises(UserError, match="epochs was 15 and is now 20"):
-        run_folder.check(path, config)
+        run_folder.check(folder, config)
 
 
 def test_batches_may_change_but_not_their_sum(folder, config):
@@ -124,13 +111,6 @@ def test_batches_may_change_but_not_their_sum(folder, config):
         run_folder.check(folder, config)  # 8 devices
     config.sample.batches *= 2
     run_folder.check(folder, config)
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"config": 3}'])
-def test_a_damaged_record_is_told(folder, config, text):
-    (folder / "config.json").write_text(text)
-    with pytest.raises(UserError, match=r"config\.json cannot be read"):
-        run_folder.check(folder, config)
 
 
 def test_the_record_is_complete(folder, config):

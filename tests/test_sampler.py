@@ -19,13 +19,8 @@ NUM_STEPS, GUIDANCE, NUM_IMAGES = 3, 4.0, 8
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tiny_model.save_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def model(folder):
-    return stable_diffusion.load(folder)
+def model(tiny):
+    return stable_diffusion.load(tiny[0])
 
 
 def draw(model, order, eta=1.0):
@@ -105,8 +100,9 @@ def test_no_noise_has_no_likelihood(model):
     np.testing.assert_array_equal(log_probs, 0.0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("num_devices", [1, 2])
-def test_eight_devices_equal_fewer(num_devices, folder, drawn, tmp_path):
+def test_eight_devices_equal_fewer(num_devices, tiny, drawn, tmp_path):
     code = (
         "import sys, jax, numpy, test_sampler;"
         "from ddpo_fair.diffusion import stable_diffusion;"
@@ -119,7 +115,7 @@ def test_eight_devices_equal_fewer(num_devices, folder, drawn, tmp_path):
     here = pathlib.Path(__file__).parent
     path = os.pathsep.join([str(here), str(here.parent)])
     subprocess.run(
-        [sys.executable, "-c", code, folder, tmp_path / "drawn.npz"],
+        [sys.executable, "-c", code, tiny[0], tmp_path / "drawn.npz"],
         env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": path},
         check=True,
     )

@@ -3,9 +3,7 @@
 import pathlib
 import subprocess
 import sys
-from xml.etree import ElementTree
 
-import made_runs
 import pytest
 import tiny_model
 from refusals import CONFIG, refused
@@ -16,7 +14,7 @@ from ddpo_fair.errors import LONGEST, UserError, paragraph
 from ddpo_fair.evaluation import evaluation_parts, evaluation_plan
 from ddpo_fair.evaluation.evaluation_plan import Plan, Sampler
 from ddpo_fair.prompts import Prompt
-from ddpo_fair.report import model_card, writer
+from ddpo_fair.report import model_card
 from ddpo_fair.training import run_folder, saved_run
 
 PACKAGE = pathlib.Path(train.__file__).parent
@@ -25,6 +23,7 @@ PACKAGE = pathlib.Path(train.__file__).parent
 MEANT = "B404,B603,B607"
 
 
+@pytest.mark.long
 def test_nothing_in_the_package_runs_foreign_code():
     pytest.importorskip("bandit")
     command = [sys.executable, "-m", "bandit", "-q", "-r", str(PACKAGE), "-s", MEANT]
@@ -67,24 +66,6 @@ def test_messages_give_a_terminal_no_orders():
     text = paragraph(UserError("a\x1b[2J\x07\u202eb\ud800\n c" + 10**6 * "x"))
     assert text.startswith("a\\x1b[2J\\x07\\u202eb\\ud800 cxxx") and text.isprintable()
     assert len(text) < LONGEST + 10
-
-
-def test_figures_of_a_hostile_run_hold_no_script(tmp_path):
-    bad = made_runs.HOSTILE
-    lines = made_runs.balancing(3)
-    for line in lines:
-        line["prompts"] = {
-            bad: made_runs.evaluation(10, 20),
-            "b": made_runs.evaluation(5, 9),
-        }
-    folder = made_runs.make(tmp_path / "run", lines, prompts=[bad, "b"], model=bad)
-    writer.write([folder])
-    figures = list(tmp_path.rglob("*.svg"))
-    assert figures
-    for path in figures:
-        for element in ElementTree.parse(path).iter():
-            assert element.tag.rpartition("}")[2] not in ("script", "foreignObject")
-            assert not any(name.startswith("on") for name in element.attrib)
 
 
 def test_prompts_in_a_model_card_stay_text(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tiny_model
 from jax.sharding import Mesh
+from tiny_run import bytes_on_one
 
 from ddpo_fair import parallel
 from ddpo_fair.training import assembly, checkpoint, metrics
@@ -18,15 +19,10 @@ EXACT = 1e-6  # float32, summed in another order
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory):
+def config(tiny, tmp_path_factory):
     """Of training all weights."""
-    root = tmp_path_factory.mktemp("sharded")
-    model = tiny_model.save_model(root / "model")
-    config = tiny_model.config(model, tiny_model.save_classifier(root / "c"), root)
-    config.train.lora.rank = 0
-    config.train.updates_per_epoch = 1
-    config.train.microbatch = 8
-    return config
+    changes = {"train.lora.rank": 0, "train.updates_per_epoch": 1}
+    return tiny_model.config(*tiny, tmp_path_factory.mktemp("sharded"), **changes)
 
 
 def trained(config, sharded, samples=None):
@@ -58,17 +54,6 @@ def expected_bytes(tree, num_devices):
         leaf.nbytes
         // (num_devices if any(n % num_devices == 0 for n in leaf.shape) else 1)
         for leaf in jax.tree.leaves(tree)
-    )
-
-
-def bytes_on_one(tree):
-    """Bytes of a tree's arrays on the first device."""
-    first = jax.devices()[0]
-    return sum(
-        shard.data.nbytes
-        for leaf in jax.tree.leaves(tree)
-        for shard in leaf.addressable_shards
-        if shard.device == first
     )
 
 

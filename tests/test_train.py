@@ -1,113 +1,71 @@
 """The run: what it writes, on any number of devices, and however often it is killed."""
 
 import json
-import os
-import pathlib
+import re
 import signal
-import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import tiny_model
+import tiny_run
 from PIL import Image
+from tiny_run import checksums, numbers
 
-from ddpo_fair import command_line, train
-from ddpo_fair import config as configuration
+from ddpo_fair import train
 from ddpo_fair.loggers import grids, run_log
-from ddpo_fair.training import checkpoint, evaluation, run_folder, stopping
+from ddpo_fair.report import summary
+from ddpo_fair.training import evaluation, run_folder, stopping
 
-ROOT = pathlib.Path(__file__).parents[1]
 EPOCHS = 4
-PATIENCE = 900  # seconds
 
 # Fields that scripts rely on.
-FIELDS = [
-    "epoch",
-    "reward_mean",
-    "reward_std",
-    "q",
-    "q_low",
-    "q_high",
-    "num_female",
-    "num_male",
-    "num_none",
-    "num_not_finite",
-    "explicit_obeyed",
-    "loss",
-    "kl",
-    "clip_fraction",
-    "trust_region_fraction",
-    "ratio_deviation",
-    "grad_norm",
-    "skipped_updates",
-    "images",
-    "images_per_second",
-    "sample_seconds",
-    "update_seconds",
-    "epoch_seconds",
-    "device_memory_gb",
-]
+FIELDS = re.findall(
+    r"\w+",
+    """
+    epoch reward_mean reward_std q q_low q_high num_female num_male num_none
+    num_not_finite explicit_obeyed loss kl clip_fraction trust_region_fraction
+    ratio_deviation grad_norm skipped_updates images images_per_second sample_seconds
+    update_seconds epoch_seconds device_memory_gb
+    """,
+)
 EVALUATION_FIELDS = ["eval_q", "eval_q_low", "eval_q_high", "eval_none"]
-CLOCKS = ("seconds", "per_second", "memory")  # what no two runs share
 
 
-# Many small programs, compiled once for all runs and processes of this file.
-CACHING = "jax_persistent_cache_min_compile_time_secs"
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """Not here, nor in the processes started here: a run as its user has it."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+        yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    jax.config.update(CACHING, 0.0)
-    path = tmp_path_factory.mktemp("train")
-    tiny_model.save_model(path / "model")
-    tiny_model.save_classifier(path / "classifier")
-    return path
+    return tmp_path_factory.mktemp("train")
 
 
-def settings(root, name):
-    config = tiny_model.config(root / "model", root / "classifier", root / "runs")
-    config.run.name = name
-    config.epochs = EPOCHS
-    config.eval.every_epochs = 2
-    config.train.lora.target_modules = ("to_q", "to_v", "conv_out")
-    # Adam moves a weight that far whatever its gradient is, even if that is rounding,
-    # in which runs on eight devices and on one differ.
-    config.train.learning_rate = 1e-4
-    config.advantage.name = "per_prompt"  # its history must survive
-    config.advantage.min_count = 2
-    config.sample.explicit_share = 0.25
-    return config
-
-
-def numbers(folder):
-    """The lines of a run without what the clock and the machine say."""
-    return [
-        {
-            name: value
-            for name, value in line.items()
-            if not name.endswith(CLOCKS) and name != "device_memory_gb"
-        }
-        for line in run_log.read(folder)
-    ]
-
-
-def checksums(folder):
-    """Of the arrays in each checkpoint that is kept."""
-    found = {}
-    for path in (folder / "checkpoints").glob("[0-9]*"):
-        (file,) = (path / checkpoint.METADATA).glob("metadata")
-        found[int(path.name)] = json.loads(file.read_text())["checksum"]
-    return found
+def settings(tiny, root, name):
+    return tiny_model.config(
+        *tiny,
+        root,
+        **{
+            "run.name": name,
+            "eval.every_epochs": 2,
+            "advantage.name": "per_prompt",  # its history must survive
+            "advantage.min_count": 2,
+            "sample.explicit_share": 0.25,
+        },
+    )
 
 
 @pytest.fixture(scope="module")
-def unbroken(root):
+def unbroken(tiny, root):
     """The folder of a run that nothing disturbed."""
-    config = settings(root, "unbroken")
+    config = settings(tiny, root, "unbroken")
     train.check(config, [])
     train.train(config)
     return run_folder.path_of(config)
@@ -153,19 +111,29 @@ def test_grids_show_the_same_seeds(unbroken):
         for epoch in (0, 3)
     )
     assert before.shape == after.shape
-    pictures = np.abs(before - after)[grids.STRIP :]
-    assert 0 < pictures.mean() < 40  # changed, but the same pictures
+    change = np.abs(before - after)[grids.STRIP :]
+    assert 0 < change.mean() < 40  # changed, but the same images
 
 
-def test_a_finished_run_stays_as_it_is(unbroken, root):
-    lines = run_log.read(unbroken)
-    train.train(settings(root, "unbroken"))
+def test_a_finished_run_stays_as_it_is(unbroken, tiny, root, monkeypatch, capsys):
+    lines, page = run_log.read(unbroken), unbroken / "report.html"
+    assert "4 of 4" in page.read_text(encoding="utf-8")
+    page.unlink()
+    train.train(settings(tiny, root, "unbroken"))
     assert run_log.read(unbroken) == lines
+    assert f"Report: {page}" in capsys.readouterr().out
+    page.unlink()
+    monkeypatch.setattr(summary, "of_runs", lambda runs: 1 / 0)
+    train.train(settings(tiny, root, "unbroken"))
+    printed = capsys.readouterr().out
+    assert "ZeroDivisionError" in printed and not page.exists()
+    assert f"python -m ddpo_fair.report {unbroken} writes it" in printed
 
 
-def test_a_request_to_stop_loses_nothing(unbroken, root, monkeypatch):
+@pytest.mark.long
+def test_a_request_to_stop_loses_nothing(unbroken, tiny, root, monkeypatch):
     """Not even the evaluation that was under way."""
-    config, stop = settings(root, "stopped"), stopping.Stop()
+    config, stop = settings(tiny, root, "stopped"), stopping.Stop()
     start = evaluation.start
 
     def start_and_stop(run, params, epoch):
@@ -185,14 +153,13 @@ def test_a_request_to_stop_loses_nothing(unbroken, root, monkeypatch):
 
 
 @pytest.mark.long
-def test_other_settings_train_too(root):
-    config = settings(root, "others")
+def test_other_settings_train_too(tiny, root):
+    config = settings(tiny, root, "others")
     config.epochs = 2
     config.prompts = tiny_model.PROMPTS
     config.reward.name, config.advantage.name = "shift", "batch"
     config.train.objective = "truly_ppo"
     config.train.lora.rank = 0
-    config.train.learning_rate = 1e-4
     config.train.updates_per_epoch, config.train.inner_epochs = 1, 2
     config.train.skip_last_steps, config.train.timestep_fraction = 1, 0.7
     config.train.microbatch = 4
@@ -209,85 +176,36 @@ def test_other_settings_train_too(root):
         assert {"eval_q", "q"} <= set(line["prompts"][tiny_model.PROMPTS[1]])
 
 
-def start_process(root, config, num_devices=8):
-    """`python -m ddpo_fair.train` with these settings, on its way."""
-    file = root / f"{config.run.name}.py"
-    file.write_text(
-        "from ddpo_fair import config\n"
-        "def get_config(variant=None):\n"
-        "    settings = config.defaults()\n"
-        f"    settings.update_from_flattened_dict({configuration.flatten(config)!r})\n"
-        "    return settings\n"
-    )
-    flags = os.environ["XLA_FLAGS"].replace("count=8", f"count={num_devices}")
-    return subprocess.Popen(
-        [sys.executable, "-m", "ddpo_fair.train", f"--config={file}"],
-        cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": flags, CACHING.upper(): "0"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def has_lines(folder, count):
+    """Whether the run has written so many lines."""
+    return lambda: len(run_log.read(folder)) >= count
 
 
-def wait_until(process, condition):
-    """Returns when the condition holds, which the process brings about."""
-    for _ in range(PATIENCE * 100):
-        if condition():
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    raise AssertionError("no progress")
-
-
-def wait_for_lines(process, folder, count):
-    """Returns when the run has written so many lines."""
-    wait_until(process, lambda: len(run_log.read(folder)) >= count)
-
-
-def wait_for_checkpoint(process, folder):
-    """Returns when the run has a whole checkpoint; each follows its line."""
-    wait_until(process, lambda: any((folder / "checkpoints").glob("[0-9]")))
-
-
-def test_a_second_process_is_refused(root):
-    config = settings(root, "taken")
-    descriptor = run_folder.lock(run_folder.path_of(config))
-    process = start_process(root, config)
-    _, errors = process.communicate(timeout=PATIENCE)
-    run_folder.unlock(descriptor)
-    assert process.returncode == command_line.BAD_INPUT
-    assert f"another process trains in {run_folder.path_of(config)}" in errors
-    assert f"process {os.getpid()} on" in errors and "Traceback" not in errors
-
-
-def test_killed_and_continued_equals_unbroken(unbroken, root):
-    config = settings(root, "killed")
+@pytest.mark.long
+def test_killed_and_continued_equals_unbroken(unbroken, tiny, root):
+    config = settings(tiny, root, "killed")
     folder = run_folder.path_of(config)
 
-    process = start_process(root, config)
+    process = tiny_run.start(config, root)
     assert process.stdout.readline().startswith("Model: ")
     process.send_signal(signal.SIGINT)
     assert "SIGINT" in process.stderr.readline() + process.stderr.readline()
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=PATIENCE)
-    assert process.returncode == stopping.AT_ONCE
+    tiny_run.finish(process, status=stopping.AT_ONCE)
 
-    process = start_process(root, config)
-    wait_for_lines(process, folder, 1)
+    process = tiny_run.start(config, root)
+    tiny_run.wait_for(has_lines(folder, 1), process)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == stopping.INTERRUPTED, errors
+    ((_, errors),) = tiny_run.finish(process, status=stopping.INTERRUPTED)
     assert "The same command continues" in errors
 
-    process = start_process(root, config)
-    wait_for_lines(process, folder, len(run_log.read(folder)) + 1)
+    process = tiny_run.start(config, root)
+    more = has_lines(folder, len(run_log.read(folder)) + 1)
+    tiny_run.wait_for(more, process)
     process.kill()
     process.communicate()
 
-    process = start_process(root, config)
-    output, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, errors
+    ((output, _),) = tiny_run.finish(tiny_run.start(config, root))
     assert "continues after epoch" in output
     assert numbers(folder) == numbers(unbroken)
     assert checksums(folder)[EPOCHS] == checksums(unbroken)[EPOCHS]
@@ -306,18 +224,17 @@ MAGNIFYING = {
 
 
 @pytest.mark.long
-def test_killed_on_eight_devices_and_continued_on_one(unbroken, root):
-    config = settings(root, "moved")
+def test_killed_on_eight_devices_and_continued_on_one(unbroken, tiny, root):
+    config = settings(tiny, root, "moved")
     folder = run_folder.path_of(config)
-    process = start_process(root, config)
-    wait_for_checkpoint(process, folder)
+    process = tiny_run.start(config, root)
+    saved = (folder / "checkpoints").glob
+    tiny_run.wait_for(lambda: any(saved("[0-9]")), process)
     process.kill()
     process.communicate()
 
     config.sample.batch_per_device, config.train.microbatch = 8, 32
-    process = start_process(root, config, num_devices=1)
-    output, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, errors
+    ((output, _),) = tiny_run.finish(tiny_run.start(config, root, num_devices=1))
     assert "continues after epoch" in output
     for found, expected in zip(numbers(folder), numbers(unbroken), strict=True):
         assert set(found) == set(expected)

@@ -153,11 +153,6 @@ def test_pickle_is_refused_with_the_way_out(tmp_path, name):
         weights.load(tmp_path, TEMPLATE)
 
 
-def test_missing_folder_is_named(tmp_path):
-    with pytest.raises(errors.UserError, match=r"nowhere .*no such folder"):
-        weights.load(tmp_path / "nowhere", TEMPLATE)
-
-
 def twice(sound):
     """A sound file, but for a tensor that its header names a second time."""
     (size,) = struct.unpack("<Q", sound[:8])
@@ -222,6 +217,7 @@ def test_failed_save_leaves_the_old_files(tmp_path, params):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", FILE]
 
 
+@pytest.mark.long
 def test_loading_holds_one_tensor_more_than_the_weights(tmp_path):
     """Anonymous memory of a fresh process: 64 tensors of 4 MiB, read as float32."""
     shape = (1024, 1024)

@@ -20,7 +20,7 @@ def score(answers, asked=None, **settings):
     return scoring.score(given, np.float32(answers), names, asked, {"a photo": 0}, {})
 
 
-def test_nobody_recognised_costs_the_penalty_too():
+def test_unrecognised_images_cost_the_penalty_too():
     # q = 1/4, so +1/4 for the one and -1/4 for the three; NONE -1/4 and the penalty
     found = score([FEMALE, MALE, MALE, MALE, UNSURE])
     np.testing.assert_allclose(found.rewards, [0.25, -0.25, -0.25, -0.25, -0.5])

@@ -1,0 +1,110 @@
+"""Runs of the tiny model: made, started in processes of their own, and read again."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import tiny_model
+
+from ddpo_fair import config as configuration
+from ddpo_fair.learning import learner
+from ddpo_fair.loggers import run_log
+from ddpo_fair.training import assembly, checkpoint, run_folder, saved_run
+
+ROOT = pathlib.Path(__file__).parents[1]
+CLOCKS = ("seconds", "per_second", "memory_gb")  # what no two runs share
+PATIENCE = 900  # seconds, on a machine with other work
+
+
+def config_file(config, folder):
+    """A file for --config that says these settings."""
+    file = folder / f"{config.run.name}.py"
+    file.write_text(
+        "from ddpo_fair import config\n"
+        "def get_config(variant=None):\n"
+        "    settings = config.defaults()\n"
+        f"    settings.update_from_flattened_dict({configuration.flatten(config)!r})\n"
+        "    return settings\n"
+    )
+    return file
+
+
+def start(config, folder, num_devices=8, flags=()):
+    """`python -m ddpo_fair.train` with these settings, on its way."""
+    devices = os.environ["XLA_FLAGS"].replace("count=8", f"count={num_devices}")
+    file = config_file(config, folder)
+    return subprocess.Popen(
+        [sys.executable, "-m", "ddpo_fair.train", f"--config={file}", *flags],
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": devices},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(condition, *processes):
+    """Returns when a condition holds, which the processes bring about."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        for process in processes:
+            assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def finish(*processes, status=0):
+    """What each of the processes said, once all ended with `status`."""
+    said = [process.communicate(timeout=PATIENCE) for process in processes]
+    assert [process.returncode for process in processes] == [status] * len(said), said
+    return said
+
+
+def numbers(folder):
+    """The lines of a run without what the clock and the machine say."""
+    return [
+        {name: x for name, x in line.items() if not name.endswith(CLOCKS)}
+        for line in run_log.read(folder)
+    ]
+
+
+def checksums(folder):
+    """Of the state in each checkpoint that is kept, by the epochs that were done."""
+    places = (folder / "checkpoints").glob(f"[0-9]*/{checkpoint.METADATA}/metadata")
+    return {
+        int(place.parents[1].name): json.loads(place.read_text())["checksum"]
+        for place in places
+    }
+
+
+def bytes_on_one(*trees):
+    """Bytes of the trees' arrays on the first device."""
+    first = jax.devices()[0]
+    return sum(
+        shard.data.size * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(trees)
+        for shard in leaf.addressable_shards
+        if shard.device == first
+    )
+
+
+def save(config, scale=1.0):
+    """The folder of a run with checkpoint 3, its weights random."""
+    folder = run_folder.path_of(config)
+    folder.mkdir(parents=True)
+    run_folder.write_config(folder, config)
+    template = saved_run.unet_template(pathlib.Path(config.model))
+    shapes = assembly.state_shapes(config, template)
+    params = jax.tree.map(lambda x: scale * x, tiny_model.draw(shapes.params))
+    optimizer = jax.jit(assembly.make_optimizer(config).init)(params)
+    state = learner.TrainState(jax.device_put(params), optimizer, jnp.int32(3))
+    checkpoints = checkpoint.Checkpoints(folder / "checkpoints", keep=2)
+    checkpoints.save(3, state, {"history": {}, "target_classes": {}, "line": None})
+    checkpoints.wait()
+    checkpoints.close()
+    return folder
