@@ -218,20 +218,23 @@ def _training(run: saved_run.SavedRun, number: int) -> str:
 
 
 def _usage(config: ConfigDict, format: str) -> str:
-    base = config.model.partition("@")[0]
+    base, dtype = f'"{config.model.partition("@")[0]}"', ""
     if config.model == configuration.EMBEDDED:
-        base = "ddpo_fair/embedded/weights/text_to_image"
+        # Its text encoder is kept in float16, the other parts in float32.
+        base, dtype = '"ddpo_fair/embedded/weights/text_to_image"', "torch.float32"
     loads = 'StableDiffusionPipeline.from_pretrained("THIS_FOLDER")'
-    extra = ""
+    torch, extra = "", ""
     if format == "lora":
-        loads = f'StableDiffusionPipeline.from_pretrained("{base}")'
+        torch = "import torch\n" if dtype else ""
+        arguments = f"{base}, torch_dtype={dtype}" if dtype else base
+        loads = f"StableDiffusionPipeline.from_pretrained({arguments})"
         extra = (
             'pipeline.load_lora_weights("THIS_FOLDER", weight_name='
             f'"{lora_files.FILENAME}")\n'
         )
     sample = config.sample
     return f"""```python
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+{torch}from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 pipeline = {loads}
 {extra}pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
