@@ -26,6 +26,7 @@ def folder(config):
     path = run_folder.path_of(config)
     run_folder.unlock(run_folder.lock(path))
     run_folder.write_config(path, config)
+    (path / run_log.LINES).write_text('{"epoch": 0}\n')  # which binds it
     return path
 
 
@@ -91,6 +92,15 @@ def test_another_config_is_refused_with_every_difference(folder, config):
         "another --config.run.name",
     ):
         assert text in str(error.value)
+
+
+def test_a_start_that_saved_nothing_binds_nothing(folder, config):
+    (folder / run_log.LINES).write_text("")
+    config.model = "elsewhere"  # the first start had a typing error in it
+    run_folder.check(folder, config)
+    (folder / "checkpoints" / "1").mkdir(parents=True)
+    with pytest.raises(UserError, match="model was 'embedded' and is now 'elsewhere'"):
+        run_folder.check(folder, config)
 
 
 def test_more_epochs_continue_a_constant_learning_rate_alone(folder, config):

@@ -17,6 +17,7 @@ import ddpo_fair
 from ddpo_fair import config as configuration
 from ddpo_fair import files, parallel
 from ddpo_fair.errors import UserError, differences
+from ddpo_fair.loggers import run_log
 
 CONFIG, LOCK = "config.json", ".lock"
 
@@ -103,15 +104,22 @@ def unlock(descriptor: int) -> None:
 def check(folder: Path, config: ConfigDict) -> None:
     """Refuses a folder that holds a run of another config.
 
+    A run that ended before it saved an epoch, for a model that is not there, binds
+    nothing.
+
     Raises:
         UserError: with every difference.
     """
-    if not (folder / CONFIG).exists():
+    lines = folder / run_log.LINES
+    saved = any(folder.glob("checkpoints/*")) or (
+        lines.is_file() and lines.stat().st_size > 0
+    )
+    if not saved or not (folder / CONFIG).exists():
         return
     try:
-        saved = read_config(folder)
-        before = configuration.renamed(dict(saved["config"]))
-        images_before = saved["images_per_epoch"]
+        record = read_config(folder)
+        before = configuration.renamed(dict(record["config"]))
+        images_before = record["images_per_epoch"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{folder / CONFIG} cannot be read ({error}); restore it, or choose another"
