@@ -127,8 +127,11 @@ def _meant(name: str, known: Iterable[str], prefix: str = "--") -> str:
     known, leaf = list(known), name.rpartition(".")[2]
     same = [other for other in known if leaf and other.rpartition(".")[2] == leaf]
     inside = [other for other in known if other.startswith(f"{name}.")]
-    similar = difflib.get_close_matches(name, known, n=3, cutoff=0.8)
-    found = [prefix + other for other in dict.fromkeys([*same, *inside, *similar])]
+    leaves = [other.rpartition(".")[2] for other in known]
+    close = difflib.get_close_matches(leaf, leaves, n=3, cutoff=0.7)
+    similar = [other for other in known if other.rpartition(".")[2] in close]
+    likely = [*same, *inside] or similar
+    found = [prefix + other for other in dict.fromkeys(likely)]
     return f"did you mean {', '.join(found[:4])}" if found else "--help lists them all"
 
 
