@@ -97,7 +97,7 @@ def test_nothing_is_lost_when_the_disk_is_full(disk, command, monkeypatch, capsy
     output, message = capsys.readouterr()
     assert len(message.splitlines()) == 1
     assert f"continues after epoch {newest - 1};" in output
-    for text in ("A checkpoint in", "No space left", "continues from checkpoint 3"):
+    for text in ("A checkpoint in", "No space left", "checkpoints/3 is intact"):
         assert text in message
     assert run_log.read(folder)[:newest] == first[:newest]
 

@@ -19,6 +19,14 @@ D, N, T, GUIDANCE = 8, 2, 3, 3.0  # devices, images on each, steps
 pytestmark = pytest.mark.long
 
 
+@pytest.fixture(autouse=True)
+def quick_compilation():
+    """Not here: how programs round is what is tested."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 def sampled(folder, dtype):
     """A learner that computes in `dtype`, its weights, trajectory, and empty text."""
     model = stable_diffusion.load(folder, dtype)
