@@ -149,6 +149,7 @@ def test_a_run_of_another_config(capsys, sound, tmp_path, monkeypatch):
     arguments = arguments_of(sound, **{"run.dir": tmp_path})
     with pytest.raises(AssertionError):
         train.main(arguments)
+    (tmp_path / "mech_eng" / "checkpoints" / "1").mkdir(parents=True)
     text = refused(train.main, [*arguments, "--config.seed=9"], capsys)
     assert "seed was 0 and is now 9" in text
     run_folder.unlock(run_folder.lock(tmp_path / "mech_eng"))
