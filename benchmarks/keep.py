@@ -69,9 +69,9 @@ def keep(source: Path, target: Path) -> None:
 
 def image(source: Path, target: Path) -> None:
     """Saves an image with the largest palette that keeps it small."""
-    picture = Image.open(source).convert("RGB")
+    pixels = Image.open(source).convert("RGB")
     for colours in COLOURS:
-        picture.quantize(colours, kmeans=4, dither=Image.Dither.NONE).save(
+        pixels.quantize(colours, kmeans=4, dither=Image.Dither.NONE).save(
             target, optimize=True
         )
         if target.stat().st_size < MOST_BYTES:

@@ -126,7 +126,7 @@ def surrogate_loss(
 
 @functools.lru_cache(maxsize=PROGRAMS)
 def program(learner: Learner) -> Callable[..., tuple[TrainState, dict]]:
-    """The jitted update of a learner; it is started, nobody waits for it.
+    """The jitted update of a learner; it starts and does not wait.
 
     Arguments:
         state: before the update; it is used up.

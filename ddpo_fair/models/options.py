@@ -46,7 +46,7 @@ def read(
     """The dataclass `cls` of the options of its fields' names; lists become tuples.
 
     Args:
-        cls: whose fields say what is obeyed, and of which type it must be.
+        cls: whose fields say which options count, and of which type they must be.
         content: of config.json.
         network: its name, for the message.
         fixed: the allowed values of options that are no fields. Any other option must
