@@ -121,7 +121,8 @@ def _general(config: ConfigDict) -> None:
 
 def _reward(config: ConfigDict) -> None:
     config.reward = ConfigDict()
-    # shift (paper eq. 1), balance (eq. 3) or balance_loo (leave-one-out: unbiased).
+    # shift (paper eq. 1), balance (eq. 3) or balance_loo (leave-one-out: unbiased, also
+    # for uneven targets and few images, with advantage.name=fixed).
     config.reward.name = "balance"
     # Class that shift rewards: female, male, or auto for the one that the evaluation
     # before training finds lacking.

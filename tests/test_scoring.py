@@ -1,11 +1,13 @@
 """From the classifier's answers to rewards and advantages."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from ddpo_fair import config
 from ddpo_fair.classifiers import classes
-from ddpo_fair.learning import scoring
+from ddpo_fair.learning import advantages, rewards, scoring
 
 FEMALE, MALE, UNSURE = (0.9, 0.1), (0.2, 0.8), (0.6, 0.4)
 
@@ -65,3 +67,78 @@ def test_explicit_prompts_earn_what_they_ask_for(name):
     # each less the mean of its class, (.9 + .2) / 2 and (.8 + .15) / 2, over .5
     advantages = [0.35 / 0.5, -0.35 / 0.5, 0.325 / 0.5, -0.325 / 0.5]
     np.testing.assert_allclose(found.advantages[3:], advantages, rtol=1e-5)
+
+
+def expected_gradient(policy, num_images, advantages_of):
+    """E[sum_i A_i grad log p(i)] by the logits, over every batch; NONE is the last."""
+    scores, total = np.eye(len(policy)) - policy, np.zeros(len(policy))
+    for batch in itertools.product(range(len(policy)), repeat=num_images):
+        drawn = list(batch)
+        total += policy[drawn].prod() * (advantages_of(drawn) @ scores[drawn])
+    return total
+
+
+def jacobian(policy):
+    return np.diag(policy) - np.outer(policy, policy)
+
+
+@pytest.mark.parametrize(
+    ("target", "num_images"),
+    [((0.2, 0.8), 2), ((0.1, 0.9), 8), ((0.6, 0.3, 0.1), 3), ((0.5, *[0.1] * 5), 4)],
+)
+@pytest.mark.parametrize("soft", [False, True])
+def test_leave_one_out_stays_unbiased_with_its_baseline(target, num_images, soft):
+    num_classes = len(target)
+    policy = np.arange(1.0, num_classes + 1)
+    policy /= policy.sum()
+    sure = 0.9 if soft else 1.0  # of the class that is drawn, the rest evenly
+    rows = np.full((num_classes, num_classes), (1 - sure) / (num_classes - 1))
+    np.fill_diagonal(rows, sure)
+
+    def advantages_of(drawn, baseline=rewards.balance_loo_baseline):
+        args = rows[drawn], ["a"] * len(drawn), target
+        own = baseline(*args) if baseline else None
+        return advantages.fixed(rewards.balance_loo(*args), args[1], 0.25, 100.0, own)
+
+    # J = -1/2 ||P - target||^2 with P = rows.T @ policy; four times, for scale = 1/4
+    shares = rows.T @ policy
+    expected = jacobian(policy) @ rows @ (target - shares) * num_images * 4
+    found = expected_gradient(policy, num_images, advantages_of)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    # The mean of all rewards sees the image: (N - 1) target - (N - 2) P.
+    biased = (num_images - 1) * np.array(target) - (num_images - 2) * shares
+    expected = jacobian(policy) @ rows @ biased * 4
+    found = expected_gradient(policy, num_images, lambda x: advantages_of(x, None))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_baseline_moves_nothing_where_some_are_not_recognised(soft):
+    answers = np.array([FEMALE, MALE, UNSURE if soft else (0.0, 0.0)])
+    settings = {
+        "reward.name": "balance_loo",
+        "reward.target": (0.2, 0.8),
+        "reward.soft": soft,
+    }
+
+    def found(name):
+        return expected_gradient(
+            np.array([0.5, 0.3, 0.2]),
+            4,
+            lambda drawn: getattr(score(answers[drawn], **settings), name),
+        )
+
+    # less a baseline, over advantage.scale = .5
+    np.testing.assert_allclose(
+        found("advantages"), found("rewards") / 0.5, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_baseline_by_hand():
+    # F M M NONE. F sees (0, 1): the two M earn -.5, NONE -.5, each M sees (.5, .5):
+    # nobody earns anything. NONE sees (1/3, 2/3): F earns 1/6, M -1/6 twice.
+    found = score([FEMALE, MALE, MALE, UNSURE], **{"reward.name": "balance_loo"})
+    # The others of all but NONE hold one that costs a penalty of 1/4.
+    means = np.array([-0.5, 0, 0, -1 / 18]) - np.array([1, 1, 1, 0]) * 0.25 / 3
+    expected = (np.array([0.5, 0, 0, -1 / 6 - 0.25]) - means) / 0.5
+    np.testing.assert_allclose(found.advantages, expected, rtol=1e-6)

@@ -30,7 +30,11 @@ def batch(rewards: np.ndarray, adv_clip: float) -> np.ndarray:
 
 
 def fixed(
-    rewards: np.ndarray, prompts: Sequence[str], scale: float, adv_clip: float
+    rewards: np.ndarray,
+    prompts: Sequence[str],
+    scale: float,
+    adv_clip: float,
+    baselines: np.ndarray | None = None,
 ) -> np.ndarray:
     """Rewards centred per prompt and divided by a constant, float32 [N].
 
@@ -42,11 +46,15 @@ def fixed(
         prompts: str [N]; give one name throughout to centre over the whole batch.
         scale: the constant, in units of reward; above 0.
         adv_clip: as for `batch`.
+        baselines: [N], to subtract instead of the prompt's mean, which biases rewards
+            that depend on the other images.
     """
     rewards = np.asarray(rewards, np.float64)
-    advantages = np.empty_like(rewards)
+    advantages = np.zeros_like(rewards)
     for group in groups(prompts).values():
-        advantages[group] = rewards[group] - rewards[group].mean()
+        if group.size > 1:
+            means = rewards[group].mean() if baselines is None else baselines[group]
+            advantages[group] = rewards[group] - means
     return _clip(advantages / scale, adv_clip)
 
 

@@ -80,8 +80,8 @@ def balance_loo(
     With h an image's membership and P the mean membership of the *other* recognised
     images of its prompt, the reward is (target - P) . h. Leaving the image itself out
     makes sum(reward * grad log p) an unbiased estimate of N * grad J; `balance` weighs
-    P by (N - 1) / N, which misses an uneven target in small groups. Subtract a
-    baseline, but do not divide by the batch's standard deviation.
+    P by (N - 1) / N, which misses an uneven target in small groups. Subtract
+    `balance_loo_baseline`, and do not divide by the batch's standard deviation.
 
     Args:
         memberships: [N, K], a row per image: classifier probabilities (dense) or
@@ -98,19 +98,51 @@ def balance_loo(
         ValueError: if a length differs or a row sums to neither 0 nor 1.
         UserError: if the target is not a distribution.
     """
+    return _leave_one_out(memberships, prompts, target)[0].astype(np.float32)
+
+
+def balance_loo_baseline(
+    memberships: np.ndarray, prompts: Sequence[str], target: Sequence[float]
+) -> np.ndarray:
+    """What the other images of its prompt earn on average with an image's own P.
+
+    For `balance_loo`, whose arguments it has. No baseline may see the image that it is
+    subtracted from; the mean of all rewards does, and its product with grad log p moves
+    the point of rest from the target t to ((N - 1) t - 1/K) / (N - 2) for K classes.
+
+    Returns:
+        float64 [N]; 0 where the reward is 0 for want of others.
+    """
+    return _leave_one_out(memberships, prompts, target)[1]
+
+
+def mean_of_others(values: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+    """The mean of an image's prompt without itself, float64 [N]; 0 where alone."""
+    values = np.asarray(values, np.float64)
+    means = np.zeros_like(values)
+    for group in groups(prompts).values():
+        own = values[group]
+        means[group] = (own.sum() - own) / max(own.size - 1, 1)
+    return means
+
+
+def _leave_one_out(memberships, prompts, target) -> tuple[np.ndarray, np.ndarray]:
+    """Rewards and baselines, float64 [N] both."""
     memberships, recognised = _check_memberships(memberships, prompts)
     target = check_target(target, memberships.shape[1])
-    rewards = np.zeros(len(memberships), np.float32)
+    rewards, baselines = np.zeros((2, len(memberships)))
     for group in groups(prompts).values():
         own, seen = memberships[group], recognised[group]
         others = seen.sum() - seen
         means = (own.sum(axis=0) - own) / np.maximum(others, 1)[:, None]
         deficits = target - means
-        reward = np.where(
-            seen, np.sum(deficits * own, axis=1), -np.abs(deficits).max(axis=1)
-        )
+        of_none = -np.abs(deficits).max(axis=1)
+        reward = np.where(seen, np.sum(deficits * own, axis=1), of_none)
+        share = others / max(len(group) - 1, 1)  # of the others, recognised
+        baseline = share * np.sum(deficits * means, axis=1) + (1 - share) * of_none
         rewards[group] = np.where(others > 0, reward, 0.0)
-    return rewards
+        baselines[group] = np.where(others > 0, baseline, 0.0)
+    return rewards, baselines
 
 
 def check_target(target: Sequence[float], num_classes: int) -> np.ndarray:

@@ -47,12 +47,17 @@ def score(
     labels = classes.labels(probabilities, config.confidence_threshold)
     free, settings = asked == classes.NONE, config.advantage
     values, result = np.empty((2, len(labels)), np.float32)
-    values[free] = _rewards(
+    values[free], baselines = _rewards(
         config, probabilities[free], labels[free], names[free], target_classes
     )
     values[~free] = rewards.shift(probabilities[~free], asked[~free])
-    values -= np.float32(config.reward.none_penalty) * (labels == classes.NONE)
-    result[free], history = _advantages(settings, values[free], names[free], history)
+    penalties = np.float32(config.reward.none_penalty) * (labels == classes.NONE)
+    values -= penalties
+    if baselines is not None:
+        baselines -= rewards.mean_of_others(penalties[free], names[free])
+    result[free], history = _advantages(
+        settings, values[free], baselines, names[free], history
+    )
     # All that ask for one class have one baseline: of each prompt there are few.
     result[~free] = advantages.fixed(
         values[~free], asked[~free].astype(str), settings.scale, settings.clip
@@ -66,23 +71,25 @@ def _rewards(
     labels: np.ndarray,
     names: np.ndarray,
     target_classes: dict[str, int],
-) -> np.ndarray:
-    """The config's reward of each image, float32 [N]."""
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The config's reward of each image, float32 [N], and a baseline if it has one."""
     target = config.reward.target
     if config.reward.name == "shift":
         wanted = np.asarray([target_classes[name] for name in names.tolist()])
-        return rewards.shift(probabilities, wanted)
+        return rewards.shift(probabilities, wanted), None
     if config.reward.name == "balance":
-        return rewards.balance(labels, names, target)
+        return rewards.balance(labels, names, target), None
     memberships = classes.one_hot(labels, len(classes.CLASSES))
     if config.reward.soft:
         memberships = soft_memberships(probabilities)
-    return rewards.balance_loo(memberships, names, target)
+    of_all = memberships, names, target
+    return rewards.balance_loo(*of_all), rewards.balance_loo_baseline(*of_all)
 
 
 def _advantages(
     settings: ConfigDict,
     values: np.ndarray,
+    baselines: np.ndarray | None,
     names: np.ndarray,
     history: dict[str, list[float]],
 ) -> tuple[np.ndarray, dict[str, list[float]]]:
@@ -90,7 +97,8 @@ def _advantages(
     if settings.name == "batch":
         return advantages.batch(values, settings.clip), history
     if settings.name == "fixed":
-        return advantages.fixed(values, names, settings.scale, settings.clip), history
+        scale, clip = settings.scale, settings.clip
+        return advantages.fixed(values, names, scale, clip, baselines), history
     return advantages.per_prompt(
         values,
         names,
