@@ -40,8 +40,7 @@ def measure(flags: list[str]) -> dict[str, dict[str, float]]:
     """Seconds and FLOP of an epoch's programs, each alone, and of a matrix product."""
     command, _ = command_line.parse([f"--config={cpu.CONFIG}", *flags], "cpu")
     config = command.config
-    parallel.use_compilation_cache()
-    parallel.divide_cpu(config.distributed.cpu_devices)
+    parallel.start(config.distributed.cpu_devices)
     run, state = assembly.build(config)
     params = learner.unet_params(run.learner, run.base, state.params)
     samples = epochs.sample(run, params, 0)

@@ -45,8 +45,7 @@ def main() -> None:
     config = command.config
     config.train.lora.rank = 0  # the gradient of every weight
     config.train.skip_last_steps = 0
-    parallel.use_compilation_cache()
-    parallel.divide_cpu(config.distributed.cpu_devices)
+    parallel.start(config.distributed.cpu_devices)
     print(table(measure(config, options.batches, options.steps), options.output))
 
 

@@ -11,6 +11,7 @@ from ddpo_fair import accelerator
 from ddpo_fair.errors import UserError, shown
 
 EMBEDDED = "embedded"  # the small model that ships with the package
+LARGE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 VARIANTS = ("embedded", "sd15")
 # Names that settings had before, which are still read.
 RENAMED = {
@@ -39,7 +40,8 @@ def choose_model(config: ConfigDict, variant: str | None) -> ConfigDict:
     Args:
         config: is changed.
         variant: "embedded", "sd15", or None: Stable Diffusion 1.5 on a host with a GPU
-            or TPU, the embedded model elsewhere. No backend is started to find out.
+            or TPU and JAX's plugin for it, the embedded model elsewhere. No backend is
+            started to find out.
 
     Raises:
         UserError: for another variant.
@@ -300,7 +302,7 @@ def _records(config: ConfigDict) -> None:
 
 def _stable_diffusion(config: ConfigDict) -> None:
     """Stable Diffusion 1.5 with the paper's classifier; DDPO's settings."""
-    config.model = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    config.model = LARGE
     config.classifier = "rizvandwiki/gender-classification-2"  # paper, section III-C
     config.reward.none_penalty = 0.0  # paper, equation 3
     config.sample.num_steps = 50

@@ -93,8 +93,7 @@ def evaluate(where: tuple[Path, int | None], options: flags.FlagValues) -> Path:
 
     saved = saved_run.read(where[0])
     number = saved_run.choose(saved, where[1])
-    parallel.use_compilation_cache()
-    parallel.divide_cpu(saved.config.distributed.cpu_devices)
+    parallel.start(saved.config.distributed.cpu_devices)
     plan, notes = evaluation_plan.make(
         saved,
         number,

@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ddpo_fair import accelerator, files
-from ddpo_fair.errors import UserError
+from ddpo_fair.errors import UserError, first_line, shown
 
 AXIS = "data"
 ALONE = (
@@ -171,13 +171,38 @@ def spread(tree: Any) -> Any:
     return jax.device_put(tree, NamedSharding(mesh(), PartitionSpec(AXIS)))
 
 
-def divide_cpu(count: int) -> None:
+def start(cpu_devices: int, distributed: Any = None) -> None:
+    """Starts JAX's devices, before anything asks for them.
+
+    Args:
+        cpu_devices: see `_divide_cpu`.
+        distributed: `config.distributed`, where other hosts may have to be joined.
+
+    Raises:
+        UserError: if the hosts cannot be joined, or JAX has no such devices.
+    """
+    _use_compilation_cache()
+    _divide_cpu(cpu_devices)
+    if distributed is not None and distributed.enabled:
+        _join_hosts(distributed)
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter without a plugin
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        reason = first_line(error) if str(error) else "there are none"
+        raise UserError(
+            f"JAX cannot start the devices that JAX_PLATFORMS={shown(platforms)} names"
+            f" ({reason}). Unset it, to have what there is, or give cpu. NVIDIA GPUs"
+            ' need pip install "ddpo_fair[cuda]", TPUs "ddpo_fair[tpu]".'
+        ) from error
+
+
+def _divide_cpu(count: int) -> None:
     """Make a host's CPU `count` devices, so that a batch is divided among its cores.
 
     XLA's convolutions keep little more than one core busy: measured on two cores, the
-    embedded UNet's gradient takes 0.74 s on two devices, 0.96 s on one. Call it before
-    anything wakes JAX's backends; it does nothing where there is an accelerator, or
-    where XLA_FLAGS already says how many.
+    embedded UNet's gradient takes 0.74 s on two devices, 0.96 s on one. It does nothing
+    where there is an accelerator, or where XLA_FLAGS already says how many.
     """
     given = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if not accelerator.shown() and not given:
@@ -203,17 +228,7 @@ def has_flash_attention() -> bool:
         return False
 
 
-def initialize(settings: Any) -> None:
-    """Joins the other hosts, before any backend starts.
-
-    Args:
-        settings: `config.distributed`; does nothing where it is not enabled.
-
-    Raises:
-        UserError: if they cannot be joined.
-    """
-    if not settings.enabled:
-        return
+def _join_hosts(settings: Any) -> None:
     # JAX's own answer to SIGTERM would replace ours, which saves and leaves.
     jax.config.update("jax_enable_preemption_service", False)
     processes, process = settings.num_processes, settings.process_id
@@ -294,7 +309,7 @@ def one_cpu() -> Target:
     return Target((jax.local_devices(backend="cpu")[0],))
 
 
-def use_compilation_cache() -> None:
+def _use_compilation_cache() -> None:
     """Keeps compiled programs in the user's cache folder, for the next start.
 
     JAX's own JAX_COMPILATION_CACHE_DIR, where set, comes first.

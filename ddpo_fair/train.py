@@ -8,7 +8,7 @@ from functools import partial
 from absl import flags
 from ml_collections import ConfigDict
 
-from ddpo_fair import command_line, config_rules, errors, prompts
+from ddpo_fair import accelerator, command_line, config_rules, errors, prompts
 from ddpo_fair import config as configuration
 from ddpo_fair.errors import HostLost, UserError
 from ddpo_fair.training import stopping
@@ -36,7 +36,8 @@ def main(arguments: Sequence[str]) -> int:
         command, problems = command_line.parse(arguments, "ddpo_fair.train", values)
         check(command.config, problems)
         if values.plan is None:
-            train(command.config, stop, opening=model_choice(command))
+            by_host = command.variant is None and "model" not in command.overrides
+            train(command.config, stop, model_choice(command), by_host)
         else:
             # Seconds of imports, which neither --help nor bad input should wait for.
             from ddpo_fair.training import plan
@@ -83,6 +84,8 @@ def model_choice(command: command_line.Command) -> str:
         reason = "this host shows no accelerator, or the config file says so"
     else:
         reason = "this host has an accelerator, or the config file says so"
+    for extra in accelerator.without_plugin():
+        reason += f'; to use its devices, pip install "ddpo_fair[{extra}]"'
     return (
         f"Model: {command.config.model} ({reason}). Choose with"
         f" --config={command.path}:embedded or --config={command.path}:sd15."
@@ -90,11 +93,15 @@ def model_choice(command: command_line.Command) -> str:
 
 
 def train(
-    config: ConfigDict, stop: stopping.Stop | None = None, opening: str = ""
+    config: ConfigDict,
+    stop: stopping.Stop | None = None,
+    opening: str = "",
+    by_host: bool = False,
 ) -> None:
     """Trains, or goes on training, the run of a config, and writes its report.
 
-    It begins with the line `opening`. The config was checked by `check`.
+    It begins with the line `opening`. The config was checked by `check`; `by_host`
+    says that nobody named the model.
 
     Raises:
         Interrupted: when asked to stop.
@@ -105,9 +112,8 @@ def train(
     from ddpo_fair.report import writer
     from ddpo_fair.training import run
 
-    folder = run.train(
-        config, stop or stopping.Stop(), opening or f"Model: {config.model}."
-    )
+    opening = opening or f"Model: {config.model}."
+    folder = run.train(config, stop or stopping.Stop(), opening, by_host)
     if not parallel.is_main():
         return
     try:

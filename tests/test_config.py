@@ -1,13 +1,15 @@
 """Settings: documented, sound as they are, overridden by name and type."""
 
+import importlib.metadata
 import pathlib
 import subprocess
 import sys
 
 import jax
 import pytest
+from refusals import refused
 
-from ddpo_fair import command_line, config_rules, train
+from ddpo_fair import accelerator, command_line, config_rules, train
 from ddpo_fair import config as configuration
 from ddpo_fair.errors import UserError
 from ddpo_fair.learning import losses
@@ -212,3 +214,57 @@ def test_the_host_chooses_the_model(platforms, model, monkeypatch):
     assert command.config.model == model
     opening = train.model_choice(command)
     assert model in opening and "mech_eng.py:sd15" in opening
+
+
+@pytest.mark.parametrize(
+    ("plugin", "visible", "variant"),
+    [
+        ("xla_cuda13", None, "sd15"),
+        ("xla_cuda13", "0,1", "sd15"),
+        ("xla_cuda13", "", "embedded"),
+        ("xla_cuda13", "-1", "embedded"),
+        ("xla_rocm7", None, "embedded"),
+        (None, None, "embedded"),
+    ],
+)
+def test_a_gpu_counts_with_its_plugin(plugin, visible, variant, monkeypatch, tmp_path):
+    (tmp_path / "nvidia0").touch()
+    devices = (str(tmp_path / "nvidia[0-9]*"),)
+    gpus = {"cuda": (devices, "CUDA_VISIBLE_DEVICES")}
+    plugins = [importlib.metadata.EntryPoint(plugin, "x", "jax_plugins")]
+    monkeypatch.setattr(accelerator, "KINDS", gpus)
+    monkeypatch.setattr(
+        importlib.metadata, "entry_points", lambda group: plugins if plugin else []
+    )
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    command, _ = parse(variant="")
+    assert (command.config.model == "embedded") == (variant == "embedded")
+    unused = visible is None and plugin != "xla_cuda13"
+    opening = train.model_choice(command)
+    assert ('pip install "ddpo_fair[cuda]"' in opening) == unused
+
+
+def test_a_large_model_on_a_cpu_must_be_named(monkeypatch, capsys):
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda,cpu")
+    chosen = f"--config={ROOT / 'configs' / 'mech_eng.py'}"
+    assert "or :sd15 to have it all the same" in refused(train.main, [chosen], capsys)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (AssertionError(), "JAX_PLATFORMS='cuda' names (there are none)"),  # no plugin
+        (RuntimeError("Unable to initialize"), "names (Unable to initialize)"),
+    ],
+)
+def test_devices_that_jax_does_not_have_are_refused(error, reason, monkeypatch, capsys):
+    def devices():
+        raise error
+
+    monkeypatch.setattr(jax, "devices", devices)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    command = f"--config={ROOT / 'configs' / 'mech_eng.py'}:embedded"
+    assert reason in refused(train.main, [command], capsys)

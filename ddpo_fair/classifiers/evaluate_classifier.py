@@ -38,8 +38,7 @@ def evaluate(options: flags.FlagValues) -> None:
     from ddpo_fair.models import sources
 
     stem = files.given("--output", options.output)
-    parallel.use_compilation_cache()
-    parallel.divide_cpu(2)
+    parallel.start(2)
     model = classifier.load(sources.classifier_folder(options.classifier))
     images, rows, split = _images(options, model.preprocessing)
     given = {

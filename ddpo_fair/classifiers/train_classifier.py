@@ -45,8 +45,7 @@ def train(options: flags.FlagValues) -> None:
     output = files.given("--output", options.output)
     for noisy in ("absl", "orbax"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    parallel.use_compilation_cache()
-    parallel.divide_cpu(2)
+    parallel.start(2)
     devices = parallel.num_devices()
     if options.batch % devices:
         raise UserError(

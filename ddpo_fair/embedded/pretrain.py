@@ -192,7 +192,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def pretrain(options: flags.FlagValues) -> None:
     """Runs the stages that the flags ask for."""
-    parallel.divide_cpu(2)
+    parallel.start(2)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("orbax").setLevel(logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)

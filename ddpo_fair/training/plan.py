@@ -40,8 +40,7 @@ def write(config: ConfigDict, target: str | None, say: Say = print) -> None:
             be had, or settings that do not suit the number of devices.
     """
     if target is None:
-        parallel.use_compilation_cache()  # the run will find its programs there
-        parallel.divide_cpu(config.distributed.cpu_devices)
+        parallel.start(config.distributed.cpu_devices)
         devices = parallel.at_hand()
     else:
         devices = targets.described(target)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from ddpo_fair import config as configuration
 from ddpo_fair import config_rules, parallel
 from ddpo_fair.errors import UserError
 from ddpo_fair.loggers import progress, run_log, weights_and_biases
@@ -13,18 +14,25 @@ from ddpo_fair.training import assembly, checkpoint, faults, loop, run_folder, s
 from ddpo_fair.training.assembly import Run
 
 
-def train(config: ConfigDict, stop: stopping.Stop, opening: str) -> Path:
+def train(
+    config: ConfigDict, stop: stopping.Stop, opening: str, by_host: bool = False
+) -> Path:
     """Trains, or goes on training, the run of a config; returns its folder.
 
-    It begins with the line `opening`.
+    It begins with the line `opening`. Where the host chose the model, that is no large
+    one for a CPU.
 
     Raises:
         Interrupted: when asked to stop; what is done is saved.
         UserError: for what the user can fix.
     """
-    parallel.use_compilation_cache()
-    parallel.divide_cpu(config.distributed.cpu_devices)
-    parallel.initialize(config.distributed)
+    parallel.start(config.distributed.cpu_devices, config.distributed)
+    if by_host and parallel.on_cpu() and config.model == configuration.LARGE:
+        raise UserError(
+            f"{config.model} was chosen for this host's accelerator, but JAX computes"
+            " on its CPU (is the driver installed?), which would take days. Put"
+            " :embedded behind the config file, or :sd15 to have it all the same."
+        )
     config_rules.validate(config, [], parallel.num_devices())
     folder = run_folder.path_of(config)
     terminal = progress.Progress(parallel.is_main())
