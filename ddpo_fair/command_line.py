@@ -9,9 +9,12 @@ import dataclasses
 import difflib
 import importlib.util
 import inspect
+import io
+import itertools
 import re
 import sys
 import textwrap
+import tokenize
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -169,16 +172,21 @@ class _Tuple(flags.ArgumentParser):
 
     def __init__(self, kind: type):
         texts = 'texts, e.g. \'("one", "two")\', also where one begins with a bracket'
-        self.syntactic_help = texts if kind is str else "numbers, e.g. '(0.5, 0.5)'"
+        numbers = "numbers, e.g. '(0.5, 0.5)'"
+        self.syntactic_help = f"{texts} or quote" if kind is str else numbers
         self.kind = kind
 
     def parse(self, text: str) -> tuple:
         items = [text] if self.kind is str else text.split(",")
-        if text.strip()[:1] in ("(", "["):
+        if text.strip().startswith(("(", "[", "{", "'", '"')):
             items = ast.literal_eval(text.strip())
             items = items if isinstance(items, list | tuple) else [items]
             if self.kind is str and not all(isinstance(item, str) for item in items):
                 raise TypeError(text)
+            tokens = tokenize.generate_tokens(io.StringIO(text.strip()).readline)
+            kinds = [token.type for token in tokens]
+            if (tokenize.STRING, tokenize.STRING) in itertools.pairwise(kinds):
+                raise TypeError(text)  # a comma is missing, and two would become one
         return tuple(self.kind(item) for item in items)
 
 
@@ -275,12 +283,17 @@ def _load(path: str, variant: str | None) -> tuple[ConfigDict, dict[str, Any]]:
 
 def _settings() -> str:
     """Every setting with its default and its comment."""
-    known = configuration.flatten(configuration.defaults())
+    known, large = (
+        configuration.flatten(configuration.choose_model(configuration.defaults(), x))
+        for x in configuration.VARIANTS
+    )
     meaning, lines = [], ["Settings and their defaults; a config file may change them:"]
     for line in inspect.getsource(configuration).splitlines():
         field = re.match(r"    config\.([\w.]+) = ", line)
         if field and field[1] in known and meaning:
-            lines += [f"  --config.{field[1]}={known[field[1]]!r}", *meaning]
+            small, other = known[field[1]], large[field[1]]
+            differs = f"   (:sd15 {other!r})" if other != small else ""
+            lines += [f"  --config.{field[1]}={small!r}{differs}", *meaning]
         comment = re.fullmatch(r"    # (.*)", line)
         meaning = [*meaning, f"      {comment[1]}"] if comment else []
     return "\n".join(lines)

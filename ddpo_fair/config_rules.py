@@ -205,7 +205,7 @@ def _rules(flat: dict[str, Any]) -> Iterator[tuple[str, str]]:
         if not re.fullmatch(pattern, flat[name]):
             yield name, rule
     modules, target = flat["train.lora.target_modules"], flat["reward.target"]
-    if not modules or not all(module.strip() for module in modules):
+    if not modules or not all(re.fullmatch(r"[\w.]+", module) for module in modules):
         yield (
             "train.lora.target_modules",
             "names of layers, e.g. ('to_q', 'to_v'), or 'all'",
@@ -262,6 +262,12 @@ def _together(flat: dict[str, Any]) -> Iterator[str]:
         return f"{name}={shown(flat[name])}"
 
     yield from _divisions(flat, said)
+    if flat["reward.name"] == "shift" and flat["reward.target"] != (0.5, 0.5):
+        yield (
+            f"{said('reward.target')} is no aim of reward.name='shift', which goes on"
+            " until all are of one class, see reward.target_class; leave the target"
+            " out, or take balance or balance_loo."
+        )
     chosen_by_evaluation = (flat["reward.name"], flat["reward.target_class"])
     if chosen_by_evaluation == ("shift", "auto") and not flat["eval.images"]:
         yield (

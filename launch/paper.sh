@@ -40,6 +40,13 @@ print(tuple(f"photo of the face of {occupations.phrase(o)}" for o, job in occupa
 '
 }
 
+host_model() {  # what a config file takes without MODEL
+  "$PYTHON" -c '
+from ddpo_fair import accelerator
+print("sd15" if accelerator.shown() else "embedded")
+'
+}
+
 run() {  # name, then flags
   local name="$1"
   shift
@@ -65,7 +72,7 @@ run() {  # name, then flags
       # At least four images of each prompt in an epoch, on one device. A quarter of the
       # images are of prompts that say the gender, or the model would soon not follow those.
       local batch=64 batches=4
-      if [[ "$MODEL" == sd15 ]]; then batch=8 batches=32; fi
+      if [[ "${MODEL:-$(host_model)}" == sd15 ]]; then batch=8 batches=32; fi
       train mech_eng "--config.prompts=$(prompts)" \
         --config.sample.batch_per_device=$batch --config.sample.batches=$batches \
         --config.sample.explicit_share=0.25 --config.epochs=30 \

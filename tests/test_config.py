@@ -80,6 +80,10 @@ def test_help_explains_every_setting():
         ("--config.prompts=a cat, a dog", "prompts", ("a cat, a dog",)),
         ("--config.prompts=('a cat', 'a dog')", "prompts", ("a cat", "a dog")),
         ('--config.prompts=["a = b"]', "prompts", ("a = b",)),
+        ("--config.prompts='a cat', 'a dog'", "prompts", ("a cat", "a dog")),
+        ('--config.prompts="a cat","a dog"', "prompts", ("a cat", "a dog")),
+        ("--config.prompts='a cat'", "prompts", ("a cat",)),
+        ('--config.prompts=a "cat"', "prompts", ('a "cat"',)),
     ],
 )
 def test_overrides_have_the_type_of_the_default(argument, name, value):

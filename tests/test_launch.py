@@ -97,6 +97,22 @@ def test_occupations_that_are_not_held_out_are_prompts_of_one_experiment(tmp_pat
     assert plain >= 4 * 40 and len(config_rules.explicit_prompts(config)) == 80
 
 
+@pytest.mark.parametrize(
+    ("environment", "batch", "batches"),
+    [
+        ({"JAX_PLATFORMS": "cpu"}, 64, 4),
+        ({"JAX_PLATFORMS": "cuda"}, 8, 32),
+        ({"JAX_PLATFORMS": "cuda", "MODEL": "embedded"}, 64, 4),
+    ],
+)
+def test_forty_prompts_take_the_batch_of_the_hosts_model(
+    tmp_path, environment, batch, batches
+):
+    _, (command,) = commands(tmp_path, "many_prompts", **environment)
+    assert f"--config.sample.batch_per_device={batch}" in command
+    assert f"--config.sample.batches={batches}" in command
+
+
 def test_an_unknown_experiment_is_refused(tmp_path):
     result, ran = commands(tmp_path, "figure_99")
     assert (result.returncode, ran) == (2, [])
