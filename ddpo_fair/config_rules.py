@@ -34,72 +34,68 @@ CHOICES = {
 
 
 class Range(NamedTuple):
-    """Allowed numbers: `low <= x <= high`, or `low < x` if the bound is left out."""
+    """Allowed numbers: `low <= x <= high`."""
 
     low: float
-    high: float = math.inf
-    above: bool = False  # whether `low` itself is left out
+    high: float
     hint: str = ""
 
     def __contains__(self, number: float) -> bool:
-        least = self.low < number if self.above else self.low <= number
-        return least and number <= self.high and number < math.inf
+        return self.low <= number <= self.high
 
     def __str__(self) -> str:
-        low = f"{'above' if self.above else 'at least'} {self.low:g}"
-        high = "" if self.high == math.inf else f" and at most {self.high:.10g}"
-        return low + high + self.hint
+        return f"at least {self.low:g} and at most {self.high:.10g}{self.hint}"
 
 
 RANGES = {
     "seed": Range(0, LARGEST),
     "epochs": Range(1, 10**6),
-    "confidence_threshold": Range(0, 0.999, hint="; the paper has 0.7"),
+    "confidence_threshold": Range(0, 0.999, "; the paper has 0.7"),
     "reward.none_penalty": Range(0, 10),
-    "advantage.scale": Range(0, above=True),
-    "advantage.clip": Range(0, above=True),
+    "advantage.scale": Range(1e-4, 1e4),
+    "advantage.clip": Range(1e-3, 1e4),
     "advantage.buffer_size": Range(1, 10**7),
     "advantage.min_count": Range(1, 10**7),
     "sample.num_steps": Range(1, 1000),
     "sample.guidance_scale": Range(0, 100),
     "sample.eta": Range(
-        0, 1, True, "; without noise a step has no likelihood to train; 1 is usual"
+        0.01, 1, "; without noise a step has no likelihood to train; 1 is usual"
     ),
     "sample.batch_per_device": Range(1, 10**6),
     "sample.batches": Range(1, 10**6),
     "sample.explicit_share": Range(0, 0.9),
-    "train.clip_range": Range(0, 1, above=True),
+    "train.clip_range": Range(1e-6, 1, "; DDPO has 0.0001, float32 resolves 1e-7"),
     "train.rollback": Range(0, 100),
-    "train.trust_region": Range(0, above=True),
-    "train.kl_penalty": Range(0),
+    "train.trust_region": Range(1e-6, 1000),
+    "train.kl_penalty": Range(0, 1e4),
     "train.updates_per_epoch": Range(1, 10**6),
     "train.inner_epochs": Range(1, 10**4),
-    "train.timestep_fraction": Range(0, 1, above=True),
+    "train.timestep_fraction": Range(0.001, 1),
     "train.skip_last_steps": Range(0, 999),
     "train.microbatch": Range(1, 10**6),
-    "train.ratio_tolerance": Range(0, above=True),
+    "train.ratio_tolerance": Range(1e-6, 1000),
     "train.max_skipped_updates": Range(0, 10**6),
-    "train.max_kl": Range(0),
+    "train.max_kl": Range(0, 1e6),
     "train.max_restores": Range(1, 1000),
     "train.lora.rank": Range(0, 4096),
-    "train.lora.scale": Range(0, 1000, above=True),
-    "train.learning_rate": Range(0, 10, above=True),
+    "train.lora.scale": Range(1e-4, 1000),
+    "train.learning_rate": Range(1e-8, 1, "; 0.0003 is usual for LoRA"),
     "train.final_learning_rate": Range(0, 1),
     "train.warmup_updates": Range(0, 10**6),
     "train.adam_beta1": Range(0, 0.999999),
     "train.adam_beta2": Range(0, 0.999999),
-    "train.adam_epsilon": Range(0, 1, above=True),
+    "train.adam_epsilon": Range(1e-15, 1),
     "train.weight_decay": Range(0, 1),
-    "train.max_grad_norm": Range(0, above=True),
+    "train.max_grad_norm": Range(1e-6, 1e6),
     "eval.images": Range(0, 10**6),
     "eval.every_epochs": Range(1, 10**6),
     "eval.seed": Range(0, LARGEST),
     "log.images": Range(1, 1024),
     "checkpoint.every_epochs": Range(1, 10**6),
     "checkpoint.keep": Range(
-        2, 10**4, hint="; a second one serves where the newest is damaged"
+        2, 10**4, "; a second one serves where the newest is damaged"
     ),
-    "distributed.cpu_devices": Range(1, 256),
+    "distributed.cpu_devices": Range(1, 64, "; a core each is enough"),
     "distributed.num_processes": Range(0, 10**5),
     "distributed.process_id": Range(-1, 10**5),
     "distributed.timeout_seconds": Range(5, 10**5),
@@ -118,6 +114,7 @@ JOINT = {
 }
 
 # What texts must be, and so in words.
+PORT = r"0*([1-9]\d{0,3}|[1-5]\d{4}|6([0-4]\d{3}|5([0-4]\d\d|5([0-2]\d|3[0-5]))))"
 PATH = r"(?!\s*$)[^\x00-\x1f]+"
 A_MODEL = (PATH, "'embedded', a folder, or owner/name on the Hugging Face hub")
 TEXTS = {
@@ -135,8 +132,9 @@ TEXTS = {
     ),
     "run.dir": (PATH, "a folder's path without control characters, e.g. runs"),
     "distributed.coordinator_address": (
-        r"([A-Za-z0-9_.:\[\]-]{1,255}:[0-9]{1,5})?",
-        "host:port of process 0, e.g. 10.0.0.1:1234, or empty where the cluster knows",
+        rf"([A-Za-z0-9_.:\[\]-]{{1,255}}:{PORT})?",
+        "host:port of process 0, e.g. 10.0.0.1:1234, with a port of at most 65535, or"
+        " empty where the cluster knows",
     ),
     "log.wandb": (
         r"(([A-Za-z0-9_-]{1,64}/)?[A-Za-z0-9_ .-]{1,128})?",
@@ -298,6 +296,11 @@ def _on_devices(config: ConfigDict, num_devices: int) -> Iterator[str]:
     sample = config.sample
     images = num_devices * sample.batch_per_device * sample.batches
     explicit = explicit_images(config, images)
+    if sample.explicit_share and not explicit:
+        yield (
+            f"sample.explicit_share={sample.explicit_share} of {images} images per"
+            f" epoch is none; give at least {1 / images:.2g}, or 0."
+        )
     least = 2 * len(config.prompts)
     if images - explicit < least:
         beside = f" beside {explicit} of explicit ones" if explicit else ""

@@ -98,6 +98,9 @@ HARMS = {
     "layers": (say("model/unet/config.json", layers_per_block=10**6), "from 1 to 200"),
     "text": (say("model/unet/config.json", cross_attention_dim=17), "must be 16, as"),
     "size": (say("model/unet/config.json", sample_size=None), "sample_size=None must"),
+    "huge": (say("model/unet/config.json", sample_size=10**6), "at most 256; use the"),
+    "scale": (say("model/vae/config.json", scaling_factor=1e-38), "from 1e-12 to 1000"),
+    "small": (say("model/vae/config.json", scaling_factor=1e-9), "from 0.001 to 1000;"),
     "grey": (say("model/vae/config.json", out_channels=1), "out_channels=1 must be 3"),
     "labels": (
         say("classifier/config.json", id2label={"0": "cat", "1": "dog"}),

@@ -134,7 +134,7 @@ def test_everything_wrong_is_said_at_once():
         "5 settings",
         "'--config.trian.objective=ppo' is no flag; did you mean --config.train.obj",
         "--config.epochs='many' must be an integer, like 20",
-        "sample.eta=0.0 must be above 0",
+        "sample.eta=0.0 must be at least 0.01",
         "train.updates_per_epoch=5; try train.updates_per_epoch=4",
         "confidence_threshold=2.0 must be at least 0",
     ):
@@ -181,6 +181,19 @@ def test_explicit_prompts_need_a_form_and_leave_images_to_compare():
         config_rules.validate(config, [], num_devices=1)
     config.sample.batches = 9  # 36 images, 32 (32.4) of explicit prompts
     config_rules.validate(config, [], num_devices=1)
+
+
+def test_a_share_of_no_image_is_refused():
+    config = configuration.defaults()
+    config.sample.explicit_share = 1e-9
+    with pytest.raises(UserError, match=r"of 128 images per epoch is none; give at le"):
+        config_rules.validate(config, [], num_devices=2)
+
+
+@pytest.mark.parametrize("port", [1, 9999, 10000, 60000, 65000, 65499, 65530, 65535])
+def test_every_port_is_taken(port):
+    command, problems = parse(f"--config.distributed.coordinator_address=host:{port}")
+    train.check(command.config, problems)
 
 
 def test_explicit_forms_name_whom_they_want():

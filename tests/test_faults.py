@@ -17,12 +17,12 @@ import tiny_model
 import tiny_run
 
 from ddpo_fair import config as configuration
-from ddpo_fair import train
-from ddpo_fair.diffusion import sampler
+from ddpo_fair import parallel, train
+from ddpo_fair.diffusion import sampler, stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.learning import scoring
 from ddpo_fair.loggers import run_log
-from ddpo_fair.training import checkpoint, faults, run_folder
+from ddpo_fair.training import assembly, checkpoint, faults, run_folder
 
 EPOCHS, IMAGES = 4, 16
 
@@ -239,3 +239,20 @@ def test_every_kind_of_fault_has_its_text(tmp_path):
         (jax.errors.JaxRuntimeError("UNAVAILABLE: gone"), "(UNAVAILABLE: gone)"),
     ):
         assert text in str(faults.explained(error, config, tmp_path))
+
+
+def test_images_that_a_device_cannot_hold_are_refused(config, monkeypatch):
+    sample = config.sample
+    sample.batch_per_device, sample.batches, sample.num_steps = 8, 2, 3
+    # float32: latents of 8 x 8 x 4 before and after each step, a batch of RGB images
+    need = 4 * (8 * 2 * (3 + 1) * 8 * 8 * 4 + 8 * 16 * 16 * 3)
+    target = parallel.Target(tuple(jax.devices()), memory=need - 1)
+    monkeypatch.setattr(parallel, "at_hand", lambda: target)
+    with pytest.raises(UserError, match=r"8 x sample\.batches=2 images of 16 x 16 p"):
+        assembly.build(config)
+    monkeypatch.setattr(stable_diffusion, "encode_prompts", lambda *_: 1 / 0)
+    monkeypatch.setattr(
+        parallel, "at_hand", lambda: dataclasses.replace(target, memory=need)
+    )
+    with pytest.raises(ZeroDivisionError):  # which comes next
+        assembly.build(config)

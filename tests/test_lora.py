@@ -111,6 +111,14 @@ def test_unknown_target_is_refused_with_the_known_ones(params):
         init(params, ("to_q", "to_x"))
 
 
+def test_a_rank_above_all_layers_is_refused(params):
+    layers = [x.shape for x in jax.tree.leaves(params) if x.ndim > 1]
+    most = max(min(shape[-2:]) for shape in layers)
+    init(params, lora.EVERYWHERE, rank=most)
+    with pytest.raises(errors.UserError, match=f"={most + 1} must be at most {most},"):
+        init(params, lora.EVERYWHERE, rank=most + 1)
+
+
 def test_rank_must_be_positive(params):
     with pytest.raises(errors.UserError, match="rank=0"):
         init(params, lora.EVERYWHERE, rank=0)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+LARGEST = 256  # latent pixels; published models of this kind have 32 to 96
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -123,8 +124,10 @@ def networks_of(
     net = unet.UNet(unet.Config.from_dict(configs["unet"]), dtype, remat)
     autoencoder = vae.AutoencoderKL(vae.Config.from_dict(configs["vae"]), dtype)
     states, latents = text.config.hidden_size, autoencoder.config.latent_channels
-    size = net.config.sample_size
-    rules = [("sample_size", size is not None, "a number of latent pixels")]
+    size, turns = net.config.sample_size, 2 ** (len(net.config.block_out_channels) - 1)
+    sound = size is not None and size <= LARGEST and size % turns == 0
+    words = f"a multiple of {turns} latent pixels, at most {LARGEST}"
+    rules = [("sample_size", sound, words)]
     for name, wanted, part in (
         ("cross_attention_dim", states, "text_encoder"),
         ("in_channels", latents, "vae"),

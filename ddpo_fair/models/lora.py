@@ -53,6 +53,12 @@ def init(
                 f"the parts are {', '.join(parts)}. Name some of them."
             )
         chosen |= matches
+    most = max(min(*kernels[path].shape[-2:]) for path in chosen)
+    if rank > most:
+        raise errors.UserError(
+            f"train.lora.rank={rank} must be at most {most}, the smaller side of the"
+            " largest layer that is adapted; or 0, which trains all weights."
+        )
     return {
         path: _init_one(key, path, kernels[path].shape, rank) for path in sorted(chosen)
     }

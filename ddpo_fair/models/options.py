@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 import os
 import types
 import typing
@@ -122,8 +121,8 @@ def _rule(kind: Any, allowed: range) -> tuple[Callable[[Any], bool], str]:
             f"a whole number from {allowed[0]} to {allowed[-1]}",
         ),
         float: (
-            lambda x: type(x) in (int, float) and 0 < x < math.inf,
-            "a number above 0",
+            lambda x: type(x) in (int, float) and 1e-12 <= x <= 1000,
+            "a number from 1e-12 to 1000",
         ),
         bool: (lambda x: type(x) is bool, "true or false"),
         str: (lambda x: type(x) is str, "a text"),

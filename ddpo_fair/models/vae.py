@@ -50,6 +50,11 @@ class Config:
             options.among(config, "in_channels", (3,)),  # red, green, blue
             options.among(config, "out_channels", (3,)),
             options.divides(config, "norm_num_groups", "block_out_channels"),
+            (
+                "scaling_factor",
+                0.001 <= config.scaling_factor <= 1000,
+                "from 0.001 to 1000; it is 0.18215 in all published models",
+            ),
         )
         options.check(f"{NETWORK}: config.json", vars(config), rules)
         return config

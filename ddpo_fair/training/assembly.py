@@ -15,6 +15,7 @@ from ddpo_fair import config_rules, parallel, prompts, rng
 from ddpo_fair.classifiers import classifier
 from ddpo_fair.classifiers.classifier import Classifier
 from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
+from ddpo_fair.errors import UserError
 from ddpo_fair.learning import learner
 from ddpo_fair.learning.learner import Learner, TrainState
 from ddpo_fair.models import lora, sources
@@ -73,8 +74,26 @@ def build(config: ConfigDict) -> tuple[Run, TrainState]:
     loaded = classifier.load(sources.classifier_folder(config.classifier), dtype)
     remat, variant = remat_of(config), config.variant or None
     model = stable_diffusion.load(folder, dtype, remat, variant)
+    _check_memory(config, model)
     text = stable_diffusion.encode_prompts(model, ["", *texts(config)])
     return assemble(config, model, loaded, text)
+
+
+def _check_memory(config: ConfigDict, model: stable_diffusion.Model) -> None:
+    """Raises a UserError if latents and images alone are too much for a device.
+
+    XLA would end the process where the memory is a CPU's.
+    """
+    sample, memory = config.sample, parallel.at_hand().memory
+    latents = sample.batches * (sample.num_steps + 1) * np.prod(model.latent_shape)
+    floats = sample.batch_per_device * (latents + 3 * model.image_size**2)
+    if 4 * floats > memory:
+        raise UserError(
+            f"sample.batch_per_device={sample.batch_per_device} x sample.batches="
+            f"{sample.batches} images of {model.image_size} x {model.image_size} pixels"
+            f" and their latents take {4 * floats / 1e9:.1f} GB of each device, which"
+            f" has {memory / 1e9:.1f}; lower them."
+        )
 
 
 def remat_of(config: ConfigDict) -> bool | str:
