@@ -1,13 +1,15 @@
 """Labelled images of folders and of TFDS: read as they are, refused in words."""
 
 import io
+import os
+import tempfile
 
 import made_images
 import numpy as np
 import pytest
 from PIL import Image
 
-from ddpo_fair.classifiers import classes, labelled_images
+from ddpo_fair.classifiers import classes, data_flags, labelled_images
 from ddpo_fair.errors import UserError
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -67,16 +69,156 @@ def test_a_folder_without_splits_is_one(tmp_path):
         labelled_images.read(data, "train", (8, 8), BILINEAR)
 
 
-def test_other_kinds_of_files_become_rgb(tmp_path):
-    root = made_images.folder(tmp_path, {"": (1, 1)})
-    grey = Image.new("L", (10, 10), 77)
-    grey.save(root / "female" / "b.jpg", quality=100)
-    Image.new("RGBA", (10, 10), (1, 2, 3, 255)).save(root / "male" / "b.png")
+@pytest.mark.parametrize(
+    ("mode", "value", "ending", "expected"),
+    [
+        ("1", 1, "PNG", 255),
+        ("L", 77, "PNG", 77),
+        ("LA", (77, 255), "PNG", 77),
+        ("LA", (0, 51), "PNG", 204),  # a fifth of black on white
+        ("P", 9, "GIF", (30, 20, 10)),
+        ("P", 9, "PNG", (30, 20, 10)),
+        ("P", 8, "PNG", 255),  # whose colour is transparent
+        ("RGBA", (1, 2, 3, 255), "TIFF", (1, 2, 3)),
+        ("RGBA", (0, 0, 0, 0), "TIFF", 255),
+        ("CMYK", (255, 0, 0, 0), "TIFF", (0, 255, 255)),
+        ("CMYK", (0, 0, 0, 0), "JPEG", 255),
+        ("I;16", 40000, "PNG", 156),  # 40000 x 255 / 65535 = 155.6
+        ("I;16", 65535, "TIFF", 255),
+        ("I;16B", 257, "TIFF", 1),
+        ("F", 0.2, "TIFF", 51),
+        ("F", 200.0, "TIFF", None),
+        ("F", float("nan"), "TIFF", None),
+        ("I", 70000, "TIFF", None),
+        ("I", 0, "TIFF", None),
+    ],
+)
+def test_images_of_any_mode_become_rgb(mode, value, ending, expected):
+    image = Image.new(mode, (3, 2), value)
+    if mode == "P":
+        image.putpalette([0] * 27 + [30, 20, 10])
+        image.info["transparency"] = 8
+    file = io.BytesIO()
+    image.save(file, ending)
+    opened = Image.open(file)
+    if expected is None:
+        with pytest.raises(ValueError, match="white"):
+            labelled_images.rgb(opened)
+        return
+    pixels = np.asarray(labelled_images.rgb(opened))
+    assert pixels.shape == (2, 3, 3) and (pixels == expected).all(), pixels[0, 0]
+
+
+def test_palettes_with_transparency_are_on_white():
+    image = Image.new("RGBA", (3, 2), (30, 20, 10, 0)).convert("PA")
+    assert (np.asarray(labelled_images.rgb(image)) == 255).all()
+
+
+PAIR = "female/a.png male/b.png"
+
+
+@pytest.mark.parametrize(
+    ("files", "splits", "note"),
+    [
+        (PAIR, {"all": 2}, ""),
+        ("female/a.JFIF male/b.tiff male/c.gif male/d.tif", {"all": 4}, ""),
+        (f"{PAIR} .ipynb_checkpoints/x/a.png __MACOSX/male/b.png", {"all": 2}, ""),
+        (f"{PAIR} male/._b.png male/.DS_Store", {"all": 2}, ""),
+        (f"{PAIR} male/old/c.png", {"all": 2}, "skipped 1 folders inside a class"),
+        (f"{PAIR} male/c.heic male/d.heic e", {"all": 2}, "2 .heic files, 1 nameless"),
+        (
+            "Train/female/a.png Train/male/b.png Train/c.png",
+            {"Train": 2},
+            "1 images outs",
+        ),
+        ("train/Female/a.png test/female/a.png train/Male/b.png", "train", ""),
+    ],
+)
+def test_layouts_of_folders(tmp_path, files, splits, note):
+    for name in files.split():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    data = labelled_images.open_data(str(tmp_path))
+    if isinstance(splits, dict):
+        assert {name: len(rows) for name, rows in data.source.items()} == splits
+    assert [name.lower() for name in data.names] == ["female", "male"]
+    assert note in data.note and bool(note) == bool(data.note)
+
+
+def test_what_is_no_file_is_skipped_and_said(tmp_path):
+    root = made_images.folder(tmp_path, {"": (2, 2)})
+    (root / "male" / "c.png").symlink_to("nowhere.png")
+    (root / "male" / "d.png").symlink_to("d.png")
+    os.mkfifo(root / "male" / "e.png")
+    odd = os.fsdecode(b"\xff.png")
+    (root / "male" / "000.png").rename(root / "male" / odd)
     data = labelled_images.open_data(str(root))
-    split = labelled_images.read(data, "all", (10, 10), BILINEAR)
-    pixels = split.pixels([1, 3])  # after 000.png
-    assert (pixels[0] == 77).all()
-    assert (pixels[1] == [1, 2, 3]).all()
+    assert "2 links that lead nowhere, 1 that are no regular files" in data.note
+    split = labelled_images.read(data, "all", (8, 8), BILINEAR)
+    assert split.pixels([0, 1, 2, 3]).shape == (4, 8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("splits", "trained", "tested"),
+    [
+        (("all",), "all", None),
+        (("Test", "Train"), "Train", "Test"),
+        (("testing", "training"), "training", "testing"),
+        (("eval", "training"), "training", "eval"),
+        (("TRAIN", "val"), "TRAIN", "val"),
+        (("Validation", "train"), "train", "Validation"),
+        (("test_set", "train-images", "valid"), "train-images", "test_set"),
+        (("test", "train", "validation"), "train", "test"),
+        (("other", "train"), "train", None),
+        (("a", "b"), "--split,", None),
+        (("Train", "train"), "--split,", None),
+        (("dev", "train", "val"), "train", "--test_split,"),
+    ],
+)
+def test_splits_are_known_by_name_or_asked_for(splits, trained, tested):
+    data = labelled_images.LabelledImages("x", None, splits, ("female", "male"))
+    if "--" in trained:
+        with pytest.raises(UserError, match=trained):
+            data_flags.training_split(data)
+        return
+    assert data_flags.training_split(data) == trained
+    if "--" in str(tested):
+        with pytest.raises(UserError, match=tested):
+            data_flags.test_split(data, "test_split", trained)
+    else:
+        assert data_flags.test_split(data, "test_split", trained) == tested
+
+
+@pytest.mark.parametrize(
+    ("files", "part"),
+    [
+        ("train/female/a.png train/male/b.png female/c.png", "female holds images its"),
+        (
+            "img_align_celeba/1.jpg list_attr_celeba.txt",
+            "none means female.*of list_attr",
+        ),
+        ("images.zip list_attr_celeba.txt", "link the images into FOLDER/female and"),
+        ("female/a.png dataset_info.json", "if it is a folder of images, remove"),
+    ],
+)
+def test_folders_that_cannot_be_understood(tmp_path, files, part):
+    for name in files.split():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{")
+    with pytest.raises(UserError, match=part):
+        labelled_images.open_data(str(tmp_path))
+
+
+def test_a_host_that_does_not_answer_is_said_at_once(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError("no network")
+
+    monkeypatch.setattr("socket.create_connection", refuse)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(UserError, match=r"drive.*img_align_celeba.zip.*downloads/man"):
+        labelled_images.open_data("celeb_a", "Male", data_dir=str(tmp_path / "data"))
+    assert not list(tmp_path.iterdir())  # nothing stays in the temporary folder
 
 
 def test_attributes_of_tfds_are_labels(tmp_path):
@@ -123,7 +265,7 @@ def test_what_is_no_image_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("names", [(), ("a.txt",)])
-def test_a_folder_without_pictures_is_refused(tmp_path, names):
+def test_a_folder_without_images_is_refused(tmp_path, names):
     (tmp_path / "female").mkdir()
     for name in names:
         (tmp_path / "female" / name).write_text("")

@@ -1,12 +1,15 @@
 """Flags that the commands about classifiers share: which images, which labels."""
 
 import functools
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
 
-TESTS = ("test", "validation")  # splits that are not trained on, the first one wins
+from ddpo_fair.classifiers import image_folder
+from ddpo_fair.errors import UserError, shown
+
 RENDERS = "stereotyped_faces"  # a data set that the package itself makes
 
 
@@ -17,14 +20,45 @@ def open_data(options: flags.FlagValues) -> Any:
     if options.data.partition("/")[0] == RENDERS:
         from ddpo_fair.embedded import tfds_faces  # noqa: F401 - TFDS then knows it
     classes = [name.strip() for name in (options.classes or "").split(",")]
-    return labelled_images.open_data(
+    data = labelled_images.open_data(
         options.data, options.label, [c for c in classes if c], options.data_dir
     )
+    if data.note:
+        print(f"--data={shown(options.data)}: {data.note}.", file=sys.stderr)
+    return data
 
 
-def test_split(data: Any, trained: str | None = None) -> str | None:
-    """The data's own split to test on, if it has one besides that trained on."""
-    return next((s for s in TESTS if s in data.splits and s != trained), None)
+def training_split(data: Any) -> str:
+    """The split to train on: the one whose name says so, or the only one.
+
+    Raises:
+        UserError: if there are several.
+    """
+    found = image_folder.of_purpose(data.splits, "train") or data.splits
+    return only(found, data, "split", "to train on")
+
+
+def test_split(data: Any, flag: str, trained: str | None = None) -> str | None:
+    """The split to test on, besides that trained on; None if no name says so.
+
+    Raises:
+        UserError: if there are several of one kind.
+    """
+    for purpose in ("test", "validation"):
+        found = image_folder.of_purpose(data.splits, purpose)
+        if found := [split for split in found if split != trained]:
+            return only(found, data, flag, "to test on")
+    return None
+
+
+def only(found: Sequence[str], data: Any, flag: str, what: str) -> str:
+    """The one split that was found; a UserError asks for `flag` unless it is one."""
+    if len(found) != 1:
+        raise UserError(
+            f"--data={shown(data.reference)} has the splits {', '.join(data.splits)};"
+            f" give --{flag}, the one {what}."
+        )
+    return found[0]
 
 
 def read(data: Any, split: str, settings: Any) -> Any:

@@ -65,7 +65,9 @@ def _images(options: flags.FlagValues, settings: Any):
         known = renders.held_out(options.images or DEFAULT_IMAGES)
         return known, np.arange(len(known.truth)), "held out"
     data = data_flags.open_data(options)
-    name = options.split or data_flags.test_split(data) or data.splits[0]
+    name = options.split or data_flags.test_split(data, "split")
+    name = name or data_flags.only(data.splits, data, "split", "to test on")
+    print(f"Tests on the split {name} of {', '.join(data.splits)}.")
     split = data_flags.read(data, name, settings)
     count = min(options.images or len(split.classes), len(split.classes))
     order = np.random.default_rng([options.seed, 3]).permutation(len(split.classes))

@@ -1,15 +1,10 @@
-"""Labelled images: a data set of TensorFlow Datasets, or a folder of folders.
-
-A folder has a folder for each class, ROOT/SPLIT/CLASS/x.png, which is the layout of
-`tfds.ImageFolder`, or ROOT/CLASS/x.png, which is one split, "all".
-"""
+"""Labelled images: a data set of TensorFlow Datasets, or a folder of folders."""
 
 import dataclasses
 import functools
 import io
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,13 +12,13 @@ import tqdm
 from PIL import Image, ImageOps
 
 from ddpo_fair import files
-from ddpo_fair.classifiers import classes, tfds_source
+from ddpo_fair.classifiers import classes, image_folder, tfds_source
 from ddpo_fair.errors import UserError, shown
 
 PREPARED = "dataset_info.json"  # in the folder of a data set that TFDS has prepared
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
-ALL = "all"  # the split of a folder without splits
 LARGEST_STORE = 2**30  # bytes of read images that are kept
+# White of the modes that Pillow cuts off at 255 instead of scaling them.
+WHITE = {"I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I;16N": 65535, "F": 1.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +32,7 @@ class LabelledImages:
         names: of the classes.
         image: path of TFDS's feature, "/" between.
         label: likewise.
+        note: what of a folder is not read; "" if all is.
     """
 
     reference: str
@@ -45,6 +41,7 @@ class LabelledImages:
     names: tuple[str, ...]
     image: str = "image"
     label: str = "label"
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,29 +84,49 @@ class Split:
         return functools.lru_cache(most)(self._read)
 
     def _read(self, row: int) -> np.ndarray:
-        item = self.source[row]
-        if isinstance(item, tuple):
-            name, file = item[0], item[0]
-        else:
-            name = item.get("image/filename", b"").decode(errors="replace")
-            name = name or f"image {row} of {self.name}"
-            file = io.BytesIO(tfds_source.at(item, self.data.image))
+        name = f"image {row} of {self.name}"
         try:
+            item = self.source[row]
+            if isinstance(item, tuple):
+                name = file = item[0]
+            else:
+                name = item.get("image/filename", b"").decode(errors="replace") or name
+                file = io.BytesIO(tfds_source.at(item, self.data.image))
             with Image.open(file) as image:
-                upright = ImageOps.exif_transpose(image).convert("RGB")
-            resized = upright.resize(self.size[::-1], Image.Resampling(self.method))
+                resized = rgb(image).resize(
+                    self.size[::-1], Image.Resampling(self.method)
+                )
             return np.asarray(resized)
-        # Pillow raises many things for a file that is none.
-        except (
-            OSError,
-            ValueError,
-            SyntaxError,
-            Image.DecompressionBombError,
-        ) as error:
+        except Exception as error:  # Pillow raises many things for a file that is none
             raise UserError(
                 f"--data={shown(self.data.reference)}: {name} cannot be read ({error});"
                 " remove or replace it."
             ) from None
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """An upright RGB image of a file of any mode, on white where it is transparent.
+
+    Raises:
+        ValueError: for numbers of which none is agreed to be white.
+    """
+    most = WHITE.get(image.mode)
+    if image.mode == "I":  # 32 bits, in which Pillow keeps the 16 of a PNG or PGM
+        most = 65535 if image.format in ("PNG", "PPM") else 0
+    upright = ImageOps.exif_transpose(image)
+    if most is not None:
+        grey = np.asarray(upright, np.float64)
+        if not (most and grey.min() >= 0 and grey.max() <= most):
+            raise ValueError(
+                f"mode {image.mode} with values from {grey.min():g} to {grey.max():g},"
+                " in which no white is agreed; save it with 8 or 16 bits"
+            )
+        upright = Image.fromarray(np.uint8(np.round(grey * (255 / most))))
+    if not upright.has_transparency_data:
+        return upright.convert("RGB")
+    pixels = upright.convert("LA" if upright.mode == "La" else "RGBA").convert("RGBA")
+    white = Image.new("RGBA", pixels.size, "white")
+    return Image.alpha_composite(white, pixels).convert("RGB")
 
 
 def open_data(
@@ -132,14 +149,15 @@ def open_data(
     """
     folder = files.given("--data", reference)
     if folder.is_dir() and not (folder / PREPARED).is_file():
-        source, own = _folder(folder)
+        source, own, note = image_folder.read(folder)
         if label not in (None, "label"):
             raise UserError(
                 f"--data={shown(reference)}: --label={shown(label)} is none: choose one"
                 " of label."
             )
-        names = _class_names(own, "label", classes, reference)
-        return LabelledImages(reference, source, tuple(source), names)
+        hint = image_folder.hint(folder)
+        names = _class_names(own, "label", classes, reference, hint)
+        return LabelledImages(reference, source, tuple(source), names, note=note)
     builder = tfds_source.builder(reference, folder, data_dir)
     known = builder.info.features
     image, label = tfds_source.features(known, label, reference)
@@ -186,41 +204,12 @@ def read(data: LabelledImages, split: str, size: tuple[int, int], method: int) -
     return Split(data, split, source, found, size, method)
 
 
-def _folder(root: Path) -> tuple[dict[str, list[tuple[Path, int]]], list[str]]:
-    """The files of each split, each with its class, by path; the classes' names."""
-    try:
-        inside = [path for path in sorted(root.iterdir()) if path.is_dir()]
-        flat = not any(path.is_dir() for place in inside for path in place.iterdir())
-        places = {ALL: root} if flat else {path.name: path for path in inside}
-        images = {
-            name: [
-                path
-                for path in sorted(place.glob("*/*"))
-                if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-            ]
-            for name, place in places.items()
-        }
-    except OSError as error:
-        raise UserError(
-            f"--data={shown(str(root))} cannot be read ({error})."
-        ) from None
-    names = sorted({path.parent.name for paths in images.values() for path in paths})
-    if not names:
-        raise UserError(
-            f"--data={shown(str(root))} holds no images ({', '.join(SUFFIXES)}) in a"
-            " folder for each class: make it FOLDER/female/x.png and FOLDER/male/y.png,"
-            " or FOLDER/train/female/x.png and so on."
-        )
-    numbered = {
-        split: [(path, names.index(path.parent.name)) for path in paths]
-        for split, paths in images.items()
-        if paths
-    }
-    return numbered, names
-
-
 def _class_names(
-    own: Sequence[str], label: str, given: Sequence[str], reference: str
+    own: Sequence[str],
+    label: str,
+    given: Sequence[str],
+    reference: str,
+    hint: str = "",
 ) -> tuple[str, ...]:
     """Names of the classes 0, 1, ...: `given`, or the data set's own if () is given.
 
@@ -238,6 +227,6 @@ def _class_names(
             f"--data={shown(reference)}: of the classes"
             f" {', '.join(names) or '(unnamed)'} of {label} none means"
             f" {' and none '.join(missing)}. Say what its values mean, in order, e.g."
-            f" --classes={','.join(classes.CLASSES)}."
+            f" --classes={','.join(classes.CLASSES)}.{hint}"
         )
     return names

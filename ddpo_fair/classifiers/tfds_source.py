@@ -1,16 +1,24 @@
 """Data sets of TensorFlow Datasets: their images, and which feature is the label."""
 
+import contextlib
 import difflib
+import json
+import socket
+import tempfile
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ddpo_fair import errors
 from ddpo_fair.classifiers import classes
 from ddpo_fair.errors import UserError, shown
 
 MOST_LISTED = 60  # features of one message
+ANSWER_SECONDS = 5  # for a host from which a data set is downloaded
 
 
 def builder(reference: str, folder: Path, data_dir: str | None) -> Any:
@@ -23,7 +31,15 @@ def builder(reference: str, folder: Path, data_dir: str | None) -> Any:
             ' "ddpo_fair[data]".'
         ) from error
     if folder.is_dir():
-        return tfds.builder_from_directory(folder)
+        try:
+            return tfds.builder_from_directory(folder)
+        except Exception as error:  # whatever its parsers raise
+            raise UserError(
+                f"--data={shown(reference)}: dataset_info.json there says that"
+                " TensorFlow Datasets has prepared this folder, but it cannot be read"
+                f" ({type(error).__name__}: {errors.first_line(error)}). Prepare it"
+                " again; if it is a folder of images, remove that file."
+            ) from error
     known = sorted(set(tfds.list_builders(with_community_datasets=False)))
     name = reference.partition("/")[0].partition(":")[0]
     if name not in known:
@@ -33,24 +49,68 @@ def builder(reference: str, folder: Path, data_dir: str | None) -> Any:
             f" Datasets; like it: {', '.join(similar) or 'none'}."
         )
     try:
-        return tfds.builder(reference, data_dir=data_dir, file_format="array_record")
-    except (ImportError, ValueError, AssertionError) as error:
+        with _own_temporary_folder():
+            return tfds.builder(
+                reference, data_dir=data_dir, file_format="array_record"
+            )
+    except Exception as error:  # whatever a data set's own code brings up
         raise UserError(
             f"--data={shown(reference)}: TensorFlow Datasets does not take it"
-            f" ({_first_line(error)})."
+            f" ({errors.first_line(error)})."
         ) from error
+
+
+@contextlib.contextmanager
+def _own_temporary_folder() -> Iterator[None]:
+    """Removes at its end what is made in the temporary folder: TFDS leaves it there."""
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory() as tempfile.tempdir:
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
 
 
 def prepare(builder: Any, reference: str) -> None:
     """Downloads and prepares a data set if need be; raises UserError if it cannot."""
+    if not Path(builder.data_dir).exists():
+        _reach(builder, reference)
     try:
         builder.download_and_prepare()
     except Exception as error:  # whatever a data set's own code or a server brings up
         raise UserError(
             f"--data={shown(reference)} cannot be downloaded or prepared"
-            f" ({type(error).__name__}: {_first_line(error)}). TFDS's page of it says"
-            " what it needs; --data_dir names where it is prepared already."
+            f" ({type(error).__name__}: {errors.first_line(error)}). TFDS's page of it"
+            " says what it needs; --data_dir names where it is prepared already."
         ) from error
+
+
+def _reach(builder: Any, reference: str) -> None:
+    """Raises UserError if a file has to be fetched and its host does not answer.
+
+    TFDS itself would try for minutes.
+    """
+    downloads = Path(builder.data_dir_root) / "downloads"
+    by_hand = downloads / "manual"  # where TFDS looks for a file before it downloads
+    had = "".join(p.read_text(errors="replace") for p in downloads.glob("*.INFO"))
+    missing = {
+        url: info.filename
+        for url, info in (builder.url_infos or {}).items()
+        if url.startswith(("http", "ftp")) and json.dumps(url) not in had
+        if not (info.filename and (by_hand / info.filename).exists())
+    }
+    hosts = {urllib.parse.urlsplit(url).hostname for url in missing}
+    for host in () if urllib.request.getproxies() else sorted(hosts):
+        try:
+            socket.create_connection((host, 443), ANSWER_SECONDS).close()
+        except OSError as error:
+            raise UserError(
+                f"--data={shown(reference)}: {host} does not answer"
+                f" ({error.strerror or error}), where"
+                f" {', '.join(map(str, missing.values()))} would be downloaded. Try"
+                f" again with a network, or fetch them by hand into {by_hand};"
+                " --data_dir names another place, or where it is prepared already."
+            ) from error
 
 
 def examples(
@@ -144,7 +204,3 @@ def _leaves(known: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def _is_whole(feature: Any) -> bool:
     return np.issubdtype(feature.np_dtype, np.integer) or feature.np_dtype == np.bool_
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no reason given"])[0].rstrip(".:")

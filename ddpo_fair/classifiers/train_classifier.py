@@ -62,7 +62,7 @@ def train(options: flags.FlagValues) -> None:
     given = options.flag_values_dict() | {"images": len(training.classes)}
     del given["output"], given["data_dir"]
     classifier_training.bind(output, given)
-    print(_opening(start, training, rows, kept, tests is None))
+    print(_opening(start, training, rows, kept, tests))
     tested = None
     if tests is None:
         kept, tested = kept[::2], kept[1::2]
@@ -82,23 +82,24 @@ def train(options: flags.FlagValues) -> None:
     _test(options, output, tests or training, tested)
 
 
-def _opening(start: Any, split: Any, rows: Any, kept: Any, shared: bool) -> str:
-    """What is trained on what; `shared` if the test takes half of what is kept."""
+def _opening(start: Any, split: Any, rows: Any, kept: Any, tests: Any) -> str:
+    """What is trained on what; without `tests` the test takes half of what is kept."""
     counts = ", ".join(
         f"{(split.classes[rows] == k).sum():,} {name}"
         for k, name in enumerate(split.data.names)
     )
+    also = f". Tests on the split {tests.name}" if tests else " and the test"
     return (
-        f"{start.note}. Trains on {counts} of {split.name}; {len(kept):,} held out for"
-        f" the temperature{' and the test' if shared else ''}. The same command"
-        " continues."
+        f"{start.note}. Trains on {counts} of the split {split.name} (of"
+        f" {', '.join(split.data.splits)}); {len(kept):,} held out for the"
+        f" temperature{also}. The same command continues."
     )
 
 
 def _splits(options: flags.FlagValues, data: Any, settings: Any) -> tuple[Any, Any]:
     """Images to train on (a UserError if a class is missing); to test with, or None."""
-    name = options.split or ("train" if "train" in data.splits else data.splits[0])
-    test = options.test_split or data_flags.test_split(data, name)
+    name = options.split or data_flags.training_split(data)
+    test = options.test_split or data_flags.test_split(data, "test_split", name)
     training, tests = (
         data_flags.read(data, x, settings) if x else None for x in (name, test)
     )
