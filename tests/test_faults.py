@@ -241,6 +241,12 @@ def test_every_kind_of_fault_has_its_text(tmp_path):
         assert text in str(faults.explained(error, config, tmp_path))
 
 
+def test_little_address_space_is_refused_before_jax_ends_the_process(monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (3 * 10**9, -1))
+    with pytest.raises(UserError, match=r"3\.0 GB.*ulimit -v"):
+        parallel.start(2)
+
+
 def test_images_that_a_device_cannot_hold_are_refused(config, monkeypatch):
     sample = config.sample
     sample.batch_per_device, sample.batches, sample.num_steps = 8, 2, 3
