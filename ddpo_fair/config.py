@@ -259,7 +259,8 @@ def _records(config: ConfigDict) -> None:
     config.eval = ConfigDict()
     # Fresh images that measure q, the same sampler as in training; 0 is none.
     config.eval.images = 224
-    # Evaluates before training, then after every so many epochs and after the last.
+    # Evaluates before training, then after every so many epochs and after the last. The
+    # first epoch's line has what was before it: a run of one epoch has no other.
     config.eval.every_epochs = 3
     # Of the grids' images, which are the same seeds in every grid and every run.
     config.eval.seed = 0

@@ -1,6 +1,7 @@
 """A run from its config to its last epoch: devices, folder, parts, epochs."""
 
 import contextlib
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,8 +118,14 @@ def _plan(run: Run, folder: Path, done: int) -> str:
     """What is about to happen, and where."""
     how = f"continues after epoch {done - 1}" if done else "begins"
     size = run.policy.model.image_size
-    return (
+    text = (
         f"Run: {folder} {how}; {run.config.epochs} epochs of {run.num_images} images of"
         f" {size} x {size} pixels on {', '.join(parallel.describe())}; Ctrl-C saves and"
         " leaves, the same command continues. The first epoch compiles for a while."
     )
+    if run.config.epochs == 1:
+        text += (
+            " A single epoch is not evaluated after training: python -m"
+            f" ddpo_fair.evaluate --run={shlex.quote(str(folder))} does it."
+        )
+    return text
