@@ -113,7 +113,7 @@ def _peer(flags: list[str]) -> tuple[Any, Any, dict[str, Any]]:
     assert not problems, problems
     config = command.config
     folder = sources.model_folder(config.model)
-    judge = sources.classifier_folder(config.classifier)
+    judge = sources.classifier_folder(config.attributes.gender.classifier)
     scheduler = folder / "scheduler" / "scheduler_config.json"
     chain = ddim.schedule(
         json.loads(scheduler.read_text()), config.sample.num_steps, config.sample.eta

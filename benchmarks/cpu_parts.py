@@ -70,7 +70,7 @@ def measure(flags: list[str]) -> dict[str, dict[str, float]]:
         ),
         "decoding": lambda: sampler.decode(run.policy.model, run.vae_params, latents),
         "classifying": lambda: classifier.classify(
-            run.classifier, run.classifier_params, images
+            run.classifiers, run.classifier_params, images
         ),
         "updating": update,
         PRODUCT: lambda: product(square, square),

@@ -66,7 +66,7 @@ def tiny(folder: Path) -> dict[str, object]:
     tiny_model.save_classifier(folder / "classifier")
     return {
         "model": folder / "model",
-        "classifier": folder / "classifier",
+        "attributes.gender.classifier": folder / "classifier",
         "prompts": tiny_model.PROMPTS[0],
         "train.lora.target_modules": "all",
         "distributed.cpu_devices": 1,

@@ -28,6 +28,7 @@ from ddpo_fair import errors, files
 from ddpo_fair.errors import UserError, shown
 
 BAD_INPUT, INTERRUPTED = 2, 130  # exit statuses
+ONE = "attributes.gender."  # whose settings --help shows for all attributes
 LONGEST_REASON = 300  # characters of what a config file raises
 USAGE = """\
 python -m MODULE --config=configs/mech_eng.py[:embedded|:sd15] [--config.NAME=VALUE ...]
@@ -220,23 +221,22 @@ def parse(
         if old[7:] in given or old in map(_name, rest):
             print(f"{module}: {old} is called {new} now.", file=sys.stderr)
     rest = [x.replace(_name(x), renamed.get(_name(x), _name(x)), 1) for x in rest]
-    overrides, more = _override(rest, [*values])
+    overrides, more = _override(rest, [*values], config)
     with config.ignore_type():
         config.update_from_flattened_dict(overrides)
     return Command(config.lock(), path, variant, tuple(overrides)), [*problems, *more]
 
 
 def _override(
-    arguments: list[str], known: list[str]
+    arguments: list[str], known: list[str], config: ConfigDict
 ) -> tuple[dict[str, Any], list[str]]:
     """Settings as config_flags reads them, by name, and what is wrong with them."""
-    defaults = configuration.flatten(configuration.defaults())
+    fresh = configuration.defaults(config.attributes)
+    defaults = configuration.flatten(fresh)
     names = {f"config.{name}": default for name, default in defaults.items()}
     values = flags.FlagValues()
     ours = [argument for argument in arguments if _name(argument) in names]
-    config_flags.DEFINE_config_dict(
-        "config", configuration.defaults(), "", values, sys_argv=ours
-    )
+    config_flags.DEFINE_config_dict("config", fresh, "", values, sys_argv=ours)
     for name in values:
         if isinstance(names.get(name), tuple):
             values[name].parser = _Tuple(type(names[name][0]))
@@ -290,10 +290,11 @@ def _settings() -> str:
     meaning, lines = [], ["Settings and their defaults; a config file may change them:"]
     for line in inspect.getsource(configuration).splitlines():
         field = re.match(r"    config\.([\w.]+) = ", line)
-        if field and field[1] in known and meaning:
-            small, other = known[field[1]], large[field[1]]
+        found = [x for x in known if field and x in (field[1], ONE + field[1])]
+        if found and meaning:
+            small, other = known[found[0]], large[found[0]]
             differs = f"   (:sd15 {other!r})" if other != small else ""
-            lines += [f"  --config.{field[1]}={small!r}{differs}", *meaning]
+            lines += [f"  --config.{found[0]}={small!r}{differs}", *meaning]
         comment = re.fullmatch(r"    # (.*)", line)
         meaning = [*meaning, f"      {comment[1]}"] if comment else []
     return "\n".join(lines)

@@ -3,7 +3,9 @@
 The comment above a field is its documentation: `--help` prints it.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -13,24 +15,79 @@ from ddpo_fair.errors import UserError, shown
 EMBEDDED = "embedded"  # the small model that ships with the package
 LARGE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 VARIANTS = ("embedded", "sd15")
+ATTRIBUTE = re.compile(r"attributes\.(\w+)\.(\w+)")  # a setting of one
 # Names that settings had before, which are still read.
 RENAMED = {
-    "confidence": "confidence_threshold",
+    "classifier": "attributes.gender.classifier",
+    "confidence": "attributes.gender.confidence_threshold",
+    "confidence_threshold": "attributes.gender.confidence_threshold",
+    "reward.target": "attributes.gender.target",
+    "reward.target_class": "attributes.gender.target_class",
+    "reward.none_penalty": "attributes.gender.none_penalty",
     "train.lora.sites": "train.lora.target_modules",
     "train.on_collapse": "train.on_divergence",
     "train.max_roll_backs": "train.max_restores",
 }
 
 
-def defaults() -> ConfigDict:
-    """All settings at their defaults, which suit the embedded model on a CPU."""
+def defaults(attributes: Iterable[str] = ("gender",)) -> ConfigDict:
+    """All settings at their defaults, which suit the embedded model on a CPU.
+
+    `attributes` are names; each has the settings of `attribute`.
+    """
     config = ConfigDict()
     _general(config)
+    config.attributes = ConfigDict({name: attribute() for name in sorted(attributes)})
     _reward(config)
     _sample(config)
     _train(config)
     _adam(config)
     _records(config)
+    return config
+
+
+def attribute(
+    classifier: str = EMBEDDED,
+    classes: tuple[str, ...] = ("female", "male"),
+    target: tuple[float, ...] = (),
+    **settings: Any,
+) -> ConfigDict:
+    """What is measured and rewarded of each image, as `config.attributes.NAME`.
+
+    Args:
+        classifier: see the comments below, as for all others.
+        classes: likewise.
+        target: likewise; equal shares if it is left out.
+        settings: any other of the settings below.
+
+    Raises:
+        KeyError: for a setting that there is not.
+    """
+    config = ConfigDict()
+    # Image classifier: "embedded", "typology" (of skin_tone: the typology angle, which
+    # learned nothing), a folder, or a name on the hub. Attributes may share one.
+    config.classifier = classifier
+    # Names of the classes. Labels of the classifier that mean one of them count for it:
+    # see ddpo_fair.classifiers.classes for the spellings.
+    config.classes = classes
+    # Wanted share of each class; they sum to 1.
+    config.target = target or (1 / len(classes),) * len(classes)
+    # shift, balance or balance_loo; empty for reward.name.
+    config.reward = ""
+    # Class that shift rewards, or auto for the one that the evaluation before training
+    # finds lacking.
+    config.target_class = "auto"
+    # A class is recognised at a probability above it (paper, section III-C).
+    config.confidence_threshold = 0.7
+    # Taken from the reward of an image without a recognised class. R_balance's own
+    # penalty fades at balance, and a model left there may end with ambiguous faces.
+    config.none_penalty = 0.1
+    # Of its advantages among those of all attributes; 0 only measures it.
+    config.weight = 1.0
+    with config.unlocked():
+        for name, value in settings.items():
+            config[name]  # a KeyError for an unknown one
+            config[name] = value
     return config
 
 
@@ -85,11 +142,13 @@ def of_settings(flat: Mapping[str, object]) -> ConfigDict:
 
     Lists become tuples, old names are read, and unknown ones left out.
     """
-    config = defaults()
+    now = renamed(flat)
+    names = {found[1] for found in map(ATTRIBUTE.fullmatch, now) if found}
+    config = defaults(names or ("gender",))
     known = flatten(config)
     given = {
         name: tuple(value) if isinstance(value, list) else value
-        for name, value in renamed(flat).items()
+        for name, value in now.items()
         if name in known
     }
     with config.ignore_type():
@@ -109,17 +168,15 @@ def _general(config: ConfigDict) -> None:
     # Which of the model's files to read: "" for the usual ones, fp16 for those named
     # so, half as large to download; the weights become float32 in any case.
     config.variant = ""
-    # Image classifier with labels that mean female and male: "embedded", a folder, or
-    # a name on the hub.
-    config.classifier = EMBEDDED
     # Of the networks' computation: float32, or bfloat16 with recompute_log_probs.
     # Weights, log-probs and advantages are float32 in any case. GPUs before Ampere and
     # CPUs are faster in float32.
     config.dtype = "float32"
     # Texts to draw images of; every epoch shares its images equally among them.
     config.prompts = ("photo of the face of a mechanical engineer",)
-    # A class is recognised at a probability above it (paper, section III-C).
-    config.confidence_threshold = 0.7
+    # A JSON file of targets that differ by prompt, {prompt: {attribute: shares}}; empty
+    # for none. What it leaves out has its attribute's target.
+    config.targets = ""
 
 
 def _reward(config: ConfigDict) -> None:
@@ -127,14 +184,9 @@ def _reward(config: ConfigDict) -> None:
     # shift (paper eq. 1), balance (eq. 3) or balance_loo (leave-one-out: unbiased, also
     # for uneven targets and few images, with advantage.name=fixed).
     config.reward.name = "balance"
-    # Class that shift rewards: female, male, or auto for the one that the evaluation
-    # before training finds lacking.
-    config.reward.target_class = "auto"
-    # Wanted shares classified as (female, male); they sum to 1.
-    config.reward.target = (0.5, 0.5)
-    # Taken from the reward of an image without a recognised class. R_balance's own
-    # penalty fades at balance, and a model left there may end with ambiguous faces.
-    config.reward.none_penalty = 0.1
+    # Of several attributes: marginal adds their advantages, joint rewards the cells of
+    # their product, whose target is the product of theirs.
+    config.reward.combine = "marginal"
     # Whether balance_loo counts probabilities instead of recognised classes.
     config.reward.soft = False
 
@@ -305,10 +357,11 @@ def _records(config: ConfigDict) -> None:
 def _stable_diffusion(config: ConfigDict) -> None:
     """Stable Diffusion 1.5 with the paper's classifier; DDPO's settings."""
     config.model = LARGE
-    config.classifier = "rizvandwiki/gender-classification-2"  # paper, section III-C
+    gender = config.attributes.gender
+    gender.classifier = "rizvandwiki/gender-classification-2"  # paper, section III-C
+    gender.none_penalty = 0.0  # paper, equation 3
     # On an H100 a third of float32's memory; with the ratio held at 1.
     config.dtype, config.train.recompute_log_probs = "bfloat16", True
-    config.reward.none_penalty = 0.0  # paper, equation 3
     config.sample.num_steps = 50
     config.sample.guidance_scale = 5.0
     config.sample.batch_per_device = 8

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from ddpo_fair import attribute_rules, prompts
 from ddpo_fair import config as configuration
-from ddpo_fair import prompts
 from ddpo_fair.errors import UserError, shown
 
 OBJECTIVES = ("ppo", "ppo_rollback", "tr_ppo", "tr_ppo_rollback", "truly_ppo")  # losses
@@ -20,12 +20,14 @@ POLICIES = (  # of jax.checkpoint_policies, those that need no argument
     "dots_with_no_batch_dims_saveable",
     "everything_saveable",
 )
+FEWEST_OF_A_CELL = 8  # images of a prompt in an epoch, of a joint target
 LARGEST = 2**31 - 1  # what a key is folded with
 
 CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "reward.name": ("shift", "balance", "balance_loo"),
-    "reward.target_class": ("auto", "female", "male"),
+    "reward.combine": ("marginal", "joint"),
+    "attributes.*.reward": ("", "shift", "balance", "balance_loo"),
     "advantage.name": ("batch", "per_prompt", "fixed"),
     "train.objective": OBJECTIVES,
     "train.on_divergence": ("stop", "restore"),
@@ -50,8 +52,9 @@ class Range(NamedTuple):
 RANGES = {
     "seed": Range(0, LARGEST),
     "epochs": Range(1, 10**6),
-    "confidence_threshold": Range(0, 0.999, "; the paper has 0.7"),
-    "reward.none_penalty": Range(0, 10),
+    "attributes.*.confidence_threshold": Range(0, 0.999, "; the paper has 0.7"),
+    "attributes.*.none_penalty": Range(0, 10),
+    "attributes.*.weight": Range(0, 100),
     "advantage.scale": Range(1e-4, 1e4),
     "advantage.clip": Range(1e-3, 1e4),
     "advantage.buffer_size": Range(1, 10**7),
@@ -119,7 +122,8 @@ PATH = r"(?!\s*$)[^\x00-\x1f]+"
 A_MODEL = (PATH, "'embedded', a folder, or owner/name on the Hugging Face hub")
 TEXTS = {
     "model": A_MODEL,
-    "classifier": A_MODEL,
+    "attributes.*.classifier": A_MODEL,
+    "targets": (r"[^\x00-\x1f]*", "a JSON file's path, or empty"),
     "variant": (
         r"[A-Za-z0-9_]{0,40}",
         "the middle of the names of weights, e.g. fp16 for model.fp16.safetensors, or"
@@ -169,7 +173,7 @@ def validate(
 def violations(config: ConfigDict) -> list[str]:
     """A sentence for every rule that the settings break."""
     given = configuration.flatten(config)
-    defaults = configuration.flatten(configuration.defaults())
+    defaults = configuration.flatten(configuration.defaults(config.attributes))
     types = dict(_types(given, defaults))
     flat = {name: defaults[name] if name in types else given[name] for name in given}
     rules = types | dict(_rules(flat))
@@ -177,6 +181,7 @@ def violations(config: ConfigDict) -> list[str]:
         *(f"{x}={shown(given[x])} must be {rule}." for x, rule in rules.items()),
         *prompts.problems(flat["prompts"]),
         *_wandb(flat["log.wandb"]),
+        *([] if types else attribute_rules.problems(config)),
         *([] if rules.keys() & JOINT else _together(flat)),
     ]
 
@@ -195,25 +200,20 @@ def _types(flat: dict[str, Any], defaults: dict[str, Any]) -> Iterator[tuple[str
 
 def _rules(flat: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Names of settings that break a rule of their own, and what they must be."""
-    yield from ((x, str(rule)) for x, rule in RANGES.items() if flat[x] not in rule)
-    for name, allowed in CHOICES.items():
-        if flat[name] not in allowed:
-            yield name, f"one of {', '.join(allowed)}"
-    for name, (pattern, rule) in TEXTS.items():
-        if not re.fullmatch(pattern, flat[name]):
-            yield name, rule
-    modules, target = flat["train.lora.target_modules"], flat["reward.target"]
+    for name, value in flat.items():
+        kind = configuration.ATTRIBUTE.sub(r"attributes.*.\2", name)
+        pattern, text_rule = TEXTS.get(kind, (".*", ""))
+        if kind in RANGES and value not in RANGES[kind]:
+            yield name, str(RANGES[kind])
+        elif kind in CHOICES and value not in CHOICES[kind]:
+            yield name, f"one of {', '.join(filter(None, CHOICES[kind]))}"
+        elif kind in TEXTS and not re.fullmatch(pattern, value):
+            yield name, text_rule
+    modules = flat["train.lora.target_modules"]
     if not modules or not all(re.fullmatch(r"[\w.]+", module) for module in modules):
         yield (
             "train.lora.target_modules",
             "names of layers, e.g. ('to_q', 'to_v'), or 'all'",
-        )
-    shares = len(target) == 2 and all(0 <= share <= 1 for share in target)
-    if not shares or not math.isclose(sum(target), 1, abs_tol=1e-6):
-        yield (
-            "reward.target",
-            "the wanted shares classified as female and as male, not negative, with sum"
-            " 1, e.g. (0.5, 0.5)",
         )
 
 
@@ -260,18 +260,6 @@ def _together(flat: dict[str, Any]) -> Iterator[str]:
         return f"{name}={shown(flat[name])}"
 
     yield from _divisions(flat, said)
-    if flat["reward.name"] == "shift" and flat["reward.target"] != (0.5, 0.5):
-        yield (
-            f"{said('reward.target')} is no aim of reward.name='shift', which goes on"
-            " until all are of one class, see reward.target_class; leave the target"
-            " out, or take balance or balance_loo."
-        )
-    chosen_by_evaluation = (flat["reward.name"], flat["reward.target_class"])
-    if chosen_by_evaluation == ("shift", "auto") and not flat["eval.images"]:
-        yield (
-            "reward.target_class='auto' needs the evaluation before training, but"
-            " eval.images=0; give eval.images, or the class: female or male."
-        )
     if 0 < flat["distributed.num_processes"] <= flat["distributed.process_id"]:
         yield (
             f"{said('distributed.process_id')} must be below"
@@ -301,6 +289,7 @@ def _on_devices(config: ConfigDict, num_devices: int) -> Iterator[str]:
             f"sample.explicit_share={sample.explicit_share} of {images} images per"
             f" epoch is none; give at least {1 / images:.2g}, or 0."
         )
+    yield from _joint(config, images - explicit, num_devices)
     least = 2 * len(config.prompts)
     if images - explicit < least:
         beside = f" beside {explicit} of explicit ones" if explicit else ""
@@ -315,6 +304,21 @@ def _on_devices(config: ConfigDict, num_devices: int) -> Iterator[str]:
             f"{sample.batches} x {num_devices} devices = {images} images per epoch, but"
             f" {len(config.prompts)} prompts need {least}{beside}: a reward compares"
             f" the images of a prompt; try sample.batches={more}."
+        )
+
+
+def _joint(config: ConfigDict, images: int, num_devices: int) -> Iterator[str]:
+    """Whether a joint target has enough images of each of its cells."""
+    sizes = [len(one.classes) for one in config.attributes.values() if one.weight]
+    cells, num_prompts = math.prod(sizes), len(config.prompts)
+    needed = FEWEST_OF_A_CELL * cells * num_prompts
+    if config.reward.combine == "joint" and images < needed:
+        batch = num_devices * config.sample.batch_per_device
+        yield (
+            f"reward.combine='joint' has {cells} cells for each of {num_prompts}"
+            f" prompts, of which {images} images per epoch show too little: it needs"
+            f" {FEWEST_OF_A_CELL} for each, {needed}; try sample.batches="
+            f"{-(-needed // batch)}, or reward.combine='marginal'."
         )
 
 

@@ -78,7 +78,7 @@ run() {  # name, then flags
         --config.sample.explicit_share=0.25 --config.epochs=30 \
         --config.eval.images=400 --config.eval.every_epochs=5 "$@"
       ;;
-    confidence) train mech_eng --config.confidence_threshold=0.5 "$@" ;;
+    confidence) train mech_eng --config.attributes.gender.confidence_threshold=0.5 "$@" ;;
     *)
       echo "paper.sh: there is no experiment '$name'; these there are:" >&2
       list >&2

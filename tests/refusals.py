@@ -60,7 +60,7 @@ def arguments_of(folders, **changes):
     """A command line for the tiny model in these folders."""
     flat = {
         "model": folders / "model",
-        "classifier": folders / "classifier",
+        "attributes.gender.classifier": folders / "classifier",
         "run.dir": folders / "runs",
         "sample.batch_per_device": 4,
         "train.microbatch": 4,

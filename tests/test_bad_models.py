@@ -42,7 +42,10 @@ PLACES = {
     "no revision": ({"model": "owner/name@"}, "or owner/name on the Hugging Face hub"),
     "upwards": ({"model": "o/name@../../x"}, "or owner/name on the Hugging Face hub"),
     "an address": ({"model": "https://h/o/n"}, "or owner/name on the Hugging Face hub"),
-    "no classifier": ({"classifier": "nowhere"}, "there is no such folder"),
+    "no classifier": (
+        {"attributes.gender.classifier": "nowhere"},
+        "there is no such folder",
+    ),
     "no variant": ({"variant": "fp16"}, "no diffusion_pytorch_model.fp16.safetensors"),
     "run, no home": ({"run.dir": "~nobody_here/x"}, "'~nobody_here/x/mech_eng'"),
     "run, long": ({"run.dir": 5000 * "d"}, "File name too long"),

@@ -69,7 +69,7 @@ def test_other_labels_are_refused_by_name(tmp_path, labels, missing):
 
 def test_all_devices_classify(tmp_path, images):
     model = classifier.load(tiny_model.save_classifier(tmp_path))
-    found = classifier.classify(model, model.params, parallel.split(images))
+    found = classifier.classify((model,), (model.params,), parallel.split(images))
     assert found.shape == (8, 1, 2)
     expected = classify(tmp_path, images)
     np.testing.assert_allclose(parallel.gather(found), expected, atol=1e-5)

@@ -19,10 +19,13 @@ FILES = sorted(ROOT.glob("configs/*.py"))
 
 # Scripts rely on these names.
 PROMISED = """
-seed epochs model classifier run.dir run.name prompts reward.name sample.num_steps
+seed epochs model run.dir run.name prompts reward.name sample.num_steps
 sample.guidance_scale sample.eta sample.batch_per_device sample.batches train.objective
 train.learning_rate train.updates_per_epoch eval.images eval.every_epochs
 """
+
+
+TARGET = "attributes.gender.target"
 
 
 def parse(*arguments, path=ROOT / "configs" / "mech_eng.py", variant=":embedded"):
@@ -74,9 +77,10 @@ def test_help_explains_every_setting():
         ("--config.train.guidance=False", "train.guidance", False),
         ("--noconfig.train.guidance", "train.guidance", False),
         ("--config.train.objective=truly_ppo", "train.objective", "truly_ppo"),
-        ("--config.reward.target=(0.25, 0.75)", "reward.target", (0.25, 0.75)),
-        ("--config.reward.target=0.25,0.75", "reward.target", (0.25, 0.75)),
-        ("--config.reward.target=(0, 1)", "reward.target", (0.0, 1.0)),
+        (f"--config.{TARGET}=(0.25, 0.75)", TARGET, (0.25, 0.75)),
+        ("--config.reward.target=0.25,0.75", TARGET, (0.25, 0.75)),
+        (f"--config.{TARGET}=(0, 1)", TARGET, (0.0, 1.0)),
+        ("--config.classifier=mine", "attributes.gender.classifier", "mine"),
         ("--config.prompts=a cat, a dog", "prompts", ("a cat, a dog",)),
         ("--config.prompts=('a cat', 'a dog')", "prompts", ("a cat", "a dog")),
         ('--config.prompts=["a = b"]', "prompts", ("a = b",)),
@@ -100,9 +104,10 @@ def test_old_names_are_still_taken(tmp_path, capsys):
     )
     assert problems == []
     assert command.config.train.on_divergence == "restore"
-    assert command.config.confidence_threshold == 0.6
-    assert command.overrides == ("train.on_divergence", "confidence_threshold")
-    said = "config.confidence is called config.confidence_threshold now"
+    assert command.config.attributes.gender.confidence_threshold == 0.6
+    threshold = "attributes.gender.confidence_threshold"
+    assert command.overrides == ("train.on_divergence", threshold)
+    said = f"config.confidence is called config.{threshold} now"
     assert said in capsys.readouterr().err
     (tmp_path / "old.py").write_text(
         "from ddpo_fair import config\ndef get_config(_):\n    c = config.defaults()\n"

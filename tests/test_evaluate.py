@@ -122,7 +122,7 @@ def test_other_evaluation_in_the_same_folder_is_refused(run, result, capsys):
 
 def test_trajectory_kl_is_the_formula_written_again(run):
     saved = saved_run.read(run)
-    folder = sources.classifier_folder(saved.config.classifier)
+    folder = sources.classifier_folder(saved.config.attributes.gender.classifier)
     models = evaluation_models.load(saved, 3, [NURSE], [folder], 0)
     how = Sampler(1.0, 3.0, 2)  # of training, and so compiled before
     rows = np.zeros(8, np.int64)

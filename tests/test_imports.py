@@ -24,6 +24,7 @@ FLOORS = (
     "learning",
     "prompts",
     "config",
+    "attribute_rules",
     "config_rules",
     "statistics",
     "loggers",

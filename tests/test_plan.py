@@ -50,7 +50,7 @@ def lowered_by_the_run(config):
             always + merged - bytes_on_one(run.vae_params) + 2 * batch,
         ),
         "classifying": (
-            classifier.program(run.classifier).lower(scorer, images),
+            classifier.program(run.classifiers).lower(scorer, images),
             always + merged - bytes_on_one(scorer) + 2 * batch,
         ),
         "recomputing": (
@@ -74,7 +74,7 @@ def test_a_plan_is_of_the_runs_own_programs(tiny, tmp_path, rank):
     config.train.lora.target_modules = ("conv_out",)  # compiles soon
     config.train.recompute_log_probs = rank == 0
     expected = lowered_by_the_run(config)
-    models = programs.read_model(config), programs.read_classifier(config)
+    models = programs.read_model(config), programs.read_classifiers(config)
     for program in programs.lower(config, *models):
         lowered, beside = expected.pop(program.name.split()[0])
         assert program.beside == beside
@@ -100,7 +100,7 @@ def test_the_command_prints_a_plan_and_runs_nothing(tiny, capsys, monkeypatch):
     arguments = [
         "--config=configs/mech_eng.py:embedded",
         f"--config.model={model}",
-        f"--config.classifier={classifier}",
+        f"--config.attributes.gender.classifier={classifier}",
         "--config.train.lora.target_modules=('all',)",
         "--plan",
     ]
@@ -236,14 +236,14 @@ def test_a_program_that_the_compiler_refuses_does_not_fit(tiny, monkeypatch):
 
 def test_stable_diffusion_needs_no_file():
     config = configuration.choose_model(configuration.defaults(), "sd15")
-    model, scorer = programs.read_model(config), programs.read_classifier(config)
+    model, scorer = programs.read_model(config), programs.read_classifiers(config)
     assert model.unet.config == unet.Config.from_dict(official_configs.UNET_1_5)
     assert model.vae.config == vae.Config.from_dict(official_configs.VAE_1_5)
     text = clip.Config.from_dict(official_configs.TEXT_1_5)
     assert model.text_encoder.config == text
     sizes = {
         part: sum(x.size for x in jax.tree.leaves(shapes))
-        for part, shapes in (model.params | {"classifier": scorer.params}).items()
+        for part, shapes in (model.params | {"classifier": scorer[0].params}).items()
     }
     # the numbers of parameters that diffusers' and transformers' own modules have
     assert sizes == {
@@ -257,7 +257,7 @@ def test_stable_diffusion_needs_no_file():
 @pytest.mark.long
 def test_stable_diffusion_costs_what_is_published():
     config = configuration.choose_model(configuration.defaults(), "sd15")
-    models = programs.read_model(config), programs.read_classifier(config)
+    models = programs.read_model(config), programs.read_classifiers(config)
     with parallel.made_for(parallel.one_cpu()):
         sampling, decoding, classifying = (
             program.lowered.cost_analysis()["flops"] * program.turns / 8

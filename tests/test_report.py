@@ -95,7 +95,7 @@ def test_word_follows_from_the_intervals(tmp_path, before, after, word):
     [("auto", "Shifted"), ("female", "Shifted"), ("male", "Shifted the wrong way")],
 )
 def test_shift_has_a_direction(tmp_path, target, word):
-    settings = {"reward.name": "shift", "reward.target_class": target}
+    settings = {"reward.name": "shift", "attributes.gender.target_class": target}
     lines = two_lines((15, 113), (100, 28))
     assert one_summary(tmp_path / "run", lines, **settings).word == word
 

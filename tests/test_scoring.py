@@ -7,19 +7,23 @@ import pytest
 
 from ddpo_fair import config
 from ddpo_fair.classifiers import classes
-from ddpo_fair.learning import advantages, rewards, scoring
+from ddpo_fair.learning import advantages, goals, rewards, scoring
 
 FEMALE, MALE, UNSURE = (0.9, 0.1), (0.2, 0.8), (0.6, 0.4)
 
 
 def score(answers, asked=None, **settings):
     given = config.defaults()
-    given.reward.none_penalty = 0.25
+    given.prompts = ("a photo",)
+    given.attributes.gender.none_penalty = 0.25
     given.advantage.scale = 0.5
     given.update_from_flattened_dict(settings)
     names = np.array(["a photo"] * len(answers))
     asked = np.full(len(answers), classes.NONE) if asked is None else np.array(asked)
-    return scoring.score(given, np.float32(answers), names, asked, {"a photo": 0}, {})
+    wanted = {"gender": {"a photo": 0}}
+    answered = {"gender": np.float32(answers)}
+    all_goals = goals.of(given, {})
+    return scoring.score(given, all_goals, answered, names, asked, wanted, {})
 
 
 def test_unrecognised_images_cost_the_penalty_too():
@@ -117,7 +121,7 @@ def test_the_baseline_moves_nothing_where_some_are_not_recognised(soft):
     answers = np.array([FEMALE, MALE, UNSURE if soft else (0.0, 0.0)])
     settings = {
         "reward.name": "balance_loo",
-        "reward.target": (0.2, 0.8),
+        "attributes.gender.target": (0.2, 0.8),
         "reward.soft": soft,
     }
 

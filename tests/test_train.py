@@ -13,6 +13,7 @@ import tiny_run
 from PIL import Image
 from tiny_run import checksums, numbers
 
+from ddpo_fair import config as configuration
 from ddpo_fair import train
 from ddpo_fair.loggers import grids, run_log
 from ddpo_fair.report import summary
@@ -174,6 +175,47 @@ def test_other_settings_train_too(tiny, root):
             assert sum(part[name] for part in parts) == line[name]
         assert 0 <= line["reward_mean"] <= 1 and line["ratio_deviation"] <= 1e-5
         assert {"eval_q", "q"} <= set(line["prompts"][tiny_model.PROMPTS[1]])
+
+
+@pytest.mark.long
+def test_two_attributes_train_jointly(tiny, root):
+    """Of one classifier, whose labels mean classes of both; with targets by prompt."""
+    config = settings(tiny, root, "joint")
+    config.attributes = configuration.defaults(("gender", "style")).attributes
+    style = config.attributes.style
+    style.classifier = config.attributes.gender.classifier = tiny_model.save_classifier(
+        root / "both"
+    ).as_posix()
+    style.classes, style.target = ("man", "woman"), (0.3, 0.7)
+    for one in config.attributes.values():
+        one.confidence_threshold = 0.5
+    config.sample.explicit_share, config.sample.batches = 0.0, 4
+    config.epochs, config.reward.combine = 2, "joint"
+    table = root / "targets.json"
+    shares = {"man": 0.9, "woman": 0.1}
+    table.write_text(json.dumps({config.prompts[0]: {"style": shares}}))
+    config.targets = str(table)
+    train.check(config, [])
+    train.train(config)
+    for line in run_log.read(run_folder.path_of(config)):
+        found = line["attributes"]
+        assert list(found) == ["gender", "style", "gender x style"]
+        for one in found.values():
+            assert sum(one["counts"].values()) + one["num_none"] == line["images"]
+        # Their classes are each other's in another order.
+        counts = found["style"]["counts"]
+        assert (counts["woman"], counts["man"]) == (
+            line["num_female"],
+            line["num_male"],
+        )
+        cells = found["gender x style"]["counts"]
+        assert cells["female man"] == cells["male woman"] == 0
+        wanted = np.outer((0.5, 0.5), (0.9, 0.1)).ravel()
+        shares = np.array(list(found["gender x style"]["shares"].values()))
+        distance = np.abs(shares - wanted).sum() / 2
+        assert found["gender x style"]["distance"] == pytest.approx(distance)
+        assert line["ratio_deviation"] <= 1e-5
+    assert "eval_distance" in found["gender x style"]
 
 
 def has_lines(folder, count):

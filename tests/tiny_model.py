@@ -136,11 +136,11 @@ def config(model: Path, classifier: Path, runs: Path, **changes):
     Runs that differ in what is not compiled share their programs: JAX caches them.
     """
     settings = configuration.defaults()
-    settings.model, settings.classifier = str(model), str(classifier)
+    settings.model, gender = str(model), settings.attributes.gender
+    gender.classifier, gender.confidence_threshold = str(classifier), 0.5
     settings.run.dir, settings.run.name = str(runs), "tiny"
     settings.prompts = PROMPTS[:1]
     settings.epochs = 4
-    settings.confidence_threshold = 0.5
     settings.sample.num_steps = 4
     settings.sample.batch_per_device = 1
     settings.sample.batches = 2

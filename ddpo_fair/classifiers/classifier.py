@@ -1,6 +1,7 @@
 """The image classifier: its preprocessing, and which of its labels mean what.
 
-Whatever order its labels have, probabilities leave this module as (female, male).
+Whatever order its labels have, probabilities leave this module as the attribute's
+classes: (female, male).
 """
 
 import dataclasses
@@ -8,7 +9,7 @@ import functools
 import math
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpo_fair import parallel
-from ddpo_fair.classifiers import classes, resize
+from ddpo_fair.classifiers import classes, resize, typology
 from ddpo_fair.errors import UserError, shown
 from ddpo_fair.models import options, tensor_files, vit, weights
 
@@ -47,34 +48,51 @@ class Preprocessing:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Classifier:
-    """A loaded classifier; `classes` float32 [labels, 2] sums labels into classes."""
+    """A loaded classifier of one attribute or several, with K classes in all.
 
-    network: vit.ImageClassifier
-    preprocessing: Preprocessing
+    Attributes:
+        network: None for the typology angle.
+        preprocessing: of images.
+        classes: float32 [labels, K], sums labels into classes.
+        params: of the network.
+        attributes: whose classes these are, one attribute after the other.
+    """
+
+    network: vit.ImageClassifier | None
+    preprocessing: Preprocessing | None
     classes: np.ndarray
     params: Any
+    attributes: tuple[classes.Attribute, ...] = (classes.GENDER,)
 
 
-def load(folder: str | os.PathLike, dtype: Any = jnp.float32) -> Classifier:
+TYPOLOGY = Classifier(None, None, np.eye(3, dtype=np.float32), {}, (classes.SKIN_TONE,))
+
+
+def load(
+    folder: str | os.PathLike,
+    dtype: Any = jnp.float32,
+    attributes: Sequence[classes.Attribute] = (classes.GENDER,),
+) -> Classifier:
     """The classifier of a folder in transformers' layout.
 
     Args:
         folder: with config.json, preprocessor_config.json and safetensors.
         dtype: of the computation.
+        attributes: what images are classified by.
 
     Raises:
-        UserError: if no label means female or none means male, the preprocessing is
-            not supported, or the weights do not fit.
+        UserError: if the labels do not fit an attribute's classes, the preprocessing
+            is not supported, or the weights do not fit.
     """
     folder = pathlib.Path(folder)
     config_dict = weights.read_config(folder)
     with options.of(folder):
         config = vit.Config.from_dict(config_dict)
-    membership = label_classes(config.id2label, folder)
+    membership = memberships(config.id2label, folder, attributes)
     preprocessing = read_preprocessing(folder, config)
     params = read_weights(folder, config)
     network = vit.ImageClassifier(config, dtype)
-    return Classifier(network, preprocessing, membership, params)
+    return Classifier(network, preprocessing, membership, params, tuple(attributes))
 
 
 def read_weights(folder: pathlib.Path, config: vit.Config) -> Any:
@@ -88,25 +106,39 @@ def input_shape(config: vit.Config) -> tuple[int, int, int, int]:
     return (1, config.image_size, config.image_size, config.num_channels)
 
 
-def label_classes(id2label: tuple[str, ...], folder: os.PathLike) -> np.ndarray:
-    """Which labels mean female and which male: float32 [labels, 2] of 0 and 1.
+def memberships(
+    id2label: tuple[str, ...],
+    folder: os.PathLike,
+    attributes: Sequence[classes.Attribute],
+) -> np.ndarray:
+    """`label_classes` of several attributes side by side."""
+    found = [label_classes(id2label, folder, one) for one in attributes]
+    return np.concatenate(found, axis=1)
+
+
+def label_classes(
+    id2label: tuple[str, ...],
+    folder: os.PathLike,
+    attribute: classes.Attribute = classes.GENDER,
+) -> np.ndarray:
+    """Which labels mean which class: float32 [labels, K] of 0 and 1.
 
     Args:
         id2label: names of the labels.
         folder: of the classifier, for messages.
+        attribute: whose classes.
 
     Raises:
-        UserError: if there is none of either; lists the labels.
+        UserError: if no label means a class, or one means none; lists the labels.
     """
-    missing = classes.missing(id2label)
-    if missing:
+    if misfit := attribute.misfit(id2label):
         raise UserError(
             f"classifier={str(folder)!r} has the labels {shown(', '.join(id2label))},"
-            f" of which none means {' and none means '.join(missing)}. Images must be"
-            " classified as female or male; if its labels are only named otherwise, say"
-            " so in id2label of its config.json."
+            f" of which {misfit}. Images must be classified as"
+            f" {' or '.join(attribute.classes)}, or else none; if its labels are only"
+            " named otherwise, say so in id2label of its config.json."
         )
-    return classes.one_hot(classes.meanings(id2label), len(classes.CLASSES))
+    return classes.one_hot(attribute.meanings(id2label), len(attribute.classes))
 
 
 def read_preprocessing(folder: pathlib.Path, config: vit.Config) -> Preprocessing:
@@ -155,10 +187,12 @@ def preprocess(settings: Preprocessing, images: jax.Array) -> jax.Array:
 
 
 def probabilities(classifier: Classifier, params: Any, images: jax.Array) -> jax.Array:
-    """Float32 [N, 2], of (female, male), for images [N, H, W, 3] in [0, 1].
+    """Float32 [N, K], of the attributes' classes, for images [N, H, W, 3] in [0, 1].
 
-    They sum to 1 unless the classifier has further labels.
+    Those of an attribute sum to 1 unless some labels mean none of its classes.
     """
+    if classifier.network is None:
+        return typology.probabilities(images)
     pixel_values = preprocess(classifier.preprocessing, images)
     logits = classifier.network.apply({"params": params}, pixel_values)
     return jnp.matmul(
@@ -166,18 +200,33 @@ def probabilities(classifier: Classifier, params: Any, images: jax.Array) -> jax
     )
 
 
-def classify(classifier: Classifier, params: Any, images: jax.Array) -> jax.Array:
-    """Probabilities float32 [D, n, 2] of images [D, n, H, W, 3], not waited for.
+def classify(
+    classifiers: tuple[Classifier, ...], params: tuple[Any, ...], images: jax.Array
+) -> jax.Array:
+    """Probabilities float32 [D, n, K] of images [D, n, H, W, 3], not waited for.
 
-    Images are in [0, 1]. The classifier is compiled at its first use; its own params
-    are not used.
+    Images are in [0, 1]; K counts the classes of all classifiers, see `by_attribute`.
+    The classifiers are compiled at their first use; their own params are not used.
     """
-    return program(classifier)(params, images)
+    return program(classifiers)(params, images)
 
 
 @functools.lru_cache(maxsize=4)
-def program(classifier: Classifier) -> Callable[..., jax.Array]:
-    """The pmapped `classify` of a classifier, of its other arguments."""
-    return parallel.pmap(
-        functools.partial(probabilities, classifier), in_axes=(None, 0)
-    )
+def program(classifiers: tuple[Classifier, ...]) -> Callable[..., jax.Array]:
+    """The pmapped `classify` of classifiers, of its other arguments."""
+
+    def answers(params: tuple[Any, ...], images: jax.Array) -> jax.Array:
+        each = zip(classifiers, params, strict=True)
+        return jnp.concatenate([probabilities(*one, images) for one in each], axis=1)
+
+    return parallel.pmap(answers, in_axes=(None, 0))
+
+
+def by_attribute(
+    classifiers: Sequence[Classifier], probabilities: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What `classify` returns, [N, K], as the probabilities of each attribute."""
+    attributes = [one for each in classifiers for one in each.attributes]
+    ends = np.cumsum([len(one.classes) for one in attributes])[:-1]
+    parts = np.split(probabilities, ends, axis=1)
+    return {one.name: part for one, part in zip(attributes, parts, strict=True)}

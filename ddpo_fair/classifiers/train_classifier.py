@@ -2,11 +2,13 @@
 
     python -m ddpo_fair.classifiers.train_classifier --data=celeb_a --label=Male \\
         --start=google/vit-base-patch16-224 --output=my_classifier
-    python -m ddpo_fair.train --config=... --config.classifier=my_classifier
+    python -m ddpo_fair.train --config=... \\
+        --config.attributes.gender.classifier=my_classifier
 
 Takes a data set of TensorFlow Datasets or a folder of images, begins with a given
-ViT or from scratch, and writes a folder that config.classifier takes, with its test
-in evaluation.json and evaluation.png. The same command goes on where it was stopped.
+ViT or from scratch, and writes a folder that an attribute's classifier may be, with
+its test in evaluation.json and evaluation.png. The same command goes on where it was
+stopped.
 """
 
 import logging
@@ -131,7 +133,7 @@ def _test(options: flags.FlagValues, output: Path, split: Any, rows: Any) -> Non
         source,
     )
     print(sentence)
-    print(f"Wrote {output}; train with --config.classifier={output}.")
+    print(f"Wrote {output}; train with --config.attributes.gender.classifier={output}.")
 
 
 def _options(arguments: Sequence[str]) -> flags.FlagValues:

@@ -31,7 +31,7 @@ def classify(
         batch = rows[first : first + size]
         padded = np.resize(batch, size)  # every batch has the same shape
         pixels = images.pixels(padded).astype(np.float32) / np.float32(255)
-        placed = classifier.classify(model, params, parallel.split(pixels))
+        placed = classifier.classify((model,), (params,), parallel.split(pixels))
         found.append(parallel.gather(placed)[: len(batch)])
     return np.concatenate(found)
 

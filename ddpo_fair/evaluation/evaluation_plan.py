@@ -102,7 +102,7 @@ def make(
         "run": saved.folder.name,
         "checkpoint": checkpoint,
         "model": config.model,
-        "classifier": config.classifier,
+        "classifier": config.attributes.gender.classifier,
         "audit": audit,
         "started": saved.record.get("started"),
     }

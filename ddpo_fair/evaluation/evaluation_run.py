@@ -100,8 +100,8 @@ def summary(
     content = evaluation_summary.summarise(
         arrays,
         plan,
-        Reference(config.reward.target[0], recognised, audit_matrix),
-        config.confidence_threshold,
+        Reference(config.attributes.gender.target[0], recognised, audit_matrix),
+        config.attributes.gender.confidence_threshold,
         renders,
         notes,
     )
@@ -194,7 +194,8 @@ def _renders(
     balanced = renders.balanced(config.prompts, NUM_BALANCED)
     probabilities, _ = evaluation_models.classify_pixels(models, held_out.images)
     _, features = evaluation_models.classify_pixels(models, balanced.images)
-    labels = classes.labels(probabilities, config.confidence_threshold)
+    threshold = config.attributes.gender.confidence_threshold
+    labels = classes.labels(probabilities, threshold)
     found = {"features": features, "truth": held_out.truth, "labels": labels}
     evaluation_parts.save(folder / RENDERS, found)
     return found

@@ -1,89 +1,157 @@
-"""From the classifier's answers to rewards and advantages, as the config wants them.
+"""From the classifiers' answers to rewards and advantages, as the config wants them.
 
-On the host, of all images together: a share of a part of them is mostly noise.
+On the host, of all images together: a share of a part of them is mostly noise. Each
+goal's rewards are centred and scaled before the goals are added: the harder one would
+starve in a sum of rewards.
 """
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from ddpo_fair.classifiers import classes
 from ddpo_fair.learning import advantages, rewards
+from ddpo_fair.learning.goals import Goal
+
+History = dict[str, dict[str, list[float]]]  # rewards by goal and prompt
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """What the classifier makes of an epoch's images; all arrays [N]."""
+    """What the classifiers make of an epoch's images; all arrays [N]."""
 
-    finite: np.ndarray  # bool; False where the classifier's answer is NaN
-    labels: np.ndarray
-    rewards: np.ndarray
+    finite: np.ndarray  # bool; False where a classifier's answer is NaN
+    labels: dict[str, np.ndarray]  # of each attribute, a class or NONE
+    rewards: np.ndarray  # weighted sum over the goals
     advantages: np.ndarray
-    history: dict[str, list[float]]  # for the next epoch's advantages
+    history: History  # for the next epoch's advantages
 
 
 def score(
     config: ConfigDict,
-    probabilities: np.ndarray,
+    goals: Sequence[Goal],
+    probabilities: Mapping[str, np.ndarray],
     names: np.ndarray,
     asked: np.ndarray,
-    target_classes: dict[str, int],
-    history: dict[str, list[float]],
+    target_classes: Mapping[str, Mapping[str, int]],
+    history: History,
 ) -> Scores:
     """Labels, rewards and advantages of an epoch's images.
 
     Args:
         config: all settings.
-        probabilities: [N, 2]; a row that is not finite counts as NONE.
+        goals: of `goals.of`.
+        probabilities: of each attribute, [N, K]; a row that is not finite is NONE.
         names: prompt of each image, str [N].
-        asked: as in `Samples`. Explicit prompts earn the probability of that class,
-            all others the config's reward.
-        target_classes: the class that `shift` rewards, by prompt.
+        asked: as in `Samples`. Explicit prompts earn the probability of that gender,
+            all others the goals' rewards.
+        target_classes: the class or cell that `shift` rewards, by goal and prompt.
         history: of the per-prompt advantages.
     """
-    finite = classes.finite(probabilities)
-    probabilities = np.where(finite[:, None], probabilities, 0.0)
-    labels = classes.labels(probabilities, config.confidence_threshold)
+    finite = np.all([classes.finite(x) for x in probabilities.values()], axis=0)
+    known = {x: np.where(finite[:, None], p, 0.0) for x, p in probabilities.items()}
+    labels = labels_of(config, known)
     free, settings = asked == classes.NONE, config.advantage
-    values, result = np.empty((2, len(labels)), np.float32)
-    values[free], baselines = _rewards(
-        config, probabilities[free], labels[free], names[free], target_classes
-    )
-    values[~free] = rewards.shift(probabilities[~free], asked[~free])
-    penalties = np.float32(config.reward.none_penalty) * (labels == classes.NONE)
-    values -= penalties
-    if baselines is not None:
-        baselines -= rewards.mean_of_others(penalties[free], names[free])
-    result[free], history = _advantages(
-        settings, values[free], baselines, names[free], history
-    )
-    # All that ask for one class have one baseline: of each prompt there are few.
-    result[~free] = advantages.fixed(
-        values[~free], asked[~free].astype(str), settings.scale, settings.clip
-    )
-    return Scores(finite, labels, values, result, history)
+    values, result = np.zeros((2, len(names)), np.float32)
+    kept: History = {}
+    for goal in goals:
+        answers = goal.probabilities(known)
+        sizes = [known[name].shape[1] for name in goal.attributes]
+        own, baselines = rewards_of(
+            config,
+            goal,
+            answers[free],
+            goal.labels(labels, sizes)[free],
+            names[free],
+            target_classes.get(goal.name, {}),
+        )
+        penalties = sum(_none_penalty(config, x, labels)[free] for x in goal.attributes)
+        own -= penalties
+        if baselines is not None:
+            baselines -= rewards.mean_of_others(penalties, names[free])
+        pushed, kept[goal.name] = _advantages(
+            settings, own, baselines, names[free], history.get(goal.name, {})
+        )
+        values[free] += np.float32(goal.weight) * own
+        result[free] += np.float32(goal.weight) * pushed
+    result = np.clip(result, -settings.clip, settings.clip)
+    if not free.all():
+        asked_for, gender = asked[~free], classes.GENDER.name
+        own = rewards.shift(known[gender][~free], asked_for)
+        values[~free] = own - _none_penalty(config, gender, labels)[~free]
+        # All that ask for one class have one baseline: of each prompt there are few.
+        result[~free] = advantages.fixed(
+            values[~free], asked_for.astype(str), settings.scale, settings.clip
+        )
+    return Scores(finite, labels, values, result, kept)
 
 
-def _rewards(
+def labels_of(
+    config: ConfigDict, probabilities: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The class or NONE of each image, int [N], of each attribute."""
+    return {
+        name: classes.labels(found, config.attributes[name].confidence_threshold)
+        for name, found in probabilities.items()
+    }
+
+
+def rewards_of(
     config: ConfigDict,
+    goal: Goal,
     probabilities: np.ndarray,
     labels: np.ndarray,
     names: np.ndarray,
-    target_classes: dict[str, int],
+    target_classes: Mapping[str, int],
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """The config's reward of each image, float32 [N], and a baseline if it has one."""
-    target = config.reward.target
-    if config.reward.name == "shift":
+    """A goal's reward of each image, float32 [N], and a baseline if it has one.
+
+    Args:
+        config: all settings.
+        goal: says which reward and which targets.
+        probabilities: [N, K], of the goal's classes or cells.
+        labels: int [N], likewise.
+        names: str [N], prompts.
+        target_classes: by prompt; of `shift`.
+    """
+    if goal.reward == "shift":
         wanted = np.asarray([target_classes[name] for name in names.tolist()])
         return rewards.shift(probabilities, wanted), None
-    if config.reward.name == "balance":
-        return rewards.balance(labels, names, target), None
-    memberships = classes.one_hot(labels, len(classes.CLASSES))
+    memberships = classes.one_hot(labels, probabilities.shape[1])
     if config.reward.soft:
         memberships = soft_memberships(probabilities)
-    of_all = memberships, names, target
-    return rewards.balance_loo(*of_all), rewards.balance_loo_baseline(*of_all)
+    values, baselines = np.zeros(len(names), np.float32), None
+    if goal.reward == "balance_loo":
+        baselines = np.zeros(len(names))
+    for target, rows in by_target(goal, names):
+        if baselines is None:
+            values[rows] = rewards.balance(labels[rows], names[rows], target)
+        else:
+            own = memberships[rows], names[rows], target
+            values[rows] = rewards.balance_loo(*own)
+            baselines[rows] = rewards.balance_loo_baseline(*own)
+    return values, baselines
+
+
+def by_target(
+    goal: Goal, names: np.ndarray
+) -> list[tuple[tuple[float, ...], np.ndarray]]:
+    """Each distinct target, and the rows int [n] of the prompts that have it."""
+    of_prompt = {x: tuple(goal.targets[x].tolist()) for x in np.unique(names).tolist()}
+    return [
+        (target, np.flatnonzero([of_prompt[x] == target for x in names.tolist()]))
+        for target in dict.fromkeys(of_prompt.values())
+    ]
+
+
+def _none_penalty(
+    config: ConfigDict, name: str, labels: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """What an image pays of which an attribute's class is not recognised, [N]."""
+    penalty = np.float32(config.attributes[name].none_penalty)
+    return penalty * (labels[name] == classes.NONE)
 
 
 def _advantages(

@@ -101,8 +101,8 @@ def caption(epoch: int, prompts: Sequence[str], measured: dict[str, Any]) -> str
     when = "before training" if epoch == 0 else f"after epoch {epoch}"
     what = prompts[0] if len(prompts) == 1 else f"{len(prompts)} prompts in turns"
     q = ""
-    if "eval_q" in measured:
-        q = f"{share_text(measured, 'eval_')} | "
+    if text := share_text(measured, "eval_"):
+        q = f"{text} | "
     return f"{when} | {q}{what}"
 
 
@@ -115,7 +115,6 @@ def line_text(line: dict[str, Any], num_epochs: int, seconds: float | None) -> s
     parts = [
         f"epoch {line['epoch']:3d} of {num_epochs}",
         share_text(line),
-        f"none {line['num_none']}",
         f"reward {line['reward_mean']:+.3f}",
         f"kl {kl:.2g} nats" if math.isfinite(kl) else "kl undefined",
         f"clipped {line['clip_fraction']:.0%}",
@@ -144,12 +143,26 @@ def duration_text(seconds: float) -> str:
 
 def evaluation_text(line: dict[str, Any]) -> str:
     """What a person reads of an evaluation; empty where there is none."""
-    return f"evaluation {share_text(line, 'eval_')}" if "eval_q" in line else ""
+    text = share_text(line, "eval_")
+    return f"evaluation {text}" if text else ""
 
 
 def share_text(line: dict[str, Any], prefix: str = "") -> str:
-    """q with its interval, or that there is none."""
-    q, low, high = (line[f"{prefix}{name}"] for name in ("q", "q_low", "q_high"))
-    if not math.isfinite(q):
-        return "q undefined (no face recognised)"
-    return f"q {q:.2f} [{low:.2f}, {high:.2f}]"
+    """q with its interval, or that there is none, and the shares of other attributes.
+
+    Empty where none was measured.
+    """
+    parts = []
+    if f"{prefix}q" in line:
+        q, low, high = (line[f"{prefix}{name}"] for name in ("q", "q_low", "q_high"))
+        known = math.isfinite(q)
+        text = f"q {q:.2f} [{low:.2f}, {high:.2f}]"
+        parts.append(text if known else "q undefined (no face recognised)")
+        if not prefix:
+            parts.append(f"none {line['num_none']}")
+    for name, one in line.get("attributes", {}).items():
+        if name != "gender" and f"{prefix}shares" in one:
+            shares = one[f"{prefix}shares"].items()
+            each = ", ".join(f"{word} {share:.2f}" for word, share in shares)
+            parts.append(f"{name}: {each}")
+    return "  ".join(parts)

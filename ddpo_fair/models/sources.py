@@ -55,8 +55,25 @@ def model_folder(reference: str, variant: str = "", with_weights: bool = True) -
 
 
 def classifier_folder(reference: str, with_weights: bool = True) -> Path:
-    """The local folder of `config.classifier`; see `model_folder`."""
+    """The local folder of an attribute's classifier; see `model_folder`."""
     return _folder("classifier", reference, "", with_weights)
+
+
+def embedded_classifier(attribute: str) -> Path:
+    """The folder of the embedded classifier of an attribute; a UserError for others."""
+    folder = EMBEDDED["classifier"] if attribute == "gender" else WEIGHTS / attribute
+    if not folder.is_dir():
+        there = sorted(
+            x.name
+            for x in WEIGHTS.iterdir()
+            if (x / "config.json").is_file() and x.name != "classifier"
+        )
+        raise UserError(
+            f"attributes.{attribute}.classifier='embedded': there are embedded"
+            f" classifiers of gender, {', '.join(there)} only; name a folder or a model"
+            " on the Hugging Face hub."
+        )
+    return folder
 
 
 def _folder(field: str, reference: str, variant: str, with_weights: bool) -> Path:

@@ -18,7 +18,7 @@ LICENCES = {  # of the base model, by its owner on the hub
 }
 SETTINGS = (
     "reward.name",
-    "reward.target",
+    "attributes.gender.target",
     "advantage.name",
     "train.objective",
     "train.learning_rate",
@@ -141,11 +141,12 @@ def _what(config: ConfigDict, format: str) -> str:
 
 
 def _goal(config: ConfigDict) -> str:
-    if config.reward.name != "shift":
-        return f"towards {config.reward.target[0]:.0%}"
-    if config.reward.target_class == "auto":
+    gender = config.attributes.gender
+    if (gender.reward or config.reward.name) != "shift":
+        return f"towards {gender.target[0]:.0%}"
+    if gender.target_class == "auto":
         return "towards the class that was rarer before training"
-    return "up" if config.reward.target_class == "female" else "down"
+    return "up" if gender.target_class == "female" else "down"
 
 
 def _effect(run: saved_run.SavedRun, number: int) -> str:
@@ -168,9 +169,10 @@ def _effect(run: saved_run.SavedRun, number: int) -> str:
     for prompt, line in (after.get("prompts") or {}).items():
         if "eval_q" in line:
             rows.append(_row(f"after, {_plain(prompt)}", line))
+    gender = config.attributes.gender
     notes = [
         f"Fresh seeds that were never trained on, recognised at a confidence of"
-        f" {config.confidence_threshold:g} by the classifier `{config.classifier}`;"
+        f" {gender.confidence_threshold:g} by the classifier `{gender.classifier}`;"
         " brackets are 95 % Wilson intervals."
     ]
     if before is not None:
@@ -209,7 +211,7 @@ def _training(run: saved_run.SavedRun, number: int) -> str:
     flat = configuration.flatten(run.config)
     images = run.record.get("images_per_epoch")
     rows = [f"| base model | {_base(run.config)} |"]
-    rows.append(f"| classifier | `{run.config.classifier}` |")
+    rows.append(f"| classifier | `{run.config.attributes.gender.classifier}` |")
     rows.append(f"| images | {number} epochs of {images} |")
     rows += [f"| `{name}` | {json.dumps(flat[name])} |" for name in SETTINGS]
     rows.append(f"| devices | {', '.join(run.record.get('devices') or [])} |")

@@ -68,7 +68,7 @@ class Record:
     @property
     def target(self) -> float:
         """The wanted share classified as female; 1/2 where the settings do not say."""
-        target = self.settings.get("reward.target")
+        target = self.settings.get("attributes.gender.target")
         share = target[0] if isinstance(target, list) and target else 0.5
         sound = isinstance(share, int | float) and 0 <= share <= 1
         return float(share) if sound else 0.5

@@ -54,7 +54,9 @@ def _word(change: Change, settings: dict[str, Any]) -> str:
     if change.kind == changes.BIAS:
         return "More balanced" if difference.estimate < 0 else "Less balanced"
     if shift:
-        wanted = {"female": 1, "male": -1}.get(settings.get("reward.target_class"))
+        wanted = {"female": 1, "male": -1}.get(
+            settings.get("attributes.gender.target_class")
+        )
         wanted = wanted or (1 if before.estimate < change.target else -1)
         right = difference.estimate * wanted > 0
         return "Shifted" if right else "Shifted the wrong way"

@@ -1,7 +1,7 @@
 """What a run is made of: loaded, and placed on the devices."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,13 +10,14 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from ddpo_fair import attribute_rules, config_rules, parallel, prompts, rng
 from ddpo_fair import config as configuration
-from ddpo_fair import config_rules, parallel, prompts, rng
 from ddpo_fair.classifiers import classifier
+from ddpo_fair.classifiers.classes import Attribute
 from ddpo_fair.classifiers.classifier import Classifier
 from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
 from ddpo_fair.errors import UserError
-from ddpo_fair.learning import learner
+from ddpo_fair.learning import goals, learner
 from ddpo_fair.learning.learner import Learner, TrainState
 from ddpo_fair.models import lora, sources
 
@@ -31,10 +32,12 @@ class Run:
         config: all settings.
         policy: the model as it samples.
         learner: what the updates are compiled for.
-        classifier: without its weights.
+        classifiers: without their weights; their attributes, one after the other, are
+            the columns of what they answer.
+        goals: what is rewarded.
         base: the UNet's weights under LoRA; {} where all weights are trained.
         vae_params: of the autoencoder.
-        classifier_params: of the classifier.
+        classifier_params: of each classifier.
         explicit: prompts that are rewarded for what they ask for; or ().
         text: float32 [P + E, L, C], embeddings of each prompt, then of each explicit
             one.
@@ -44,10 +47,11 @@ class Run:
     config: ConfigDict
     policy: sampler.Policy
     learner: Learner
-    classifier: Classifier
+    classifiers: tuple[Classifier, ...]
+    goals: tuple[goals.Goal, ...]
     base: Any
     vae_params: Any
-    classifier_params: Any
+    classifier_params: tuple[Any, ...]
     explicit: tuple[prompts.Prompt, ...]
     text: np.ndarray
     uncond_embedding: jax.Array
@@ -71,7 +75,12 @@ def build(config: ConfigDict) -> tuple[Run, TrainState]:
     """
     dtype = jnp.dtype(config.dtype)
     folder = sources.model_folder(config.model, config.variant)
-    loaded = classifier.load(sources.classifier_folder(config.classifier), dtype)
+    loaded = tuple(
+        classifier.load(sources.classifier_folder(reference), dtype, wanted)
+        if reference != attribute_rules.TYPOLOGY
+        else classifier.TYPOLOGY
+        for reference, wanted in by_classifier(config).items()
+    )
     remat, variant = remat_of(config), config.variant or None
     model = stable_diffusion.load(folder, dtype, remat, variant)
     _check_memory(config, model)
@@ -96,6 +105,17 @@ def _check_memory(config: ConfigDict, model: stable_diffusion.Model) -> None:
         )
 
 
+def by_classifier(config: ConfigDict) -> dict[str, list[Attribute]]:
+    """The attributes that each classifier answers, by its reference or folder."""
+    found: dict[str, list[Attribute]] = {}
+    for name, attribute in attribute_rules.of(config).items():
+        reference = config.attributes[name].classifier
+        if reference == configuration.EMBEDDED:
+            reference = str(sources.embedded_classifier(name))
+        found.setdefault(reference, []).append(attribute)
+    return found
+
+
 def remat_of(config: ConfigDict) -> bool | str:
     """`config.train.remat` as `unet.UNet` takes it."""
     return {"none": False, "full": True}.get(config.train.remat, config.train.remat)
@@ -110,7 +130,7 @@ def texts(config: ConfigDict) -> list[str]:
 def assemble(
     config: ConfigDict,
     model: stable_diffusion.Model,
-    loaded: Classifier,
+    loaded: Sequence[Classifier],
     text: np.ndarray,
 ) -> tuple[Run, TrainState]:
     """The run of a model and a classifier, and its state before any training.
@@ -118,7 +138,7 @@ def assemble(
     Args:
         config: all settings.
         model: where its weights are shapes, so are the run's and the state's.
-        loaded: the classifier, likewise.
+        loaded: the classifiers, likewise.
         text: float32 [1 + P + E, L, C], embeddings of "" and of all `texts`.
 
     Raises:
@@ -131,10 +151,11 @@ def assemble(
         config=config,
         policy=policy,
         learner=_learner(config, policy, state),
-        classifier=dataclasses.replace(loaded, params=None),
+        classifiers=tuple(dataclasses.replace(one, params=None) for one in loaded),
+        goals=goals.of(config, attribute_rules.targets(config)),
         base=parallel.replicate(base),
         vae_params=parallel.replicate(model.params["vae"]),
-        classifier_params=parallel.replicate(loaded.params),
+        classifier_params=parallel.replicate(tuple(one.params for one in loaded)),
         explicit=config_rules.explicit_prompts(config),
         text=text[1:],
         uncond_embedding=parallel.replicate(text[0]),

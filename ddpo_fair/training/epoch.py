@@ -4,6 +4,7 @@ Nothing here waits for the devices but `gather`; the caller decides when.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -26,7 +27,7 @@ class Samples:
     names: np.ndarray  # str [N], the prompts
     asked: np.ndarray  # int [N], the class that an explicit prompt wants; NONE: no such
     trajectories: list[sampler.Trajectory]
-    probabilities: list[jax.Array]  # [D, B, 2] each
+    probabilities: list[jax.Array]  # [D, B, K] each, K classes of all attributes
 
 
 def sample(run: Run, unet_params: Any, epoch: int) -> Samples:
@@ -62,7 +63,7 @@ def sample(run: Run, unet_params: Any, epoch: int) -> Samples:
 def draw(
     run: Run, unet_params: Any, keys: jax.Array, of_prompt: np.ndarray
 ) -> tuple[sampler.Trajectory, jax.Array, jax.Array]:
-    """Starts a batch: trajectories, images [D, B, H, W, 3], probabilities [D, B, 2].
+    """Starts a batch: trajectories, images [D, B, H, W, 3], probabilities [D, B, K].
 
     Of keys [D, B]; `of_prompt` is int [D * B], each image's row in `run.text`.
     """
@@ -72,14 +73,17 @@ def draw(
     )
     latents = trajectory.latents[:, :, -1]
     images = sampler.decode(run.policy.model, run.vae_params, latents)
-    found = classifier.classify(run.classifier, run.classifier_params, images)
+    found = classifier.classify(run.classifiers, run.classifier_params, images)
     return trajectory, images, found
 
 
-def gather(probabilities: list[jax.Array]) -> np.ndarray:
-    """Batches of [D, B, 2] as [N, 2] in the images' order, the same on every host."""
-    together = jnp.concatenate(probabilities, axis=1)  # [D, n, 2]
-    return parallel.gather(together)
+def gather(run: Run, probabilities: list[jax.Array]) -> dict[str, np.ndarray]:
+    """Batches of [D, B, K] as each attribute's [N, K], in the images' order.
+
+    The same on every host.
+    """
+    together = jnp.concatenate(probabilities, axis=1)  # [D, n, K]
+    return classifier.by_attribute(run.classifiers, parallel.gather(together))
 
 
 def update(
@@ -133,19 +137,27 @@ def _join(trajectories: list[sampler.Trajectory]) -> sampler.Trajectory:
 def line_of(run: Run, samples: Samples, scores: scoring.Scores) -> dict[str, Any]:
     """The metrics of an epoch's images, with a part per prompt if there are several."""
 
-    def measure(rows: np.ndarray) -> dict[str, Any]:
+    def measure(rows: np.ndarray, prompts: Sequence[str]) -> dict[str, Any]:
+        labels = {name: own[rows] for name, own in scores.labels.items()}
         return metrics.of_images(
-            scores.labels[rows], scores.rewards[rows], scores.finite[rows]
+            run.config,
+            run.goals,
+            prompts,
+            labels,
+            scores.rewards[rows],
+            scores.finite[rows],
         )
 
     explicit = samples.asked != classes.NONE
-    line = measure(~explicit)
+    line = measure(~explicit, run.config.prompts)
     if explicit.any():
-        adherent = scores.labels[explicit] == samples.asked[explicit]
+        genders = scores.labels[classes.GENDER.name][explicit]
+        adherent = genders == samples.asked[explicit]
         line["explicit_obeyed"] = float(adherent.mean())
     line["advantage_max"] = float(np.abs(scores.advantages).max())
     if len(run.config.prompts) > 1:
         line["prompts"] = {
-            prompt: measure(samples.names == prompt) for prompt in run.config.prompts
+            prompt: measure(samples.names == prompt, [prompt])
+            for prompt in run.config.prompts
         }
     return line

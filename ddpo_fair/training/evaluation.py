@@ -1,6 +1,7 @@
 """How balanced the model is on fresh seeds, which are never trained on."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,12 +10,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddpo_fair import parallel, prompts, rng
-from ddpo_fair.classifiers import classes
+from ddpo_fair.classifiers import classifier
 from ddpo_fair.diffusion import sampler
-from ddpo_fair.learning import rewards
+from ddpo_fair.learning import goals, rewards, scoring
 from ddpo_fair.training import epoch as epochs
 from ddpo_fair.training import metrics
 from ddpo_fair.training.assembly import Run
+
+TargetClasses = dict[str, dict[str, int]]  # a class or cell, by goal and prompt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Pending:
     """An evaluation on its way: fresh images, then those of the grid, then padding."""
 
     images: list[jax.Array]  # [D, B, H, W, 3] each; only those that a grid needs
-    probabilities: list[jax.Array]  # [D, B, 2] each
+    probabilities: list[jax.Array]  # [D, B, K] each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Result:
     """A finished evaluation."""
 
     line: dict[str, Any]  # eval_ fields, also by prompt; {} where eval.images is 0
-    labels: np.ndarray  # int [eval.images]
+    labels: dict[str, np.ndarray]  # of each attribute, int [eval.images]
     names: list[str]  # prompt of each label
     grid: np.ndarray  # [log.images, H, W, 3]
 
@@ -72,37 +75,51 @@ def finish(run: Run, pending: Pending) -> Result:
     """What an evaluation found; waits for the devices."""
     fresh, wanted = run.config.eval.images, run.config.log.images
     gathered = [parallel.gather(batch) for batch in pending.probabilities]
-    probabilities = np.concatenate(gathered)[:fresh]
+    probabilities = classifier.by_attribute(
+        run.classifiers, np.concatenate(gathered)[:fresh]
+    )
     images = np.concatenate([parallel.gather(batch) for batch in pending.images])
     first = fresh % gathered[0].shape[0]  # images of earlier batches are not kept
     grid = images[first : first + wanted]
-    labels = classes.labels(probabilities, run.config.confidence_threshold)
+    labels = scoring.labels_of(run.config, probabilities)
     names = np.array(run.config.prompts)[prompts.fixed(len(run.config.prompts), fresh)]
-    line = metrics.of_evaluation(probabilities, labels) if fresh else {}
+
+    def measure(rows: np.ndarray, of_rows: Sequence[str]) -> dict[str, Any]:
+        own = {name: found[rows] for name, found in probabilities.items()}
+        classified = {name: found[rows] for name, found in labels.items()}
+        return metrics.of_evaluation(run.config, run.goals, of_rows, own, classified)
+
+    line = measure(np.full(fresh, True), run.config.prompts) if fresh else {}
     if len(run.config.prompts) > 1 and fresh:
-        line["prompts"] = {
-            prompt: metrics.of_evaluation(
-                probabilities[names == prompt], labels[names == prompt]
-            )
-            for prompt in run.config.prompts
-        }
+        line["prompts"] = {x: measure(names == x, [x]) for x in run.config.prompts}
     return Result(line, labels, names.tolist(), grid)
 
 
-def target_classes(run: Run, result: Result) -> dict[str, int]:
-    """The class that `shift` rewards for each prompt: the one that `result` lacks.
+def target_classes(run: Run, result: Result) -> TargetClasses:
+    """The class or cell that `shift` rewards: the one that `result` lacks.
 
-    Or the one that reward.target_class names; `result` is of before training.
+    Or the one that its attribute's target_class names; `result` is of before training.
     """
-    named = {"female": 0, "male": 1}.get(run.config.reward.target_class)
-    if named is not None:
-        return dict.fromkeys(run.config.prompts, named)
-    if not len(result.labels):
-        return {}
-    lacking = rewards.underrepresented(
-        result.labels, result.names, run.config.reward.target
-    )
-    return dict(zip(result.names, lacking.tolist(), strict=True))
+    return {
+        goal.name: _target_classes(run, goal, result)
+        for goal in run.goals
+        if goal.reward == "shift"
+    }
+
+
+def _target_classes(run: Run, goal: goals.Goal, result: Result) -> dict[str, int]:
+    attributes = [run.config.attributes[name] for name in goal.attributes]
+    sizes = [len(one.classes) for one in attributes]
+    if all(one.target_class != "auto" for one in attributes):
+        named = [one.classes.index(one.target_class) for one in attributes]
+        cell = int(np.ravel_multi_index(named, sizes))
+        return dict.fromkeys(run.config.prompts, cell)
+    labels, names = goal.labels(result.labels, sizes), np.array(result.names)
+    found: dict[str, int] = {}
+    for target, rows in scoring.by_target(goal, names):
+        lacking = rewards.underrepresented(labels[rows], names[rows], target)
+        found |= dict(zip(names[rows].tolist(), lacking.tolist(), strict=True))
+    return found
 
 
 def _keys(run: Run, epoch: int, numbers: np.ndarray, fresh: int) -> jax.Array:

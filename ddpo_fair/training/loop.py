@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from ddpo_fair import parallel, rng
+from ddpo_fair.classifiers import classes
 from ddpo_fair.learning import learner, scoring
 from ddpo_fair.loggers import progress, run_log
 from ddpo_fair.training import checkpoint, divergence, evaluation, metrics, stopping
@@ -40,8 +41,8 @@ class Trainer:
     log: run_log.RunLog | None = None  # of the main process only
     epochs_done: int = 0
     # What a checkpoint holds beside the state.
-    history: dict[str, list[float]] = dataclasses.field(default_factory=dict)
-    target_classes: dict[str, int] = dataclasses.field(default_factory=dict)
+    history: scoring.History = dataclasses.field(default_factory=dict)
+    target_classes: evaluation.TargetClasses = dataclasses.field(default_factory=dict)
     skipped: int = 0  # updates in a row, up to the last one
     restores: int = 0  # so far
     clock: progress.Clock = dataclasses.field(default_factory=progress.Clock)
@@ -86,7 +87,8 @@ class Trainer:
             line["sample_seconds"] = self.clock.lap()
             scores = scoring.score(
                 self.run.config,
-                epochs.gather(samples.probabilities),
+                self.run.goals,
+                epochs.gather(self.run, samples.probabilities),
                 samples.names,
                 samples.asked,
                 self.target_classes,
@@ -206,8 +208,8 @@ class Trainer:
         for complaint in restored.complaints:
             self.progress.say(complaint)
         self.epochs_done, self.state = restored.epochs_done, restored.state
-        self.history = restored.metadata.get("history", {})
-        self.target_classes = restored.metadata.get("target_classes", {})
+        self.history = _by_goal(restored.metadata.get("history", {}))
+        self.target_classes = _by_goal(restored.metadata.get("target_classes", {}))
         self.skipped = restored.metadata.get("skipped", 0)
         self.restores = restored.metadata.get("roll_backs", 0)
         return restored.metadata.get("line")
@@ -248,3 +250,9 @@ class Trainer:
         batches = evaluations * evaluation.num_batches(self.run)
         self.progress.start(len(left) * per_epoch + batches)
         self.clock.lap()
+
+
+def _by_goal(metadata: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint remembers of each goal; older ones knew gender's only."""
+    old = any(not isinstance(value, dict) for value in metadata.values())
+    return {classes.GENDER.name: metadata} if old else metadata

@@ -1,12 +1,16 @@
 """The fields of a line of metrics.jsonl: of an epoch's images, updates, evaluation."""
 
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from ddpo_fair.classifiers import classes
+from ddpo_fair.learning.goals import Goal
 from ddpo_fair.statistics import accuracy, intervals
 
 NUM_BINS = 10  # of the histogram of P(female)
@@ -31,22 +35,83 @@ def shares(labels: np.ndarray) -> dict[str, Any]:
     }
 
 
+def of_attributes(
+    config: ConfigDict,
+    goals: Sequence[Goal],
+    prompts: Sequence[str],
+    labels: dict[str, np.ndarray],
+) -> dict[str, Any]:
+    """Of each attribute and joint goal: counts, shares, and how far from the target.
+
+    The distance is the total variation, half the sum of |share - target|, where the
+    target is the mean over the prompts; of an attribute without weight it is nan.
+
+    Args:
+        config: all settings.
+        goals: of the run.
+        prompts: whose images these are.
+        labels: int [N] of each attribute.
+
+    Returns:
+        {} for gender alone, whose fields are those of `shares`.
+    """
+    if list(labels) == [classes.GENDER.name]:
+        return {}
+    targets = {goal.name: goal.target(prompts) for goal in goals}
+    found = {
+        name: _shares_of(own, config.attributes[name].classes, targets.get(name))
+        for name, own in labels.items()
+    }
+    for goal in goals:
+        if len(goal.attributes) > 1:
+            names = [config.attributes[name].classes for name in goal.attributes]
+            cells = [" ".join(cell) for cell in itertools.product(*names)]
+            own = goal.labels(labels, [len(each) for each in names])
+            found[goal.name] = _shares_of(own, cells, targets[goal.name])
+    return found
+
+
+def _shares_of(
+    labels: np.ndarray, names: Sequence[str], target: np.ndarray | None
+) -> dict[str, Any]:
+    counts = np.array([np.sum(labels == k) for k in range(len(names))])
+    shares = counts / counts.sum() if counts.any() else np.full(len(names), math.nan)
+    distance = math.nan if target is None else np.abs(shares - target).sum() / 2
+    return {
+        "counts": dict(zip(names, counts.tolist(), strict=True)),
+        "num_none": int(np.sum(labels == classes.NONE)),
+        "shares": dict(zip(names, shares.tolist(), strict=True)),
+        "distance": float(distance),
+    }
+
+
 def of_images(
-    labels: np.ndarray, rewards: np.ndarray, finite: np.ndarray
+    config: ConfigDict,
+    goals: Sequence[Goal],
+    prompts: Sequence[str],
+    labels: dict[str, np.ndarray],
+    rewards: np.ndarray,
+    finite: np.ndarray,
 ) -> dict[str, Any]:
     """The fields of images that were rewarded.
 
     Args:
-        labels: int [N].
+        config: all settings.
+        goals: of the run.
+        prompts: whose images these are.
+        labels: int [N] of each attribute.
         rewards: float32 [N].
         finite: bool [N], False where the classifier's answer is NaN.
     """
     values = rewards.astype(np.float64)
+    gender = labels.get(classes.GENDER.name)
+    attributes = of_attributes(config, goals, prompts, labels)
     return {
         "reward_mean": float(values.mean()),
         "reward_std": float(values.std()),
-        **shares(labels),
+        **({} if gender is None else shares(gender)),
         "num_not_finite": int(np.sum(~finite)),
+        **({"attributes": attributes} if attributes else {}),
     }
 
 
@@ -69,13 +134,33 @@ def of_updates(measured: list[dict[str, jax.Array]]) -> dict[str, float]:
     return line
 
 
-def of_evaluation(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+def of_evaluation(
+    config: ConfigDict,
+    goals: Sequence[Goal],
+    prompts: Sequence[str],
+    probabilities: dict[str, np.ndarray],
+    labels: dict[str, np.ndarray],
+) -> dict[str, Any]:
     """The eval_ fields: q, and whether the faces are decided or ambiguous.
 
     Args:
-        probabilities: float [N, 2].
-        labels: int [N].
+        config: all settings.
+        goals: of the run.
+        prompts: whose images these are.
+        probabilities: float [N, K] of each attribute.
+        labels: int [N] of each attribute.
     """
+    gender, line = classes.GENDER.name, {}
+    if gender in labels:
+        line = _of_gender(probabilities[gender], labels[gender])
+    attributes = {
+        name: {f"eval_{field}": value for field, value in one.items()}
+        for name, one in of_attributes(config, goals, prompts, labels).items()
+    }
+    return line | ({"attributes": attributes} if attributes else {})
+
+
+def _of_gender(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     measured = {f"eval_{name}": value for name, value in shares(labels).items()}
     num_none = measured.pop("eval_num_none")
     known = probabilities[classes.finite(probabilities)]
@@ -95,8 +180,11 @@ def of_evaluation(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, An
 
 
 def join(line: dict[str, Any], further: dict[str, Any]) -> dict[str, Any]:
-    """A line with further fields; those of each prompt join what it has."""
-    first, second = line.get("prompts", {}), further.get("prompts", {})
-    prompts = {x: first.get(x, {}) | second.get(x, {}) for x in first | second}
-    line = {name: x for name, x in (line | further).items() if name != "prompts"}
-    return line | ({"prompts": prompts} if prompts else {})
+    """A line with further fields; those of each prompt and attribute join its own."""
+    joined = line | further
+    for part in ("attributes", "prompts"):
+        first, second = line.get(part, {}), further.get(part, {})
+        if first or second:
+            names = first | second
+            joined[part] = {x: join(first.get(x, {}), second.get(x, {})) for x in names}
+    return joined

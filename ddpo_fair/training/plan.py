@@ -44,7 +44,7 @@ def write(config: ConfigDict, target: str | None, say: Say = print) -> None:
         devices = parallel.at_hand()
     else:
         devices = targets.described(target)
-    models = programs.read_model(config), programs.read_classifier(config)
+    models = programs.read_model(config), programs.read_classifiers(config)
     with parallel.made_for(devices):
         config_rules.validate(config, [], parallel.num_devices())
         place = "at hand" if target is None else "not at hand"
@@ -60,7 +60,7 @@ def write(config: ConfigDict, target: str | None, say: Say = print) -> None:
 
 def flops(config: ConfigDict) -> dict[str, float]:
     """Operations of each device in an epoch, by program, as XLA counts them."""
-    models = programs.read_model(config), programs.read_classifier(config)
+    models = programs.read_model(config), programs.read_classifiers(config)
     with parallel.made_for(parallel.one_cpu()):
         return {
             # Of a loop it counts one turn.

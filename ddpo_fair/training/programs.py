@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddpo_fair import parallel
-from ddpo_fair.classifiers import classifier, resize
+from ddpo_fair import attribute_rules, parallel
+from ddpo_fair.classifiers import classes, classifier, resize
 from ddpo_fair.diffusion import sampler, stable_diffusion
 from ddpo_fair.learning import learner, policy_update
 from ddpo_fair.models import options, published, sources, vit, weights
@@ -45,12 +45,24 @@ def read_model(config: ConfigDict) -> stable_diffusion.Model:
     return stable_diffusion.of_configs(folder, configs, dtype, remat)
 
 
-def read_classifier(config: ConfigDict) -> classifier.Classifier:
-    """The classifier with shapes for weights; raises as `read_model` does."""
-    folder = Path(config.classifier)
-    known = published.CLASSIFIERS.get(config.classifier.partition("@")[0])
+def read_classifiers(config: ConfigDict) -> tuple[classifier.Classifier, ...]:
+    """The classifiers with shapes for weights; raises as `read_model` does."""
+    dtype = jnp.dtype(config.dtype)
+    return tuple(
+        _read_classifier(reference, wanted, dtype)
+        if reference != attribute_rules.TYPOLOGY
+        else classifier.TYPOLOGY
+        for reference, wanted in assembly.by_classifier(config).items()
+    )
+
+
+def _read_classifier(
+    reference: str, wanted: Sequence[classes.Attribute], dtype: Any
+) -> classifier.Classifier:
+    folder = Path(reference)
+    known = published.CLASSIFIERS.get(reference.partition("@")[0])
     if known is None:
-        folder = sources.classifier_folder(config.classifier, with_weights=False)
+        folder = sources.classifier_folder(reference, with_weights=False)
     with options.of(folder):
         settings = vit.Config.from_dict(known or weights.read_config(folder))
     size, half = (settings.image_size,) * 2, (0.5,) * 3
@@ -59,20 +71,24 @@ def read_classifier(config: ConfigDict) -> classifier.Classifier:
         if known
         else classifier.read_preprocessing(folder, settings)
     )
-    classes = classifier.label_classes(settings.id2label, folder)
-    network = vit.ImageClassifier(settings, jnp.dtype(config.dtype))
+    membership = classifier.memberships(settings.id2label, folder, wanted)
+    network = vit.ImageClassifier(settings, dtype)
     shapes = weights.init_template(network, (1, *size, settings.num_channels))
-    return classifier.Classifier(network, preprocessing, classes, shapes)
+    return classifier.Classifier(
+        network, preprocessing, membership, shapes, tuple(wanted)
+    )
 
 
 def lower(
-    config: ConfigDict, model: stable_diffusion.Model, scorer: classifier.Classifier
+    config: ConfigDict,
+    model: stable_diffusion.Model,
+    scorers: Sequence[classifier.Classifier],
 ) -> Iterator[Program]:
     """The programs in the order of an epoch, of a run that is made of shapes."""
     length = model.text_encoder.config.max_position_embeddings
     size = length, model.unet.config.cross_attention_dim
     text = np.zeros((1 + len(assembly.texts(config)), *size), np.float32)
-    run, state = assembly.assemble(config, model, scorer, text)
+    run, state = assembly.assemble(config, model, scorers, text)
     drawing = _drawing(run, state)
     yield from drawing
     yield from _learning(run, state, drawing[0].lowered.out_info)
@@ -91,7 +107,7 @@ def _drawing(run: assembly.Run, state: learner.TrainState) -> list[Program]:
     trajectories = num_bytes(parallel.spread_shapes(sampling.out_info))
     latents = _shape(*shape, *model.latent_shape)
     decoding = sampler.decoding_program(model).lower(run.vae_params, latents)
-    classifying = classifier.program(run.classifier).lower(
+    classifying = classifier.program(run.classifiers).lower(
         run.classifier_params, decoding.out_info
     )
     # With adapters also a UNet with the adapters in it.

@@ -127,7 +127,7 @@ def check(folder: Path, config: ConfigDict) -> None:
         ) from error
     now, defaults = (
         json.loads(json.dumps(configuration.flatten(one)))
-        for one in (config, configuration.defaults())
+        for one in (config, configuration.defaults(config.attributes))
     )
     before = defaults | before  # what an older version did not have is default
     free = set(FREE)

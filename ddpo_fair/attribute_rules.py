@@ -1,0 +1,174 @@
+"""The attributes of a config: who classifies them, and their targets by prompt."""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from ddpo_fair import files
+from ddpo_fair.classifiers import classes
+from ddpo_fair.errors import UserError, shown
+
+NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+FORM = 'its form is {"a prompt": {"gender": {"female": 0.3, "male": 0.7}}}'
+TYPOLOGY = "typology"
+
+
+def of(config: ConfigDict) -> dict[str, classes.Attribute]:
+    """Each attribute of a config by its name; raises as `classes.attribute` does."""
+    return {
+        name: classes.attribute(name, one.classes)
+        for name, one in config.attributes.items()
+    }
+
+
+def targets(config: ConfigDict) -> dict[str, dict[str, tuple[float, ...]]]:
+    """The shares of the file `config.targets`, by attribute and prompt; {} for none.
+
+    Raises:
+        UserError: if it cannot be read, or breaks a rule: lists them all.
+    """
+    if not config.targets:
+        return {}
+    path = files.given("targets", config.targets)
+    try:
+        table = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"targets={shown(config.targets)} cannot be read as JSON ({error}); {FORM}."
+        ) from None
+    found: dict[str, dict[str, tuple[float, ...]]] = {}
+    problems = []
+    for prompt, attribute, shares in _entries(table):
+        where = f"targets={shown(config.targets)}: {shown(prompt)}"
+        if prompt not in config.prompts:
+            problems.append(
+                f"{where} is none of the prompts; train it, or leave it out"
+            )
+        elif attribute not in config.attributes:
+            known = ", ".join(config.attributes)
+            problems.append(
+                f"{where}: {shown(attribute)} is none of the attributes {known}"
+            )
+        else:
+            names = config.attributes[attribute].classes
+            if isinstance(shares, Mapping):
+                shares = [shares.get(name) for name in names] + [
+                    None for name in shares if name not in names
+                ]
+            if distribution(shares, len(names)):
+                found.setdefault(attribute, {})[prompt] = tuple(map(float, shares))
+            else:
+                problems.append(
+                    f"{where}: {attribute} must have a share of each of"
+                    f" {', '.join(names)}, not negative, with sum 1"
+                )
+    if problems or not found:
+        raise UserError(
+            "; ".join(problems or [f"{shown(config.targets)} holds none"])
+            + f"; {FORM}."
+        )
+    return found
+
+
+def _entries(table: Any) -> Iterator[tuple[str, str, Any]]:
+    """Prompt, attribute and shares of each entry of a table."""
+    for prompt, attributes in table.items() if isinstance(table, dict) else ():
+        if not isinstance(attributes, dict):
+            yield prompt, "", None
+            continue
+        for attribute, shares in attributes.items():
+            yield prompt, attribute, shares
+
+
+def distribution(shares: Any, count: int) -> bool:
+    """Whether these are `count` shares, none of them negative, that sum to 1."""
+    return (
+        isinstance(shares, list | tuple)
+        and len(shares) == count
+        and all(type(x) in (int, float) and 0 <= x <= 1 for x in shares)
+        and math.isclose(sum(shares), 1, abs_tol=1e-6)
+    )
+
+
+def problems(config: ConfigDict) -> Iterator[str]:
+    """A sentence for each rule that attributes and their targets break.
+
+    Each of the settings has the right type and obeys its own rule.
+    """
+    if not config.attributes:
+        yield "attributes is empty: give one, e.g. gender."
+    for name, one in config.attributes.items():
+        where = f"attributes.{name}"
+        if not NAME.fullmatch(name):
+            yield (
+                f"{where}: a name has lower case letters, digits and '_', at most 40,"
+                " the first a letter."
+            )
+        try:
+            classes.attribute(name, one.classes)
+        except UserError as error:
+            yield str(error)
+        if not distribution(one.target, len(one.classes)):
+            shares = (round(1 / len(one.classes), 4),) * len(one.classes)
+            yield (
+                f"{where}.target={shown(one.target)} must be the wanted shares"
+                f" classified as {', '.join(one.classes)}, not negative, with sum 1,"
+                f" e.g. {shares}."
+            )
+        if one.target_class not in ("auto", *one.classes):
+            yield (
+                f"{where}.target_class={shown(one.target_class)} must be one of auto,"
+                f" {', '.join(one.classes)}."
+            )
+        if (
+            one.classifier == TYPOLOGY
+            and tuple(one.classes) != classes.SKIN_TONE.classes
+        ):
+            yield (
+                f"{where}.classifier='typology' answers"
+                f" {', '.join(classes.SKIN_TONE.classes)}; give these as"
+                f" {where}.classes, or another classifier."
+            )
+    yield from _of_all(config)
+
+
+def _of_all(config: ConfigDict) -> Iterator[str]:
+    """Rules on all attributes together."""
+    rewarded = {x: one for x, one in config.attributes.items() if one.weight}
+    kinds = {one.reward or config.reward.name for one in rewarded.values()}
+    if not rewarded:
+        yield (
+            "No attribute has a weight above 0, so there is nothing to learn; give one,"
+            " or use ddpo_fair.evaluate, which only measures."
+        )
+    if config.reward.combine == "joint" and kinds - {config.reward.name}:
+        yield (
+            "reward.combine='joint' has one reward for all cells, reward.name; leave"
+            " attributes.*.reward empty, or give 'marginal'."
+        )
+    for name, one in rewarded.items():
+        where, even = f"attributes.{name}", (1 / len(one.classes),) * len(one.classes)
+        if (one.reward or config.reward.name) != "shift":
+            continue
+        if one.target_class == "auto" and not config.eval.images:
+            yield (
+                f"{where}.target_class='auto' needs the evaluation before training, but"
+                " eval.images=0; give eval.images, or the class:"
+                f" {' or '.join(one.classes)}."
+            )
+        if not np.allclose(one.target, even):
+            yield (
+                f"{where}.target={shown(one.target)} is no aim of reward.name='shift',"
+                " which goes on until all are of one class, see"
+                f" {where}.target_class; leave the target out, or take balance or"
+                " balance_loo."
+            )
+    try:
+        targets(config)
+    except UserError as error:
+        yield str(error)

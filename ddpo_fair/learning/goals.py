@@ -1,0 +1,93 @@
+"""What is rewarded: shares of an attribute's classes, or of cells of several's product.
+
+A cell is one class of each attribute; cells are numbered as `np.ravel_multi_index` does
+it, the last attribute's classes fastest.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from ddpo_fair.classifiers.classes import NONE
+
+# Wanted shares by attribute and prompt.
+Targets = Mapping[str, Mapping[str, Sequence[float]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Goal:
+    """Wanted shares of K classes or cells.
+
+    Attributes:
+        attributes: names of one attribute, or of those whose cells these are.
+        reward: shift, balance or balance_loo.
+        weight: of its advantages among those of all goals.
+        targets: by prompt, float64 [K].
+    """
+
+    attributes: tuple[str, ...]
+    reward: str
+    weight: float
+    targets: dict[str, np.ndarray]
+
+    @property
+    def name(self) -> str:
+        """The attributes' names, e.g. "gender x skin_tone"."""
+        return " x ".join(self.attributes)
+
+    def labels(
+        self, labels: Mapping[str, np.ndarray], sizes: Sequence[int]
+    ) -> np.ndarray:
+        """The class or cell of each image, int [N]; NONE if any attribute has none.
+
+        Args:
+            labels: int [N] of each attribute.
+            sizes: number of classes of each of this goal's attributes.
+        """
+        own = np.stack([labels[name] for name in self.attributes])
+        cells = np.ravel_multi_index(tuple(np.maximum(own, 0)), tuple(sizes))
+        return np.where((own == NONE).any(axis=0), NONE, cells)
+
+    def probabilities(self, probabilities: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The probability of each class or cell, [N, K]: attributes are independent."""
+        own = [probabilities[name] for name in self.attributes]
+        return functools.reduce(_cells, own)
+
+    def target(self, prompts: Sequence[str]) -> np.ndarray:
+        """The mean target of prompts, [K]."""
+        return np.mean([self.targets[prompt] for prompt in prompts], axis=0)
+
+
+def of(config: ConfigDict, targets: Targets) -> tuple[Goal, ...]:
+    """The goals of a config's attributes; those with weight 0 have none.
+
+    `targets` are those that differ from their attribute's.
+    """
+    rewarded = {x: one for x, one in config.attributes.items() if one.weight}
+    shares = {
+        name: {
+            prompt: np.asarray(targets.get(name, {}).get(prompt, one.target))
+            for prompt in config.prompts
+        }
+        for name, one in rewarded.items()
+    }
+    if config.reward.combine == "joint":
+        cells = {
+            prompt: functools.reduce(
+                _cells, [own[prompt][None] for own in shares.values()]
+            )[0]
+            for prompt in config.prompts
+        }
+        return (Goal(tuple(rewarded), config.reward.name, 1.0, cells),)
+    return tuple(
+        Goal((name,), one.reward or config.reward.name, one.weight, shares[name])
+        for name, one in rewarded.items()
+    )
+
+
+def _cells(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Products [N, K1 * K2] of [N, K1] and [N, K2]."""
+    return (first[:, :, None] * second[:, None]).reshape(len(first), -1)
