@@ -1,12 +1,14 @@
 """DDIM against the formula written again, hand arithmetic and diffusers."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import official_configs
 import pytest
 
-from ddpo_fair.diffusion import ddim
+from ddpo_fair.diffusion import ddim, scheduler_settings
 from ddpo_fair.errors import UserError
 
 STABLE_DIFFUSION = official_configs.SCHEDULER_1_5
@@ -50,6 +52,31 @@ def test_transition_is_the_formula(eta, prediction_type):
         # float32 inputs and coefficients: a few units in the last place.
         np.testing.assert_allclose(mean, expected_mean, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(std, np.full((1, 1, 1, 1), expected_std), rtol=1e-6)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_every_number_of_steps_is_that_of_diffusers(spacing):
+    diffusers = pytest.importorskip("diffusers")
+    config = STABLE_DIFFUSION | {"timestep_spacing": spacing}
+    reference = diffusers.DDIMScheduler.from_config(config)
+    for num_steps in range(1, 1000):  # at 1000 `leading` begins at 1000, past the last
+        reference.set_timesteps(num_steps)
+        expected = reference.timesteps.tolist()
+        if expected[-1] == -1:  # which arange's rounding adds, for 62 numbers of steps
+            assert spacing == "trailing" and len(expected) == num_steps + 1
+            expected = expected[:-1]
+        assert ddim.schedule(config, num_steps, 1.0).timesteps.tolist() == expected
+
+
+@pytest.mark.parametrize("name", scheduler_settings.CLASSES)
+def test_a_silent_file_means_what_its_class_does(name):
+    diffusers = pytest.importorskip("diffusers")
+    defaults = inspect.signature(getattr(diffusers, name)).parameters
+    of_class = scheduler_settings.OF_CLASSES | scheduler_settings.CLASSES[name]
+    settings = scheduler_settings.read({"_class_name": name, "clip_sample": False})
+    for field, value in (vars(settings) | of_class).items():
+        if field in defaults and field != "timestep_spacing":
+            assert value == defaults[field].default, field
 
 
 def test_fifty_steps_are_those_of_ddpo():
@@ -124,6 +151,7 @@ def test_the_last_steps_weigh_most():
     [
         ({}, 0.0, "sample.eta=1"),
         ({"set_alpha_to_one": True}, 1.0, "set_alpha_to_one to false"),
+        ({"timestep_spacing": "linspace"}, 1.0, 'timestep_spacing to "leading"'),
         ({"steps_offset": 0}, 1.0, "steps_offset to 1"),
     ],
 )

@@ -48,7 +48,7 @@ def schedule(scheduler_config: dict, num_steps: int, eta: float) -> Schedule:
         UserError: for a setting that is missing, unsupported or out of range.
     """
     settings = scheduler_settings.read(scheduler_config)
-    num_train = settings["num_train_timesteps"]
+    num_train = settings.num_train_timesteps
     if not 1 <= num_steps <= num_train:
         raise UserError(
             f"sample.num_steps={num_steps} is outside 1 to {num_train}, the scheduler's"
@@ -61,12 +61,12 @@ def schedule(scheduler_config: dict, num_steps: int, eta: float) -> Schedule:
     cumulative = alphas_cumprod(scheduler_config)
     timesteps = _timesteps(settings, num_steps)
     previous = timesteps - num_train // num_steps
-    final = 1.0 if settings["set_alpha_to_one"] else cumulative[0]
+    final = 1.0 if settings.set_alpha_to_one else cumulative[0]
     alpha = cumulative[timesteps]
     alpha_prev = np.where(previous >= 0, cumulative[previous.clip(0)], final)
     variance = (1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)
     std = eta * np.sqrt(variance)
-    scales = _scales(alpha, alpha_prev, std, settings["prediction_type"])
+    scales = _scales(alpha, alpha_prev, std, settings.prediction_type)
     floats = (np.float32(values) for values in (alpha, alpha_prev, std, *scales))
     return Schedule(np.int32(timesteps), *floats)
 
@@ -90,9 +90,10 @@ def check_policy(schedule: Schedule) -> None:
         )
     else:
         way_out = (
-            "the last step lands on noise-free latents; set set_alpha_to_one to false"
-            " and steps_offset to 1 in scheduler_config.json, as Stable Diffusion does,"
-            " and keep sample.eta above 0"
+            "the last step lands on noise-free latents; set timestep_spacing to"
+            ' "leading", set_alpha_to_one to false and steps_offset to 1 in'
+            " scheduler_config.json, as Stable Diffusion does, and keep sample.eta"
+            " above 0"
         )
     raise UserError(
         f"The denoising step at timesteps {steps} has standard deviation 0. DDPO needs"
@@ -159,13 +160,13 @@ def alphas_cumprod(scheduler_config: dict) -> np.ndarray:
         UserError: for a setting that is missing or unsupported.
     """
     settings = scheduler_settings.read(scheduler_config)
-    num_train = settings["num_train_timesteps"]
-    start, end = settings["beta_start"], settings["beta_end"]
-    if settings["trained_betas"] is not None:
-        betas = np.asarray(settings["trained_betas"], np.float64)
-    elif settings["beta_schedule"] == "linear":
+    num_train = settings.num_train_timesteps
+    start, end = settings.beta_start, settings.beta_end
+    if settings.trained_betas:
+        betas = np.asarray(settings.trained_betas, np.float64)
+    elif settings.beta_schedule == "linear":
         betas = np.linspace(start, end, num_train)
-    elif settings["beta_schedule"] == "scaled_linear":
+    elif settings.beta_schedule == "scaled_linear":
         betas = np.square(np.linspace(math.sqrt(start), math.sqrt(end), num_train))
     else:  # squaredcos_cap_v2: Nichol & Dhariwal 2021, eq. 17
         angles = (np.arange(num_train + 1) / num_train + 0.008) / 1.008 * math.pi / 2
@@ -180,20 +181,22 @@ def _per_image(values, latents: jax.Array) -> jax.Array:
     return jnp.reshape(values, jnp.shape(values) + ones)
 
 
-def _timesteps(settings: dict, num_steps: int) -> np.ndarray:
+def _timesteps(settings: scheduler_settings.Settings, num_steps: int) -> np.ndarray:
     """Int64 [T], descending, by diffusers' formula of each spacing."""
-    num_train = settings["num_train_timesteps"]
-    if settings["timestep_spacing"] == "leading":
+    num_train = settings.num_train_timesteps
+    if settings.timestep_spacing == "leading":
         ascending = np.arange(num_steps) * (num_train // num_steps)
-        timesteps = ascending[::-1] + settings["steps_offset"]
-    elif settings["timestep_spacing"] == "linspace":
+        timesteps = ascending[::-1] + settings.steps_offset
+    elif settings.timestep_spacing == "linspace":
         timesteps = np.linspace(0, num_train - 1, num_steps).round()[::-1]
     else:
-        ratio = num_train / num_steps
-        timesteps = np.round(num_train - ratio * np.arange(num_steps)) - 1
+        # arange, which rounds as diffusers does, may add a step: at timestep -1, where
+        # diffusers takes the noisiest alpha
+        timesteps = np.arange(num_train, 0, -num_train / num_steps)[:num_steps]
+        timesteps = timesteps.round() - 1
     if timesteps[0] >= num_train:
         raise UserError(
-            f"sample.num_steps={num_steps} with steps_offset={settings['steps_offset']}"
+            f"sample.num_steps={num_steps} with steps_offset={settings.steps_offset}"
             f" starts at timestep {timesteps[0]:.0f}, past the last, {num_train - 1};"
             " use fewer steps."
         )

@@ -1,24 +1,35 @@
 """What scheduler_config.json says of the noise."""
 
+import dataclasses
 from typing import Any
 
 from ddpo_fair.errors import UserError
 from ddpo_fair.models import options
 
 FILE = "scheduler_config.json"
-REQUIRED = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end")
-# What diffusers 0.42 assumes where an older scheduler_config.json is silent.
-DEFAULTS = {
-    "prediction_type": "epsilon",
-    "rescale_betas_zero_snr": False,
-    "set_alpha_to_one": True,
-    "steps_offset": 0,
-    "thresholding": False,
-    "timestep_spacing": "leading",
-    "trained_betas": None,
+# What diffusers 0.42 assumes of the noise where a file of a class is silent, and where
+# the class differs.
+OF_CLASSES = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "linear",
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
 }
-MOST_TIMESTEPS = 10**5  # 1000 in all published models
-CLIPPING_CLASSES = ("DDIMScheduler", "DDPMScheduler")  # clip_sample=True if unsaid
+OF_HEUN = {"beta_start": 0.00085, "beta_end": 0.012}
+CLASSES: dict[str, dict[str, Any]] = {
+    "DDIMScheduler": {"clip_sample": True},
+    "DDPMScheduler": {"clip_sample": True},
+    "DEISMultistepScheduler": {},
+    "DPMSolverMultistepScheduler": {},
+    "EulerAncestralDiscreteScheduler": {},
+    "EulerDiscreteScheduler": {},
+    "HeunDiscreteScheduler": OF_HEUN,
+    "KDPM2AncestralDiscreteScheduler": OF_HEUN,
+    "KDPM2DiscreteScheduler": OF_HEUN,
+    "LMSDiscreteScheduler": {},
+    "PNDMScheduler": {"set_alpha_to_one": False},
+    "UniPCMultistepScheduler": {},
+}
 ALLOWED = {
     "beta_schedule": ("scaled_linear", "linear", "squaredcos_cap_v2"),
     "clip_sample": (False,),
@@ -29,7 +40,29 @@ ALLOWED = {
 }
 
 
-def read(scheduler_config: dict[str, Any]) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Options under their names in the file.
+
+    The spacing is DDIMScheduler's where the file is silent, as when diffusers makes one
+    of another class: it is the sampler's, not the noise's.
+    """
+
+    num_train_timesteps: int
+    beta_schedule: str
+    beta_start: float
+    beta_end: float
+    clip_sample: bool = False
+    prediction_type: str = "epsilon"
+    rescale_betas_zero_snr: bool = False
+    set_alpha_to_one: bool = True
+    steps_offset: int = 0
+    thresholding: bool = False
+    timestep_spacing: str = "leading"
+    trained_betas: tuple[float, ...] | None = None
+
+
+def read(scheduler_config: dict[str, Any]) -> Settings:
     """The settings, with diffusers' defaults where the file is silent.
 
     Args:
@@ -38,40 +71,21 @@ def read(scheduler_config: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: for a setting that is missing, unsupported, or cannot be.
     """
-    missing = [name for name in REQUIRED if name not in scheduler_config]
-    if missing:
+    name = str(scheduler_config.get("_class_name")).removeprefix("Flax")
+    of_class = OF_CLASSES | CLASSES[name] if name in CLASSES else {}
+    given = of_class | scheduler_config
+    if missing := [name for name in OF_CLASSES if name not in given]:
         raise UserError(f"{FILE} lacks {', '.join(missing)}; {options.ORIGINAL}.")
-    clips = scheduler_config.get("_class_name", "") in CLIPPING_CLASSES
-    settings = DEFAULTS | {"clip_sample": clips} | scheduler_config
-    options.check(
-        FILE,
-        settings,
-        (
-            (name, settings[name] in allowed, " or ".join(map(repr, allowed)))
-            for name, allowed in ALLOWED.items()
-        ),
-        "other values are not supported",
-    )
-    _check_numbers(settings)
-    return settings
-
-
-def _check_numbers(settings: dict) -> None:
-    """Raises a UserError if a number of `settings` is none, or cannot be."""
-    start, end = settings["beta_start"], settings["beta_end"]
-    count, offset = settings["num_train_timesteps"], settings["steps_offset"]
-    betas, to_one = settings["trained_betas"], settings["set_alpha_to_one"]
-    counted = type(count) is int and 1 <= count <= MOST_TIMESTEPS
-    shared = all(type(beta) in (int, float) for beta in (start, end))
-    if betas is not None:
-        listed = isinstance(betas, list) and len(betas) == count
-        listed = listed and all(type(b) is float and 0 < b < 1 for b in betas)
+    settings = options.read(Settings, given, FILE)
+    allowed = [options.among(settings, *rule) for rule in ALLOWED.items()]
+    options.check(FILE, vars(settings), allowed, "other values are not supported")
+    start, end, betas = settings.beta_start, settings.beta_end, settings.trained_betas
+    count = settings.num_train_timesteps
+    listed = betas is None or (len(betas) == count and max(betas) < 1)
     rules = (
-        ("num_train_timesteps", counted, f"a whole number from 1 to {MOST_TIMESTEPS}"),
-        ("beta_start", shared and 0 < start <= end, "above 0, at most beta_end"),
-        ("beta_end", shared and 0 < end < 1, "below 1"),
-        ("steps_offset", type(offset) is int and offset >= 0, "a whole number, 0 or 1"),
-        ("trained_betas", betas is None or listed, "null, or numbers from 0 to 1"),
-        ("set_alpha_to_one", type(to_one) is bool, "true or false"),
+        ("beta_start", start <= end, "at most beta_end"),
+        ("beta_end", end < 1, "below 1"),
+        ("trained_betas", listed, f"null, or {count} numbers below 1"),
     )
-    options.check(FILE, settings, rules)
+    options.check(FILE, vars(settings), rules)
+    return settings

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ddpo_fair import errors
 from ddpo_fair.models import layers, options
 
-NETWORK = "CLIPTextModel"
+PLACE = "CLIPTextModel: config.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,18 +25,24 @@ class Config:
     max_position_embeddings: int = 77
     hidden_act: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
-    model_type: str = "clip_text_model"
 
     @classmethod
     def from_dict(cls, json_dict: dict[str, Any]) -> "Config":
         """Config of a parsed config.json; a UserError names what is not supported."""
-        config = options.read(cls, json_dict, NETWORK)
+        if isinstance(both := json_dict.get("text_config"), dict):  # CLIPModel's
+            json_dict = both
+        options.check(
+            PLACE,
+            json_dict,
+            [options.among(json_dict, "model_type", (None, "clip_text_model"))],
+            "use a Stable Diffusion 1.x or 2.x model",
+        )
+        config = options.read(cls, json_dict, PLACE)
         rules = (
-            options.among(config, "model_type", ("clip_text_model",)),
             options.among(config, "hidden_act", ("gelu", "quick_gelu")),
             options.divides(config, "num_attention_heads", "hidden_size"),
         )
-        options.check(f"{NETWORK}: config.json", vars(config), rules)
+        options.check(PLACE, vars(config), rules)
         return config
 
 
@@ -81,7 +87,7 @@ class TextEncoder(nn.Module):
         length = input_ids.shape[1]
         if length > c.max_position_embeddings:
             raise errors.UserError(
-                f"{NETWORK}: {length} tokens, but max_position_embeddings="
+                f"CLIPTextModel: {length} tokens, but max_position_embeddings="
                 f"{c.max_position_embeddings}; truncate the prompts."
             )
 

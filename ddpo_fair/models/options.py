@@ -15,8 +15,11 @@ Rule = tuple[str, bool, str]  # an option, whether it is sound, what it must be
 
 LARGEST = 10**6  # of a size; the largest vocabularies have a quarter of it
 MOST_LAYERS = 200  # of one kind; the largest published encoders have 48
-FROM_ZERO = ("freq_shift",)  # whole numbers that may be 0
-ORIGINAL = "use the file that came with the weights"
+FROM_ZERO = ("freq_shift", "steps_offset")  # whole numbers that may be 0
+ORIGINAL = "use the file that came with the weights, or another model if this is it"
+# What diffusers' EMAModel adds to the config.json of a network that it averaged.
+OF_AVERAGING = ("decay", "inv_gamma", "min_decay", "optimization_step", "power")
+OF_AVERAGING += ("update_after_step", "use_ema_warmup")
 
 
 def check(
@@ -38,16 +41,18 @@ def check(
 
 def read(
     cls: type[T],
-    content: dict[str, Any],
-    network: str,
+    content: Mapping[str, Any],
+    place: str,
     fixed: Mapping[str, tuple] | None = None,
 ) -> T:
     """The dataclass `cls` of the options of its fields' names; lists become tuples.
 
+    A flag that is null is false, as it is in Python.
+
     Args:
         cls: whose fields say which options count, and of which type they must be.
-        content: of config.json.
-        network: its name, for the message.
+        content: of the file.
+        place: the network and the file, for the message.
         fixed: the allowed values of options that are no fields. Any other option must
             be null or false, unless its name begins with an underscore. None if
             further options concern no forward pass.
@@ -58,10 +63,11 @@ def read(
     """
     fields = {field.name: field.type for field in dataclasses.fields(cls)}
     if fixed is not None:
-        others = {n: v for n, v in content.items() if n not in fields and n[:1] != "_"}
+        read = {*fields, *OF_AVERAGING}
+        others = {n: v for n, v in content.items() if n not in read and n[:1] != "_"}
         allowed = {name: fixed.get(name, (None, False)) for name in others}
         check(
-            f"{network}: config.json asks for what is not supported",
+            f"{place} asks for what is not supported",
             others,
             (
                 (n, others[n] in a, " or ".join(map(repr, a)))
@@ -69,14 +75,15 @@ def read(
             ),
             "use a Stable Diffusion 1.x or 2.x model",
         )
-    given = {name: value for name, value in content.items() if name in fields}
+    given = {n: v for n, v in content.items() if n in fields}
+    given |= {n: False for n, v in given.items() if v is None and fields[n] is bool}
     config = cls(**{n: tuple(v) if type(v) is list else v for n, v in given.items()})
     rules = []
     for name, kind in fields.items():
         most = MOST_LAYERS if "layers" in name else LARGEST
         fits, words = _rule(kind, range(name not in FROM_ZERO, most + 1))
         rules.append((name, fits(getattr(config, name)), words))
-    check(f"{network}: config.json", vars(config), rules)
+    check(place, vars(config), rules)
     return config
 
 
@@ -89,9 +96,9 @@ def divides(config: Any, divisor: str, size: str) -> Rule:
 
 
 def among(config: Any, name: str, allowed: Iterable[Any]) -> Rule:
-    """The rule that an option has one of some values."""
-    values = tuple(allowed)
-    return name, getattr(config, name) in values, " or ".join(map(repr, values))
+    """The rule that an option, of a dataclass or a dict, has one of some values."""
+    content, values = config if isinstance(config, dict) else vars(config), [*allowed]
+    return name, content.get(name) in values, " or ".join(map(repr, values))
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ddpo_fair import errors
 from ddpo_fair.models import blocks, layers, options
 
-NETWORK = "UNet2DConditionModel"
+PLACE = "UNet2DConditionModel: config.json"
 CROSS_DOWN, PLAIN_DOWN = "CrossAttnDownBlock2D", "DownBlock2D"
 CROSS_UP, PLAIN_UP = "CrossAttnUpBlock2D", "UpBlock2D"
 
@@ -28,7 +28,7 @@ FIXED = {
     "resnet_out_scale_factor": (1,),
     "resnet_time_scale_shift": ("default",),
     "time_embedding_type": ("positional",),
-    "upcast_attention": (False, True),  # the softmax is float32 in any case
+    "upcast_attention": (False, True, None),  # the softmax is float32 in any case
 }
 
 
@@ -57,7 +57,7 @@ class Config:
     @classmethod
     def from_dict(cls, json_dict: dict[str, Any]) -> "Config":
         """Config of a parsed config.json; a UserError names what is not supported."""
-        config = options.read(cls, json_dict, NETWORK, FIXED)
+        config = options.read(cls, json_dict, PLACE, FIXED)
         channels, heads = config.block_out_channels, config.num_heads
         each = len(heads) == len(channels)
         rules = [
@@ -75,7 +75,7 @@ class Config:
             kinds = getattr(config, name)
             sound = len(kinds) == len(channels) and set(kinds) <= set(allowed)
             rules.append((name, sound, f"{len(channels)} of {allowed}"))
-        options.check(f"{NETWORK}: config.json", vars(config), rules)
+        options.check(PLACE, vars(config), rules)
         return config
 
     @property
@@ -191,7 +191,7 @@ class UNet(nn.Module):
 def _check_size(shape: tuple[int, ...], multiple: int) -> None:
     if shape[1] % multiple or shape[2] % multiple:
         raise errors.UserError(
-            f"{NETWORK}: latents of {shape[1]} x {shape[2]} pixels are not "
+            f"UNet2DConditionModel: latents of {shape[1]} x {shape[2]} pixels are not "
             f"multiples of {multiple}, as {multiple.bit_length()} levels need; take a "
             "resolution that is."
         )

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 
 from ddpo_fair.models import blocks, layers, options
 
-NETWORK = "AutoencoderKL"
+PLACE = "AutoencoderKL: config.json"
 EPSILON = 1e-6  # of every norm, fixed in diffusers' Encoder and Decoder
 
 # Options that are understood only at these values.
 FIXED = {
     "act_fn": ("silu", "swish"),
-    "force_upcast": (False, True),  # says what float16 would break; not ours
+    "force_upcast": (False, True, None),  # says what float16 would break; not ours
     "use_quant_conv": (True,),
     "use_post_quant_conv": (True,),
 }
@@ -40,7 +40,7 @@ class Config:
     @classmethod
     def from_dict(cls, json_dict: dict[str, Any]) -> "Config":
         """Config of a parsed config.json; a UserError names what is not supported."""
-        config = options.read(cls, json_dict, NETWORK, FIXED)
+        config = options.read(cls, json_dict, PLACE, FIXED)
         levels = len(config.block_out_channels)
         rules = (
             options.among(
@@ -56,7 +56,7 @@ class Config:
                 "from 0.001 to 1000; it is 0.18215 in all published models",
             ),
         )
-        options.check(f"{NETWORK}: config.json", vars(config), rules)
+        options.check(PLACE, vars(config), rules)
         return config
 
 

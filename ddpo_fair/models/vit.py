@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from ddpo_fair import errors
 from ddpo_fair.models import layers, options
 
-NETWORK = "ViTForImageClassification"
+PLACE = "ViTForImageClassification: config.json"
+ONE_LABEL = (None, "single_label_classification")  # of problem_type
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +29,22 @@ class Config:
     num_channels: int = 3
     qkv_bias: bool = True
     id2label: tuple[str, ...] = ("LABEL_0", "LABEL_1")  # class i's name
-    model_type: str = "vit"
 
     @classmethod
     def from_dict(cls, json_dict: dict[str, Any]) -> "Config":
         """Config of a parsed config.json; a UserError names what is not supported."""
-        place = f"{NETWORK}: config.json"
+        options.check(
+            PLACE,
+            json_dict,
+            [
+                options.among(json_dict, "model_type", (None, "vit")),
+                options.among(json_dict, "architecture", (None,)),  # timm's
+                options.among(json_dict, "problem_type", ONE_LABEL),
+            ],
+            "choose a classifier of transformers (not timm) that is a ViT and gives"
+            " each image one label, or train one with"
+            " ddpo_fair.classifiers.train_classifier",
+        )
         if "id2label" in json_dict:
             labels = json_dict["id2label"]
             names = dict(labels) if isinstance(labels, dict) else {}
@@ -41,17 +52,16 @@ class Config:
             numbers = [str(i) for i in range(len(names))]
             sound = len(names) > 0 and set(names) == set(numbers)
             rule = ("id2label", sound, "names of the classes 0, 1, 2, ...")
-            options.check(place, json_dict, [rule])
+            options.check(PLACE, json_dict, [rule])
             json_dict = json_dict | {"id2label": [names[i] for i in numbers]}
-        config = options.read(cls, json_dict, NETWORK)
+        config = options.read(cls, json_dict, PLACE)
         rules = (
-            options.among(config, "model_type", ("vit",)),
             options.among(config, "hidden_act", layers.ACTIVATIONS),
             options.among(config, "num_channels", (3,)),  # red, green, blue
             options.divides(config, "patch_size", "image_size"),
             options.divides(config, "num_attention_heads", "hidden_size"),
         )
-        options.check(place, vars(config), rules)
+        options.check(PLACE, vars(config), rules)
         return config
 
 
@@ -129,8 +139,8 @@ class ImageClassifier(nn.Module):
         expected = (c.image_size, c.image_size, c.num_channels)
         if pixel_values.shape[1:] != expected:
             raise errors.UserError(
-                f"{NETWORK}: images of {pixel_values.shape[1:]}, but the model wants "
-                f"{expected}; resize them."
+                f"ViTForImageClassification: images of {pixel_values.shape[1:]}, but"
+                f" the model wants {expected}; resize them."
             )
         x = Embeddings(c, self.dtype, name="vit.embeddings")(pixel_values)
         for i in range(c.num_hidden_layers):
