@@ -85,8 +85,45 @@ def test_half_precision_file_becomes_float32(tmp_path, params, dtype):
 def test_variant_is_another_file(tmp_path, params):
     name = "diffusion_pytorch_model.fp16.safetensors"
     weights.save(tmp_path, params, CONFIG, name, jnp.float16)
-    weights.load(tmp_path, TEMPLATE, variant="fp16")
-    with pytest.raises(errors.UserError, match="variants fp16; choose"):
+    half = weights.load(tmp_path, TEMPLATE, variant="fp16")
+    assert_equal(weights.load(tmp_path, TEMPLATE), half)  # there are no others
+    weights.save(tmp_path, params, CONFIG, name.replace("fp16", "bf16"), jnp.bfloat16)
+    with pytest.raises(errors.UserError, match="variants bf16, fp16; choose"):
+        weights.load(tmp_path, TEMPLATE)
+    weights.save(tmp_path, params, CONFIG)
+    assert_equal(weights.load(tmp_path, TEMPLATE), params)
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        lambda name: f"module.{name}",  # DistributedDataParallel
+        lambda name: f"_orig_mod.{name}",  # torch.compile
+        lambda name: name.replace("conv.", "conv.base_layer."),  # PEFT, unloaded
+    ],
+)
+def test_names_of_wrapped_modules_are_read(tmp_path, params, spelling):
+    weights.save(tmp_path, params, CONFIG)
+    tensors = safetensors.numpy.load_file(tmp_path / FILE)
+    tensors = {spelling(name): tensor for name, tensor in tensors.items()}
+    others = ("logit_scale", "text_projection.weight", "vision_model.conv.weight")
+    write(tmp_path / FILE, tensors | dict.fromkeys(others, np.zeros((3, 2), "f4")))
+    assert_equal(weights.load(tmp_path, TEMPLATE), params)
+
+    write(tmp_path / FILE, tensors | {"conv.lora_A.default.weight": np.zeros((3, 2))})
+    with pytest.raises(errors.UserError, match=r"lora_A.*merge_and_unload"):
+        weights.load(tmp_path, TEMPLATE)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+def test_numbers_that_are_not_finite_are_refused(tmp_path, params, value):
+    weights.save(tmp_path, params, CONFIG)
+    tensors = safetensors.numpy.load_file(tmp_path / FILE)
+    broken = np.float64(tensors["proj.weight"])
+    broken[2, 3] = value
+    write(tmp_path / FILE, tensors | {"proj.weight": broken})
+    words = f"proj.weight of {tmp_path / FILE} is not finite"
+    with pytest.raises(errors.UserError, match=words):
         weights.load(tmp_path, TEMPLATE)
 
 
@@ -183,6 +220,23 @@ def test_unsound_file_is_a_user_error(tmp_path, params, harm):
     with pytest.raises(errors.UserError, match="no sound safetensors") as raised:
         weights.load(tmp_path, TEMPLATE)
     assert str(path) in str(raised.value) and "download it again" in str(raised.value)
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path):
+    weights.save(tmp_path, parity.draw(TEMPLATE), CONFIG)
+    for name in (FILE, "config.json"):
+        text = f"version https://git-lfs.github.com/spec/v1\noid sha256:{64 * '0'}\n"
+        (tmp_path / name).write_text(text)
+    with pytest.raises(errors.UserError, match=f"{FILE} is a pointer.*git lfs pull"):
+        weights.load(tmp_path, TEMPLATE)
+    with pytest.raises(errors.UserError, match=r"config.json is a poin.*git lfs pull"):
+        weights.read_config(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_mark_of_byte_order_is_no_matter(tmp_path, encoding):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG), encoding)
+    assert weights.read_config(tmp_path) == CONFIG
 
 
 def test_more_axes_than_numpy_has_are_a_user_error(tmp_path):

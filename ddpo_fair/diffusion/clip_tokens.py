@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ddpo_fair.errors import UserError, shown
-from ddpo_fair.models import clip
+from ddpo_fair.models import clip, tensor_files
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -30,7 +30,8 @@ def load(folder: Path) -> "CLIPTokenizer":
     except Exception as error:  # whatever a broken file brings up
         raise UserError(
             f"{folder} holds no CLIP tokenizer that can be read"
-            f" ({type(error).__name__}: {str(error)[:200]}); copy the folder again."
+            f" ({type(error).__name__}: {str(error)[:200]});"
+            f" {tensor_files.way_out(*folder.glob('*'))}."
         ) from error
 
 

@@ -53,16 +53,12 @@ def download(
     name, _, revision = reference.partition("@")
     version = revision or None
     setting = f"{field}={reference!r}"
-    wanted = [*others]
-    for part, stem in parts.items():
-        names = tensor_files.patterns(stem, variant) if stem else ()
-        wanted += [f"{part}/{n}".lstrip("/") for n in ("config.json", *names)]
     try:
         info = huggingface_hub.HfApi().model_info(
             name, revision=version, timeout=TIMEOUT_SECONDS
         )
         listed = {file.rfilename for file in info.siblings or ()}
-        _check(setting, listed, parts, variant)
+        wanted = [*others, *_checked(setting, listed, parts, variant)]
         folder = huggingface_hub.snapshot_download(
             name,
             revision=version,
@@ -76,7 +72,7 @@ def download(
         found = Path(folder).rglob("*.*") if folder else ()
         try:
             names = {path.relative_to(folder).as_posix() for path in found}
-            _check(setting, names, parts, variant)
+            _checked(setting, names, parts, variant)
         except UserError:
             raise UserError(_reason(setting, name, revision, error)) from error
         offline = huggingface_hub.constants.HF_HUB_OFFLINE
@@ -100,10 +96,14 @@ def _cached(name: str, version: str | None) -> str | None:
         return None
 
 
-def _check(
+def _checked(
     setting: str, names: set[str], parts: Mapping[str, str | None], variant: str
-) -> None:
-    """Raises a UserError unless each part has its config.json and its weights."""
+) -> list[str]:
+    """Patterns of the files that are needed, of a model that has files of these names.
+
+    Raises a UserError unless each part has its config.json and its weights.
+    """
+    patterns = []
     for part, stem in parts.items():
         place = f"{part}/" if part else ""
         if f"{place}config.json" not in names:
@@ -113,10 +113,16 @@ def _check(
                 f" of {layout}; choose another model or revision."
             )
         within = {n.removeprefix(place) for n in names if n.startswith(place)}
-        weights = tensor_files.file_names(stem, variant) if stem else ()
-        if stem and within.isdisjoint(weights):
+        patterns.append(f"{place}config.json")
+        if not stem:
+            continue
+        chosen = tensor_files.chosen_variant(within, (stem,), variant)
+        weights = tensor_files.file_names(stem, chosen)
+        if within.isdisjoint(weights):
             instead = tensor_files.instead(within)
             raise UserError(f"{setting} has no {place}{weights[0]}{instead}")
+        patterns += [place + name for name in tensor_files.patterns(stem, chosen)]
+    return patterns
 
 
 def _reason(setting: str, name: str, revision: str, error: Exception) -> str:

@@ -2,10 +2,11 @@
 
 import contextlib
 import json
+import logging
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,31 +14,48 @@ import safetensors
 
 from ddpo_fair.errors import UserError
 
-Tensors = dict[str, tuple[Any, pathlib.Path]]  # the open file and its path, by name
+# By name, less `WRAPPERS`: the open file, its path, and the name there.
+Tensors = dict[str, tuple[Any, pathlib.Path, str]]
 
 STEMS = ("diffusion_pytorch_model", "model")  # diffusers', transformers'
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5")
 # "model.fp16.safetensors", "model.fp16-00001-of-00002.safetensors"; not the weights
 # before averaging, which Stable Diffusion 1.x has beside the others.
 VARIANT = re.compile(r"[\w-]+\.(?!non_ema)(\w+)(?:-[\w-]+)?\.safetensors")
+HALF = ("fp16", "bf16")  # variants that differ from the usual files by rounding
 MOST_NAMED = 8  # files that one message lists
+# What torch.compile, DistributedDataParallel and PEFT put around a module.
+WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|module|base_layer)\.")
+POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """The JSON object in a file; a UserError if there is none."""
+    """The JSON object in a file, in any UTF; a UserError if there is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UserError(
             f"{path} does not exist; name a folder that holds one."
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
-            f"{path} cannot be read as JSON ({error}); download it again."
+            f"{path} cannot be read as JSON ({error}); {way_out(path)}."
         ) from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no JSON object; download it again.")
     return content
+
+
+def way_out(*paths: pathlib.Path) -> str:
+    """What to do about files that cannot be read."""
+    for path in paths:
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            if file.read(len(POINTER)) == POINTER:
+                return (
+                    f"{path.name} is a pointer that git-lfs left in its place: run"
+                    " `git lfs install` once and `git lfs pull` in the folder"
+                )
+    return "download it again"
 
 
 def find(folder: pathlib.Path, variant: str | None) -> list[pathlib.Path]:
@@ -45,21 +63,38 @@ def find(folder: pathlib.Path, variant: str | None) -> list[pathlib.Path]:
 
     Args:
         folder: of one network.
-        variant: the middle of the name, e.g. "fp16"; None for none.
+        variant: the middle of the name, e.g. "fp16"; None for none, or the only one in
+            half precision where there are no others.
 
     Raises:
         UserError: if there is no such file; says what there is instead.
     """
+    names = {path.name for path in folder.glob("*") if path.is_file()}
+    variant = chosen_variant(names, STEMS, variant or "")
     for stem in STEMS:
-        for name in file_names(stem, variant or ""):
+        for name in file_names(stem, variant):
             if (folder / name).is_file():
                 whole = name.endswith(".safetensors")
                 return [folder / name] if whole else _shards(folder / name)
     if not folder.is_dir():
         raise UserError(f"{folder} holds no weights: there is no such folder.")
-    wanted = " or ".join(file_names(stem, variant or "")[0] for stem in STEMS)
-    names = {path.name for path in folder.iterdir() if path.is_file()}
+    wanted = " or ".join(file_names(stem, variant)[0] for stem in STEMS)
     raise UserError(f"{folder} holds no {wanted}{instead(names)}")
+
+
+def chosen_variant(names: Collection[str], stems: Iterable[str], wanted: str) -> str:
+    """The variant to read of the files of these names: the wanted one ("": the usual
+    files), or the only one in half precision where there are no usual files."""
+    usual = any(name in names for stem in stems for name in file_names(stem, ""))
+    if wanted or usual or len(found := _variants(names)) != 1 or found[0] not in HALF:
+        return wanted
+    logging.getLogger(__name__).info("There are only weights in %s.", *found)
+    return found[0]
+
+
+def _variants(names: Iterable[str]) -> list[str]:
+    """The variants of which there are weights."""
+    return sorted({match[1] for name in names if (match := VARIANT.fullmatch(name))})
 
 
 def file_names(stem: str, variant: str) -> tuple[str, ...]:
@@ -90,10 +125,7 @@ def instead(names: Iterable[str]) -> str:
         names: of the files in the folder.
     """
     names = sorted(names)
-    variants = sorted(
-        {match[1] for name in names if (match := VARIANT.fullmatch(name))}
-    )
-    if variants:
+    if variants := _variants(names):
         return (
             f", but the variants {', '.join(variants)}; choose one of them (of a model"
             " with --config.variant)."
@@ -128,33 +160,34 @@ def _shards(index: pathlib.Path) -> list[pathlib.Path]:
 
 
 def open_all(paths: list[pathlib.Path]) -> Tensors:
-    """Every tensor's name, with the open file that holds it and the file's path.
+    """Every tensor of some files.
 
     Raises:
         UserError: if a file is not sound, or a tensor is there twice.
     """
     tensors: Tensors = {}
     for path in paths:
-        with _sound(f"{path} is no sound safetensors file"):
+        with _sound(path, f"{path} is no sound safetensors file"):
             file = safetensors.safe_open(path, framework="numpy")
             _check_names(path)
         for name in file.keys():  # noqa: SIM118 - not a dict
-            if name in tensors:
+            plain = WRAPPERS.sub("", name)
+            if plain in tensors:
                 raise UserError(
-                    f"{name} is both in {tensors[name][1]} and in {path}; delete the "
+                    f"{plain} is both in {tensors[plain][1]} and in {path}; delete the "
                     "file that does not belong to the index."
                 )
-            tensors[name] = (file, path)
+            tensors[plain] = (file, path, name)
     return tensors
 
 
 @contextlib.contextmanager
-def _sound(problem: str) -> Iterator[None]:
+def _sound(path: pathlib.Path, problem: str) -> Iterator[None]:
     """Makes a UserError of what safetensors and the disk raise."""
     try:
         yield
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{problem} ({error}); download it again.") from None
+        raise UserError(f"{problem} ({error}); {way_out(path)}.") from None
 
 
 def _check_names(path: pathlib.Path) -> None:
@@ -176,6 +209,6 @@ def _check_names(path: pathlib.Path) -> None:
 
 def read(tensors: Tensors, name: str) -> np.ndarray:
     """One tensor of `open_all`; a UserError if its file ends too early."""
-    file, path = tensors[name]
-    with _sound(f"{name} of {path} cannot be read"):
+    file, path, name = tensors[name]
+    with _sound(path, f"{name} of {path} cannot be read"):
         return file.get_tensor(name)

@@ -29,7 +29,11 @@ MOST_NAMED = 8  # tensors that one message lists
 LONGEST_NAME = 200  # characters of one that should not be there
 
 # Tensors of published files that no forward pass of ours reads.
-UNREAD = re.compile(r".*\.position_ids|vit\.pooler\.dense\.(weight|bias)")
+UNREAD = re.compile(
+    r".*\.position_ids|vit\.pooler\.dense\.(weight|bias)"
+    r"|logit_scale|(text|visual)_projection\.weight|vision_model\..*"  # CLIP's others
+)
+ADAPTERS = re.compile(r"[._]lora([._]|$)")
 
 # Older or newer spellings of a name: (pattern of the official one, replacement).
 SPELLINGS = (
@@ -80,24 +84,35 @@ def load(
         variant: e.g. "fp16" for diffusion_pytorch_model.fp16.safetensors.
 
     Raises:
-        UserError: names every tensor that is missing, left over or misshapen, and
-            the file; or says why there is no file to read.
+        UserError: names every tensor that is missing, left over or misshapen, or one
+            that is not finite, and the file; or says why there is no file to read.
     """
     paths = tensor_files.find(pathlib.Path(folder), variant)
     tensors = tensor_files.open_all(paths)
     leaves = traverse_util.flatten_dict(template)
+    if adapter := next(filter(ADAPTERS.search, tensors), None):
+        raise UserError(
+            f"{tensors[adapter][1]} holds adapters ({adapter}), and not their scale;"
+            " merge them into the weights first, with PEFT's merge_and_unload() or"
+            " diffusers' fuse_lora() and unload_lora_weights(), and save it again."
+        )
     names = {path: _spelling(_tensor_name(path), tensors) for path in leaves}
     if wrong := list(_misfits(leaves, names, tensors)):
         more = f"; and {len(wrong) - MOST_NAMED} more" if wrong[MOST_NAMED:] else ""
         raise UserError(
             f"{' and '.join(map(str, paths))}: the weights do not fit config.json:"
-            f" {'; '.join(wrong[:MOST_NAMED])}{more}. Use the config.json that came"
-            " with the weights."
+            f" {'; '.join(wrong[:MOST_NAMED])}{more}. Take both from the same model."
         )
-    params = {
-        path: from_torch(path[-1], tensor_files.read(tensors, name))
-        for path, name in names.items()
-    }
+    params = {}
+    for path, name in names.items():
+        array = from_torch(path[-1], tensor_files.read(tensors, name))
+        if not np.isfinite([array.min(), array.max()]).all():  # a NaN is both
+            raise UserError(
+                f"{name} of {tensors[name][1]} is not finite (NaN or infinite in"
+                " float32): the weights are broken. Take an earlier checkpoint of this"
+                " model, or another one."
+            )
+        params[path] = array
     return traverse_util.unflatten_dict(params)
 
 
@@ -147,10 +162,14 @@ def _tensor_name(path: tuple[str, ...]) -> str:
 
 
 def from_torch(leaf: str, array: np.ndarray) -> np.ndarray:
-    """A tensor as float32, a "kernel" from [out, in(, k, k)] to [(k, k,) in, out]."""
+    """A tensor as float32, a "kernel" from [out, in(, k, k)] to [(k, k,) in, out].
+
+    What is beyond float32 becomes infinite.
+    """
     if leaf == "kernel":
         array = array.transpose((2, 3, 1, 0) if array.ndim == 4 else (1, 0))
-    return np.ascontiguousarray(array, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def to_torch(
@@ -195,8 +214,8 @@ def _misfits(
         if name not in tensors:
             yield f"{name} {expected} is missing"
             continue
-        file, where = tensors[name]
-        tensor = file.get_slice(name)
+        file, where, there = tensors[name]
+        tensor = file.get_slice(there)
         shape, kind = tensor.get_shape(), tensor.get_dtype()
         if shape != expected:
             yield f"{name} of {where} has shape {shown(shape)}, expected {expected}"
@@ -205,6 +224,6 @@ def _misfits(
             yield f"{name} of {where} is of type {kind}, expected one of {allowed}"
     for name in sorted(tensors.keys() - set(names.values())):
         if not UNREAD.fullmatch(name):
-            file, where = tensors[name]
-            shape = shown(file.get_slice(name).get_shape())
+            file, where, there = tensors[name]
+            shape = shown(file.get_slice(there).get_shape())
             yield f"{name[:LONGEST_NAME]} {shape} of {where} is left over"

@@ -217,7 +217,7 @@ def _object(
 
 
 def _read_evaluation(path: Path) -> dict[str, Any]:
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = json.loads(path.read_bytes())
     if not isinstance(content, dict):
         raise ValueError("it holds no JSON object")
     return content

@@ -172,7 +172,7 @@ def write_config(folder: Path, config: ConfigDict) -> None:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The parsed config.json of a run; a ValueError if it is no JSON object."""
-    content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    content = json.loads((folder / CONFIG).read_bytes())
     if not isinstance(content, dict):
         raise ValueError("it holds no JSON object")
     return content
