@@ -1,6 +1,6 @@
 """The command that hands a trained model on, in the formats that others read.
 
-python -m ddpo_fair.export --run=runs/mech_eng --output=fair_model [--format=lora]
+python -m ddpo_fair.export --run=runs/mech_eng --output=fair_model [--format=lora|kohya]
 """
 
 import contextlib
@@ -19,14 +19,14 @@ from absl import flags
 
 import ddpo_fair
 from ddpo_fair import command_line, files
-from ddpo_fair.diffusion import stable_diffusion
+from ddpo_fair.diffusion import scheduler_settings, stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.models import lora, lora_files, sources, weights
 from ddpo_fair.report import model_card
 from ddpo_fair.training import saved_run
 
 MOST_EPOCHS = 10**6
-FORMATS = ("diffusers", "lora")
+FORMATS = ("diffusers", "lora", "kohya")
 TEXT_WEIGHTS = "model.safetensors"
 PIPELINE = {
     "_class_name": "StableDiffusionPipeline",
@@ -61,7 +61,8 @@ def export(
         run: folder of the run.
         output: does not exist yet, or is empty.
         format: "diffusers": a folder that StableDiffusionPipeline.from_pretrained
-            opens; "lora": adapters for load_lora_weights.
+            opens; "lora": adapters for diffusers' load_lora_weights and for PEFT;
+            "kohya": adapters for ComfyUI and AUTOMATIC1111.
         number: of the checkpoint; None for the newest.
 
     Raises:
@@ -71,24 +72,24 @@ def export(
     saved = saved_run.read(run)
     number = saved_run.choose(saved, number)
     settings = saved.config.train.lora
-    if format == "lora" and not settings.rank:
+    if format != "diffusers" and not settings.rank:
         raise UserError(
-            f"--format=lora: {saved.folder} trained all weights of the UNet"
+            f"--format={format}: {saved.folder} trained all weights of the UNet"
             " (train.lora.rank=0), so there are no adapters; use --format=diffusers."
         )
     source = sources.model_folder(saved.config.model, saved.config.variant)
     with _new_folder(target) as folder:
-        if format == "lora":
-            _write_adapters(folder, saved, number, source)
-        else:
+        if format == "diffusers":
             _write_pipeline(folder, saved, number, source)
+        else:
+            _write_adapters(folder, saved, number, source, format)
         text = model_card.write(saved, number, format)
         (folder / "README.md").write_text(text, encoding="utf-8")
     return target
 
 
 def _write_adapters(
-    folder: Path, saved: saved_run.SavedRun, number: int, source: Path
+    folder: Path, saved: saved_run.SavedRun, number: int, source: Path, format: str
 ) -> None:
     template = saved_run.unet_template(source)
     adapters = saved_run.trained_params(saved, number, template)
@@ -100,7 +101,9 @@ def _write_adapters(
         "ddpo_fair": ddpo_fair.__version__,
     }
     scale = saved.config.train.lora.scale
-    lora_files.save(folder, adapters, scale, metadata)
+    of_both = (lora_files.DIFFUSERS, lora_files.PEFT)
+    for name in of_both if format == "lora" else (lora_files.KOHYA,):
+        lora_files.save(folder, adapters, scale, metadata, name)
 
 
 def _write_pipeline(
@@ -118,12 +121,42 @@ def _write_pipeline(
         of_transformers = part == "text_encoder"
         name = TEXT_WEIGHTS if of_transformers else stable_diffusion.WEIGHTS
         weights.save(folder / part, content, model.configs[part], name)
-    for part in ("tokenizer", "scheduler"):
-        shutil.copytree(source / part, folder / part, symlinks=False)
-    scheduler = model.scheduler.get("_class_name", "DDIMScheduler")
-    index = {**PIPELINE, "scheduler": ["diffusers", scheduler]}
+    for part in ("scheduler", "tokenizer"):
+        (folder / part).mkdir()
+    for name in sources.TOKENIZER:
+        if (source / "tokenizer" / name).is_file():
+            content = _read_own(source, f"tokenizer/{name}")
+            (folder / "tokenizer" / name).write_bytes(content)
+    scheduler, name = model.scheduler, f"scheduler/{scheduler_settings.FILE}"
+    if str(scheduler.get("_class_name")) in scheduler_settings.CLASSES:
+        content = _read_own(source, name)
+        text = content.decode(json.detect_encoding(content))  # diffusers wants UTF-8
+    else:  # Flax's, say, which diffusers has no more
+        settings = vars(scheduler_settings.read(scheduler))
+        scheduler = {"_class_name": "DDIMScheduler", **settings}
+        text = files.json_text(scheduler, 2)
+    (folder / name).write_text(text, encoding="utf-8")
+    index = {**PIPELINE, "scheduler": ["diffusers", scheduler["_class_name"]]}
     text = json.dumps(index, indent=2, sort_keys=True)
     (folder / "model_index.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _read_own(source: Path, name: str) -> bytes:
+    """A file of a model's folder; a UserError for a link to what is not the model's.
+
+    The hub's cache has links, from snapshots/REVISION to blobs.
+    """
+    home, path = source.resolve(), source / name
+    homes = {
+        home,
+        home.parents[1] / "blobs" if home.parent.name == "snapshots" else home,
+    }
+    if homes.isdisjoint(path.resolve().parents):
+        raise UserError(
+            f"{path} is a link to {path.resolve()}, outside the model's folder, and"
+            " would be handed on; put a copy in its place if it belongs there."
+        )
+    return path.read_bytes()
 
 
 @contextlib.contextmanager
@@ -158,7 +191,8 @@ def _options(arguments: Sequence[str]) -> flags.FlagValues:
         "format",
         "diffusers",
         FORMATS,
-        "A whole diffusers folder, or LoRA adapters in PEFT's format",
+        "A whole diffusers folder; LoRA adapters for diffusers and PEFT (lora), or for"
+        " ComfyUI and AUTOMATIC1111 (kohya)",
         flag_values=values,
     )
     flags.DEFINE_integer(

@@ -15,7 +15,7 @@ import tiny_run
 from ddpo_fair import export
 from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.errors import UserError
-from ddpo_fair.models import lora, lora_files
+from ddpo_fair.models import lora, lora_files, sources
 from ddpo_fair.report import model_card
 from ddpo_fair.training import saved_run
 
@@ -120,14 +120,17 @@ def test_the_whole_pipeline_draws(torch, folders, tmp_path):
     assert images.shape == (1, 16, 16, 3)
 
 
-def test_peft_loads_the_adapters_and_predicts_the_same(
-    torch, folders, inputs, tmp_path
-):
+@pytest.mark.parametrize("reader", ["diffusers", "PEFT", "diffusers' of kohya's"])
+def test_readers_of_adapters_predict_the_same(torch, folders, inputs, tmp_path, reader):
     diffusers = pytest.importorskip("diffusers")
-    pytest.importorskip("peft")
-    output = export.export(folders["lora"], tmp_path / "lora", "lora")
+    peft = pytest.importorskip("peft")
+    format = "kohya" if "kohya" in reader else "lora"
+    output = export.export(folders["lora"], tmp_path / "lora", format)
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folders["model"])
-    pipeline.load_lora_weights(output)
+    if reader == "PEFT":
+        pipeline.unet = peft.PeftModel.from_pretrained(pipeline.unet, output)
+    else:
+        pipeline.load_lora_weights(output)
     expected = our_noise(folders["model"], folders["lora"], inputs)
     found = their_noise(torch, pipeline, inputs)
     assert parity.relative_error(found, expected) < 1e-4
@@ -149,9 +152,57 @@ def test_other_parts_keep_their_official_config(folders, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"_class_name": "FlaxPNDMScheduler", "state": 1}, "DDIMScheduler"),
+        ({"_class_name": None}, "DDIMScheduler"),
+        ({"_class_name": "PNDMScheduler"}, "PNDMScheduler"),
+    ],
+)
+def test_diffusers_opens_every_exported_scheduler(folders, tmp_path, changes, name):
+    diffusers = pytest.importorskip("diffusers")
+    model = shutil.copytree(folders["model"], tmp_path / "model")
+    settings = {**tiny_model.SCHEDULER, **changes}
+    path = model / "scheduler/scheduler_config.json"
+    path.write_text(json.dumps(settings), "utf-8-sig")
+    run = make_run(tmp_path, model, "lora")
+    output = export.export(run, tmp_path / "out", "diffusers")
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(output)
+    assert type(pipeline.scheduler).__name__ == name
+    sampler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)
+    for option in settings.keys() - changes.keys():
+        assert sampler.config[option] == settings[option]
+
+
+def test_only_files_of_the_model_are_handed_on(folders, tmp_path):
+    model = shutil.copytree(folders["model"], tmp_path / "model")
+    (model / "tokenizer" / "notes.txt").write_text("private")
+    secret = tmp_path / "secret.json"
+    secret.write_text("{}")
+    (model / "tokenizer" / "added_tokens.json").symlink_to(secret)
+    run = make_run(tmp_path, model, "linked")
+    with pytest.raises(UserError, match=r"added_tokens.json is a link to .*secret"):
+        export.export(run, tmp_path / "out", "diffusers")
+    assert not (tmp_path / "out").exists()
+    # As the hub's cache has them; and the cache may be reached by a link.
+    hub = tmp_path / "models--owner--name"
+    (hub / "blobs").mkdir(parents=True)
+    (model / "tokenizer" / "added_tokens.json").unlink()
+    shutil.move(model, hub / "snapshots" / "main")
+    secret.rename(hub / "blobs" / "abc")
+    link = hub / "snapshots" / "main" / "tokenizer" / "special_tokens_map.json"
+    link.unlink()
+    link.symlink_to("../../../blobs/abc")
+    model.symlink_to(hub / "snapshots" / "main")
+    output = export.export(run, tmp_path / "out", "diffusers")
+    found = {path.name for path in (output / "tokenizer").iterdir()}
+    assert found <= set(sources.TOKENIZER) and link.name in found
+
+
 def test_adapters_say_where_they_come_from(folders, tmp_path):
     output = export.export(folders["lora"], tmp_path / "out", "lora")
-    with safetensors.safe_open(output / lora_files.FILENAME, "numpy") as file:
+    with safetensors.safe_open(output / lora_files.DIFFUSERS, "numpy") as file:
         metadata = file.metadata()
     assert metadata["base_model"] == str(folders["model"])
     assert json.loads(metadata["prompts"]) == [tiny_model.PROMPTS[0]]

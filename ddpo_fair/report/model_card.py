@@ -50,6 +50,23 @@ LIMITS = """\
 - The biases of the base model that are not named here are still there. There is no
   safety checker: add one before you show images to others."""
 
+FOR_WHOM = {
+    "diffusers": "",
+    "lora": f"""\
+`{lora_files.DIFFUSERS}` is for diffusers, as below. `{lora_files.PEFT}` and
+`{lora_files.PEFT_CONFIG}` are for PEFT: `PeftModel.from_pretrained(pipeline.unet,
+"THIS_FOLDER")`. ComfyUI and AUTOMATIC1111 read neither; `--format=kohya` exports for
+them.
+
+""",
+    "kohya": f"""\
+`{lora_files.KOHYA}` has kohya's names. Put it in `models/loras` of ComfyUI, or in
+`models/Lora` of AUTOMATIC1111, and use it at strength 1 with the base model above.
+diffusers reads it too. `--format=lora` exports for PEFT.
+
+""",
+}
+
 
 def result(run: saved_run.SavedRun, number: int) -> dict[str, Any]:
     """The figures of a checkpoint as JSON: {"before": {...}, "after": {...}}.
@@ -74,7 +91,7 @@ def write(run: saved_run.SavedRun, number: int, format: str) -> str:
     Args:
         run: of `saved_run.read`.
         number: of the checkpoint.
-        format: "diffusers" or "lora".
+        format: "diffusers", "lora" or "kohya".
     """
     config = run.config
     listed = "\n".join(f"- {_plain(prompt)}" for prompt in config.prompts)
@@ -112,7 +129,7 @@ def _header(config: ConfigDict, format: str) -> str:
         lines.append(f"base_model: {name.partition('@')[0]}")
     lines.append(f"license: {LICENCES.get(owner, 'other')}")
     tags = ["stable-diffusion", "fairness", "reinforcement-learning", "ddpo"]
-    tags += ["lora"] if format == "lora" else []
+    tags += ["lora"] if format != "diffusers" else []
     return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in tags), "---", ""])
 
 
@@ -133,7 +150,7 @@ def _base(config: ConfigDict) -> str:
 
 
 def _what(config: ConfigDict, format: str) -> str:
-    if format == "lora":
+    if format != "diffusers":
         return f"LoRA adapters for the UNet of {_base(config)}."
     how = "merged LoRA adapters" if config.train.lora.rank else "full fine-tuning"
     text = f"{_base(config)} with another UNet ({how})."
@@ -226,16 +243,16 @@ def _usage(config: ConfigDict, format: str) -> str:
         base, dtype = '"ddpo_fair/embedded/weights/text_to_image"', "torch.float32"
     loads = 'StableDiffusionPipeline.from_pretrained("THIS_FOLDER")'
     torch, extra = "", ""
-    if format == "lora":
+    if format != "diffusers":
         torch = "import torch\n" if dtype else ""
         arguments = f"{base}, torch_dtype={dtype}" if dtype else base
         loads = f"StableDiffusionPipeline.from_pretrained({arguments})"
         extra = (
             'pipeline.load_lora_weights("THIS_FOLDER", weight_name='
-            f'"{lora_files.FILENAME}")\n'
+            f'"{lora_files.KOHYA if format == "kohya" else lora_files.DIFFUSERS}")\n'
         )
     sample = config.sample
-    return f"""```python
+    return f"""{FOR_WHOM[format]}```python
 {torch}from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 pipeline = {loads}
