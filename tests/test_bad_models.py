@@ -76,6 +76,17 @@ def strange_tensor(folders):
     safetensors.numpy.save_file(tensors, folders / UNET, metadata={"format": "pt"})
 
 
+def not_a_number(path):
+    """What puts a NaN among the weights of a file."""
+
+    def harm(folders):
+        tensors = safetensors.numpy.load_file(folders / path)
+        next(iter(tensors.values())).flat[0] = np.nan
+        safetensors.numpy.save_file(tensors, folders / path, metadata={"format": "pt"})
+
+    return harm
+
+
 def say(path, **values):
     """What changes values of a JSON file."""
 
@@ -93,6 +104,8 @@ def write(path, content):
 HARMS = {
     "tensor": (strange_tensor, "\\x1b[2J [1] of"),
     "weights": (write(UNET, b"\0" * 1000), "is no sound safetensors file"),
+    "NaN, VAE": (not_a_number(f"model/vae/{UNET.name}"), "is not finite"),
+    "NaN, classifier": (not_a_number("classifier/model.safetensors"), "is not finite"),
     "no part": (lambda folders: shutil.rmtree(folders / "model/vae"), "it has no vae"),
     "no pre": (lambda folders: (folders / EYES).unlink(), "does not exist"),
     "tokenizer": (write("model/tokenizer/vocab.json", b"{"), "no CLIP tokenizer that"),
@@ -110,6 +123,11 @@ HARMS = {
         "cat, dog",
     ),
     "std": (say(EYES, image_std=[0, 1, 1]), "image_std=[0, 1, 1] must be a list of"),
+    "several": (
+        say("classifier/config.json", problem_type="multi_label_classification"),
+        "gives each image one label",
+    ),
+    "linspace": (say(SCHEDULER, timestep_spacing="linspace"), "set timestep_spacing"),
     "resample": (say(EYES, resample=1), "resample=1 must be 0 (nearest), 2 (bilinear)"),
     "no noise": (
         say(SCHEDULER, set_alpha_to_one=True, steps_offset=0),

@@ -88,6 +88,19 @@ def test_a_broken_image_is_not_a_number(tmp_path, images):
         ({"size": {"shortest_edge": 16}}, "must be image_size=16 of config"),
         ({"size": 32}, "must be image_size=16 of config"),
         ({"resample": 1}, "resample=1 must be 0"),
+        ({"resample": False}, "resample=False must be 0"),
+        ({"do_resize": False}, "do_resize=False must be true"),
+        ({"do_normalize": "false"}, "do_normalize='false' must be true or false"),
+        ({"do_rescale": 0}, "do_rescale=0 must be true or false"),
+        ({"rescale_factor": -1e30}, "rescale_factor=-1e[+]30 must be from 1e-05 to 1"),
+        ({"rescale_factor": 10**400}, "rescale_factor=10000"),
+        ({"rescale_factor": float("nan")}, "rescale_factor=nan"),
+        ({"image_std": [0.5, 0.5, -0.5]}, "image_std=.* must be a list of three"),
+        ({"image_std": [1e-30] * 3}, "image_std=.* must be a list of three"),
+        ({"image_mean": [1e30] * 3}, "image_mean=.* must be a list of three"),
+        ({"crop_pct": 0.875}, "crop_pct=0.875 must be false"),
+        ({"do_flip_channel_order": True}, "do_flip_channel_order=True must be false"),
+        ({"image_processor_type": "ConvNextImageProcessor"}, "must be ViTImageProc"),
     ],
 )
 def test_unknown_preprocessing_is_refused(tmp_path, change, part):
@@ -98,13 +111,31 @@ def test_unknown_preprocessing_is_refused(tmp_path, change, part):
         classifier.load(folder)
 
 
-@pytest.mark.parametrize("method", [2, 3])  # bilinear, bicubic
-def test_preprocessing_is_that_of_transformers(tmp_path, method):
+@pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
+def test_labels_that_do_not_exclude_each_other_are_refused(tmp_path, problem):
+    folder = tiny_model.save_classifier(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"problem_type": problem}))
+    with pytest.raises(UserError, match=f"problem_type='{problem}'.* one label"):
+        classifier.load(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"resample": 2},  # bilinear
+        {"resample": 3},  # bicubic
+        {"do_rescale": False, "image_mean": [128.0] * 3, "image_std": [50.0] * 3},
+        {"do_normalize": False, "do_center_crop": None, "size": [16, 16]},
+        {"image_processor_type": "ViTImageProcessorFast", "do_convert_rgb": True},
+    ],
+)
+def test_preprocessing_is_that_of_transformers(tmp_path, changes):
     transformers = pytest.importorskip("transformers")
     folder = tiny_model.save_classifier(tmp_path)
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-    change = {"image_mean": mean, "image_std": std, "resample": method}
-    settings = {**tiny_model.PREPROCESSOR, **change}
+    settings = {**tiny_model.PREPROCESSOR, "image_mean": mean, "image_std": std}
+    settings |= changes
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
     processor = transformers.ViTImageProcessorPil.from_pretrained(folder)
     large = np.random.default_rng(1).integers(0, 256, (2, 72, 72, 3), np.uint8)

@@ -231,8 +231,18 @@ def test_the_card_says_use_effect_and_limits(folders, tmp_path):
         "load_lora_weights",
     ):
         assert words in card
+    assert "ComfyUI and AUTOMATIC1111 read neither" in card
+    for name in (lora_files.DIFFUSERS, lora_files.PEFT, lora_files.PEFT_CONFIG):
+        assert name in card and (output / name).is_file()
     # Newcombe: 0.35 - sqrt(0.09^2 + 0.07^2), 0.35 + sqrt(0.09^2 + 0.05^2)
     assert "+35.0 points [+23.6, +45.3]" in card
+
+
+def test_the_card_of_kohyas_file_says_where_it_goes(folders, tmp_path):
+    output = export.export(folders["lora"], tmp_path / "out", "kohya")
+    card = (output / "README.md").read_text()
+    assert "`models/loras` of ComfyUI" in card and f'"{lora_files.KOHYA}")' in card
+    assert {path.name for path in output.iterdir()} == {"README.md", lora_files.KOHYA}
 
 
 def test_an_unmeasured_checkpoint_claims_nothing(folders):
@@ -245,6 +255,7 @@ def test_an_unmeasured_checkpoint_claims_nothing(folders):
     ("arguments", "message"),
     [
         (("--run={full}", "--format=lora"), "train.lora.rank=0"),
+        (("--run={full}", "--format=kohya"), "--format=kohya: "),
         (("--run={lora}", "--output={model}"), "exists and is not empty"),
     ],
 )

@@ -84,7 +84,7 @@ def test_torch_opens_what_we_save_in_hub_layout(torch, tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"model_type": "t5"}, "model_type='t5'"),
+        ({"model_type": "t5"}, "model_type='t5'.*use a Stable Diffusion"),
         ({"hidden_act": "relu"}, "hidden_act='relu'"),
         ({"num_attention_heads": 5}, "num_attention_heads=5"),
     ],
@@ -92,6 +92,11 @@ def test_torch_opens_what_we_save_in_hub_layout(torch, tmp_path):
 def test_unsupported_option_is_refused_by_name(change, named):
     with pytest.raises(errors.UserError, match=named):
         clip.Config.from_dict(OPTIONS | change)
+
+
+def test_the_config_of_a_whole_clip_holds_it():
+    whole = {"model_type": "clip", "vision_config": {}, "text_config": OPTIONS}
+    assert clip.Config.from_dict(whole) == clip.Config.from_dict(OPTIONS)
 
 
 def test_too_many_tokens_are_refused():

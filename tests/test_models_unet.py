@@ -107,6 +107,13 @@ def test_version_2_options_equal_torch(torch, tmp_path):
     assert parity.relative_error(output, parity.to_numpy(expected)) < 1e-4
 
 
+def test_options_that_change_nothing_are_read():
+    nothing = {"upcast_attention": None, "use_linear_projection": None, "decay": 0.9999}
+    nothing |= {"optimization_step": 500, "class_embed_type": None, "_unknown": 1}
+    found = unet.Config.from_dict(VERSION_1 | nothing)
+    assert found == unet.Config.from_dict(VERSION_1)
+
+
 # One level: what is asked below does not depend on their number.
 ONE_LEVEL = VERSION_1 | {
     "block_out_channels": (32,),

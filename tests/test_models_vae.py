@@ -111,6 +111,7 @@ def test_attention_is_read_under_its_old_names(torch, tmp_path):
         ({"latents_mean": [0.0] * 4}, "latents_mean="),
         ({"down_block_types": ["AttnDownEncoderBlock2D"] * 2}, "AttnDownEncoderBlock"),
         ({"norm_num_groups": 5}, "norm_num_groups=5"),
+        ({"scaling_factor": 1e-38}, "scaling_factor=1e-38 must be a number from"),
     ],
 )
 def test_unsupported_option_is_refused_by_name(change, named):

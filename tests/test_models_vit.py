@@ -79,7 +79,8 @@ def test_pooler_of_older_files_is_ignored(torch, tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"model_type": "deit"}, "model_type='deit'"),
+        ({"model_type": "deit"}, "model_type='deit' must be .* choose a classifier"),
+        ({"architecture": "vit_base_patch16_224"}, "architecture=.*not timm"),
         ({"hidden_act": "relu"}, "hidden_act='relu'"),
         ({"image_size": 20}, "image_size=20"),
         ({"image_size": [16, 16]}, "image_size="),

@@ -6,7 +6,6 @@ classes: (female, male).
 
 import dataclasses
 import functools
-import math
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -23,9 +22,9 @@ from ddpo_fair.models import options, tensor_files, vit, weights
 
 PREPROCESSOR = "preprocessor_config.json"
 METHODS = (resize.NEAREST, resize.BILINEAR, resize.BICUBIC)
-# transformers' of ViTImageProcessor, where the file is silent
+# transformers' of ViTImageProcessor, where the file is silent or says null
 DEFAULTS = {
-    "do_center_crop": False,
+    "do_resize": True,
     "resample": resize.BILINEAR,
     "do_rescale": True,
     "rescale_factor": 1 / 255,
@@ -33,6 +32,12 @@ DEFAULTS = {
     "image_mean": [0.5] * 3,
     "image_std": [0.5] * 3,
 }
+PROCESSORS = ("ViTFeatureExtractor", "ViTImageProcessor")  # whose defaults those are
+PROCESSORS += tuple(f"ViTImageProcessor{backend}" for backend in ("Fast", "Pil"))
+# What says nothing about an image's pixels, unless an option above asks for it.
+UNREAD = ("crop_size", "data_format", "default_to_square", "device", "do_convert_rgb")
+UNREAD += ("disable_grouping", "input_data_format", "processor_class", "return_tensors")
+TYPES = ("image_processor_type", "feature_extractor_type")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +149,8 @@ def label_classes(
 def read_preprocessing(folder: pathlib.Path, config: vit.Config) -> Preprocessing:
     """What preprocessor_config.json says; a UserError for what is not supported."""
     path, side = folder / PREPROCESSOR, config.image_size
-    content = DEFAULTS | {"size": side} | tensor_files.read_json(path)
+    given = {n: v for n, v in tensor_files.read_json(path).items() if v is not None}
+    content = DEFAULTS | {"size": side} | given
     size, method = content["size"], content["resample"]
     if isinstance(size, dict):
         size = [size.get("height"), size.get("width")]
@@ -152,25 +158,38 @@ def read_preprocessing(folder: pathlib.Path, config: vit.Config) -> Preprocessin
     mean, std = [0.0] * 3, [1.0] * 3
     if content["do_normalize"]:
         mean, std = content["image_mean"], content["image_std"]
+    kind = next((content[name] for name in TYPES if name in content), PROCESSORS[0])
+    known = kind in PROCESSORS or given.keys() >= {*DEFAULTS, "size"}
+    flags = ("do_rescale", "do_normalize")
+    others = {name for name in given if name[:1] != "_"}
+    others -= {*DEFAULTS, "size", *UNREAD, *TYPES}
+    least, most = 1e-5, 1e3  # 1/65535 for 16 bits; 255 for pixels that are not rescaled
     rules = (
-        ("do_center_crop", not content["do_center_crop"], "false"),
+        (TYPES[0], known, f"{PROCESSORS[1]}, or size and all of {', '.join(DEFAULTS)}"),
+        ("do_resize", content["do_resize"] is True, "true"),
+        *((name, type(content[name]) is bool, "true or false") for name in flags),
         ("size", size in (side, [side, side]), f"image_size={side} of config.json"),
-        ("resample", method in METHODS, "0 (nearest), 2 (bilinear) or 3 (bicubic)"),
-        ("rescale_factor", _numbers([scale], 1), "a number, not 0"),
-        ("image_mean", _numbers(mean, 3, zero=True), "a list of three numbers"),
-        ("image_std", _numbers(std, 3), "a list of three numbers, not 0"),
+        (
+            "resample",
+            type(method) is int and method in METHODS,
+            "0 (nearest), 2 (bilinear) or 3 (bicubic)",
+        ),
+        ("rescale_factor", _numbers([scale], 1, least, 1), f"from {least:g} to 1"),
+        ("image_mean", _numbers(mean, 3, -most, most), "a list of three numbers"),
+        ("image_std", _numbers(std, 3, 0.01, most), "a list of three, 0.01 or more"),
+        *((name, given[name] is False, "false") for name in sorted(others)),
     )
-    options.check(str(path), content, rules)
+    fix = "write there how the classifier was trained; nothing else is supported"
+    options.check(str(path), content, rules, fix)
     return Preprocessing((side, side), method, float(scale), tuple(mean), tuple(std))
 
 
-def _numbers(values: Any, count: int, zero: bool = False) -> bool:
-    """Whether they are a list of `count` finite numbers, none of them 0 unless said."""
+def _numbers(values: Any, count: int, least: float, most: float) -> bool:
+    """Whether they are a list of `count` numbers within bounds."""
     return (
         isinstance(values, list)
         and len(values) == count
-        and all(type(x) in (int, float) and abs(x) < math.inf for x in values)
-        and (zero or 0 not in values)
+        and all(type(x) in (int, float) and least <= x <= most for x in values)
     )
 
 

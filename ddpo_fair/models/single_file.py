@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ddpo_fair import files
 from ddpo_fair.errors import UserError, shown
+from ddpo_fair.models import tensor_files
 
 SUFFIX = ".safetensors"
 
@@ -92,6 +93,7 @@ def _convert(setting: str, file: Path, folder: Path) -> None:
             raise UserError(
                 f"{setting} cannot be converted by diffusers: {shown(reason)}. It must"
                 " be a whole Stable Diffusion 1 or 2 model (UNet, VAE, text encoder)."
+                f" If the file is damaged, {tensor_files.way_out(file)}."
                 " Configs are fetched from the hub, unless the file lies in a folder"
                 " that has them; or give a folder in the diffusers layout."
             )
