@@ -1,4 +1,5 @@
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -253,6 +254,10 @@ def test_unreadable_config_is_a_user_error(tmp_path):
     path = tmp_path / "config.json"
     with pytest.raises(errors.UserError, match="does not exist"):
         weights.read_config(tmp_path)
+    os.mkfifo(path)  # is not waited for
+    with pytest.raises(errors.UserError, match="does not exist"):
+        weights.read_config(tmp_path)
+    path.unlink()
     for content in (b"", b"{", b"[]", b"\xff", b"[" * 100_000):
         path.write_bytes(content)
         with pytest.raises(errors.UserError, match=r"config\.json"):

@@ -31,24 +31,22 @@ POINTER = b"version https://git-lfs.github.com/spec/"
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
     """The JSON object in a file, in any UTF; a UserError if there is none."""
+    if not path.is_file():  # a FIFO would be waited for
+        raise UserError(f"{path} does not exist; name a folder that holds such a file.")
     try:
         content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} does not exist; name a folder that holds one."
-        ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read as JSON ({error}); {way_out(path)}."
         ) from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds no JSON object; download it again.")
+        raise UserError(f"{path} holds no JSON object; {way_out(path)}.")
     return content
 
 
 def way_out(*paths: pathlib.Path) -> str:
     """What to do about files that cannot be read."""
-    for path in paths:
+    for path in filter(pathlib.Path.is_file, paths):
         with contextlib.suppress(OSError), open(path, "rb") as file:
             if file.read(len(POINTER)) == POINTER:
                 return (
