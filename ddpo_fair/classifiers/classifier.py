@@ -161,8 +161,7 @@ def read_preprocessing(folder: pathlib.Path, config: vit.Config) -> Preprocessin
     kind = next((content[name] for name in TYPES if name in content), PROCESSORS[0])
     known = kind in PROCESSORS or given.keys() >= {*DEFAULTS, "size"}
     flags = ("do_rescale", "do_normalize")
-    others = {name for name in given if name[:1] != "_"}
-    others -= {*DEFAULTS, "size", *UNREAD, *TYPES}
+    others = given.keys() - {*DEFAULTS, "size", *UNREAD, *TYPES}
     least, most = 1e-5, 1e3  # 1/65535 for 16 bits; 255 for pixels that are not rescaled
     rules = (
         (TYPES[0], known, f"{PROCESSORS[1]}, or size and all of {', '.join(DEFAULTS)}"),
@@ -177,7 +176,7 @@ def read_preprocessing(folder: pathlib.Path, config: vit.Config) -> Preprocessin
         ("rescale_factor", _numbers([scale], 1, least, 1), f"from {least:g} to 1"),
         ("image_mean", _numbers(mean, 3, -most, most), "a list of three numbers"),
         ("image_std", _numbers(std, 3, 0.01, most), "a list of three, 0.01 or more"),
-        *((name, given[name] is False, "false") for name in sorted(others)),
+        *((n, n[:1] == "_" or given[n] is False, "false") for n in sorted(others)),
     )
     fix = "write there how the classifier was trained; nothing else is supported"
     options.check(str(path), content, rules, fix)

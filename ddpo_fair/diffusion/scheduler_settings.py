@@ -16,19 +16,15 @@ OF_CLASSES = {
     "beta_end": 0.02,
 }
 OF_HEUN = {"beta_start": 0.00085, "beta_end": 0.012}
+MULTISTEP = ("DEISMultistep", "DPMSolverMultistep", "UniPCMultistep")
+DISCRETE = ("EulerAncestralDiscrete", "EulerDiscrete", "LMSDiscrete")
+LIKE_HEUN = ("HeunDiscrete", "KDPM2AncestralDiscrete", "KDPM2Discrete")
 CLASSES: dict[str, dict[str, Any]] = {
+    **{f"{name}Scheduler": {} for name in MULTISTEP + DISCRETE},
+    **{f"{name}Scheduler": OF_HEUN for name in LIKE_HEUN},
     "DDIMScheduler": {"clip_sample": True},
     "DDPMScheduler": {"clip_sample": True},
-    "DEISMultistepScheduler": {},
-    "DPMSolverMultistepScheduler": {},
-    "EulerAncestralDiscreteScheduler": {},
-    "EulerDiscreteScheduler": {},
-    "HeunDiscreteScheduler": OF_HEUN,
-    "KDPM2AncestralDiscreteScheduler": OF_HEUN,
-    "KDPM2DiscreteScheduler": OF_HEUN,
-    "LMSDiscreteScheduler": {},
     "PNDMScheduler": {"set_alpha_to_one": False},
-    "UniPCMultistepScheduler": {},
 }
 ALLOWED = {
     "beta_schedule": ("scaled_linear", "linear", "squaredcos_cap_v2"),

@@ -14,8 +14,7 @@ from ddpo_fair.models import lora, weights
 # What load_lora_weights(folder) and PeftModel.from_pretrained(unet, folder) look for.
 DIFFUSERS, PEFT = "pytorch_lora_weights.safetensors", "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
-# ComfyUI and A1111 take any name; sd-scripts' "networks.lora" wrote the first of these.
-KOHYA = "kohya_lora.safetensors"
+KOHYA = "kohya_lora.safetensors"  # ComfyUI and AUTOMATIC1111 take any name
 
 
 def tensors(adapters: lora.Adapters, scale: float, file: str) -> dict[str, np.ndarray]:
@@ -61,19 +60,16 @@ def save(
                 f"{name} of the adapters is not finite: training has broken down;"
                 " export an earlier checkpoint."
             )
-    path, rank = Path(folder) / file, metadata["rank"]
-    metadata = {"format": "pt", **metadata}
-    if file == KOHYA:
-        metadata |= {"ss_network_module": "networks.lora"}
-        metadata |= {"ss_network_dim": rank, "ss_network_alpha": rank}
-    safetensors.numpy.save_file(named, path, metadata=metadata)
+    path = Path(folder) / file
+    safetensors.numpy.save_file(named, path, metadata={"format": "pt", **metadata})
     if file == PEFT:
+        rank = int(metadata["rank"])
         config = {
             "base_model_name_or_path": metadata["base_model"],
             "peft_type": "LORA",
-            "r": int(rank),
-            "lora_alpha": int(rank),
+            "r": rank,
+            "lora_alpha": rank,
             "target_modules": list(adapters),
         }
         text = json.dumps(config, indent=2) + "\n"
-        (Path(folder) / PEFT_CONFIG).write_text(text, encoding="utf-8")
+        path.with_name(PEFT_CONFIG).write_text(text, encoding="utf-8")
