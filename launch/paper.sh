@@ -50,12 +50,16 @@ print("sd15" if accelerator.shown() else "embedded")
 run() {  # name, then flags
   local name="$1"
   shift
-  local flag seed=0 named=no
+  local flag before="" seed=0 named=no
   for flag in "$@"; do
-    case "$flag" in
-      --config.seed=*) seed="${flag#*=}" ;;
-      --config.run.name=*) named=yes ;;
+    case "${before#-}" in
+      -config.seed | config.seed) seed="$flag" ;;
     esac
+    case "${flag#-}" in
+      -config.seed=* | config.seed=*) seed="${flag#*=}" ;;
+      -config.run.name* | config.run.name*) named=yes ;;
+    esac
+    before="$flag"
   done
   if [[ "$named" == no ]]; then
     set -- "--config.run.name=paper_${name}_$seed" "$@"

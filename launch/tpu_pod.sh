@@ -93,8 +93,10 @@ stop() {
 }
 
 fetch() {
+  local where
+  where="$(bucket)"
   mkdir -p runs
-  gcloud storage rsync --recursive "gs://$(bucket)/runs" runs
+  gcloud storage rsync --recursive "gs://$where/runs" runs
 }
 
 delete() {

@@ -80,6 +80,36 @@ def test_every_experiment_is_one_command(tmp_path):
     assert own[3:] == ["--config.run.name=own", "--plan"]
 
 
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        (["--config.seed", "3"], "paper_shift_3"),
+        (["-config.seed=3"], "paper_shift_3"),
+        (["--config.seed=2", "--config.seed", "3", "--plan"], "paper_shift_3"),
+        (["--config.run.name", "own", "--config.seed", "3"], None),
+        (["--config.seeds", "3"], "paper_shift_0"),
+    ],
+)
+def test_a_run_is_named_for_its_seed(tmp_path, flags, name):
+    _, (command,) = commands(tmp_path, "shift", *flags)
+    names = [f"--config.run.name={name}"] if name else []
+    assert command[3:] == [*names, *flags]
+
+
+@pytest.mark.parametrize("verb", ["install", "fetch"])
+def test_a_pod_without_a_bucket_is_refused(tmp_path, verb):
+    (tmp_path / "gcloud").write_text("#!/bin/sh\necho ran\n")
+    (tmp_path / "gcloud").chmod(0o755)
+    result = subprocess.run(
+        [LAUNCH / "tpu_pod.sh", verb],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "ZONE": "z"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode and not result.stdout
+    assert "name the bucket" in result.stderr
+
+
 def test_occupations_that_are_not_held_out_are_prompts_of_one_experiment(tmp_path):
     from ddpo_fair import command_line, config_rules, prompts
     from ddpo_fair.embedded import occupations
