@@ -1,3 +1,21 @@
 """Reinforcement learning for fair image generation, in JAX."""
 
+import os
+import signal
+import sys
+from typing import Any
+
 __version__ = "0.1.0"
+
+
+def leave_early(*_: Any) -> None:
+    """Ends a command at Ctrl-C while it still imports what it needs."""
+    os.write(2, b"\nInterrupted; nothing was begun.\n")
+    os._exit(130)
+
+
+# True while `python -m` looks for a command of the package, and at no other import.
+if sys.argv[:1] == ["-m"] and (
+    signal.getsignal(signal.SIGINT) is signal.default_int_handler
+):
+    signal.signal(signal.SIGINT, leave_early)

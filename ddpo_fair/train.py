@@ -8,19 +8,23 @@ from functools import partial
 from absl import flags
 from ml_collections import ConfigDict
 
-from ddpo_fair import accelerator, command_line, config_rules, errors, prompts
+from ddpo_fair import accelerator, command_line, config_rules, prompts
 from ddpo_fair import config as configuration
-from ddpo_fair.errors import HostLost, UserError
 from ddpo_fair.training import stopping
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns its exit status.
+    """Runs the command; returns its exit status."""
+    return command_line.run(
+        "ddpo_fair.train",
+        lambda: _train_or_plan(arguments),
+        "the same command continues",
+    )
 
-    0 finished; 2 something for the user to fix; 75 interrupted, or
-    another process was lost; 130 stopped at once by a second Ctrl-C.
-    """
+
+def _train_or_plan(arguments: Sequence[str]) -> None:
     stop = stopping.Stop()
+    stop.idle = True
     stop.listen()
     values = flags.FlagValues()
     flags.DEFINE_string(
@@ -32,36 +36,17 @@ def main(arguments: Sequence[str]) -> int:
     )
     # absl knows no flag whose value may be left out.
     arguments = ["--plan=" if one == "--plan" else one for one in arguments]
-    try:
-        command, problems = command_line.parse(arguments, "ddpo_fair.train", values)
-        check(command.config, problems)
-        if values.plan is None:
-            by_host = command.variant is None and "model" not in command.overrides
-            train(command.config, stop, model_choice(command), by_host)
-        else:
-            # Seconds of imports, which neither --help nor bad input should wait for.
-            from ddpo_fair.training import plan
+    command, problems = command_line.parse(arguments, "ddpo_fair.train", values)
+    check(command.config, problems)
+    if values.plan is None:
+        stop.idle = not command.config.distributed.enabled  # or others would wait
+        by_host = command.variant is None and "model" not in command.overrides
+        train(command.config, stop, model_choice(command), by_host)
+    else:
+        # Seconds of imports, which neither --help nor bad input should wait for.
+        from ddpo_fair.training import plan
 
-            plan.write(command.config, values.plan or None, partial(print, flush=True))
-    except command_line.Help as text:
-        print(text)
-    except UserError as error:
-        print(f"ddpo_fair.train: {errors.paragraph(error)}", file=sys.stderr)
-        lost = isinstance(error, HostLost)
-        return _leave(stopping.INTERRUPTED if lost else command_line.BAD_INPUT)
-    except stopping.Interrupted as interrupted:
-        print(interrupted.message(), file=sys.stderr)
-        return stopping.INTERRUPTED
-    return 0
-
-
-def _leave(status: int) -> int:
-    """`status`, if no other process waits for this one; ends it otherwise."""
-    if "jax" not in sys.modules:  # refused before anything started
-        return status
-    from ddpo_fair import parallel
-
-    return parallel.leave(status)
+        plan.write(command.config, values.plan or None, partial(print, flush=True))
 
 
 def check(config: ConfigDict, problems: list[str]) -> None:

@@ -1,9 +1,13 @@
 """Mistakes on the command line and in configs: one paragraph, status 2, at once."""
 
 import contextlib
+import errno
+import os
 import resource
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +16,7 @@ from refusals import CONFIG, ROOT, SCALARS, SECONDS, STEADY, named, refused
 
 from ddpo_fair import command_line, config_rules, train
 from ddpo_fair import config as configuration
-from ddpo_fair.errors import UserError
+from ddpo_fair.errors import HostLost, UserError
 
 LARGE = f"--config={ROOT / 'configs' / 'mech_eng.py'}:sd15"
 LONG = 10_000
@@ -261,6 +265,92 @@ def test_any_text_is_accepted_or_refused_in_words(name, value, text):
         with contextlib.suppress(UserError):
             command, problems = command_line.parse(arguments, "ddpo_fair.train")
             train.check(command.config, problems)
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "part"),
+    [
+        (KeyError("a\nb"), 1, "this is a bug of ddpo_fair"),
+        (RecursionError(), 1, "this is a bug"),
+        (FileNotFoundError(errno.ENOENT, "no", "x"), 1, "this is a bug"),
+        (FULL, 2, "cannot be written or read (No space left on device)."),
+        (PermissionError(errno.EACCES, "denied", "x.png"), 2, "x.png cannot be"),
+        (UserError("name=3 is wrong."), 2, "name=3 is wrong."),
+        (HostLost("start again."), 75, "start again."),
+        (KeyboardInterrupt(), 130, "Interrupted; nothing was written."),
+        (BrokenPipeError(), 141, None),
+    ],
+    ids=repr,
+)
+def test_whatever_ends_a_command_is_one_paragraph(
+    error, status, part, tmp_path, monkeypatch, capsys
+):
+    def work():
+        raise error
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert command_line.run("ddpo_fair.x", work, "nothing was written") == status
+    text = capsys.readouterr().err
+    assert text.strip().count("\n") == 0 and "Traceback" not in text
+    assert part in text if part else not text
+    files = list(tmp_path.rglob("*.txt"))
+    assert len(files) == (status == 1)
+    for path in files:
+        assert str(path) in text and "in work" in path.read_text()
+    if status == 1:
+        monkeypatch.setenv(command_line.DEBUG, "1")
+        with pytest.raises(type(error)):
+            command_line.run("ddpo_fair.x", work, "")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("command", "status", "lines"),
+    [
+        ("train --help | head -1 >&2", 141, 1),
+        ("report --help > /dev/full", 2, 1),
+        ("train --help >&-", 0, 0),
+        ("report --nonsense 2>&-", 2, 0),
+        ("report --nonsense 2> /dev/full", 2, 0),
+    ],
+)
+def test_closed_and_full_streams(command, status, lines):
+    process = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{sys.executable} -m ddpo_fair.{command}"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert (process.returncode, process.stderr.count("\n")) == (status, lines)
+
+
+# While it imports, and in the midst of its work.
+INTERRUPTIONS = [(m, s) for m in ("train", "report", "export") for s in (0.5, 1.5)]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("module", "seconds"), INTERRUPTIONS)
+def test_ctrl_c_is_one_line(module, seconds, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", f"ddpo_fair.{module}", CONFIG],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    for line in process.stderr:
+        if line.endswith(" ddpo_fair\n"):  # the package has been imported
+            break
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    text = process.communicate(timeout=60)[1]
+    said = [line for line in text.splitlines() if line and "import time:" not in line]
+    assert len(said) == 1, said
+    assert process.returncode in (2, 75, 130)
 
 
 @pytest.mark.long

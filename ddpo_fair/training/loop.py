@@ -98,6 +98,7 @@ class Trainer:
             line = metrics.join(line, epochs.line_of(self.run, samples, scores))
 
             # On the devices: the updates, and an evaluation if one is due.
+            self.stop.idle = False
             self.state, updates = epochs.update(
                 self.run, self.state, samples, scores.advantages, number
             )

@@ -32,11 +32,12 @@ class Stop:
 
     Python runs signal handlers between bytecodes, which may be minutes away while JAX
     compiles. So a thread reads the signals from the wake-up descriptor, to which C
-    writes them at once.
+    writes them at once. While it is `idle` nothing would be lost, and a signal ends the
+    process at once.
     """
 
     def __init__(self) -> None:
-        self.requested = False
+        self.requested = self.idle = False
 
     def listen(self) -> None:
         """Takes over SIGINT and SIGTERM; only the main thread may call it."""
@@ -53,8 +54,12 @@ class Stop:
                 continue
             if self.requested and numbers[0] == signal.SIGINT:
                 os._exit(AT_ONCE)
+            name = signal.Signals(numbers[0]).name
+            if self.idle:
+                text = "nothing is unsaved; the same command goes on from here"
+                os.write(2, f"\n{name}: {text}.\n".encode())
+                os._exit(INTERRUPTED)
             if not self.requested:
-                name = signal.Signals(numbers[0]).name
                 print(
                     f"\n{name}: finishing this phase, then saving what is done; the"
                     " same command continues. Ctrl-C again leaves at once.",
