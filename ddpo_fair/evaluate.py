@@ -21,7 +21,7 @@ RESULT = "evaluation.json"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns its exit status: 0, 2 for something to fix, or 130."""
+    """Runs the command; returns its exit status."""
 
     def work() -> None:
         options = _flags()
@@ -137,10 +137,7 @@ def _run_of_config(arguments: list[str]) -> Path:
 
 def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
-    texts, whole = (
-        functools.partial(define, flag_values=values)
-        for define in (flags.DEFINE_string, flags.DEFINE_integer)
-    )
+    texts, whole, _ = command_line.definers(values)
     texts("run", None, "Folder of the run; or --config=FILE, as it was trained")
     texts("checkpoint", None, "Epochs done at it, or its folder; the newest otherwise")
     whole("images", 64, "Of each prompt and model", 2, 10**5)

@@ -4,7 +4,6 @@ python -m ddpo_fair.export --run=runs/mech_eng --output=fair_model [--format=lor
 """
 
 import contextlib
-import functools
 import json
 import os
 import shutil
@@ -42,7 +41,7 @@ PIPELINE = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns its exit status: 0, 2 for something to fix, or 130."""
+    """Runs the command; returns its exit status."""
 
     def work() -> None:
         values = _options(arguments)
@@ -68,7 +67,7 @@ def export(
     Raises:
         UserError: if there is nothing to export, or it cannot be written.
     """
-    target = files.given("--output", output)
+    target = files.output("--output", output, "")
     saved = saved_run.read(run)
     number = saved_run.choose(saved, number)
     settings = saved.config.train.lora
@@ -164,11 +163,6 @@ def _new_folder(output: Path) -> Iterator[Path]:
     """A folder to write to, moved to `output` if nothing fails, deleted otherwise."""
     part = output.parent / f".{output.name}.part"
     try:
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
-            raise UserError(
-                f"--output={str(output)!r} exists and is not empty; nothing there was"
-                " changed. Choose another folder."
-            )
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         yield part
@@ -184,7 +178,7 @@ def _new_folder(output: Path) -> Iterator[Path]:
 
 def _options(arguments: Sequence[str]) -> flags.FlagValues:
     values = flags.FlagValues()
-    texts = functools.partial(flags.DEFINE_string, flag_values=values)
+    texts, whole, _ = command_line.definers(values)
     texts("run", None, "Folder of the run")
     texts("output", None, "A new folder to write")
     flags.DEFINE_enum(
@@ -195,14 +189,7 @@ def _options(arguments: Sequence[str]) -> flags.FlagValues:
         " ComfyUI and AUTOMATIC1111 (kohya)",
         flag_values=values,
     )
-    flags.DEFINE_integer(
-        "checkpoint",
-        None,
-        "Epochs done at it; the newest if not given",
-        1,
-        MOST_EPOCHS,
-        flag_values=values,
-    )
+    whole("checkpoint", None, "Epochs done; the newest if not given", 1, MOST_EPOCHS)
     return command_line.options(values, arguments, __doc__, "run", "output")
 
 

@@ -12,6 +12,10 @@ import numpy as np
 
 from ddpo_fair.errors import UserError, differences, shown
 
+# What a run keeps of itself; one of them alone might also be somebody else's.
+RECORDS = ("config.json", "metrics.jsonl", "checkpoints", "samples", "tensorboard")
+LONGEST_BEGINNING = 4096  # bytes of a file that say of which kind it is
+
 
 def given(name: str, text: str | os.PathLike) -> Path:
     """The absolute path of a flag or a setting; whether it exists is another question.
@@ -87,6 +91,44 @@ def json_text(value: Any, indent: int | None = None) -> str:
     return json.dumps(plain(value), allow_nan=False, indent=indent) + "\n"
 
 
+def output(flag: str, text: str | os.PathLike, own: str | bytes) -> Path:
+    """The absolute path that a flag names for a new file or folder, or one to replace.
+
+    Args:
+        flag: for the message.
+        text: as it was typed.
+        own: what is near the beginning of every file of this kind, bytes, or the name
+            of a file in every folder of this kind; empty if nothing may be replaced.
+
+    Raises:
+        UserError: for a run's own records, a device, and whatever is of another kind.
+    """
+    path = given(flag, text)
+    folder = not isinstance(own, bytes)
+    try:
+        run = next((p.parent for p in (path, *path.parents) if p.name in RECORDS), None)
+        if run and sum((run / name).exists() for name in RECORDS) > 1:
+            problem = f"is of the records of the run in {run}"
+        elif not path.exists() and not path.is_symlink():
+            return path
+        elif folder and not path.is_dir():
+            problem = "exists and is not a folder"
+        elif not folder and not path.is_file():
+            problem = "is a folder" if path.is_dir() else "is not a file to write to"
+        elif folder:
+            if not any(path.iterdir()) or (own and (path / own).is_file()):
+                return path
+            problem = "exists and is not empty; nothing there was changed"
+        else:
+            with open(path, "rb") as file:
+                if own and own in file.read(LONGEST_BEGINNING):
+                    return path
+            problem = "exists and was not written by this command"
+    except OSError as error:
+        problem = f"cannot be used ({error.strerror or error})"
+    raise UserError(f"{flag}={shown(str(path))} {problem}; choose another path.")
+
+
 def bind(path: Path, settings: dict[str, Any], flag: str) -> None:
     """Keeps `settings` in a new file, which makes its folder that of these settings.
 
@@ -98,6 +140,7 @@ def bind(path: Path, settings: dict[str, Any], flag: str) -> None:
     Raises:
         UserError: if the folder is that of other settings, or cannot be used.
     """
+    output(flag, path.parent, path.name)
     name = f"{flag}={shown(str(path.parent))}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

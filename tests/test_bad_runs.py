@@ -7,7 +7,7 @@ import pytest
 import tiny_model
 from refusals import CONFIG, arguments_of, named, refused
 
-from ddpo_fair import evaluate, export, train
+from ddpo_fair import command_line, evaluate, export, train
 from ddpo_fair.classifiers import evaluate_classifier, train_classifier
 from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.evaluation import evaluation_parts
@@ -71,14 +71,25 @@ DATA = ("--data={run}", "--output={run}x")
         (report.main, ["{run}x"], "is no run: it has neither config.json"),
         (report.main, [""], "The run='' cannot be used as a path"),
         (report.main, ["~nobody_here"], "home directory"),
-        (report.main, ["{run}", "--output={run}"], "is a folder; name the page"),
-        (report.main, ["{run}", "--output={run}/config.json/x"], "cannot be written"),
+        (report.main, ["{run}", "--output={run}"], "is a folder; choose"),
+        (
+            report.main,
+            ["{run}", "--output={run}/config.json/x"],
+            "of the records of the",
+        ),
+        (report.main, ["{run}", "--output={run}/metrics.jsonl"], "of the records of"),
+        (report.main, ["{run}", "--output=/dev/null"], "is not a file to write to"),
+        (report.main, ["{run}", "--output=/etc/hosts"], "not written by this command"),
+        (report.main, ["{run}", "--output=/dev/null/x"], "(Not a directory)"),
+        (evaluate_classifier.main, ["--data=a", "--output={run}/config"], "records of"),
         (report.main, ["{run}", "--outptu=x"], "no flag; did you mean --output"),
         (export.main, ["--run={run}x", "--output={run}y"], "not the folder of a run"),
         (export.main, ["--run={run}", "--output="], "(it is empty)"),
         (export.main, ["--run={run}", "--output=/"], "exists and is not empty"),
         (export.main, ["--run={run}", "--output={run}"], "nothing there was changed"),
-        (export.main, ["--run={run}", "--output={run}/config.json/x"], "Not a direct"),
+        (export.main, ["--run={run}", "--output={run}/config.json/x"], "of the recor"),
+        (export.main, ["--run={run}", "--output={run}/checkpoints/4"], "of the record"),
+        (evaluate.main, ["--run={run}", "--output={run}/samples/x"], "of the records"),
         (export.main, ["--run={run}", "--output=x", "--format=onnx"], "be one of diff"),
         (export.main, ["--run={run}", "--output=x", "--checkpoint=0"], "range [1, "),
         (export.main, ["--run={run}", "--output={run}y"], "checkpoints/3 is damaged"),
@@ -146,6 +157,7 @@ def test_a_run_of_another_config(capsys, sound, tmp_path, monkeypatch):
 
     monkeypatch.setattr(assembly, "build", stop_here)
     monkeypatch.setattr("ddpo_fair.training.stopping.Stop.listen", lambda self: None)
+    monkeypatch.setenv(command_line.DEBUG, "1")
     arguments = arguments_of(sound, **{"run.dir": tmp_path})
     with pytest.raises(AssertionError):
         train.main(arguments)

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from refusals import refused
 
 from ddpo_fair.classifiers import augmentation, supervised
-from ddpo_fair.embedded import dataset, pretrain_vae
+from ddpo_fair.embedded import dataset, pretrain, pretrain_vae
 from ddpo_fair.models import vae
 
 
@@ -42,6 +43,28 @@ def fit(folder, num_steps, batch):
 
 def rows(step):
     return np.random.default_rng([0, step]).normal(size=(16, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("flag", "part"),
+    [
+        ("--images=0", "--images='0' must be an integer in the range [2000,"),
+        ("--seed=-1", "--seed='-1' must be"),
+        ("--stages=vae,unet", "must be of vae, classifier"),
+        ("--output={tmp}/full", "exists and is not empty"),
+        ("--output=/dev/null", "exists and is not a folder"),
+        ("--output=/proc/none/x", "cannot be used"),
+        ("--work_dir={tmp}/other", "seed was 1 and is now 0"),
+        ("extra", "'extra' is no flag"),
+    ],
+)
+def test_flags_are_checked_first(flag, part, tmp_path, capsys):
+    for name in ("full/x", "other/pretraining.json"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text('{"seed": 1}')
+    flags = [f"--work_dir={tmp_path / 'a'}", f"--output={tmp_path / 'b'}"]
+    flags.append(flag.replace("{tmp}", str(tmp_path)))
+    assert part in refused(pretrain.main, flags, capsys)
 
 
 class Stopped(Exception):

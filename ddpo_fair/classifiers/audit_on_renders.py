@@ -3,18 +3,19 @@
 It was trained on photographs and errs on drawn faces, more on those labelled female.
 `embedded/assets/audit.json` keeps its confusion matrix on held-out renders, with which
 `evaluate` corrects its shares; `python -m ddpo_fair.classifiers.audit_on_renders`
-measures it anew (extras `audit` and `data`).
+measures it anew (extras `audit` and `data`) into a file of your choice.
 """
 
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from absl import flags
 from scipy import stats
 
-from ddpo_fair import command_line
+from ddpo_fair import command_line, files
 from ddpo_fair.classifiers import audit_classifier
 from ddpo_fair.embedded import attributes, dataset
 
@@ -52,18 +53,21 @@ def rates(p_female: np.ndarray, male: np.ndarray) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns its exit status: 0, 2 for something to fix, or 130."""
+    """Runs the command; returns its exit status."""
 
     def work() -> None:
-        command_line.options(flags.FlagValues(), arguments, __doc__)
-        measure()
+        values = flags.FlagValues()
+        texts, _, _ = command_line.definers(values)
+        texts("output", "audit.json", "The file to write")
+        command_line.options(values, arguments, __doc__)
+        measure(files.output("--output", values.output, b'"female_as_male"'))
 
     return command_line.run(
         "ddpo_fair.classifiers.audit_on_renders", work, "nothing was written"
     )
 
 
-def measure() -> None:
+def measure(output: Path) -> None:
     """Writes the report on the first held-out images that show a face."""
     examples, index = [], dataset.FIRST_TEST
     while len(examples) < NUM_IMAGES:
@@ -75,8 +79,9 @@ def measure() -> None:
     faces = audit_classifier.find_faces(images)
     report = rates(faces.p_female, np.array([example["male"] for example in examples]))
     report |= {"first_index": dataset.FIRST_TEST, "last_index": index - 1}
-    audit_classifier.RENDERS_REPORT.write_text(json.dumps(report, indent=2) + "\n")
-    print(audit_classifier.RENDERS_REPORT.read_text())
+    output.parent.mkdir(parents=True, exist_ok=True)
+    files.replace(output, json.dumps(report, indent=2) + "\n")
+    print(output.read_text())
 
 
 if __name__ == "__main__":

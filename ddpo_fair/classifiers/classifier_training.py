@@ -208,16 +208,9 @@ def save(folder: Path, start: Start, params: Any) -> None:
 
 def bind(folder: Path, settings: dict[str, Any]) -> None:
     """Makes a folder that of one training; a UserError if it is another's, or done."""
-    name = f"--output={shown(str(folder))}"
-    try:
-        occupied = folder.exists() and any(folder.iterdir())
-    except OSError as error:
-        raise UserError(f"{name} cannot be used ({error}); give another.") from error
-    if occupied and not (folder / SETTINGS).exists():
-        raise UserError(f"{name} is not empty; give a new folder.")
     files.bind(folder / SETTINGS, settings, "--output")
     if (folder / WEIGHTS).exists():
         raise UserError(
-            f"{name} holds the finished classifier of these settings; give another"
-            " folder to train anew."
+            f"--output={shown(str(folder))} holds the finished classifier of these"
+            " settings; give another folder to train anew."
         )

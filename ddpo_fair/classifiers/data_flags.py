@@ -1,6 +1,5 @@
 """Flags that the commands about classifiers share: which images, which labels."""
 
-import functools
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -68,16 +67,8 @@ def read(data: Any, split: str, settings: Any) -> Any:
     return labelled_images.read(data, split, settings.size, settings.method)
 
 
-def define(values: flags.FlagValues) -> tuple[Callable[..., None], ...]:
-    """Defines the flags that say which images, and what their labels mean.
-
-    Returns:
-        What defines further flags in `values`: a text, a whole number, a number.
-    """
-    texts, whole, number = (
-        functools.partial(one, flag_values=values)
-        for one in (flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float)
-    )
+def define(texts: Callable[..., None]) -> None:
+    """Defines the flags that say which images, and what their labels mean."""
     texts(
         "data",
         None,
@@ -87,4 +78,3 @@ def define(values: flags.FlagValues) -> tuple[Callable[..., None], ...]:
     texts("label", None, "The data set's label, e.g. Male; the obvious one")
     texts("classes", None, "What its values mean, from 0 on, e.g. female,male,none")
     texts("data_dir", None, "Where TensorFlow Datasets keeps data sets")
-    return texts, whole, number

@@ -21,7 +21,7 @@ DEFAULT_IMAGES = 1000
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns its exit status: 0, 2 for something to fix, or 130."""
+    """Runs the command; returns its exit status."""
     return command_line.run(
         "ddpo_fair.classifiers.evaluate_classifier",
         lambda: evaluate(_options(arguments)),
@@ -38,6 +38,9 @@ def evaluate(options: flags.FlagValues) -> None:
     from ddpo_fair.models import sources
 
     stem = files.given("--output", options.output)
+    table, sheet = classifier_evaluation.paths(stem)
+    files.output("--output", table, classifier_evaluation.MARK)
+    files.output("--output", sheet, b"\x89PNG" if table.exists() else b"")
     parallel.start(2)
     model = classifier.load(sources.classifier_folder(options.classifier))
     images, rows, split = _images(options, model.preprocessing)
@@ -76,7 +79,8 @@ def _images(options: flags.FlagValues, settings: Any):
 
 def _options(arguments: Sequence[str]) -> flags.FlagValues:
     values = flags.FlagValues()
-    texts, whole, number = data_flags.define(values)
+    texts, whole, number = command_line.definers(values)
+    data_flags.define(texts)
     where = "Embedded, a folder, or owner/name on the Hugging Face hub"
     texts("classifier", "embedded", where)
     texts("split", None, "Of the data; test if there is one")

@@ -29,7 +29,7 @@ LARGEST = 2**31 - 1
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns its exit status: 0, 2 for something to fix, or 130."""
+    """Runs the command; returns its exit status."""
     return command_line.run(
         "ddpo_fair.classifiers.train_classifier",
         lambda: train(_options(arguments)),
@@ -138,7 +138,8 @@ def _test(options: flags.FlagValues, output: Path, split: Any, rows: Any) -> Non
 
 def _options(arguments: Sequence[str]) -> flags.FlagValues:
     values = flags.FlagValues()
-    texts, whole, number = data_flags.define(values)
+    texts, whole, number = command_line.definers(values)
+    data_flags.define(texts)
     texts("output", None, "Folder of the classifier, new")
     texts(
         "start",

@@ -5,9 +5,10 @@ with the UNet; each stage resumes where it was stopped. Writes the official fold
 """
 
 import concurrent.futures
-import functools
 import json
 import logging
+import multiprocessing
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from ddpo_fair.embedded import (
     pretrain_tokenizer,
     pretrain_vae,
 )
+from ddpo_fair.errors import UserError, shown
 from ddpo_fair.models import vae, vit, weights
 
 SHARD = 1_000
@@ -39,6 +41,7 @@ COLUMNS = ("image", "caption", "male", "view")  # of an example, kept in a shard
 STORED = jnp.float16  # halves the package; the weights become float32 when read
 
 STAGES = ["vae", "classifier", "diffusion"]
+SETTINGS, MOST_STEPS = "pretraining.json", 10**7
 
 
 def render_shard(path: Path, seed: int, start: int) -> None:
@@ -55,11 +58,17 @@ def render(folder: Path, seed: int, count: int) -> dict[str, np.ndarray]:
     starts = range(0, count, SHARD)
     paths = [folder / f"faces_{start:07d}.npz" for start in starts]
     todo = [(p, s) for p, s in zip(paths, starts, strict=True) if not p.exists()]
-    with concurrent.futures.ProcessPoolExecutor() as pool:
+    ignore = signal.signal, (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this one
+    with concurrent.futures.ProcessPoolExecutor(None, None, *ignore) as pool:
         jobs = [pool.submit(render_shard, path, seed, start) for path, start in todo]
         done = concurrent.futures.as_completed(jobs)
-        for job in tqdm.tqdm(done, total=len(jobs), desc="renders (thousands)"):
-            job.result()
+        try:
+            for job in tqdm.tqdm(done, total=len(jobs), desc="renders (thousands)"):
+                job.result()
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
     shards = [np.load(path) for path in paths]
     return {name: np.concatenate([shard[name] for shard in shards]) for name in COLUMNS}
 
@@ -98,12 +107,12 @@ def classifier_stage(
     train = slice(0, len(images) - HOLDOUT)
     copies = cached(
         work / "reconstructions.npy",
-        lambda: reconstruct(autoencoder, images[:RECONSTRUCTIONS]),
+        lambda: reconstruct(autoencoder, images[train][:RECONSTRUCTIONS]),
     )
     params = pretrain_classifier.train(
         work / "classifier",
         np.concatenate([images[train], copies]),
-        np.concatenate([male[train], male[:RECONSTRUCTIONS]]),
+        np.concatenate([male[train], male[train][:RECONSTRUCTIONS]]),
         options.classifier_steps,
         options.seed,
     )
@@ -182,7 +191,7 @@ def write_layout(folder: Path, captions: list[str]) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns its exit status: 0, 2 for something to fix, or 130."""
+    """Runs the command; returns its exit status."""
     return command_line.run(
         "ddpo_fair.embedded.pretrain",
         lambda: pretrain(_options(arguments)),
@@ -191,12 +200,21 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def pretrain(options: flags.FlagValues) -> None:
-    """Runs the stages that the flags ask for."""
+    """Runs the stages that the flags ask for; a UserError for what the user can fix."""
+    if not options.stages or set(options.stages) - set(STAGES):
+        stages = shown(",".join(options.stages))
+        raise UserError(f"--stages={stages} must be of {', '.join(STAGES)}.")
+    work = files.output("--work_dir", options.work_dir, SETTINGS)
+    output = files.output("--output", options.output, SETTINGS)
+    given = options.flag_values_dict()
+    for name in ("work_dir", "output", "stages"):
+        del given[name]
+    files.bind(work / SETTINGS, given, "--work_dir")
+    files.bind(output / SETTINGS, given, "--output")
     parallel.start(2)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("orbax").setLevel(logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)
-    work, output = Path(options.work_dir), Path(options.output)
     data = render(work / "faces", options.seed, options.images)
     folder = output / "text_to_image"
     write_layout(folder, sorted(set(data["caption"].tolist())))
@@ -216,17 +234,15 @@ def pretrain(options: flags.FlagValues) -> None:
 
 def _options(arguments: Sequence[str]) -> flags.FlagValues:
     values = flags.FlagValues()
-    texts, whole = (
-        functools.partial(define, flag_values=values)
-        for define in (flags.DEFINE_string, flags.DEFINE_integer)
-    )
+    texts, whole, _ = command_line.definers(values)
     texts("work_dir", "pretraining", "Renders, checkpoints: kept to resume")
-    texts("output", str(Path(__file__).parent / "weights"), "Final folders")
-    whole("seed", 0, "Of the renders and of the training", 0)
-    whole("images", dataset.NUM_TRAIN, "Renders, in thousands rounded up", 1)
-    whole("vae_steps", 1_600, "Updates of the autoencoder", 1)
-    whole("classifier_steps", 1_500, "Updates of the classifier", 1)
-    whole("diffusion_steps", 1_750, "Updates of text encoder and UNet", 1)
+    texts("output", "embedded_model", "Final folders, new")
+    whole("seed", 0, "Of the renders and of the training", 0, 2**31 - 1)
+    least = HOLDOUT + SHARD
+    whole("images", dataset.NUM_TRAIN, "Renders, in thousands rounded up", least, 10**7)
+    whole("vae_steps", 1_600, "Updates of the autoencoder", 1, MOST_STEPS)
+    whole("classifier_steps", 1_500, "Updates of the classifier", 1, MOST_STEPS)
+    whole("diffusion_steps", 1_750, "Updates of text encoder and UNet", 1, MOST_STEPS)
     flags.DEFINE_list(
         "stages", STAGES, "To run; the first one before others", flag_values=values
     )

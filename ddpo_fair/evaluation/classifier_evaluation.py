@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # the extra `data` may be missing
     from ddpo_fair.embedded import renders
 
 BATCH = 64  # of each device
+MARK = b'{\n "source": {'  # with which every STEM.json begins
 
 
 def classify(
@@ -55,6 +56,11 @@ def test(
     return accuracy.sentence(found), write(stem, found, source)
 
 
+def paths(stem: Path) -> tuple[Path, Path]:
+    """STEM.json and STEM.png."""
+    return stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.png")
+
+
 def write(
     stem: Path, found: dict[str, Any], source: dict[str, Any]
 ) -> tuple[Path, Path]:
@@ -67,15 +73,15 @@ def write(
     """
     with plots.style():
         image = plots.png(figures.accuracy_sheet(found))
-    paths = stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.png")
+    written = paths(stem)
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
         text = files.json_text({"source": source, **found}, indent=1)
-        files.replace(paths[0], text)
-        files.replace(paths[1], image)
+        files.replace(written[0], text)
+        files.replace(written[1], image)
     except OSError as error:
         raise UserError(
             f"--output={shown(str(stem))} cannot be written"
             f" ({error.strerror or error}); give another."
         ) from error
-    return paths
+    return written

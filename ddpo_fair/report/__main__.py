@@ -20,7 +20,7 @@ their seed count as one experiment. RUN is a run's folder, e.g. runs/mech_eng.
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns its exit status: 0, 2 for something to fix, or 130."""
+    """Runs the command; returns its exit status."""
     return command_line.run(
         "ddpo_fair.report", lambda: explain(arguments), "the page was not written"
     )

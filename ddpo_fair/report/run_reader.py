@@ -207,10 +207,11 @@ def _object(
     path: Path, read: Callable[[Path], dict[str, Any]], notes: list[str]
 ) -> dict[str, Any]:
     """What `read` makes of a file; {} with a note where it cannot."""
+    if not path.is_file():  # a FIFO would have to be waited for
+        notes.append(f"{path.name} is missing.")
+        return {}
     try:
         return read(path)
-    except FileNotFoundError:
-        notes.append(f"{path.name} is missing.")
     except (OSError, ValueError, RecursionError) as error:
         notes.append(f"{path.name} cannot be read ({error}).")
     return {}
@@ -226,6 +227,8 @@ def _read_evaluation(path: Path) -> dict[str, Any]:
 def _lines(folder: Path, notes: list[str]) -> tuple[tuple[dict, ...], str]:
     """Lines by epoch, the later of two with one epoch, and the file's SHA-256."""
     try:
+        if not (folder / run_log.LINES).is_file():
+            raise FileNotFoundError
         content = (folder / run_log.LINES).read_bytes()
         found = run_log.read(folder)
     except OSError:
@@ -245,5 +248,5 @@ def _grids(folder: Path) -> dict[int, Path]:
     if not folder.is_dir():
         return {}
     matches = ((GRID.fullmatch(path.name), path) for path in folder.iterdir())
-    grids = {int(match.group(1)): path for match, path in matches if match}
+    grids = {int(m.group(1)): path for m, path in matches if m and path.is_file()}
     return dict(sorted(grids.items()))

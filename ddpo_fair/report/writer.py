@@ -9,6 +9,7 @@ from ddpo_fair.errors import UserError
 from ddpo_fair.report import curves, page, plots, run_reader, share_curves, summary
 
 PAGE = "report.html"
+MARK = b": fairness report</title>"  # of every page
 
 
 def write(run_folders: Sequence[str | Path], output: str | Path | None = None) -> Path:
@@ -24,10 +25,9 @@ def write(run_folders: Sequence[str | Path], output: str | Path | None = None) -
     """
     folders = dict.fromkeys(files.given("The run", f) for f in run_folders)
     runs = [run_reader.read(folder) for folder in folders]
-    if output is None:
-        target = Path(os.path.commonpath(list(folders))) / PAGE
-    else:
-        target = _page(output)
+    target = files.output(
+        "--output", output or Path(os.path.commonpath(list(folders))) / PAGE, MARK
+    )
     groups = run_reader.groups(runs)
     wide = [share_curves.mean_bias(runs), share_curves.over_time(runs)]
     wide = [chart for chart in (*wide, share_curves.histogram(runs)) if chart]
@@ -46,20 +46,6 @@ def write(run_folders: Sequence[str | Path], output: str | Path | None = None) -
             f"--output={str(target)!r} cannot be written ({error.strerror or error});"
             " choose another path."
         ) from error
-    return target
-
-
-def _page(output: str | Path) -> Path:
-    """The page that --output names.
-
-    Raises:
-        UserError: if it is a folder.
-    """
-    target = files.given("--output", output)
-    if target.is_dir():
-        raise UserError(
-            f"--output={str(target)!r} is a folder; name the page, e.g. {PAGE}."
-        )
     return target
 
 
