@@ -372,8 +372,8 @@ def _load(path: str, variant: str | None) -> tuple[ConfigDict, dict[str, Any]]:
 
     config_flags' own loader would print a traceback, and drop what is a UserError.
     """
-    file = Path(path)
-    if not files.given("--config", path).is_file() or file.suffix != ".py":
+    file = files.given("--config", path)
+    if not file.is_file() or file.suffix != ".py":
         found = sorted(map(str, Path("configs").glob("*.py")))[:8]
         raise UserError(
             f"--config={shown(path)} is not a file of Python, whose name ends in .py;"
@@ -383,6 +383,7 @@ def _load(path: str, variant: str | None) -> tuple[ConfigDict, dict[str, Any]]:
     try:
         spec = importlib.util.spec_from_file_location("experiment", file)
         module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # where its dataclasses look for it
         spec.loader.exec_module(module)
         found = module.get_config(variant)
         if not isinstance(found, ConfigDict):

@@ -231,6 +231,21 @@ def test_a_frozen_config_is_only_a_config(tmp_path, capsys):
     assert problems == [] and (command.config.seed, command.config.epochs) == (3, 5)
 
 
+def test_a_config_file_may_define_dataclasses(tmp_path, capsys):
+    source = "from __future__ import annotations\nimport dataclasses\n" + START.replace(
+        "def get", "@dataclasses.dataclass\nclass Mine:\n    seed: int = 3\ndef get"
+    )
+    (tmp_path / "mine.py").write_text(f"{source}c.seed = Mine().seed{END}")
+    command, problems = command_line.parse([f"--config={tmp_path / 'mine.py'}"], "x")
+    assert problems == [] and command.config.seed == 3
+
+
+def test_the_line_of_a_relative_config_file_is_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine.py").write_text("\n\nraise ValueError('no')")
+    monkeypatch.chdir(tmp_path)
+    assert "'mine.py', line 3" in refused(train.main, ["--config=mine.py"], capsys)
+
+
 FIELDS = tuple(configuration.flatten(configuration.defaults()))
 EXTREMES = st.sampled_from(
     [10**400, -(10**9999), "\0", "\ud800", (), ("",), (10**400,)]
