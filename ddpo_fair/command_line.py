@@ -21,6 +21,7 @@ import shlex
 import signal
 import sys
 import textwrap
+import threading
 import time
 import tokenize
 import traceback
@@ -43,6 +44,7 @@ ONE = "attributes.gender."  # whose settings --help shows for all attributes
 BUG, BAD_INPUT, UNREAD = 1, 2, 141
 DEBUG = "DDPO_FAIR_DEBUG"  # set, a bug ends with its traceback
 OF_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
+PATIENCE_SECONDS = 3  # for what a Ctrl-C interrupts to end
 LONGEST_REASON = 300  # characters of what a config file raises
 USAGE = """\
 python -m MODULE --config=configs/mech_eng.py[:embedded|:sd15] [--config.NAME=VALUE ...]
@@ -90,6 +92,20 @@ def run(command: str, work: Callable[[], None], interrupted: str) -> int:
     if ours:  # a process of this command
         signal.signal(signal.SIGINT, functools.partial(_interrupt, farewell))
         sys.unraisablehook = _unraisable
+        _end_in_time(farewell)
+    try:
+        status = _status(command, work)
+    except KeyboardInterrupt:
+        if ours:
+            _leave_at_once(farewell)
+        _say(farewell)
+        return stopping.AT_ONCE
+    if ours:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(status))  # it has ended
+    return status
+
+
+def _status(command: str, work: Callable[[], None]) -> int:
     try:
         try:
             work()
@@ -104,11 +120,6 @@ def run(command: str, work: Callable[[], None], interrupted: str) -> int:
         _say(f"{command}: {errors.paragraph(error)}")
         lost = isinstance(error, HostLost)
         status = stopping.INTERRUPTED if lost else BAD_INPUT
-    except KeyboardInterrupt:
-        if ours:
-            _leave_at_once(farewell)
-        _say(farewell)
-        status = stopping.AT_ONCE
     except BrokenPipeError:
         status = UNREAD
     except Exception as error:
@@ -177,6 +188,20 @@ def _interrupt(farewell: str, _: int, frame: types.FrameType | None) -> None:
             _leave_at_once(farewell)
         frame = frame.f_back
     raise KeyboardInterrupt
+
+
+def _end_in_time(farewell: str) -> None:
+    """Has Ctrl-C end the process even if what it interrupts does not: a compilation."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+    def watch() -> None:
+        os.read(reading, 1)
+        time.sleep(PATIENCE_SECONDS)
+        _leave_at_once(farewell)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _leave_at_once(farewell: str) -> None:
