@@ -15,7 +15,6 @@ from ddpo_fair.errors import UserError, shown
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 FORM = 'its form is {"a prompt": {"gender": {"female": 0.3, "male": 0.7}}}'
-TYPOLOGY = "typology"
 
 
 def of(config: ConfigDict) -> dict[str, classes.Attribute]:
@@ -126,7 +125,7 @@ def problems(config: ConfigDict) -> Iterator[str]:
                 f" {', '.join(one.classes)}."
             )
         if (
-            one.classifier == TYPOLOGY
+            one.classifier == classes.TYPOLOGY
             and tuple(one.classes) != classes.SKIN_TONE.classes
         ):
             yield (

@@ -61,6 +61,37 @@ def test_confusion_and_accuracy_are_scikit_learns():
     assert found["accuracy_without_none"]["estimate"] == pytest.approx(score)
 
 
+def test_three_classes_by_hand():
+    truth = np.array([0, 0, 1, 1, 2, NONE])
+    seen = np.array(
+        [
+            [0.8, 0.1, 0.1],
+            [0.5, 0.4, 0.1],
+            [0.1, 0.9, 0.0],
+            [0.9, 0.1, 0.0],
+            [0.0, 0.2, 0.8],
+            [0.4, 0.3, 0.3],
+        ]
+    )
+    found = accuracy.measure(truth, seen, 0.7, ("light", "medium", "dark"))
+    expected = [[1, 0, 0, 1], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    np.testing.assert_array_equal(found["confusion"], expected)
+    assert found["classes"] == ["light", "medium", "dark", "none"]
+    shares = {
+        "accuracy": (4, 6),
+        "accuracy_without_none": (3, 4),
+        "accuracy_of_faces": (3, 5),
+        "accuracy_forced": (4, 5),
+        "none_among_faces": (1, 5),
+    }
+    for name, counts in shares.items():
+        assert found[name] == intervals.wilson(*counts)._asdict(), name
+    assert found["recognised"]["light"]["estimate"] == 0.5
+    # Of five faces: .5 and .8, .8 and one .9 right, the other .9 wrong.
+    gaps = [1 - 0.5, 2 * (1 - 0.8), 2 * abs(0.5 - 0.9)]
+    assert found["calibration_error"] == pytest.approx(sum(gaps) / 5)
+
+
 def test_images_without_a_face_alone_have_no_calibration():
     seen = np.array([[0.5, 0.5], [0.9, 0.1]])
     found = accuracy.measure(np.array([NONE, NONE]), seen, 0.7)

@@ -242,7 +242,7 @@ def test_attributes_of_tfds_are_labels(tmp_path):
         labelled_images.open_data("celebrity_like", "Gender", data_dir=where)
     obvious = labelled_images.open_data("celebrity_like", data_dir=where)
     assert obvious.label == "attributes/Male"
-    with pytest.raises(UserError, match="none means female and none male"):
+    with pytest.raises(UserError, match="none means female and none means male"):
         labelled_images.open_data("celebrity_like", "Smiling", data_dir=where)
     named = labelled_images.open_data(
         "celebrity_like", "Smiling", ("man", "woman"), data_dir=where
@@ -285,5 +285,5 @@ def test_classes_of_a_folder_must_mean_female_and_male(tmp_path):
 
 
 def test_meanings():
-    found = classes.meanings([" Woman", "MALE", "other", "girl"])
+    found = classes.GENDER.meanings([" Woman", "MALE", "other", "girl"])
     assert found.tolist() == [0, 1, -1, 0]

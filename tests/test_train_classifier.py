@@ -92,6 +92,33 @@ def test_evaluation_agrees_with_that_of_the_training(trained, images, tmp_path):
     assert evaluate_classifier.main(flags) == 2  # config.json is none of its own
 
 
+def test_typology_is_tested_on_renders(tmp_path, capsys):
+    stem = tmp_path / "typology"
+    flags = ["--data=renders", "--classifier=typology", f"--output={stem}"]
+    assert (
+        evaluate_classifier.main([*flags, "--attribute=skin_tone", "--images=9"]) == 0
+    )
+    found = json.loads((tmp_path / "typology.json").read_text())
+    assert found["classes"] == ["light", "medium", "dark", "none"]
+    assert np.shape(found["confusion"]) == (4, 4) and np.sum(found["confusion"]) == 9
+    assert found["source"]["flags"]["attribute"] == "skin_tone"
+    assert evaluate_classifier.main(flags) == 2
+    assert "not by gender (female, male)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("attribute", "message"),
+    [
+        ("race", "classifies by gender, skin_tone, age, not by race; name a folder"),
+        ("hats", "has no classes: give them, or choose one of gender, skin_tone"),
+    ],
+)
+def test_an_attribute_that_is_not_embedded_is_refused(attribute, message, capsys):
+    flags = ["--data=renders", f"--attribute={attribute}"]
+    assert evaluate_classifier.main(flags) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_one_class_alone_is_refused(images, tmp_path, capsys):
     lonely = made_images.folder(tmp_path / "data", {"train": (2, 0), "test": (1, 1)})
     flags = [f"--data={lonely}", f"--output={tmp_path / 'vit'}", "--image_size=16"]

@@ -9,6 +9,7 @@ import numpy as np
 from ddpo_fair.errors import UserError, shown
 
 FEMALE, MALE = 0, 1
+TYPOLOGY = "typology"  # the typology angle, in place of a classifier's folder
 NONE = -1  # the label of an image in which no class was recognised
 
 

@@ -56,21 +56,21 @@ class Classifier:
     """A loaded classifier of one attribute or several, with K classes in all.
 
     Attributes:
-        network: None for the typology angle.
+        network: gives a logit of each label.
         preprocessing: of images.
         classes: float32 [labels, K], sums labels into classes.
         params: of the network.
         attributes: whose classes these are, one attribute after the other.
     """
 
-    network: vit.ImageClassifier | None
-    preprocessing: Preprocessing | None
+    network: vit.ImageClassifier
+    preprocessing: Preprocessing
     classes: np.ndarray
     params: Any
     attributes: tuple[classes.Attribute, ...] = (classes.GENDER,)
 
 
-TYPOLOGY = Classifier(None, None, np.eye(3, dtype=np.float32), {}, (classes.SKIN_TONE,))
+AnyClassifier = Classifier | typology.Typology
 
 
 def load(
@@ -204,13 +204,15 @@ def preprocess(settings: Preprocessing, images: jax.Array) -> jax.Array:
     return (pixels * settings.scale - mean) / std
 
 
-def probabilities(classifier: Classifier, params: Any, images: jax.Array) -> jax.Array:
+def probabilities(
+    classifier: AnyClassifier, params: Any, images: jax.Array
+) -> jax.Array:
     """Float32 [N, K], of the attributes' classes, for images [N, H, W, 3] in [0, 1].
 
     Those of an attribute sum to 1 unless some labels mean none of its classes.
     """
-    if classifier.network is None:
-        return typology.probabilities(images)
+    if isinstance(classifier, typology.Typology):
+        return typology.probabilities(images, classifier.limits)
     pixel_values = preprocess(classifier.preprocessing, images)
     logits = classifier.network.apply({"params": params}, pixel_values)
     return jnp.matmul(
@@ -219,7 +221,7 @@ def probabilities(classifier: Classifier, params: Any, images: jax.Array) -> jax
 
 
 def classify(
-    classifiers: tuple[Classifier, ...], params: tuple[Any, ...], images: jax.Array
+    classifiers: tuple[AnyClassifier, ...], params: tuple[Any, ...], images: jax.Array
 ) -> jax.Array:
     """Probabilities float32 [D, n, K] of images [D, n, H, W, 3], not waited for.
 
@@ -230,7 +232,7 @@ def classify(
 
 
 @functools.lru_cache(maxsize=4)
-def program(classifiers: tuple[Classifier, ...]) -> Callable[..., jax.Array]:
+def program(classifiers: tuple[AnyClassifier, ...]) -> Callable[..., jax.Array]:
     """The pmapped `classify` of classifiers, of its other arguments."""
 
     def answers(params: tuple[Any, ...], images: jax.Array) -> jax.Array:
@@ -241,7 +243,7 @@ def program(classifiers: tuple[Classifier, ...]) -> Callable[..., jax.Array]:
 
 
 def by_attribute(
-    classifiers: Sequence[Classifier], probabilities: np.ndarray
+    classifiers: Sequence[AnyClassifier], probabilities: np.ndarray
 ) -> dict[str, np.ndarray]:
     """What `classify` returns, [N, K], as the probabilities of each attribute."""
     attributes = [one for each in classifiers for one in each.attributes]

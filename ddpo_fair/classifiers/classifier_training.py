@@ -40,9 +40,13 @@ class Start:
 
 
 def begin(
-    folder: Path, names: tuple[str, ...], seed: int, image_size: int | None = None
+    folder: Path,
+    names: tuple[str, ...],
+    seed: int,
+    image_size: int | None = None,
+    attribute: classes.Attribute = classes.GENDER,
 ) -> Start:
-    """A classifier of any labels, whose head is kept if it has the same two classes.
+    """A classifier of any labels, whose head is kept if it has the same classes.
 
     Args:
         folder: in transformers' layout.
@@ -50,6 +54,7 @@ def begin(
         seed: of a new head's weights.
         image_size: pixels of a side, for random weights of the folder's architecture;
             None to begin with the folder's weights.
+        attribute: whose classes the names mean.
 
     Raises:
         UserError: if it cannot be read, or its images' sides are no multiple of 8.
@@ -58,7 +63,9 @@ def begin(
     given = vit.Config.from_dict(config)
     preprocessor = tensor_files.read_json(folder / classifier.PREPROCESSOR)
     settings = classifier.read_preprocessing(folder, given)
-    columns = _columns(given.id2label, names) if image_size is None else None
+    columns = None
+    if image_size is None:
+        columns = _columns(attribute, given.id2label, names)
     note = f"From {folder}, with its head for {', '.join(given.id2label)}"
     if columns is None:
         note = f"From {folder}, with a new head for {', '.join(names)}"
@@ -84,15 +91,17 @@ def begin(
         fresh = jax.jit(network.init)(key, images)["params"]
         columns = np.arange(len(names))
         params = {**fresh, **params, "classifier": fresh["classifier"]}
-    membership = classifier.label_classes(network.config.id2label, folder)
-    loaded = classifier.Classifier(network, settings, membership, params)
+    membership = classifier.label_classes(network.config.id2label, folder, attribute)
+    loaded = classifier.Classifier(network, settings, membership, params, (attribute,))
     return Start(config, preprocessor, loaded, columns, note)
 
 
-def _columns(labels: tuple[str, ...], names: tuple[str, ...]) -> np.ndarray | None:
-    """The label of each class of the data, if both are the same two; else None."""
-    old, new = classes.meanings(labels), classes.meanings(names)
-    if len(old) == len(new) == 2 and set(old) == set(new) == {0, 1}:
+def _columns(
+    attribute: classes.Attribute, labels: tuple[str, ...], names: tuple[str, ...]
+) -> np.ndarray | None:
+    """The label of each class of the data, if both are the attribute's; else None."""
+    old, new = attribute.meanings(labels), attribute.meanings(names)
+    if sorted(old) == sorted(new) == list(range(len(attribute.classes))):
         return np.array([int(np.flatnonzero(old == meaning)[0]) for meaning in new])
     return None
 

@@ -14,13 +14,17 @@ RENDERS = "stereotyped_faces"  # a data set that the package itself makes
 
 def open_data(options: flags.FlagValues) -> Any:
     """The data set that the flags name; see `labelled_images.open_data`."""
-    from ddpo_fair.classifiers import labelled_images
+    from ddpo_fair.classifiers import classes, labelled_images
 
     if options.data.partition("/")[0] == RENDERS:
         from ddpo_fair.embedded import tfds_faces  # noqa: F401 - TFDS then knows it
-    classes = [name.strip() for name in (options.classes or "").split(",")]
+    names = [name.strip() for name in (options.classes or "").split(",")]
     data = labelled_images.open_data(
-        options.data, options.label, [c for c in classes if c], options.data_dir
+        options.data,
+        options.label,
+        [c for c in names if c],
+        options.data_dir,
+        classes.attribute(options.attribute),
     )
     if data.note:
         print(f"--data={shown(options.data)}: {data.note}.", file=sys.stderr)
@@ -75,6 +79,7 @@ def define(texts: Callable[..., None]) -> None:
         "A name of TensorFlow Datasets, e.g. celeb_a; or a folder with a folder for"
         " each class, FOLDER/female/x.png or FOLDER/train/female/x.png",
     )
+    texts("attribute", "gender", "To classify by: gender, skin_tone, age or race")
     texts("label", None, "The data set's label, e.g. Male; the obvious one")
     texts("classes", None, "What its values mean, from 0 on, e.g. female,male,none")
     texts("data_dir", None, "Where TensorFlow Datasets keeps data sets")

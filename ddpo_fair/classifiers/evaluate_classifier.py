@@ -33,7 +33,7 @@ def evaluate(options: flags.FlagValues) -> None:
     """Classifies the images, writes and prints how well; a UserError for bad input."""
     # Seconds of imports, which --help and a wrong flag do not wait for.
     from ddpo_fair import parallel
-    from ddpo_fair.classifiers import classifier
+    from ddpo_fair.classifiers import classes, classifier, typology
     from ddpo_fair.evaluation import classifier_evaluation
     from ddpo_fair.models import sources
 
@@ -42,8 +42,15 @@ def evaluate(options: flags.FlagValues) -> None:
     files.output("--output", table, classifier_evaluation.MARK)
     files.output("--output", sheet, b"\x89PNG" if table.exists() else b"")
     parallel.start(2)
-    model = classifier.load(sources.classifier_folder(options.classifier))
-    images, rows, split = _images(options, model.preprocessing)
+    attribute = classes.attribute(options.attribute)
+    if options.classifier == classes.TYPOLOGY:
+        model = settings = typology.Typology((attribute,))
+    else:
+        name = attribute.name
+        folder = sources.classifier_folder(options.classifier, attribute=name)
+        model = classifier.load(folder, attributes=(attribute,))
+        settings = model.preprocessing
+    images, rows, split = _images(options, settings)
     given = {
         name: value
         for name, value in options.flag_values_dict().items()
@@ -65,7 +72,7 @@ def _images(options: flags.FlagValues, settings: Any):
     if options.data == RENDERS:
         from ddpo_fair.embedded import renders  # the extra `data` may be missing
 
-        known = renders.held_out(options.images or DEFAULT_IMAGES)
+        known = renders.held_out(options.images or DEFAULT_IMAGES, options.attribute)
         return known, np.arange(len(known.truth)), "held out"
     data = data_flags.open_data(options)
     name = options.split or data_flags.test_split(data, "split")
@@ -81,7 +88,7 @@ def _options(arguments: Sequence[str]) -> flags.FlagValues:
     values = flags.FlagValues()
     texts, whole, number = command_line.definers(values)
     data_flags.define(texts)
-    where = "Embedded, a folder, or owner/name on the Hugging Face hub"
+    where = "Embedded, typology, a folder, or owner/name on the Hugging Face hub"
     texts("classifier", "embedded", where)
     texts("split", None, "Of the data; test if there is one")
     whole("images", None, "At most; drawn at random", 1, 10**8)

@@ -12,7 +12,8 @@ import tqdm
 from PIL import Image, ImageOps
 
 from ddpo_fair import files
-from ddpo_fair.classifiers import classes, image_folder, tfds_source
+from ddpo_fair.classifiers import image_folder, tfds_source
+from ddpo_fair.classifiers.classes import GENDER, Attribute
 from ddpo_fair.errors import UserError, shown
 
 PREPARED = "dataset_info.json"  # in the folder of a data set that TFDS has prepared
@@ -32,6 +33,7 @@ class LabelledImages:
         names: of the classes.
         image: path of TFDS's feature, "/" between.
         label: likewise.
+        attribute: whose classes the labels mean.
         note: what of a folder is not read; "" if all is.
     """
 
@@ -41,6 +43,7 @@ class LabelledImages:
     names: tuple[str, ...]
     image: str = "image"
     label: str = "label"
+    attribute: Attribute = GENDER
     note: str = ""
 
 
@@ -66,8 +69,8 @@ class Split:
 
     @property
     def truth(self) -> np.ndarray:
-        """What each image's class means, int [N]: FEMALE, MALE or NONE."""
-        return classes.meanings(self.data.names)[self.classes]
+        """What each image's class means, int [N]: one of the attribute's, or NONE."""
+        return self.data.attribute.meanings(self.data.names)[self.classes]
 
     def pixels(self, rows: Sequence[int]) -> np.ndarray:
         """Images uint8 [n, H, W, 3] of rows [n]; the sides' proportion is not kept.
@@ -134,6 +137,7 @@ def open_data(
     label: str | None = None,
     classes: Sequence[str] = (),
     data_dir: str | None = None,
+    attribute: Attribute = GENDER,
 ) -> LabelledImages:
     """A data set, downloaded and prepared if need be.
 
@@ -143,6 +147,7 @@ def open_data(
         label: the feature that is the label, e.g. "Male"; None for the obvious one.
         classes: what its values mean, from 0 on; () for what the data set says.
         data_dir: where TFDS keeps its data sets; None for its own choice.
+        attribute: what images are classified by.
 
     Raises:
         UserError: for an unknown data set or feature, or one that cannot be had.
@@ -156,16 +161,19 @@ def open_data(
                 " of label."
             )
         hint = image_folder.hint(folder)
-        names = _class_names(own, "label", classes, reference, hint)
-        return LabelledImages(reference, source, tuple(source), names, note=note)
+        names = _class_names(own, "label", classes, reference, attribute, hint)
+        splits = tuple(source)
+        return LabelledImages(
+            reference, source, splits, names, attribute=attribute, note=note
+        )
     builder = tfds_source.builder(reference, folder, data_dir)
     known = builder.info.features
     image, label = tfds_source.features(known, label, reference)
     own = tfds_source.names_of(tfds_source.at(known, label), label)
-    names = _class_names(own, label, classes, reference)
+    names = _class_names(own, label, classes, reference, attribute)
     tfds_source.prepare(builder, reference)
     splits = tuple(builder.info.splits)
-    return LabelledImages(reference, builder, splits, names, image, label)
+    return LabelledImages(reference, builder, splits, names, image, label, attribute)
 
 
 def read(data: LabelledImages, split: str, size: tuple[int, int], method: int) -> Split:
@@ -209,12 +217,13 @@ def _class_names(
     label: str,
     given: Sequence[str],
     reference: str,
+    attribute: Attribute,
     hint: str = "",
 ) -> tuple[str, ...]:
     """Names of the classes 0, 1, ...: `given`, or the data set's own if () is given.
 
     Raises:
-        UserError: unless at least one means female and one male.
+        UserError: unless they fit the attribute's classes.
     """
     if given and own and len(given) != len(own):
         raise UserError(
@@ -222,11 +231,11 @@ def _class_names(
             f" {label} has {len(own)} ({', '.join(own)})."
         )
     names = tuple(given) or tuple(own)
-    if missing := classes.missing(names):
+    if misfit := attribute.misfit(names):
         raise UserError(
             f"--data={shown(reference)}: of the classes"
-            f" {', '.join(names) or '(unnamed)'} of {label} none means"
-            f" {' and none '.join(missing)}. Say what its values mean, in order, e.g."
-            f" --classes={','.join(classes.CLASSES)}.{hint}"
+            f" {', '.join(names) or '(unnamed)'} of {label} {misfit}."
+            " Say what its values mean, in order, e.g."
+            f" --classes={','.join(attribute.classes)},none.{hint}"
         )
     return names

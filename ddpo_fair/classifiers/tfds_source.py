@@ -186,7 +186,7 @@ def names_of(feature: Any, label: str) -> tuple[str, ...]:
 
 def _of_attribute(label: str) -> tuple[str, ...]:
     """Names of False and True of an attribute like "Male"; () for another."""
-    (meaning,) = classes.meanings([label.rpartition("/")[2]])
+    (meaning,) = classes.GENDER.meanings([label.rpartition("/")[2]])
     if meaning == classes.NONE:
         return ()
     return (classes.CLASSES[1 - meaning], classes.CLASSES[meaning])

@@ -20,7 +20,7 @@ from typing import Any
 from absl import flags
 
 from ddpo_fair import command_line, files
-from ddpo_fair.classifiers import classes, data_flags
+from ddpo_fair.classifiers import data_flags
 from ddpo_fair.errors import UserError, shown
 
 # Of Muon, five times AdamW's: a network of random weights, or one that knows already.
@@ -55,8 +55,12 @@ def train(options: flags.FlagValues) -> None:
         )
     data = data_flags.open_data(options)
     size = None if options.start else options.image_size
-    folder = sources.classifier_folder(options.start or "embedded")
-    start = classifier_training.begin(folder, data.names, options.seed, size)
+    attribute = data.attribute
+    folder = sources.classifier_folder(  # from scratch, the architecture alone
+        options.start or "embedded",
+        attribute=attribute.name if options.start else "gender",
+    )
+    start = classifier_training.begin(folder, data.names, options.seed, size, attribute)
     training, tests = _splits(options, data, start.classifier.preprocessing)
     rows, kept = classifier_training.hold_out(
         training.classes, options.holdout, options.seed
@@ -106,12 +110,12 @@ def _splits(options: flags.FlagValues, data: Any, settings: Any) -> tuple[Any, A
         data_flags.read(data, x, settings) if x else None for x in (name, test)
     )
     meanings = training.truth
-    missing = [word for k, word in enumerate(classes.CLASSES) if k not in meanings]
+    missing = [x for k, x in enumerate(data.attribute.classes) if k not in meanings]
     if missing:
         raise UserError(
             f"--data={shown(options.data)}: {name} has {len(meanings):,} images, but"
             f" none that is {' and none that is '.join(missing)}: a classifier learns"
-            " from both; choose another --split or --label."
+            " from all; choose another --split or --label."
         )
     return training, tests
 
@@ -125,7 +129,7 @@ def _test(options: flags.FlagValues, output: Path, split: Any, rows: Any) -> Non
 
     source = {"classifier": str(output), "data": options.data, "split": split.name}
     sentence, _ = classifier_evaluation.test(
-        classifier.load(output),
+        classifier.load(output, attributes=(split.data.attribute,)),
         split,
         np.arange(len(split.classes)) if rows is None else rows,
         options.confidence,

@@ -1,7 +1,86 @@
-"""Placeholder until the real module lands."""
+"""The typology angle as a classifier of skin tone, which has learned nothing.
+
+So no reward could have been fitted to its faults, and it has faults of its own: light
+and make-up move the angle, and it takes whatever is in the middle of an image for skin.
+"""
+
+import dataclasses
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddpo_fair.classifiers import classes, resize, skin_colour
+from ddpo_fair.errors import UserError
+
+# In degrees: light above the first (Chardon's "light" and "very light"), dark below
+# the second ("brown", "dark"). They are of skin itself: in an image light falls on it,
+# which in the embedded model's renders takes 12.5 degrees off (`docs`).
+LIMITS = skin_colour.ANGLES[1], skin_colour.ANGLES[3]
+# The logistic distribution whose standard deviation is 10 degrees: so much the angle
+# of a render scatters about that of the skin it was drawn with, for its light.
+WIDTH = 5.5
 
 
-def probabilities(images: jax.Array) -> jax.Array:
-    raise NotImplementedError
+@dataclasses.dataclass(frozen=True)
+class Typology:
+    """In place of a `classifier.Classifier`; it has no weights.
+
+    Raises:
+        UserError: for other classes than light, medium and dark.
+    """
+
+    attributes: tuple[classes.Attribute, ...] = (classes.SKIN_TONE,)
+    params: Any = dataclasses.field(default_factory=dict, compare=False)
+    limits: tuple[float, float] = LIMITS
+    size: tuple[int, int] = (224, 224)  # that files are read in
+    method: int = resize.BILINEAR
+
+    def __post_init__(self) -> None:
+        for one in self.attributes:
+            if one.classes != classes.SKIN_TONE.classes:
+                raise UserError(
+                    f"classifier={classes.TYPOLOGY!r} classifies by"
+                    f" {classes.SKIN_TONE.name}"
+                    f" ({', '.join(classes.SKIN_TONE.classes)}), not by {one.name}"
+                    f" ({', '.join(one.classes)})."
+                )
+
+
+def probabilities(images: jax.Array, limits: tuple[float, float] = LIMITS) -> jax.Array:
+    """Probabilities float32 [N, 3] of light, medium and dark, NaN of a broken image.
+
+    An ordered logistic model of the angle: even odds at a limit, .27 and .73 at `WIDTH`
+    degrees on either side of it.
+
+    Args:
+        images: float32 [N, H, W, 3] in [0, 1], a face in the middle.
+        limits: in degrees, light above the first, dark below the second.
+    """
+    angle = angles(images)
+    light, not_dark = (
+        jax.nn.sigmoid((angle - np.float32(limit)) / np.float32(WIDTH))
+        for limit in limits
+    )
+    return jnp.stack([light, not_dark - light, 1 - not_dark], axis=1)
+
+
+def angles(images: jax.Array) -> jax.Array:
+    """The typology angle of each image's middle in degrees, float32 [N].
+
+    As `appearance.typology_angles` has it of the saved images, in 256 levels.
+    """
+    _, height, width, _ = images.shape
+    rows, columns = skin_colour.skin(skin_colour.CENTRAL_BOX, height, width)
+    pixels = jnp.round(images[:, rows, columns] * 255) / 255
+    linear = jnp.where(
+        pixels > 0.04045, ((pixels + 0.055) / 1.055) ** 2.4, pixels / 12.92
+    )
+    to_ratios = np.float32(skin_colour.TO_XYZ / skin_colour.WHITE[:, None])
+    ratios = jnp.einsum("nhwc,xc->xnhw", linear, to_ratios, precision="highest")
+    small = ratios * (24389 / 27 / 116) + 16 / 116
+    _, y, z = jnp.where(ratios > 216 / 24389, jnp.cbrt(ratios), small)
+    lightness = jnp.median(116 * y - 16, axis=(1, 2))
+    yellow = jnp.median(200 * (y - z), axis=(1, 2))
+    return jnp.degrees(jnp.arctan2(lightness - 50, jnp.maximum(yellow, 1e-6)))

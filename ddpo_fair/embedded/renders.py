@@ -9,13 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ddpo_fair.embedded import attributes, dataset, occupations
-
-FACELESS = (attributes.TURNED_AWAY, attributes.OUT_OF_FRAME)
+from ddpo_fair.embedded import dataset, ground_truth, occupations
 
 
 class Renders(NamedTuple):
-    """Images uint8 [N, 64, 64, 3] and their classes int [N]: female, male, or -1."""
+    """Images uint8 [N, 64, 64, 3] and their classes int [N], -1 without a face."""
 
     images: np.ndarray
     truth: np.ndarray
@@ -25,13 +23,18 @@ class Renders(NamedTuple):
         return self.images[rows]
 
 
-def held_out(num_images: int) -> Renders:
-    """Images of all kinds that no pretraining has seen, with and without a face."""
+def held_out(num_images: int, attribute: str = ground_truth.GENDER) -> Renders:
+    """Images of all kinds that no pretraining has seen, with and without a face.
+
+    Args:
+        num_images: N.
+        attribute: that `ground_truth` knows.
+    """
     examples = [
         dataset.example(0, dataset.FIRST_TEST + index) for index in range(num_images)
     ]
-    truth = [-1 if one["view"] in FACELESS else int(one["male"]) for one in examples]
-    return Renders(np.stack([one["image"] for one in examples]), np.array(truth))
+    columns = {name: np.array([one[name] for one in examples]) for name in examples[0]}
+    return Renders(columns["image"], ground_truth.classes(attribute, columns))
 
 
 def balanced(prompts: Sequence[str], num_images: int) -> Renders:

@@ -7,7 +7,7 @@ import numpy as np
 import tqdm
 
 from ddpo_fair import files, parallel
-from ddpo_fair.classifiers import classifier, labelled_images
+from ddpo_fair.classifiers import classifier, labelled_images, typology
 from ddpo_fair.errors import UserError, shown
 from ddpo_fair.report import figures, plots
 from ddpo_fair.statistics import accuracy
@@ -20,11 +20,11 @@ MARK = b'{\n "source": {'  # with which every STEM.json begins
 
 
 def classify(
-    model: classifier.Classifier,
+    model: classifier.Classifier | typology.Typology,
     images: "labelled_images.Split | renders.Renders",
     rows: np.ndarray,
 ) -> np.ndarray:
-    """Probabilities float32 [n, 2] of (female, male) of rows int [n] of images."""
+    """Probabilities float32 [n, K] of rows int [n] of images."""
     params = parallel.replicate(model.params)
     size = BATCH * parallel.num_devices()
     found = []
@@ -38,7 +38,7 @@ def classify(
 
 
 def test(
-    model: classifier.Classifier,
+    model: classifier.Classifier | typology.Typology,
     images: "labelled_images.Split | renders.Renders",
     rows: np.ndarray,
     confidence: float,
@@ -51,7 +51,10 @@ def test(
     `write`'s.
     """
     found = accuracy.measure(
-        images.truth[rows], classify(model, images, rows), confidence
+        images.truth[rows],
+        classify(model, images, rows),
+        confidence,
+        model.attributes[0].classes,
     )
     return accuracy.sentence(found), write(stem, found, source)
 

@@ -37,6 +37,12 @@ NEEDED: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "classifier": ({"": "model"}, ("preprocessor_config.json",)),
 }
 EMBEDDED = {"model": WEIGHTS / "text_to_image", "classifier": WEIGHTS / "classifier"}
+# The embedded classifier of each attribute.
+CLASSIFIERS = {
+    "gender": EMBEDDED["classifier"],
+    "skin_tone": WEIGHTS / "skin_tone",
+    "age": WEIGHTS / "age",
+}
 
 
 def model_folder(reference: str, variant: str = "", with_weights: bool = True) -> Path:
@@ -54,26 +60,22 @@ def model_folder(reference: str, variant: str = "", with_weights: bool = True) -
     return _folder("model", reference, variant, with_weights)
 
 
-def classifier_folder(reference: str, with_weights: bool = True) -> Path:
-    """The local folder of an attribute's classifier; see `model_folder`."""
-    return _folder("classifier", reference, "", with_weights)
+def classifier_folder(
+    reference: str, with_weights: bool = True, attribute: str = "gender"
+) -> Path:
+    """The local folder of a classifier of an attribute; see `model_folder`.
 
-
-def embedded_classifier(attribute: str) -> Path:
-    """The folder of the embedded classifier of an attribute; a UserError for others."""
-    folder = EMBEDDED["classifier"] if attribute == "gender" else WEIGHTS / attribute
-    if not folder.is_dir():
-        there = sorted(
-            x.name
-            for x in WEIGHTS.iterdir()
-            if (x / "config.json").is_file() and x.name != "classifier"
-        )
+    Raises:
+        UserError: also if no embedded classifier is one of the attribute.
+    """
+    if reference != "embedded":
+        return _folder("classifier", reference, "", with_weights)
+    if attribute not in CLASSIFIERS:
         raise UserError(
-            f"attributes.{attribute}.classifier='embedded': there are embedded"
-            f" classifiers of gender, {', '.join(there)} only; name a folder or a model"
-            " on the Hugging Face hub."
+            f"classifier='embedded' classifies by {', '.join(CLASSIFIERS)}, not by"
+            f" {attribute}; name a folder or a model on the Hugging Face hub."
         )
-    return folder
+    return _embedded("classifier", CLASSIFIERS[attribute])
 
 
 def _folder(field: str, reference: str, variant: str, with_weights: bool) -> Path:
@@ -83,6 +85,16 @@ def _folder(field: str, reference: str, variant: str, with_weights: bool) -> Pat
     parts, others = NEEDED[field]
     stems = parts if with_weights else dict.fromkeys(parts)
     return hub.download(field, reference, stems, others, variant)
+
+
+def _embedded(field: str, folder: Path) -> Path:
+    """The folder that ships with the package; a UserError if it is not there."""
+    if not folder.is_dir():
+        raise UserError(
+            f"{field}='embedded': this installation lacks {folder}; install the package"
+            " again, or name a folder or a model on the Hugging Face hub."
+        )
+    return folder
 
 
 def local_folder(field: str, reference: str) -> Path | None:
@@ -96,13 +108,7 @@ def local_folder(field: str, reference: str) -> Path | None:
         UserError: if it is neither.
     """
     if reference == "embedded":
-        if not EMBEDDED[field].is_dir():
-            raise UserError(
-                f"{field}='embedded': this installation lacks {EMBEDDED[field]};"
-                " install the package again, or name a folder or a model on the Hugging"
-                " Face hub."
-            )
-        return EMBEDDED[field]
+        return _embedded(field, EMBEDDED[field])
     folder = files.given(field, reference)
     if folder.is_dir():
         return folder

@@ -49,9 +49,9 @@ def accuracy_sheet(found: dict[str, Any]) -> figure.Figure:
     left, middle, right = page.subplots(1, 3)
     for plot, counts, key in (
         (left, matrix, "accuracy"),
-        (middle, matrix[:2, :2], "accuracy_without_none"),
+        (middle, matrix[:-1, :-1], "accuracy_without_none"),
     ):
-        _paint_matrix(plot, counts, accuracy.NAMES[: len(counts)])
+        _paint_matrix(plot, counts, found["classes"][: len(counts)])
         name = key.replace("_", " ") if plot is middle else "accuracy with none"
         title = f"{name.capitalize()} {accuracy.figure_text(found[key])}"
         plot.set_title(title, fontsize=10)
@@ -87,7 +87,8 @@ def _draw_calibration(plot: axes.Axes, found: dict[str, Any]) -> None:
     """Accuracy, with its interval, against confidence; on the diagonal is right."""
     colour, _, marker = plots.look(0)
     faint = plots.COLOURS["faint"]
-    plot.plot([0.5, 1], [0.5, 1], color=faint, dashes=(4, 3))
+    least = 1 / (len(found["classes"]) - 1)
+    plot.plot([least, 1], [least, 1], color=faint, dashes=(4, 3))
     for one in found.get("reliability", []):
         x, count = one["confidence"], one["images"]
         share = intervals.wilson(round(one["accuracy"] * count), count)
@@ -99,5 +100,5 @@ def _draw_calibration(plot: axes.Axes, found: dict[str, Any]) -> None:
     plot.set_title(f"Calibration error {error:.3f}", fontsize=10)
     plot.set_xlabel("confidence (beside: images)")
     plot.set_ylabel("accuracy")
-    plot.set_xlim(0.47, 1.03)
+    plot.set_xlim(least - 0.03, 1.03)
     plot.set_ylim(-0.06, 1.06)

@@ -12,18 +12,23 @@ from ddpo_fair.classifiers import classes
 from ddpo_fair.statistics import intervals
 
 NUM_BINS = 15  # of the calibration, as in Guo et al. 2017
-NAMES = (*classes.CLASSES, "none")
+NONE = "none"
+NAMES = (*classes.CLASSES, NONE)
 
 
 def measure(
-    truth: np.ndarray, probabilities: np.ndarray, confidence: float
+    truth: np.ndarray,
+    probabilities: np.ndarray,
+    confidence: float,
+    names: Sequence[str] = classes.CLASSES,
 ) -> dict[str, Any]:
     """Accuracies with their intervals, confusion matrix and calibration.
 
     Args:
-        truth: int [N], FEMALE, MALE or NONE.
-        probabilities: [N, 2] of (female, male).
+        truth: int [N], a class or NONE.
+        probabilities: [N, K].
         confidence: above which an answer counts; NONE below.
+        names: of the K classes.
 
     Returns:
         `accuracy` is over all images, NONE being a class as the others;
@@ -33,7 +38,8 @@ def measure(
         `confusion` has a row for each true class. The calibration is of faces.
     """
     truth = np.asarray(truth)
-    matrix = confusion(truth, classes.labels(probabilities, confidence))
+    names = (*names, NONE)
+    matrix = confusion(truth, classes.labels(probabilities, confidence), len(names))
     faces = truth >= 0
     num_faces = int(faces.sum())
     forced = int(np.sum((np.argmax(probabilities, axis=1) == truth)[faces]))
@@ -45,12 +51,12 @@ def measure(
     return {
         "images": len(truth),
         "confidence": confidence,
-        **accuracies(matrix),
-        "accuracy_of_faces": _share(np.trace(matrix[:2, :2]), num_faces),
+        **accuracies(matrix, names),
+        "accuracy_of_faces": _share(np.trace(matrix[:-1, :-1]), num_faces),
         "accuracy_forced": _share(forced, num_faces),
-        "none_among_faces": _share(matrix[:2, 2].sum(), num_faces),
+        "none_among_faces": _share(matrix[:-1, -1].sum(), num_faces),
         "recognised": {
-            name: _share(matrix[k, k], matrix[k].sum()) for k, name in enumerate(NAMES)
+            name: _share(matrix[k, k], matrix[k].sum()) for k, name in enumerate(names)
         },
         **calibration,
     }
@@ -72,16 +78,17 @@ def confusion(
     return matrix
 
 
-def accuracies(matrix: np.ndarray) -> dict[str, Any]:
+def accuracies(matrix: np.ndarray, names: Sequence[str] = NAMES) -> dict[str, Any]:
     """The paper's two: over all images, and without those called NONE.
 
     Args:
-        matrix: int [3, 3], of `confusion`.
+        matrix: int [K + 1, K + 1], of `confusion`.
+        names: of its rows, none being the last.
     """
     matrix = np.asarray(matrix)
-    recognised = matrix[:2, :2]
+    recognised = matrix[:-1, :-1]
     return {
-        "classes": list(NAMES),
+        "classes": list(names),
         "confusion": matrix,
         "accuracy": _share(np.trace(matrix), matrix.sum()),
         "accuracy_without_none": _share(np.trace(recognised), recognised.sum()),

@@ -7,26 +7,12 @@ under the same prompts, it says nothing about a person.
 
 import numpy as np
 
-# Chardon's names and the angles, in degrees, above which they hold.
-TONES = ("very light", "light", "intermediate", "tan", "brown", "dark")
-ANGLES = (55.0, 41.0, 28.0, 10.0, -30.0)
+from ddpo_fair.classifiers import skin_colour
+
 UNKNOWN = -1
 AGES = ("under 30", "30 to 59", "60 and over")
 AGE_LIMITS = (30.0, 60.0)
 
-# The part of a face's box that is mostly skin: below the eyes, within the cheeks.
-LEFT, RIGHT, TOP, BOTTOM = 0.25, 0.75, 0.40, 0.62
-CENTRAL_BOX = (0.25, 0.25, 0.75, 0.75)  # of a face-prompt's image, without detector
-
-# IEC 61966-2-1 (sRGB) to CIE XYZ, D65 white
-TO_XYZ = np.array(
-    [
-        [0.4124564, 0.3575761, 0.1804375],
-        [0.2126729, 0.7151522, 0.0721750],
-        [0.0193339, 0.1191920, 0.9503041],
-    ]
-)
-WHITE = np.array([0.95047, 1.0, 1.08883])
 ENCODED = np.arange(256) / 255.0
 LINEAR = np.where(
     ENCODED > 0.04045, ((ENCODED + 0.055) / 1.055) ** 2.4, ENCODED / 12.92
@@ -46,23 +32,19 @@ def typology_angles(images: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """
     angles = np.full(len(images), np.nan)
     _, height, width, _ = images.shape
-    for index, (left, top, right, bottom) in enumerate(boxes):
-        if not np.isfinite([left, top, right, bottom]).all():
+    for index, box in enumerate(boxes):
+        if not np.isfinite(box).all():
             continue
-        columns = left + (right - left) * np.array([LEFT, RIGHT])
-        rows = top + (bottom - top) * np.array([TOP, BOTTOM])
-        x0, x1 = np.clip(np.round(columns * width), 0, width).astype(int)
-        y0, y1 = np.clip(np.round(rows * height), 0, height).astype(int)
-        if x1 > x0 and y1 > y0:
-            lab = to_lab(images[index, y0:y1, x0:x1].reshape(-1, 3))
-            lightness, _, yellow = np.median(lab, axis=0)
+        pixels = images[(index, *skin_colour.skin(box, height, width))].reshape(-1, 3)
+        if len(pixels):
+            lightness, _, yellow = np.median(to_lab(pixels), axis=0)
             angles[index] = np.degrees(np.arctan2(lightness - 50, max(yellow, 1e-6)))
     return angles
 
 
 def to_lab(pixels: np.ndarray) -> np.ndarray:
     """CIE L*a*b* (D65) of sRGB pixels uint8 [N, 3], float [N, 3]."""
-    ratios = LINEAR[pixels] @ TO_XYZ.T / WHITE
+    ratios = LINEAR[pixels] @ skin_colour.TO_XYZ.T / skin_colour.WHITE
     small = ratios * (24389 / 27 / 116) + 16 / 116
     x, y, z = np.where(ratios > 216 / 24389, np.cbrt(ratios), small).T
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
@@ -74,8 +56,8 @@ def mean_colour(image: np.ndarray) -> np.ndarray:
 
 
 def tones(angles: np.ndarray) -> np.ndarray:
-    """Index into `TONES` of each angle, or UNKNOWN, int [N]."""
-    classes = np.sum(angles[:, None] <= np.array(ANGLES), axis=1)
+    """Index into `skin_colour.TONES` of each angle, or UNKNOWN, int [N]."""
+    classes = np.sum(angles[:, None] <= np.array(skin_colour.ANGLES), axis=1)
     return np.where(np.isnan(angles), UNKNOWN, classes)
 
 
@@ -87,4 +69,4 @@ def age_groups(ages: np.ndarray) -> np.ndarray:
 
 def central_boxes(num_images: int) -> np.ndarray:
     """Where a face-prompt puts the face, without a detector: [N, 4]."""
-    return np.tile(np.array(CENTRAL_BOX), (num_images, 1))
+    return np.tile(np.array(skin_colour.CENTRAL_BOX), (num_images, 1))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ddpo_fair.classifiers import skin_colour
 from ddpo_fair.classifiers.classes import FEMALE, MALE, NONE
 from ddpo_fair.prompts import EXPLICIT, Prompt
 from ddpo_fair.statistics import appearance, bias, diversity, intervals
@@ -140,7 +141,7 @@ def _attributes(answers: Answers) -> Figures:
         name: np.array([np.sum(found == k) for k in range(size)])
         for name, found, size in (
             ("gender", answers.labels, 2),
-            ("skin_tone", appearance.tones(answers.angles), len(appearance.TONES)),
+            ("skin_tone", appearance.tones(answers.angles), len(skin_colour.TONES)),
             ("age", appearance.age_groups(answers.ages), len(appearance.AGES)),
         )
     }

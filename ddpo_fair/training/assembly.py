@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from ddpo_fair import attribute_rules, config_rules, parallel, prompts, rng
 from ddpo_fair import config as configuration
-from ddpo_fair.classifiers import classifier
+from ddpo_fair.classifiers import classes, classifier, typology
 from ddpo_fair.classifiers.classes import Attribute
 from ddpo_fair.classifiers.classifier import Classifier
 from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
@@ -77,8 +77,8 @@ def build(config: ConfigDict) -> tuple[Run, TrainState]:
     folder = sources.model_folder(config.model, config.variant)
     loaded = tuple(
         classifier.load(sources.classifier_folder(reference), dtype, wanted)
-        if reference != attribute_rules.TYPOLOGY
-        else classifier.TYPOLOGY
+        if reference != classes.TYPOLOGY
+        else typology.Typology(tuple(wanted))
         for reference, wanted in by_classifier(config).items()
     )
     remat, variant = remat_of(config), config.variant or None
@@ -111,7 +111,7 @@ def by_classifier(config: ConfigDict) -> dict[str, list[Attribute]]:
     for name, attribute in attribute_rules.of(config).items():
         reference = config.attributes[name].classifier
         if reference == configuration.EMBEDDED:
-            reference = str(sources.embedded_classifier(name))
+            reference = str(sources.classifier_folder(reference, attribute=name))
         found.setdefault(reference, []).append(attribute)
     return found
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddpo_fair import attribute_rules, parallel
-from ddpo_fair.classifiers import classes, classifier, resize
+from ddpo_fair import parallel
+from ddpo_fair.classifiers import classes, classifier, resize, typology
 from ddpo_fair.diffusion import sampler, stable_diffusion
 from ddpo_fair.learning import learner, policy_update
 from ddpo_fair.models import options, published, sources, vit, weights
@@ -50,8 +50,8 @@ def read_classifiers(config: ConfigDict) -> tuple[classifier.Classifier, ...]:
     dtype = jnp.dtype(config.dtype)
     return tuple(
         _read_classifier(reference, wanted, dtype)
-        if reference != attribute_rules.TYPOLOGY
-        else classifier.TYPOLOGY
+        if reference != classes.TYPOLOGY
+        else typology.Typology(tuple(wanted))
         for reference, wanted in assembly.by_classifier(config).items()
     )
 
