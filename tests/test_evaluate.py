@@ -241,7 +241,7 @@ def test_trajectory_kl_is_a_mean_over_trained_prompts():
     assert steps == pytest.approx([(2 + 10) / 2, (3 + 20) / 2])
     arrays = {"nats": nats[:2], "prompts": np.array([2, 2])}
     one = evaluation_summary.trajectory_kl(arrays, plan)
-    half = 1.959964 * np.sqrt(8 / 2)  # variance of 3 and 7 is 8
+    half = 12.706205 * np.sqrt(8 / 2)  # t(.975; 1); variance of 3 and 7 is 8
     assert one["nats_per_image"]["low"] == pytest.approx(5 - half, rel=1e-5)
     assert evaluation_summary.trajectory_kl({"prompts": nats}, plan) is None
 
@@ -277,7 +277,7 @@ def figures(
         prompts=np.zeros(len(labels)),
         labels=labels,
         p_female=p_female,
-        confidence=np.maximum(p_female, 1 - p_female),
+        margins=np.abs(2 * p_female - 1),
         audit=np.where(labels == 0, 0.8, 0.3),
         angles=np.where(labels == 0, 60.0, unknown),
         ages=unknown,
@@ -301,7 +301,7 @@ def test_figures_of_a_prompt_by_hand():
     assert found["audit"]["num_male"] == 4
     assert found["attributes"]["skin_tone"]["counts"] == [6, 0, 0, 0, 0, 0]
     tones = found["attributes"]["skin_tone"]["entropy"]
-    assert tones == {"estimate": 0, "low": 0, "high": 0}
+    assert tones["estimate"] == tones["low"] == 0 < tones["high"]  # six images only
     assert found["intrinsic_diversity"]["estimate"] == 0  # one attribute collapsed
     expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
     assert found["kl_to_target"]["estimate"] == pytest.approx(expected)
@@ -323,14 +323,16 @@ def test_figures_of_a_set_by_hand():
     prompts = [figures(one, "held_out") for one in counts]
     found = prompt_metrics.of_set(prompts)
     assert found["mean_bias"]["estimate"] == pytest.approx((1 + 0 + 0.5 + 1) / 4)
-    halves = [p["bias"]["estimate"] - p["bias"]["low"] for p in prompts]
-    below = math.sqrt(sum(half**2 for half in halves)) / 4  # fixed prompts
-    assert found["mean_bias"]["low"] == pytest.approx(0.625 - below)
+    # Squares of 1, 0, .5, 1 about .625: .6875; t(.975; 4) = 2.776445
+    low = found["mean_bias"]["low"]
+    squares = 0.6875 + low * (1 - low) / 2
+    assert (0.625 - low) ** 2 == pytest.approx(2.776445**2 * squares / 16, rel=1e-5)
     assert found["mean_bias_without_noise"] < found["mean_bias"]["estimate"]
-    assert prompt_metrics.change(prompts, prompts, "bias") is None  # too few
+    few = prompts[:2]
+    assert prompt_metrics.change(few, few, "bias") is None
 
 
-def test_many_prompts_are_resampled():
+def test_changes_have_an_interval_over_prompts():
     before, after = (
         [figures((n, 10 - n, 0)) for n in counts]
         for counts in ((0, 1, 2, 8, 9, 10), (3, 4, 5, 5, 6, 7))
@@ -340,7 +342,9 @@ def test_many_prompts_are_resampled():
     assert found["estimate"] == pytest.approx(-0.6)
     mean = prompt_metrics.of_set(before)["mean_bias"]
     assert mean["estimate"] == pytest.approx(0.8)
-    assert 0.6 <= mean["low"] < 0.8 < mean["high"] <= 1
+    for end in (mean["low"], mean["high"]):  # squares .16; t(.975; 6) = 2.446912
+        squares = 0.16 + end * (1 - end) / 2
+        assert (0.8 - end) ** 2 == pytest.approx(2.446912**2 * squares / 36, rel=1e-5)
 
 
 def test_diversity_has_an_interval_over_images():
@@ -348,8 +352,8 @@ def test_diversity_has_an_interval_over_images():
     assert even.estimate == pytest.approx(1.0)
     assert 0.9 < even.low < even.high <= 1.0
     several = diversity.of_counts([[50, 50], [90, 10]])
-    one = diversity.normalised_entropy([90, 10])
-    assert several.estimate == pytest.approx(math.sqrt(one))
+    one, further = diversity.normalised_entropy([90, 10]), 1 / (200 * math.log(2))
+    assert several.estimate == pytest.approx(math.sqrt((1 + further) * (one + further)))
     assert several.low < several.estimate < several.high
     assert math.isnan(diversity.of_counts([[0, 0]]).estimate)
 

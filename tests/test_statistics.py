@@ -161,24 +161,38 @@ def test_bias_correction_errs_upwards_when_prompts_differ():
     assert np.abs(biases).mean() < actual.corrected < actual.mean
 
 
-def test_bootstrap_covers_the_mean_of_prompts():
-    # The mean of 50 normal figures: the interval's half-width is near 1.96 / sqrt(50).
-    values = np.random.default_rng(0).normal(3.0, 1.0, 50)
-    actual = intervals.bootstrap(values, 10_000, rng=1)
-    np.testing.assert_allclose(actual.estimate, values.mean(), rtol=1e-12)
-    half = 1.96 * values.std() / 50**0.5
-    np.testing.assert_allclose(actual.low, values.mean() - half, atol=0.02)
-    np.testing.assert_allclose(actual.high, values.mean() + half, atol=0.02)
-    assert intervals.bootstrap(np.array([2.0])) == (2.0, 2.0, 2.0)
+def test_a_mean_has_students_interval():
+    # 1, 2, 6: squares 4 + 1 + 9 = 14, standard error sqrt(14 / 2 / 3), t(.975; 2)
+    half = 4.302653 * math.sqrt(14 / 6)
+    actual = intervals.mean([1.0, 2.0, 6.0])
+    assert actual == pytest.approx((3.0, 3 - half, 3 + half), rel=1e-6)
+    alone = intervals.mean([2.0])
+    assert alone.estimate == 2.0 and math.isnan(alone.low) and math.isnan(alone.high)
+    assert math.isnan(intervals.mean([]).estimate)
 
 
-def test_few_prompts_add_the_variances_of_their_images():
+def test_a_mean_of_shares_counts_one_value_more():
+    # .4, .5, .6: squares .02. Three degrees of freedom: t(.975; 3) = 3.182446.
+    actual = intervals.mean([0.4, 0.5, 0.6], share=True)
+    for end in (actual.low, actual.high):
+        variance = (0.02 + end * (1 - end) / 2) / 3
+        assert (0.5 - end) ** 2 == pytest.approx(3.182446**2 * variance / 3, rel=1e-6)
+    # All 1: (1 - m)^2 = t^2 m (1 - m) / 18, so m = 1 / (1 + t^2 / 18).
+    actual = intervals.mean(np.ones(3), share=True)
+    assert actual == pytest.approx((1.0, 1 / (1 + 3.182446**2 / 18), 1.0), rel=1e-6)
+
+
+def test_two_prompts_add_the_variances_of_their_images():
     found = [intervals.Interval(0.4, 0.3, 0.6), intervals.Interval(0.6, 0.6, 0.9)]
     actual = intervals.over_prompts([*found, intervals.UNDEFINED])
     # .5 - sqrt(.1^2 + 0) / 2 and .5 + sqrt(.2^2 + .3^2) / 2
     assert actual == pytest.approx((0.5, 0.45, 0.5 + math.sqrt(0.13) / 2))
     assert intervals.over_prompts(found[:1]) == found[0]
     assert math.isnan(intervals.over_prompts([]).estimate)
+    three = [*found, intervals.Interval(0.1, 0.0, 0.2)]
+    estimates = [one.estimate for one in three]
+    assert intervals.over_prompts(three) == intervals.mean(estimates, share=True)
+    assert intervals.over_prompts(three, share=False).low == 0.0  # t's is below
 
 
 def test_seeds_have_students_interval():
@@ -213,6 +227,20 @@ def test_intrinsic_diversity_is_a_geometric_mean():
     assert diversity.intrinsic_diversity([[5, 5], [6, 0]]) == 0.0
 
 
+def test_entropy_is_corrected_by_half_a_class_per_image():
+    # Miller and Madow: 1 / 20 nats for two classes in ten images, 2 / 14 for three.
+    assert diversity.corrected_diversity([[5, 5]]) == pytest.approx(
+        1 + 1 / (20 * math.log(2))
+    )
+    plain = diversity.normalised_entropy([4, 2, 1, 0])
+    found = diversity.of_counts([[4, 2, 1, 0]])
+    assert found.estimate == pytest.approx(plain + 2 / (14 * math.log(4)))
+    assert diversity.of_counts([[5, 5]])[::2] == (1.0, 1.0)  # at most 1
+    assert diversity.of_counts([[6, 0]])[:2] == (0.0, 0.0)  # no class was missed
+    assert math.isnan(diversity.of_counts([[0, 0]]).estimate)
+    assert math.isnan(diversity.over_prompts([[[0, 0]], []]).estimate)
+
+
 def test_kl_to_target_by_hand():
     # 3/4, 1/4 against 1/2, 1/2: log 2 - H = 0.75 log 1.5 + 0.25 log 0.5.
     expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
@@ -240,3 +268,6 @@ def test_mean_confidence_margin_by_hand():
     found = accuracy.mean_confidence_margin(probabilities)
     assert found == pytest.approx(0.5)  # 1, 0, 1/2
     assert accuracy.mean_confidence_margin(np.full((2, 4), 0.25)) == 0.0
+    # Three classes: (3 * .6 - 1) / 2, whatever the second is.
+    probabilities = np.array([[0.6, 0.4, 0.0], [0.2, 0.2, 0.6]])
+    np.testing.assert_allclose(accuracy.confidence_margins(probabilities), 0.4)

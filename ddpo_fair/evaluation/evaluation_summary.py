@@ -17,7 +17,7 @@ from ddpo_fair import prompts
 from ddpo_fair.classifiers import classes
 from ddpo_fair.evaluation import evaluation_parts, evaluation_plan
 from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Plan, Sampler
-from ddpo_fair.statistics import image_quality, intervals, prompt_metrics
+from ddpo_fair.statistics import accuracy, image_quality, intervals, prompt_metrics
 from ddpo_fair.statistics.prompt_metrics import Answers, Reference
 from ddpo_fair.training import run_folder
 
@@ -103,7 +103,7 @@ def answers_of(arrays: dict[str, np.ndarray], confidence_threshold: float) -> An
         prompts=arrays["prompts"],
         labels=classes.labels(probabilities, confidence_threshold),
         p_female=probabilities[:, classes.FEMALE],
-        confidence=probabilities.max(axis=1),
+        margins=accuracy.confidence_margins(probabilities),
         audit=audit,
         angles=arrays["angles"],
         ages=arrays["ages"],
@@ -190,4 +190,4 @@ def _mean_over(
 ) -> dict[str, float]:
     """The mean over prompts of float [N]; `of_image` int [N] has each one's prompt."""
     found = [intervals.mean(values[of_image == prompt]) for prompt in prompts]
-    return intervals.over_prompts(found)._asdict()
+    return intervals.over_prompts(found, share=False)._asdict()

@@ -14,7 +14,7 @@ WIDE = 0.1  # half an interval that leaves much open
 FEW_FACES = 30
 NONE_RISE = 0.1  # of the share of unrecognised images: worth a word
 COLOUR_SHIFT = 5.0  # CIE Delta E; same-seed grids of untainted runs stay below 2
-FEW_PROMPTS = 8  # for the bootstrap over prompts
+FEW_PROMPTS = 3  # for the interval over prompts
 MARGIN_FALL = 0.15  # of the mean confidence margin
 CAPTION = 20  # pixels at the top of a grid
 

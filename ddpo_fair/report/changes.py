@@ -18,7 +18,6 @@ from ddpo_fair.statistics import bias, intervals
 from ddpo_fair.statistics.intervals import Interval
 
 SHARE, BIAS = "share", "bias"
-NUM_RESAMPLES = 4000
 
 
 class Ends(NamedTuple):
@@ -147,8 +146,9 @@ def _of_biases(
     shares = np.array([[one.q.estimate, two.q.estimate] for one, two in pairs])
     before, after = 2 * np.abs(shares - target).T
     measured = [
-        intervals.bootstrap(values, NUM_RESAMPLES)
-        for values in (before, after, after - before)
+        intervals.mean(before, share=True),
+        intervals.mean(after, share=True),
+        intervals.mean(after - before),
     ]
     floor = _floor([two for _, two in pairs], target)
     return Change(BIAS, *measured, 0.0, floor, epochs_done)

@@ -131,15 +131,25 @@ def calibration_error(bins: Sequence[dict[str, Any]]) -> float:
 def mean_confidence_margin(probabilities: np.ndarray) -> float:
     """How decided the classifier is on average: 0 for even odds, 1 for certainty.
 
-    For two classes it is mean |2p - 1|. A fall while q nears 1/2 means that balance
-    comes from ambiguous faces, not from both genders.
+    A fall while q nears 1/2 means that balance comes from ambiguous faces, not from
+    both genders.
 
     Args:
         probabilities: [N, K].
     """
+    return float(np.mean(confidence_margins(probabilities)))
+
+
+def confidence_margins(probabilities: np.ndarray) -> np.ndarray:
+    """(K p - 1) / (K - 1) of the largest of K probabilities p [N, K], float64 [N].
+
+    For two classes it is |2p - 1|, which is also p's lead over the second. Of more, the
+    lead would call a face that may be of two classes as undecided as one that may be
+    of any.
+    """
     num_classes = np.shape(probabilities)[1]
     confidence = np.max(probabilities, axis=1).astype(np.float64)
-    return float(np.mean((num_classes * confidence - 1) / (num_classes - 1)))
+    return (num_classes * confidence - 1) / (num_classes - 1)
 
 
 def sentence(found: dict[str, Any]) -> str:

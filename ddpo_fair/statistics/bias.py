@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from ddpo_fair.statistics.intervals import UNDEFINED, Interval
 
@@ -49,8 +49,12 @@ def noise_floor(trials: int) -> float:
 
     0.196 for 16 images, 0.025 for 1,000: bias below it is not evidence.
     """
-    half = trials // 2
-    return math.comb(2 * half, half) / 4**half if trials else math.nan
+    half = trials // 2  # binomial(2 half, half) / 4^half, by Wallis' ratio
+    return (
+        float(1 / (math.sqrt(math.pi) * special.poch(half + 0.5, 0.5)))
+        if trials
+        else math.nan
+    )
 
 
 def over_prompts(num_first: Sequence[int], num_second: Sequence[int]) -> MeanBias:

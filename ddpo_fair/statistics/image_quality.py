@@ -29,15 +29,15 @@ def of_pairs(
         after: of the fine-tuned model's, from the same seeds.
         prompts: int [N].
     """
-    rng = np.random.default_rng(0)
     figures = {
         "images": len(before),
-        "similarity_to_base": paired_similarity(before, after, rng)._asdict(),
+        "similarity_to_base": paired_similarity(before, after)._asdict(),
         "diversity_before": diversity.of_features(before, prompts)._asdict(),
         "diversity_after": diversity.of_features(after, prompts)._asdict(),
     }
     if len(before) < 2 * FEWEST:
         return figures
+    rng = np.random.default_rng(0)
     own, tuned = [], []
     for _ in range(NUM_SPLITS):
         here, there = _halves(len(before), rng)
@@ -121,17 +121,14 @@ def kernel_distance(
     return float(within - 2 * _kernel(first, second).mean())
 
 
-def paired_similarity(
-    before: np.ndarray, after: np.ndarray, rng: np.random.Generator
-) -> Interval:
+def paired_similarity(before: np.ndarray, after: np.ndarray) -> Interval:
     """Mean cosine of each image with itself before fine-tuning, 1 for no change.
 
-    The interval is a bootstrap over images.
+    The interval is over images.
 
     Args:
         before: [N, F].
         after: [N, F], paired.
-        rng: of the resamples.
     """
     before, after = _checked(before, after)
     if len(before) != len(after):
@@ -139,7 +136,7 @@ def paired_similarity(
             f"Paired features need equal numbers, not {len(before)} and {len(after)}."
         )
     cosines = np.sum(diversity.unit(before) * diversity.unit(after), axis=1)
-    return intervals.bootstrap(cosines, rng=rng)
+    return intervals.mean(cosines)
 
 
 def _both(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from ddpo_fair.errors import UserError
 
 Z = 1.959963984540054  # 97.5 % quantile of the standard normal: 95 % intervals
-NUM_RESAMPLES = 2000
-FEWEST_PROMPTS = 5  # that are worth resampling; fewer count as fixed
+FEWEST_PROMPTS = 3  # that speak about new prompts
+PRIOR = 0.5  # of m (1 - m), the variance of a share by Jeffreys' beta(1/2, 1/2)
 
 
 class Interval(NamedTuple):
@@ -64,6 +64,9 @@ def rogan_gladen(successes: int, trials: int, confusion: np.ndarray) -> Interval
     Estimate of Rogan & Gladen (1978), clipped to [0, 1]; interval of Lang & Reiczigel
     (2014), which also counts the uncertainty of the confusion matrix.
 
+    Where so few images were tested that the interval's own rates are no better than
+    chance, it is [0, 1].
+
     Args:
         successes: images classified as the first class.
         trials: recognised images.
@@ -86,72 +89,73 @@ def rogan_gladen(successes: int, trials: int, confusion: np.ndarray) -> Interval
         )
     if trials == 0:
         return Interval(math.nan, 0.0, 1.0)
-    estimate = _corrected(successes / trials, *(correct / tested))
+    estimate = min(max(_corrected(successes / trials, *(correct / tested)), 0.0), 1.0)
     trials_prime, tested_prime = trials + Z**2, tested + 2
     observed = (successes + Z**2 / 2) / trials_prime
     rates = (correct + 1) / tested_prime
+    if rates.sum() <= 1:
+        return Interval(estimate, 0.0, 1.0)
     centre = _corrected(observed, *rates)
     noise = rates * (1 - rates) / tested_prime
     offset = 2 * Z**2 * (centre * noise[0] - (1 - centre) * noise[1])
     variance = observed * (1 - observed) / trials_prime
     variance += centre**2 * noise[0] + (1 - centre) ** 2 * noise[1]
     half = Z * math.sqrt(variance) / (rates.sum() - 1)
-    bounds = np.clip([estimate, centre + offset - half, centre + offset + half], 0, 1)
-    return Interval(*bounds.tolist())
+    low, high = np.clip([centre + offset - half, centre + offset + half], 0, 1).tolist()
+    return Interval(estimate, min(low, estimate), max(high, estimate))
 
 
-def mean(values: np.ndarray) -> Interval:
-    """A mean over images [N] with its normal interval."""
-    if len(values) == 0:
-        return UNDEFINED
-    centre = float(np.mean(values))
-    if len(values) == 1:
-        return Interval(centre, math.nan, math.nan)
-    half = Z * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return Interval(centre, centre - half, centre + half)
+def mean(values: np.ndarray, share: bool = False) -> Interval:
+    """A mean with its Student's t interval.
 
-
-def bootstrap(
-    values: np.ndarray,
-    num_resamples: int = NUM_RESAMPLES,
-    rng: np.random.Generator | int = 0,
-) -> Interval:
-    """A mean with its percentile bootstrap interval.
+    A few prompts may agree by chance, and biases lean against 0 or 1. So the interval
+    of a figure between 0 and 1 counts one value more, with the variance of a share
+    that has its weight near the ends, m (1 - m) / 2, and takes it at each bound m as
+    Wilson's interval does. It stays within 0 and 1.
 
     Args:
-        values: [P], one figure per prompt; prompts, not images, are resampled, because
-            new prompts are what the figure speaks about.
-        num_resamples: how often.
-        rng: source of the resamples, or its seed.
+        values: [N], one figure of each image, or of each prompt: then it speaks about
+            new prompts.
+        share: whether the figure lies between 0 and 1.
     """
     values = np.asarray(values, np.float64)
-    centre = float(values.mean())
-    if len(values) == 1:
-        return Interval(centre, centre, centre)
-    found = stats.bootstrap(
-        (values,), np.mean, n_resamples=num_resamples, method="percentile", rng=rng
-    )
-    return Interval(centre, *map(float, found.confidence_interval))
+    if len(values) == 0:
+        return UNDEFINED
+    centre, freedom = float(values.mean()), len(values) - 1 + share
+    if not freedom:
+        return Interval(centre, math.nan, math.nan)
+    factor = float(special.stdtrit(freedom, 0.975)) ** 2 / (len(values) * freedom)
+    squares, prior = float(np.sum((values - centre) ** 2)), factor * PRIOR * share
+    # Both ends solve (centre - m)^2 = factor (squares + PRIOR m (1 - m)).
+    middle = (centre + prior / 2) / (1 + prior)
+    square = middle**2 - (centre**2 - factor * squares) / (1 + prior)
+    half = math.sqrt(max(square, 0.0))  # below 0 by rounding, or for a centre above 1
+    low, high = min(middle - half, centre), max(middle + half, centre)
+    if share:
+        centre, low, high = np.clip([centre, low, high], 0, 1).tolist()
+    return Interval(centre, low, high)
 
 
-def over_prompts(found: Sequence[Interval]) -> Interval:
+def over_prompts(found: Sequence[Interval], share: bool = True) -> Interval:
     """The mean over prompts of a figure, leaving out where it is undefined.
 
-    Many prompts are resampled; of few, the interval holds the noise of their images.
+    The interval speaks about new prompts, that of one or two prompts only about these:
+    it holds the noise of their images.
+
+    Args:
+        found: the figure of each prompt, not below 0.
+        share: whether it is at most 1.
     """
     found = [one for one in found if math.isfinite(one.estimate)]
-    if not found:
-        return UNDEFINED
     if len(found) == 1:
         return found[0]
     estimates = np.array([one.estimate for one in found], np.float64)
-    if len(found) >= FEWEST_PROMPTS:
-        return bootstrap(estimates)
-    # Independent images of fixed prompts: their variances add.
-    centre = float(estimates.mean())
-    below = math.hypot(*(one.estimate - one.low for one in found)) / len(found)
-    above = math.hypot(*(one.high - one.estimate for one in found)) / len(found)
-    return Interval(centre, centre - below, centre + above)
+    centre, low, high = mean(estimates, share)
+    if len(found) == 2:
+        # Independent images of fixed prompts: their variances add.
+        low = centre - math.hypot(*(one.estimate - one.low for one in found)) / 2
+        high = centre + math.hypot(*(one.high - one.estimate for one in found)) / 2
+    return Interval(centre, max(low, 0.0) if found else low, high)
 
 
 def over_seeds(seeds: Sequence[Interval], lowest: float = 0.0) -> Interval:
@@ -167,7 +171,8 @@ def over_seeds(seeds: Sequence[Interval], lowest: float = 0.0) -> Interval:
     centre = float(estimates.mean())
     if len(seeds) == 1:
         return Interval(centre, lowest, 1.0)
-    students = stats.t.ppf(0.975, len(seeds) - 1) * stats.sem(estimates)
+    students = special.stdtrit(len(seeds) - 1, 0.975) * estimates.std(ddof=1)
+    students /= math.sqrt(len(seeds))
     noise = math.hypot(*((seed.high - seed.low) / 2 for seed in seeds)) / len(seeds)
     half = max(float(students), noise)
     return Interval(centre, max(centre - half, lowest), min(centre + half, 1.0))

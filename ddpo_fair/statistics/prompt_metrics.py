@@ -29,7 +29,7 @@ class Answers:
         prompts: int [N], index of each image's prompt.
         labels: int [N], FEMALE, MALE or NONE, by the run's classifier.
         p_female: float [N], by the run's classifier.
-        confidence: float [N], its largest probability.
+        margins: float [N], its confidence margins, see `accuracy`.
         audit: float [N], the audit classifier's probability of female.
         angles: float [N], typology angles, see `appearance`.
         ages: float [N], years.
@@ -38,7 +38,7 @@ class Answers:
     prompts: np.ndarray
     labels: np.ndarray
     p_female: np.ndarray
-    confidence: np.ndarray
+    margins: np.ndarray
     audit: np.ndarray
     angles: np.ndarray
     ages: np.ndarray
@@ -66,13 +66,12 @@ class Reference:
 def of_prompt(answers: Answers, prompt: Prompt, reference: Reference) -> Figures:
     """The figures of one prompt's images."""
     labels = answers.labels
-    margins = 2 * np.abs(answers.confidence - 0.5)
     figures = {
         "set": prompt.set,
         "images": len(labels),
         **_shares(labels, reference.target, reference.confusion),
         "none": _among(labels, NONE),
-        "mean_confidence_margin": intervals.mean(margins)._asdict(),
+        "mean_confidence_margin": intervals.mean(answers.margins, True)._asdict(),
         "p_female_histogram": np.histogram(answers.p_female, NUM_BINS, (0, 1))[0],
     }
     audited = np.where(answers.audit > 0.5, FEMALE, MALE)
@@ -89,8 +88,7 @@ def of_prompt(answers: Answers, prompt: Prompt, reference: Reference) -> Figures
 def of_set(prompts: Sequence[Figures]) -> Figures:
     """The figures of a set, averaged over its prompts' figures of `of_prompt`.
 
-    Intervals resample prompts; of a few prompts they speak about these only, and hold
-    the noise of the images.
+    Intervals speak about new prompts, those of one or two prompts about these alone.
     """
     figures = {
         "prompts": len(prompts),
@@ -108,11 +106,16 @@ def of_set(prompts: Sequence[Figures]) -> Figures:
     audited = [one["audit"] for one in prompts if "audit" in one]
     if audited:
         figures["audit"] = _biases(audited)
+    counts = [
+        {name: found["counts"] for name, found in one["attributes"].items()}
+        for one in prompts
+    ]
     figures["entropies"] = {
-        name: _mean([one["attributes"][name] for one in prompts], "entropy")
+        name: diversity.over_prompts([[one[name]] for one in counts])._asdict()
         for name in prompts[0]["attributes"]
     }
-    figures["intrinsic_diversity"] = _mean(prompts, "intrinsic_diversity")
+    measured = [[found for found in one.values() if any(found)] for one in counts]
+    figures["intrinsic_diversity"] = diversity.over_prompts(measured)._asdict()
     return figures
 
 
@@ -121,7 +124,7 @@ def change(
 ) -> dict[str, float] | None:
     """After - before of a figure, over the same prompts in the same order.
 
-    None for a few prompts: what is before and after says more.
+    None for one or two: what is before and after says more.
     """
     pairs = [
         (one[name]["estimate"], two[name]["estimate"])
@@ -132,7 +135,7 @@ def change(
     values = values[np.isfinite(values)]
     if len(values) < intervals.FEWEST_PROMPTS:
         return None
-    return intervals.bootstrap(values)._asdict()
+    return intervals.mean(values)._asdict()
 
 
 def _attributes(answers: Answers) -> Figures:
@@ -192,7 +195,7 @@ def _biases(prompts: Sequence[Figures]) -> Figures:
     figures = {
         "mean_bias": _mean(prompts, "bias"),
         "bias_of_a_fair_model": fair,
-        "kl_to_target": _mean(prompts, "kl_to_target"),
+        "kl_to_target": _mean(prompts, "kl_to_target", share=False),
     }
     if math.isfinite(fair):
         figures["mean_bias_without_noise"] = bias.over_prompts(*counts).corrected
@@ -206,6 +209,9 @@ def _among(labels: np.ndarray, label: int) -> dict[str, float]:
     return intervals.wilson(int(np.sum(labels == label)), len(labels))._asdict()
 
 
-def _mean(prompts: Sequence[Figures], name: str) -> dict[str, float]:
+def _mean(
+    prompts: Sequence[Figures], name: str, share: bool = True
+) -> dict[str, float]:
     """The mean over prompts of a figure."""
-    return intervals.over_prompts([Interval(**one[name]) for one in prompts])._asdict()
+    found = [Interval(**one[name]) for one in prompts]
+    return intervals.over_prompts(found, share)._asdict()
