@@ -9,13 +9,23 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import made_runs
+import numpy as np
 import pytest
 from made_runs import ENGINEER, HOSTILE
 from PIL import Image
 
 from ddpo_fair.errors import UserError
 from ddpo_fair.report import __main__ as report
-from ddpo_fair.report import caveats, changes, curves, page, run_reader, summary, writer
+from ddpo_fair.report import (
+    caveats,
+    changes,
+    curves,
+    page,
+    plots,
+    run_reader,
+    summary,
+    writer,
+)
 from ddpo_fair.report.tables import Table
 from ddpo_fair.statistics import intervals
 
@@ -128,6 +138,22 @@ def test_seeds_are_summarised_together(tmp_path):
     assert found.change.before == intervals.wilson(45, 372)
     assert found.change.after.estimate == pytest.approx((56 + 62 + 68) / (3 * 124))
     assert "over 3 seeds" in found.sentence
+
+
+def test_impossible_counts_are_left_out():
+    line = made_runs.line(0, 8, 56)
+    assert run_reader.share(line, 0, fresh=False).num_faces == 64
+    for count in (10**300, 1e300, float("inf"), float("nan")):
+        broken = line | {"num_female": count, "images": count}
+        assert run_reader.share(broken, 0, fresh=False) is None
+        assert run_reader.count(broken, "images") == 0
+
+
+def test_a_long_run_is_thinned_to_its_last_points():
+    thinned = plots.thinned(np.arange(100_000))
+    assert len(thinned) == 2000 and thinned[-1] == 99_999
+    np.testing.assert_array_equal(plots.thinned(np.arange(3)), [0, 1, 2])
+    assert len(plots.thinned(np.arange(0))) == 0
 
 
 def test_training_images_count_where_there_are_no_others(tmp_path):

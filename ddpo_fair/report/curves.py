@@ -132,7 +132,8 @@ def _draw_run(
         return
     colour, dash, marker = look
     evaluated = field.name.startswith("eval")  # not every epoch: points are joined
-    kept = finite if evaluated else slice(None)
+    kept = np.flatnonzero(finite) if evaluated else np.arange(len(values))
+    kept = plots.thinned(kept)
     few = evaluated or finite.sum() <= FEW
     line = {"linestyle": dash, "marker": marker if few else None}
     plot.plot(
@@ -140,8 +141,9 @@ def _draw_run(
     )
     if field.spread and with_band:
         _, spread = run_reader.series(run, field.spread)
-        low, high = values - spread, values + spread
-        plot.fill_between(epochs, low, high, color=colour, alpha=plots.BAND, lw=0)
+        low, high = (values - spread)[kept], (values + spread)[kept]
+        band = {"color": colour, "alpha": plots.BAND, "lw": 0}
+        plot.fill_between(epochs[kept], low, high, **band)
 
 
 def _limit(run: Record, field: Field) -> float | None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import markupsafe
 import matplotlib as mpl
+import numpy as np
 from matplotlib import axes, figure, ticker
 
 from ddpo_fair.report import run_reader
@@ -30,6 +31,7 @@ COLOURS = {
 SERIES = ("first", "second", "third", "fourth", "fifth", "sixth")
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (9, 2)), (0, (3, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
+MOST_POINTS = 2000  # of a curve
 MARGINS = (0.72, 0.12, 0.48, 0.1)  # inches: left, right, bottom, top
 NARROW, WIDE = (4.0, 2.5), (9.2, 3.3)  # inches: a phone's width, a page's
 STYLE = {
@@ -90,6 +92,12 @@ class InlineChart(NamedTuple):
     title: str
     caption: str
     svg: str
+
+
+def thinned(rows: np.ndarray) -> np.ndarray:
+    """Rows of a curve's points: all, or every so many down from the last."""
+    step = -(-len(rows) // MOST_POINTS) or 1
+    return rows[::-step][::-1]
 
 
 def canvas(size: tuple[float, float]) -> tuple[figure.Figure, axes.Axes]:

@@ -5,6 +5,7 @@ evaluation.json where `python -m ddpo_fair.evaluate` wrote one.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -24,11 +25,12 @@ from ddpo_fair.training import run_folder
 
 EVALUATION = "evaluation_*/evaluation.json"
 GRID = re.compile(r"epoch_(\d{1,9})\.png")
+LARGEST_COUNT = 2**53  # up to which a float is exact; beyond it is no count
 # Settings in which runs of one experiment may differ.
 OF_ONE_RUN = ("seed", *run_folder.INCIDENTAL)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # a key of `shares`
 class Record:
     """One run's records.
 
@@ -143,7 +145,7 @@ def number(line: dict[str, Any], name: str) -> float:
 def count(line: dict[str, Any], name: str) -> int:
     """A field as a count; 0 where it is none."""
     value = number(line, name)
-    return int(value) if math.isfinite(value) and value > 0 else 0
+    return int(value) if 0 < value < LARGEST_COUNT else 0
 
 
 def series(record: Record, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -168,7 +170,7 @@ def share(line: dict[str, Any], epoch: int, fresh: bool) -> Share | None:
     """
     prefix, none = ("eval_", "eval_none") if fresh else ("", "num_none")
     counts = [number(line, f"{prefix}num_{name}") for name in classes.CLASSES]
-    if not all(map(math.isfinite, counts)):
+    if not all(value < LARGEST_COUNT for value in counts):  # nan is not, either
         return None
     female, male = (max(int(value), 0) for value in counts)
     q = intervals.wilson(female, female + male)
@@ -176,6 +178,7 @@ def share(line: dict[str, Any], epoch: int, fresh: bool) -> Share | None:
     return Share(q, female + male, count(line, none), epochs_done)
 
 
+@functools.lru_cache(maxsize=256)  # of 100,000 epochs they take a second
 def shares(record: Record, fresh: bool, prompt: str | None = None) -> list[Share]:
     """What a run measured of q, in order, wherever there was a face.
 

@@ -53,7 +53,7 @@ def mean_bias(runs: Sequence[Record]) -> plots.Chart | None:
         for index, run in enumerate(several):
             colour, dash, marker = looks[index]
             for fresh, opacity in ((False, 0.45), (True, 1.0)):
-                table = changes.biases_over_time(run, fresh)
+                table = plots.thinned(changes.biases_over_time(run, fresh))
                 if not len(table):
                     continue
                 plot.plot(
@@ -183,4 +183,4 @@ def _draw_shares(
 def _arrays(shares: list[Share]) -> tuple[np.ndarray, ...]:
     """Epochs done, q, low and high, [E] each."""
     table = np.array([(share.epochs_done, *share.q) for share in shares], np.float64)
-    return tuple(table.T)
+    return tuple(plots.thinned(table).T)
