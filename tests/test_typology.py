@@ -59,12 +59,12 @@ def test_probabilities_are_logistic_about_the_limits(monkeypatch):
 def test_all_devices_classify():
     images = unit(skin_like())
     model = typology.Typology()
-    found = classifier.classify(model, model.params, parallel.split(images))
+    found = classifier.classify((model,), (model.params,), parallel.split(images))
     assert found.shape == (8, 1, 3)
     expected = jax.jit(typology.probabilities)(images)
     np.testing.assert_allclose(parallel.gather(found), expected, atol=1e-6)
     darker = typology.Typology(limits=(28.5, -2.5))
-    lighter = classifier.classify(darker, darker.params, parallel.split(images))
+    lighter = classifier.classify((darker,), (darker.params,), parallel.split(images))
     assert (parallel.gather(lighter)[:, 0] >= np.asarray(expected)[:, 0]).all()
 
 
