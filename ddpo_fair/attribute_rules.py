@@ -111,7 +111,8 @@ def problems(config: ConfigDict) -> Iterator[str]:
         try:
             classes.attribute(name, one.classes)
         except UserError as error:
-            yield str(error)
+            yield f"{where}.classes={shown(one.classes)}: {error}"
+            continue
         if not distribution(one.target, len(one.classes)):
             shares = (round(1 / len(one.classes), 4),) * len(one.classes)
             yield (
