@@ -76,6 +76,7 @@ def export(
             f"--format={format}: {saved.folder} trained all weights of the UNet"
             " (train.lora.rank=0), so there are no adapters; use --format=diffusers."
         )
+    saved = saved_run.with_weights(saved, "model")
     source = sources.model_folder(saved.config.model, saved.config.variant)
     with _new_folder(target) as folder:
         if format == "diffusers":

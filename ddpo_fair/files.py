@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from ddpo_fair.errors import UserError, differences, shown
 # What a run keeps of itself; one of them alone might also be somebody else's.
 RECORDS = ("config.json", "metrics.jsonl", "checkpoints", "samples", "tensorboard")
 LONGEST_BEGINNING = 4096  # bytes of a file that say of which kind it is
+ADDRESS = re.compile(r"[a-zA-Z][\w+.-]*:/")  # gs://bucket; Path leaves out a slash
+VARIABLE = re.compile(r"\$\w+|\$\{\w+\}")
 
 
 def given(name: str, text: str | os.PathLike) -> Path:
@@ -33,8 +36,14 @@ def given(name: str, text: str | os.PathLike) -> Path:
             raise ValueError("it is empty")
         if any(ord(character) < 32 for character in text):
             raise ValueError("it holds a control character")
+        if ADDRESS.match(text):
+            raise ValueError("it is an address, not a folder of this machine: mount it")
         path = Path(text).expanduser().resolve()
-        path.exists()  # fails for a name too long, or a folder closed to us
+        # Fails for a name too long, or a folder closed to us.
+        if not path.exists() and (name_of := VARIABLE.search(text)):
+            raise ValueError(
+                f"no shell has put in the value of {name_of[0]}: leave out the quotes"
+            )
     except (OSError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise UserError(

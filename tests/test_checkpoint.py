@@ -1,6 +1,9 @@
 """Checkpoints: exact, kept in number, and never trusted when damaged."""
 
+import json
 import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +14,12 @@ from ddpo_fair import parallel
 from ddpo_fair.errors import UserError
 from ddpo_fair.training import checkpoint
 
-REST = {"history": {"a nurse": [0.1, 1 / 3]}, "target_classes": {"a nurse": 1}}
+RUN = {"config": {"seed": 0}}
+REST = {
+    "run": RUN,
+    "history": {"a nurse": [0.1, 1 / 3]},
+    "target_classes": {"a nurse": 1},
+}
 
 
 def make_state(number):
@@ -97,6 +105,75 @@ def test_a_damaged_newest_one_is_named_and_passed_over(tmp_path, harm):
     assert (tmp_path / "damaged_2").is_dir()
     save(tmp_path, 2)  # its number is free again
     assert_same(restore(tmp_path), 2)
+
+
+def test_a_second_damaged_one_of_the_same_number_is_passed_over(tmp_path):
+    for name in ("damaged_2", "damaged_2_2"):
+        save(tmp_path, 1, 2)
+        for path in data_files(tmp_path / "2"):
+            cut(path)
+        found = restore(tmp_path)
+        assert_same(found, 1)
+        assert f"renamed to {name}, and" in found.complaints[0]
+        assert (tmp_path / name).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"number": 2', '"number": 3'),
+        ('"a nurse": [0.1', '"a nurse": [0.2'),
+        ('"history"', '"histori"'),
+        ('"digest"', '"digesu"'),
+        ('"run"', '"ruo"'),
+        ('"checksum"', '"checksun"'),
+    ],
+)
+def test_no_change_of_the_json_beside_the_arrays_is_used(tmp_path, old, new):
+    save(tmp_path, 1, 2)
+    path = tmp_path / "2" / checkpoint.METADATA / "metadata"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    assert checkpoint.described(tmp_path) == REST["run"]  # by checkpoint 1
+    found = restore(tmp_path)
+    assert_same(found, 1)
+    assert "damaged" in found.complaints[0]
+
+
+def test_a_checkpoint_of_an_older_version_is_used(tmp_path):
+    save(tmp_path, 1)
+    path = tmp_path / "1" / checkpoint.METADATA / "metadata"
+    older = json.loads(path.read_text())
+    del older["run"], older["digest"]
+    path.write_text(json.dumps(older))
+    assert checkpoint.described(tmp_path) is None
+    assert restore(tmp_path).complaints == ()
+
+
+@pytest.mark.long
+def test_a_damaged_one_fills_no_pages(tmp_path):
+    """Orbax ends at the first array that it misses; others are on their way."""
+    arrays = {f"w{i}": np.full((64, 64), i, np.float32) for i in range(60)}
+    code = (
+        "import pathlib, sys, jax, numpy; from ddpo_fair.training import checkpoint;"
+        "folder = pathlib.Path(sys.argv[1]);"
+        "state = {f'w{i}': numpy.full((64, 64), i, 'float32') for i in range(60)};"
+        "print(checkpoint.Checkpoints(folder, 3).restore(jax.device_put(state)))"
+    )
+    checkpoints = checkpoint.Checkpoints(tmp_path, 3)
+    for number in (1, 2):
+        checkpoints.save(number, parallel.replicate(arrays), {})
+    checkpoints.wait()
+    checkpoints.close()
+    for path in (tmp_path / "2").rglob("d/*"):
+        path.unlink()
+    (tmp_path / "3.orbax-checkpoint-tmp-0").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], capture_output=True, check=True
+    )
+    assert b"epochs_done=1" in done.stdout
+    assert len(done.stderr.splitlines()) <= 5, done.stderr
 
 
 def test_none_that_is_sound(tmp_path):

@@ -17,7 +17,7 @@ from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.models import lora, lora_files, sources
 from ddpo_fair.report import model_card
-from ddpo_fair.training import saved_run
+from ddpo_fair.training import checkpoint, description, run_folder, saved_run
 
 SCALE = 0.5
 LINES = (
@@ -275,4 +275,42 @@ def test_a_damaged_checkpoint_is_not_exported(folders, tmp_path):
     rest = json.loads(path.read_text())
     path.write_text(json.dumps({**rest, "checksum": rest["checksum"] ^ 1}))
     with pytest.raises(UserError, match=r"Checkpoint .*3 is damaged"):
+        export.export(folder, tmp_path / "out", "lora")
+
+
+@pytest.mark.parametrize(
+    ("harm", "part"),
+    [
+        (lambda model: None, None),
+        (lambda model: (model / "unet" / "config.json").write_text(" {}"), "unet/conf"),
+        (lambda model: model.rename(model.parent / "moved"), "If it was moved, give"),
+    ],
+)
+def test_a_model_that_is_another_one_is_not_exported(folders, tmp_path, harm, part):
+    model = shutil.copytree(folders["model"], tmp_path / "model")
+    folder = make_run(tmp_path, model, "described")
+    config = saved_run.read(folder).config
+    run_folder.write_config(
+        folder, config, {"model": description.identity(config, "model")}
+    )
+    harm(model)
+    output = tmp_path / "out"
+    if part is None:
+        known = description.known(saved_run.read(folder).record, "model")
+        export.export(folder, output, "lora")
+        assert known["fingerprint"] in (output / "README.md").read_text()
+    else:
+        with pytest.raises(UserError, match=part):
+            export.export(folder, output, "lora")
+
+
+def test_a_config_that_is_not_the_checkpoints_is_refused(folders, tmp_path):
+    folder = make_run(tmp_path, folders["model"], "other")
+    path = folder / "checkpoints" / "3" / checkpoint.METADATA / "metadata"
+    metadata = json.loads(path.read_text())
+    settings = json.loads((folder / "config.json").read_text())["config"]
+    metadata[checkpoint.RUN] = {"config": {**settings, "seed": 4}}
+    metadata["digest"] = checkpoint._digest(metadata)
+    path.write_text(json.dumps(metadata))
+    with pytest.raises(UserError, match="seed was 4 and is now 0"):
         export.export(folder, tmp_path / "out", "lora")

@@ -1,17 +1,22 @@
 """The run's folder: one process at a time, one config, and a record of both."""
 
+import errno
+import hashlib
 import json
 import os
+import pathlib
+import shutil
 import subprocess
 import sys
 
 import pytest
+import tiny_model
 
 from ddpo_fair import config as configuration
 from ddpo_fair.errors import UserError
 from ddpo_fair.loggers import run_log
 from ddpo_fair.report import run_reader
-from ddpo_fair.training import run_folder, saved_run
+from ddpo_fair.training import description, run_folder, saved_run
 
 
 @pytest.fixture
@@ -146,3 +151,127 @@ def test_lines_after_the_checkpoint_are_forgotten(tmp_path):
         *lines[:2],
         {"epoch": 2, "q": None, "counts": [1, 2]},
     ]
+
+
+def test_sound_lines_stay_and_damaged_ones_are_kept_aside(tmp_path):
+    sound = [json.dumps({"epoch": epoch}) for epoch in range(4)]
+    wrong = ["garbage", '{"epoch": "1"}', "5", '{"epoch": -1}', '{"epoch": 2, "q": 0.']
+    text = "\n".join([sound[0], *wrong, *sound[1:]])
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(text.encode() + b'\n{"epoch": 4, "q": "\xff"}\n{"epo')
+    assert [line["epoch"] for line in run_log.read(tmp_path)] == [0, 1, 2, 3]
+    log = run_log.open_log(tmp_path, 3)
+    log.close()
+    assert [line["epoch"] for line in run_log.read(tmp_path)] == [0, 1, 2]
+    kept = (tmp_path / "metrics.jsonl.damaged").read_bytes()
+    assert kept == "\n".join(wrong).encode() + b'\n{"epoch": 4, "q": "\xff"}\n'
+    (complaint,) = log.complaints
+    assert "6 damaged line(s) moved to metrics.jsonl.damaged" in complaint
+
+
+@pytest.mark.parametrize(
+    ("epochs", "first", "part"),
+    [
+        ([0, 1], 2, None),
+        ([], 0, None),
+        ([0, 3], 4, "no line of the epoch(s) [1, 2]"),
+        ([], 2, "no line of the epoch(s) [0, 1]"),
+        ([0, 1], 0, "2 epoch(s) not in a checkpoint: trained again"),
+    ],
+)
+def test_lines_that_are_missing_are_said(tmp_path, epochs, first, part):
+    lines = "".join(f'{{"epoch": {epoch}}}\n' for epoch in epochs)
+    (tmp_path / "metrics.jsonl").write_text(lines)
+    log = run_log.open_log(tmp_path, first)
+    log.close()
+    assert [part in text for text in log.complaints] == [True] * (part is not None)
+
+
+def test_a_run_without_its_checkpoints_is_refused(folder, config):
+    run_folder.check_complete(folder.parent, config)  # nothing is saved there
+    for prepare in (
+        lambda place: None,
+        lambda place: place.write_text(""),
+        lambda place: (place.unlink(), (place / "damaged_1").mkdir(parents=True)),
+    ):
+        prepare(folder / "checkpoints")
+        (folder / run_log.LINES).write_text('{"epoch": 0}\n' * 3)
+        with pytest.raises(UserError, match=r"no checkpoint to go on.*begin anew"):
+            run_folder.check_complete(folder, config)
+    (folder / run_log.LINES).write_text('{"epoch": 0}\n' * 2)
+    run_folder.check_complete(folder, config)  # the first is still written then
+    (folder / run_log.LINES).write_text('{"epoch": 0}\n' * 9)
+    (folder / "checkpoints" / "1").mkdir()
+    run_folder.check_complete(folder, config)
+
+
+def test_without_its_config_a_checkpoint_says_what_the_run_was(folder, config):
+    (folder / "checkpoints" / "1").mkdir(parents=True)
+    saved = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").unlink()
+    assert run_folder.check(folder, config, saved) is saved
+    config.seed = 3
+    with pytest.raises(UserError, match="seed was 0 and is now 3"):
+        run_folder.check(folder, config, saved)
+    with pytest.raises(UserError, match=r"no config\.json with the settings"):
+        run_folder.check(folder, config)
+    (folder / "config.json").write_text("[")
+    with pytest.raises(UserError, match="or delete it, as the checkpoints hold a copy"):
+        run_folder.check(folder, config, saved)
+
+
+def test_a_file_system_without_locks_is_said(folder, monkeypatch, caplog):
+    def no_locks(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    run_folder.unlock(run_folder.lock(folder))
+    assert "has no locks (Function not implemented)" in caplog.text
+
+
+@pytest.fixture
+def weighed(tiny, tmp_path):
+    """A config with copies of the tiny model and classifier, and its description."""
+    places = [shutil.copytree(one, tmp_path / one.name) for one in tiny]
+    config = tiny_model.config(*places, tmp_path)
+    weights = {x: description.identity(config, x) for x in description.FIELDS}
+    return config, json.loads(json.dumps(description.of(config, weights), default=list))
+
+
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [
+        ("model", "unet/diffusion_pytorch_model.safetensors"),
+        ("model", "vae/config.json"),
+        ("model", "scheduler/scheduler_config.json"),
+        ("model", "tokenizer/vocab.json"),
+        ("classifier", "model.safetensors"),
+        ("classifier", "preprocessor_config.json"),
+    ],
+)
+def test_another_file_of_model_or_classifier_is_refused(weighed, field, name):
+    config, record = weighed
+    path = pathlib.Path(config[field]) / name
+    before = record["weights"][field]
+    assert before["files"][name] == hashlib.sha256(path.read_bytes()).hexdigest()
+    path.write_bytes(path.read_bytes() + b" ")
+    now = description.identity(config, field)
+    with pytest.raises(UserError) as error:
+        description.check(record, field, config[field], now)
+    for text in (f": {name} differs", before["fingerprint"], now["fingerprint"]):
+        assert text in str(error.value)
+
+
+def test_a_model_that_was_moved_is_the_same(weighed, tmp_path, monkeypatch):
+    config, record = weighed
+    (tmp_path / "model").rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    config.model = "moved"
+    now = description.resolved(config)
+    assert now.model == str(tmp_path / "moved") and now.classifier == config.classifier
+    identity = description.identity(now, "model")
+    assert description.check(record, "model", now.model, identity)
+    assert run_folder.differences_of(record, now) == []
+    del record["weights"]
+    assert not description.check(record, "model", now.model, identity)
+    assert "model was" in run_folder.differences_of(record, now)[0]

@@ -11,9 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from ddpo_fair import files
+from ddpo_fair.errors import shown
 from ddpo_fair.loggers import grids
 
-LINES = "metrics.jsonl"
+LINES, DAMAGED = "metrics.jsonl", "metrics.jsonl.damaged"
 
 
 class MetricWriter(Protocol):
@@ -35,6 +36,7 @@ class RunLog:
 
     folder: Path
     writers: tuple[MetricWriter, ...]
+    complaints: tuple[str, ...] = ()  # about the lines that were there
 
     def write(self, line: dict[str, Any]) -> None:
         """Appends a line to metrics.jsonl, on the disk before this returns."""
@@ -81,28 +83,52 @@ def open_log(folder: Path, epoch: int, *further: MetricWriter) -> RunLog:
     # run needs them.
     from ddpo_fair.loggers import tensorboard
 
-    _keep_before(folder, epoch)
+    complaints = _keep_before(folder, epoch)
     (folder / "samples").mkdir(exist_ok=True)
     events = tensorboard.open_writer(folder / "tensorboard", epoch)
-    return RunLog(folder, (events, *further))
+    return RunLog(folder, (events, *further), complaints)
 
 
-def _keep_before(folder: Path, epoch: int) -> None:
-    kept = [line for line in read(folder) if line["epoch"] < epoch]
+def _keep_before(folder: Path, epoch: int) -> tuple[str, ...]:
+    """Takes back the lines from `epoch` on; complaints about the others."""
+    lines, damaged = _split(folder)
+    kept = [line for line in lines if line["epoch"] < epoch]
+    missing = sorted(set(range(epoch)) - {line["epoch"] for line in kept})
+    complaints = []
+    if damaged:
+        with open(folder / DAMAGED, "ab") as file:
+            file.write(b"".join(text + b"\n" for text in damaged))
+        complaints.append(f"{len(damaged)} damaged line(s) moved to {DAMAGED}")
+    if missing:
+        complaints.append(
+            f"no line of the epoch(s) {shown(missing)}, which are trained already:"
+            " reports leave them out"
+        )
+    if lines and not kept:
+        complaints.append(f"{len(lines)} epoch(s) not in a checkpoint: trained again")
     files.replace(folder / LINES, "".join(map(files.json_text, kept)))
+    return tuple(f"{folder / LINES}: {text}." for text in complaints)
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl, up to the first that is none or was cut short."""
-    lines = []
+    """The lines of metrics.jsonl, without those that are damaged or were cut short."""
+    return _split(folder)[0]
+
+
+def _split(folder: Path) -> tuple[list[dict[str, Any]], list[bytes]]:
+    """Lines of metrics.jsonl, and those that are none but the last, if it was cut."""
+    lines: list[dict[str, Any]] = []
+    damaged: list[bytes] = []
     if (folder / LINES).exists():
-        content = (folder / LINES).read_bytes().decode("utf-8", "replace")
-        for text in content.splitlines():
+        whole, _, cut = (folder / LINES).read_bytes().rpartition(b"\n")
+        for text in filter(bytes.strip, [*whole.split(b"\n"), cut]):
             try:
-                line = json.loads(text)
-                if type(line["epoch"]) is not int:
-                    break
+                line = json.loads(text.decode("utf-8"))
+                if type(line["epoch"]) is not int or line["epoch"] < 0:
+                    raise ValueError("no epoch's line")
+                lines.append(line)
             except (ValueError, TypeError, LookupError, RecursionError):
-                break
-            lines.append(line)
-    return lines
+                damaged.append(text)
+        if cut and damaged[-1:] == [cut]:
+            damaged.pop()  # by a process that was killed
+    return lines, damaged

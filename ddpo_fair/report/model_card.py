@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from ddpo_fair import config as configuration
 from ddpo_fair.models import lora_files, sources
 from ddpo_fair.statistics import intervals
-from ddpo_fair.training import saved_run
+from ddpo_fair.training import description, saved_run
 
 FIGURES = ("q", "q_low", "q_high", "num_female", "num_male", "none")
 LICENCES = {  # of the base model, by its owner on the hub
@@ -229,6 +229,9 @@ def _training(run: saved_run.SavedRun, number: int) -> str:
     images = run.record.get("images_per_epoch")
     rows = [f"| base model | {_base(run.config)} |"]
     rows.append(f"| classifier | `{run.config.attributes.gender.classifier}` |")
+    for field in description.fields(flat):
+        if known := description.known(run.record, field):
+            rows.append(f"| fingerprint of {field} | `{known['fingerprint']}` |")
     rows.append(f"| images | {number} epochs of {images} |")
     rows += [f"| `{name}` | {json.dumps(flat[name])} |" for name in SETTINGS]
     rows.append(f"| devices | {', '.join(run.record.get('devices') or [])} |")

@@ -10,6 +10,7 @@ from ddpo_fair.loggers import progress
 from ddpo_fair.report import changes, formatting, run_reader
 from ddpo_fair.report.run_reader import Record, Share
 from ddpo_fair.report.summary import Summary
+from ddpo_fair.training import description
 
 MOST_ROWS = 200  # of the table of epochs
 MOST_LETTERS = 120  # of a setting in which runs differ
@@ -123,6 +124,9 @@ def origin(run: Record) -> Table:
         about["command"] = shlex.join(map(str, about["command"]))
     rows = [[ORIGIN[key], formatting.value_text(v)] for key, v in about.items()]
     rows.append(["Folder", str(run.folder)])
+    for field in description.FIELDS:
+        if known := description.known(run.about, field):
+            rows.append([f"Fingerprint of the {field}", known["fingerprint"]])
     if run.checksum:
         rows.append(["SHA-256 of metrics.jsonl", run.checksum])
     return Table(["", ""], rows, "settings")

@@ -1,14 +1,20 @@
 """Checkpoints: what a run needs to go on exactly, written while it goes on.
 
 A checkpoint is numbered by the epochs that are done. It holds the trained parameters,
-the optimizer, and a little JSON: reward statistics and a checksum of the arrays.
+the optimizer, and a little JSON: the run's description, reward statistics, and
+checksums of the arrays and of the JSON.
 """
 
 import contextlib
 import dataclasses
+import functools
+import hashlib
+import itertools
+import json
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +25,10 @@ import orbax.checkpoint as ocp
 
 from ddpo_fair import errors, parallel
 from ddpo_fair.errors import UserError
+from ddpo_fair.training import description
 
 STATE, METADATA = "state", "rest"  # names of the items in a checkpoint
+RUN = "run"  # in the metadata: see `description.of`
 DAMAGED = "damaged_"  # what a damaged checkpoint's folder is renamed to
 
 
@@ -62,6 +70,7 @@ class Checkpoints:
             UserError: if this or the previous checkpoint could not be written.
         """
         metadata = {**metadata, "checksum": int(checksum(state))}
+        metadata["digest"] = _digest(metadata)
         items = {
             STATE: ocp.args.StandardSave(state),
             METADATA: ocp.args.JsonSave(metadata),
@@ -113,15 +122,23 @@ class Checkpoints:
 
     def _set_aside(self, damaged: dict[int, str], used: int) -> tuple[str, ...]:
         """Renames damaged checkpoints; a complaint about each."""
-        for step in damaged if parallel.is_main() else ():
-            (self.folder / str(step)).rename(self.folder / f"{DAMAGED}{step}")
+        complaints = []
+        for step, reason in damaged.items():
+            path = self.folder / str(step)
+            free = f"{DAMAGED}{step}"
+            for number in itertools.count(2):
+                if not (self.folder / free).exists():
+                    break
+                free = f"{DAMAGED}{step}_{number}"
+            complaints.append(
+                f"Checkpoint {path} is damaged ({reason}); it was renamed to {free},"
+                f" and checkpoint {used} is used."
+            )
+            if parallel.is_main():
+                path.rename(self.folder / free)
         parallel.any_host(bool(damaged))  # no host goes on before it is done
         self._manager.reload()
-        return tuple(
-            f"Checkpoint {self.folder / str(step)} is damaged ({reason}); it was"
-            f" renamed to {DAMAGED}{step}, and checkpoint {used} is used."
-            for step, reason in damaged.items()
-        )
+        return tuple(complaints)
 
     def go_back(self, template: Any, every_epochs: int) -> Restored:
         """Restores the newest regular checkpoint, and deletes those that came later.
@@ -165,9 +182,21 @@ class Checkpoints:
             ) from error
 
 
+@functools.cache
 def _hush() -> None:
-    """Silences Orbax, which logs its every step and pages of tracebacks."""
+    """Silences Orbax, which logs its every step and pages of tracebacks.
+
+    Where it meets a damaged file or a full disk it closes its event loop while
+    tensorstore still works on other files, whose late answers raise.
+    """
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    before = sys.unraisablehook
+
+    def hook(raised: Any) -> None:
+        if str(raised.exc_value) != "Event loop is closed":
+            before(raised)
+
+    sys.unraisablehook = hook
 
 
 def shapes(state: Any) -> Any:
@@ -184,6 +213,23 @@ def numbers(folder: Path) -> list[int]:
 def finished(folder: Path) -> int | None:
     """Epochs done at the newest checkpoint that is complete; None without one."""
     return max(numbers(folder), default=None)
+
+
+def described(folder: Path, epochs_done: int | None = None) -> dict[str, Any] | None:
+    """What the run is, see `description.of`, by a checkpoint's JSON, if that is sound.
+
+    Of the newest that says so, or of one.
+    """
+    found = numbers(folder) if epochs_done is None else [epochs_done]
+    for number in reversed(found):
+        try:
+            path = folder / str(number) / METADATA / "metadata"
+            metadata = json.loads(path.read_text(encoding="utf-8"))
+            if metadata["digest"] == _digest(metadata):
+                return metadata[RUN]
+        except description.UNREADABLE:  # `restore` says what is wrong
+            continue
+    return None
 
 
 def way_on(folder: Path) -> str:
@@ -209,7 +255,7 @@ def read_one(folder: Path, epochs_done: int, template: Any) -> Any:
     if isinstance(found, str):
         raise UserError(
             f"Checkpoint {folder / str(epochs_done)} is damaged ({found}); choose"
-            " another one."
+            f" another one of {numbers(folder)} with --checkpoint, or restore it."
         )
     return found[0]
 
@@ -227,9 +273,18 @@ def _read(
         state, metadata = found[STATE], found[METADATA]
         if int(checksum(state)) != metadata["checksum"]:
             return "its numbers do not give its checksum"
+        sealed = not metadata.keys().isdisjoint(("digest", RUN))  # older ones are not
+        if sealed and metadata.get("digest") != _digest(metadata):
+            return "its JSON does not give its digest"
     except Exception as error:  # a cut file raises whatever its reader pleases
         return f"{type(error).__name__}: {errors.first_line(error)}"
     return state, metadata
+
+
+def _digest(metadata: dict[str, Any]) -> str:
+    """SHA-256 of the JSON beside the arrays, but for the digest itself."""
+    content = {name: x for name, x in metadata.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @jax.jit

@@ -34,6 +34,7 @@ class Trainer:
     """A run under way: the state and what it remembers, and where it is written."""
 
     run: Run
+    description: dict[str, Any]  # of `description.of`, for the checkpoints
     state: learner.TrainState
     checkpoints: checkpoint.Checkpoints
     progress: progress.Progress
@@ -196,6 +197,7 @@ class Trainer:
         """Starts a checkpoint, unless there is one after so many epochs."""
         if self.checkpoints.newest() != done:
             metadata = {
+                checkpoint.RUN: self.description,
                 "history": self.history,
                 "target_classes": self.target_classes,
                 "skipped": self.skipped,

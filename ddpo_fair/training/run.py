@@ -4,6 +4,7 @@ import contextlib
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -11,7 +12,15 @@ from ddpo_fair import config as configuration
 from ddpo_fair import config_rules, parallel
 from ddpo_fair.errors import UserError
 from ddpo_fair.loggers import progress, run_log, weights_and_biases
-from ddpo_fair.training import assembly, checkpoint, faults, loop, run_folder, stopping
+from ddpo_fair.training import (
+    assembly,
+    checkpoint,
+    description,
+    faults,
+    loop,
+    run_folder,
+    stopping,
+)
 from ddpo_fair.training.assembly import Run
 
 
@@ -35,14 +44,17 @@ def train(
             " :embedded behind the config file, or :sd15 to have it all the same."
         )
     config_rules.validate(config, [], parallel.num_devices())
+    config = description.resolved(config)
     folder = run_folder.path_of(config)
     terminal = progress.Progress(parallel.is_main())
     terminal.say(opening)
-    with _entered(folder, config), _last_words(folder):
+    with _entered(folder, config) as (weights, unknown), _last_words(folder):
         try:
             if parallel.is_main():
-                run_folder.write_config(folder, config)
-            _train(config, folder, terminal, stop)
+                run_folder.write_config(folder, config, weights)
+            if unknown:
+                terminal.say(description.UNKNOWN)
+            _train(config, weights, folder, terminal, stop)
         except faults.KINDS as error:
             raise faults.explained(error, config, folder) from error
         finally:
@@ -51,16 +63,23 @@ def train(
 
 
 def _train(
-    config: ConfigDict, folder: Path, terminal: progress.Progress, stop: stopping.Stop
+    config: ConfigDict,
+    weights: dict[str, Any],
+    folder: Path,
+    terminal: progress.Progress,
+    stop: stopping.Stop,
 ) -> None:
     writers = _weights_and_biases(config, folder, terminal)
     run, state = assembly.build(config)
-    checkpoints = checkpoint.Checkpoints(folder / "checkpoints", config.checkpoint.keep)
-    trainer = loop.Trainer(run, state, checkpoints, terminal, stop)
+    place, described = folder / run_folder.CHECKPOINTS, description.of(config, weights)
+    checkpoints = checkpoint.Checkpoints(place, config.checkpoint.keep)
+    trainer = loop.Trainer(run, described, state, checkpoints, terminal, stop)
     line = trainer.restore()
     if parallel.is_main():
         written = trainer.epochs_done - (line is not None)
         trainer.log = run_log.open_log(folder, written, *writers)
+        for complaint in trainer.log.complaints:
+            terminal.say(complaint)
     terminal.say(_plan(run, folder, trainer.epochs_done))
     try:
         trainer.train(line)
@@ -73,19 +92,31 @@ def _train(
 
 
 @contextlib.contextmanager
-def _entered(folder: Path, config: ConfigDict) -> Iterator[None]:
-    """Holds the folder's lock on the main process, if all agree that it is theirs."""
-    descriptor, refusal = None, None
+def _entered(folder: Path, config: ConfigDict) -> Iterator[tuple[dict[str, Any], bool]]:
+    """Holds the folder's lock on the main process, if all agree that it is theirs.
+
+    Yields what model and classifier are, and whether it is unknown what they were.
+    """
+    descriptor, refusal, weights, unknown = None, None, {}, False
     try:
         if parallel.is_main():
             descriptor = run_folder.lock(folder)
-        run_folder.check(folder, config)
+        run_folder.check_complete(folder, config)
+        saved = checkpoint.described(folder / run_folder.CHECKPOINTS)
+        record = run_folder.check(folder, config, saved)
+        for field in description.FIELDS:
+            now = weights[field] = description.identity(config, field)
+            for before in (record, saved):
+                if before is not None and not description.check(
+                    before, field, config[field], now
+                ):
+                    unknown = True
     except UserError as error:
         refusal = error
     try:
         if parallel.any_host(refusal is not None):
             raise refusal or UserError("Another process refused; its message says why.")
-        yield
+        yield weights, unknown
     finally:
         if descriptor is not None:
             run_folder.unlock(descriptor)

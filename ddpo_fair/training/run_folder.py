@@ -1,12 +1,15 @@
 """The folder of a run: locked for one process, bound to one config."""
 
+import errno
 import fcntl
 import json
+import logging
 import os
 import platform
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,10 @@ from ddpo_fair import config as configuration
 from ddpo_fair import files, parallel
 from ddpo_fair.errors import UserError, differences
 from ddpo_fair.loggers import run_log
+from ddpo_fair.models import sources
+from ddpo_fair.training import description
 
-CONFIG, LOCK = "config.json", ".lock"
+CONFIG, LOCK, CHECKPOINTS = "config.json", ".lock", "checkpoints"
 
 # Settings that change no number a run writes: how it is run, not what it does.
 INCIDENTAL = (
@@ -73,12 +78,19 @@ def lock(folder: Path) -> int:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        owner = os.read(descriptor, 200).decode(errors="replace").strip()
-        os.close(descriptor)
-        raise UserError(
-            f"run.name: another process trains in {folder} ({owner or 'unknown'});"
-            " wait for it, stop it, or choose another --config.run.name."
-        ) from error
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            owner = os.read(descriptor, 200).decode(errors="replace").strip()
+            os.close(descriptor)
+            raise UserError(
+                f"run.name: another process trains in {folder} ({owner or 'unknown'});"
+                " wait for it, stop it, or choose another --config.run.name."
+            ) from error
+        logging.getLogger(__name__).warning(
+            "The file system of %s has no locks (%s): see to it that no other process"
+            " trains there.",
+            folder,
+            error.strerror,
+        )
     text = f"process {os.getpid()} on {platform.node()} since {time.ctime()}\n"
     try:
         os.ftruncate(descriptor, 0)
@@ -101,30 +113,88 @@ def unlock(descriptor: int) -> None:
     os.close(descriptor)
 
 
-def check(folder: Path, config: ConfigDict) -> None:
-    """Refuses a folder that holds a run of another config.
+def check(
+    folder: Path, config: ConfigDict, saved: Mapping[str, Any] | None = None
+) -> Mapping[str, Any] | None:
+    """What a run that goes on was, by config.json or else its newest checkpoint.
 
     A run that ended before it saved an epoch, for a model that is not there, binds
-    nothing.
+    nothing: None.
+
+    Args:
+        folder: of the run.
+        config: all settings.
+        saved: the description in the newest checkpoint.
 
     Raises:
-        UserError: with every difference.
+        UserError: if the folder holds a run of another config, with every difference,
+            or no config.
     """
+    if not _is_bound(folder):
+        return None
+    records = [saved] if saved else []
+    try:
+        if (folder / CONFIG).exists():
+            records.insert(0, read_config(folder))
+        changes = [x for record in records for x in differences_of(record, config)]
+    except description.UNREADABLE as error:
+        copy = ", or delete it, as the checkpoints hold a copy" if saved else ""
+        raise UserError(
+            f"{folder / CONFIG} cannot be read ({str(error)[:200]}); restore it{copy}."
+            " Or choose another --config.run.name."
+        ) from error
+    if not records and any((folder / CHECKPOINTS).iterdir()):
+        raise UserError(
+            f"{folder} holds checkpoints, but no {CONFIG} with the settings that they"
+            " belong to. Restore it from a copy, or choose another --config.run.name."
+        )
+    if changes:
+        raise UserError(
+            f"{folder} holds a run of another config:"
+            f" {'; '.join(dict.fromkeys(changes))}. Give the old settings to continue"
+            " it, or another --config.run.name."
+        )
+    return records[0] if records else None
+
+
+def _is_bound(folder: Path) -> bool:
+    """Whether something is saved."""
     lines = folder / run_log.LINES
-    saved = any(folder.glob("checkpoints/*")) or (
+    return any(folder.glob(f"{CHECKPOINTS}/*")) or (
         lines.is_file() and lines.stat().st_size > 0
     )
-    if not saved or not (folder / CONFIG).exists():
-        return
-    try:
-        record = read_config(folder)
-        before = configuration.renamed(dict(record["config"]))
-        images_before = record["images_per_epoch"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+
+
+def check_complete(folder: Path, config: ConfigDict) -> None:
+    """Refuses a folder whose checkpoints were removed.
+
+    A run has none in its first epochs, and while it writes the first in the background:
+    until the second is due.
+
+    Raises:
+        UserError: with both ways on.
+    """
+    place, lines = folder / CHECKPOINTS, len(run_log.read(folder))
+    if place.is_dir():
+        finished = any(path.name.isdecimal() for path in place.iterdir())
+        lost = not finished and lines > 2 * config.checkpoint.every_epochs
+    else:
+        lost = lines > 0 or place.exists()
+    if lost:
         raise UserError(
-            f"{folder / CONFIG} cannot be read ({error}); restore it, or choose another"
-            " --config.run.name."
-        ) from error
+            f"{folder}: {run_log.LINES} holds {lines} epochs, but {place} holds no"
+            " checkpoint to go on from. Restore that folder from a copy. To begin anew"
+            f" under this name, remove both; or choose another --config.run.name."
+        )
+
+
+def differences_of(record: Mapping[str, Any], config: ConfigDict) -> list[str]:
+    """In what a run with these settings would differ from its description.
+
+    Raises:
+        One of UNREADABLE: if that is no description.
+    """
+    before = configuration.renamed(dict(record["config"]))
     now, defaults = (
         json.loads(json.dumps(configuration.flatten(one)))
         for one in (config, configuration.defaults(config.attributes))
@@ -133,32 +203,29 @@ def check(folder: Path, config: ConfigDict) -> None:
     free = set(FREE)
     if before.get("train.final_learning_rate") == 1.0:
         free.add("epochs")  # else the learning rate depends on it
+    for field in description.FIELDS:
+        before[field] = sources.absolute(field, before[field])  # as older ones are not
+        if description.known(record, field):  # `description.check` compares the files
+            free.add(field)
     changes = differences(before, now, free)
-    if images_before != images_per_epoch(config):
+    images, images_before = (
+        description.images_per_epoch(config),
+        record["images_per_epoch"],
+    )
+    if images_before != images:
         changes.append(
-            f"an epoch had {images_before} images and now has"
-            f" {images_per_epoch(config)} (devices x sample.batch_per_device x"
-            " sample.batches)"
+            f"an epoch had {images_before} images and now has {images} (devices x"
+            " sample.batch_per_device x sample.batches)"
         )
-    if changes:
-        raise UserError(
-            f"{folder} holds a run of another config: {'; '.join(changes)}. Give"
-            " the old settings to continue it, or another --config.run.name."
-        )
+    return changes
 
 
-def images_per_epoch(config: ConfigDict) -> int:
-    """Images of all devices in one epoch, N."""
-    per_device = config.sample.batch_per_device * config.sample.batches
-    return parallel.num_devices() * per_device
-
-
-def write_config(folder: Path, config: ConfigDict) -> None:
-    """Writes config.json: every setting, and what ran it."""
+def write_config(
+    folder: Path, config: ConfigDict, weights: Mapping[str, Any] | None = None
+) -> None:
+    """Writes config.json: what the run is, see `description.of`, and what ran it."""
     content = {
-        "config": configuration.flatten(config),
-        "images_per_epoch": images_per_epoch(config),
-        "version": ddpo_fair.__version__,
+        **description.of(config, weights),
         "commit": commit(),
         "devices": parallel.describe(),
         "num_devices": parallel.num_devices(),

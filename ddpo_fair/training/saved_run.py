@@ -1,6 +1,7 @@
 """A run read back from its folder: settings, measurements, trained weights."""
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,11 @@ from ml_collections import ConfigDict
 
 from ddpo_fair import config as configuration
 from ddpo_fair import config_rules, files
-from ddpo_fair.errors import UserError
+from ddpo_fair.errors import UserError, differences
 from ddpo_fair.loggers import run_log
 from ddpo_fair.models import unet, weights
-from ddpo_fair.training import assembly, checkpoint, run_folder
+from ddpo_fair.training import assembly, checkpoint, description, run_folder
 
-# What parsing a file of JSON that means something else may raise.
-UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
-UNREADABLE += (RecursionError, OverflowError)
 EVALUATED = ("epoch", "eval_q", "eval_q_low", "eval_q_high")
 EVALUATED += ("eval_num_female", "eval_num_male", "eval_none")
 
@@ -42,16 +40,17 @@ def read(folder: str | Path) -> SavedRun:
     if not (folder / run_folder.CONFIG).is_file():
         raise UserError(
             f"--run={str(folder)!r} holds no {run_folder.CONFIG}: it is not the folder"
-            f" of a run.{_known(folder.parent)}"
+            f" of a run.{_known(folder)}"
         )
     try:
         record = run_folder.read_config(folder)
         config = configuration.of_settings(record["config"])
         found = config_rules.violations(config)
-    except UNREADABLE as error:
+        lines = run_log.read(folder)
+    except description.UNREADABLE as error:
         raise UserError(
-            f"{folder / run_folder.CONFIG} cannot be read ({str(error)[:200]}); restore"
-            " it from a copy."
+            f"{folder / run_folder.CONFIG} or {run_log.LINES} cannot be read"
+            f" ({str(error)[:200]}); restore it from a copy."
         ) from error
     # Where the run's curves were shown may be out of reach here.
     wrong = [problem for problem in found if not problem.startswith("log.")]
@@ -60,16 +59,43 @@ def read(folder: str | Path) -> SavedRun:
             f"{folder / run_folder.CONFIG} holds settings that no run can have had:"
             f" {' '.join(wrong)} Restore it from a copy."
         )
-    return SavedRun(folder, config, record, run_log.read(folder))
+    return SavedRun(folder, config, record, lines)
+
+
+def with_weights(run: SavedRun, *fields: str) -> SavedRun:
+    """The run with the place of its model and classifier, which are what they were.
+
+    Raises:
+        UserError: if they are not there, or are others than it was trained with.
+    """
+    config = run.config.copy_and_resolve_references()
+    known = {field: description.known(run.record, field) for field in fields}
+    if None in known.values():
+        logging.getLogger(__name__).warning(description.UNKNOWN)
+    for field in fields:
+        if revision := (known[field] or {}).get("revision"):
+            config[field] = f"{config[field].partition('@')[0]}@{revision}"
+        try:
+            now = description.identity(config, field)
+        except UserError as error:
+            raise UserError(
+                f"{error} If it was moved, give the training command"
+                f" --config.{field}=PLACE once, which brings {run_folder.CONFIG} up to"
+                " date."
+            ) from error
+        description.check(run.record, field, config[field], now)
+    return dataclasses.replace(run, config=config)
 
 
 def choose(run: SavedRun, wanted: int | None) -> int:
     """The checkpoint of that number, or the newest.
 
     Raises:
-        UserError: if there is none; lists what there is.
+        UserError: if there is none; lists what there is. Or if config.json is another
+            run's.
     """
-    found = checkpoint.numbers(run.folder / "checkpoints")
+    place = run.folder / run_folder.CHECKPOINTS
+    found = checkpoint.numbers(place)
     if not found:
         raise UserError(
             f"{run.folder} holds no checkpoint yet: train for at least"
@@ -80,7 +106,17 @@ def choose(run: SavedRun, wanted: int | None) -> int:
             f"--checkpoint={wanted}: {run.folder} holds the checkpoints"
             f" {', '.join(map(str, found))}, numbered by the epochs that were done."
         )
-    return found[-1] if wanted is None else wanted
+    number = found[-1] if wanted is None else wanted
+    described = checkpoint.described(place, number)
+    free = {*run_folder.FREE, *description.FIELDS, "epochs"}
+    before = configuration.renamed(run.record["config"])
+    if described and (changes := differences(described["config"], before, free)):
+        raise UserError(
+            f"{run.folder / run_folder.CONFIG} is not that of checkpoint {number}:"
+            f" {'; '.join(changes)}. Delete it, and train with the old settings: the"
+            " same command writes it again."
+        )
+    return number
 
 
 def trained_params(run: SavedRun, number: int, unet_template: Any) -> Any:
@@ -124,5 +160,8 @@ def result(run: SavedRun, number: int) -> tuple[dict | None, dict | None]:
 
 
 def _known(folder: Path) -> str:
-    found = sorted(str(path.parent) for path in folder.glob(f"*/{run_folder.CONFIG}"))
+    if checkpoint.described(folder / run_folder.CHECKPOINTS):
+        return " The command that trained it writes it again, from a checkpoint's copy."
+    beside = folder.parent.glob(f"*/{run_folder.CONFIG}")
+    found = sorted(str(path.parent) for path in beside)
     return f" Runs beside it: {', '.join(found)}." if found else ""

@@ -1,0 +1,99 @@
+"""What a run is: its settings, and the files that its model and classifier are.
+
+The description is kept in config.json and in every checkpoint.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+import ddpo_fair
+from ddpo_fair import config as configuration
+from ddpo_fair import parallel
+from ddpo_fair.errors import UserError, shown
+from ddpo_fair.models import sources
+
+FIELDS = ("model", "classifier")
+# What parsing a file of JSON that means something else may raise.
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
+UNREADABLE += (RecursionError, OverflowError)
+UNKNOWN = (
+    "An older version began this run and kept no fingerprint of its model and"
+    " classifier: what they are now is taken to be what they were."
+)
+
+
+def resolved(config: ConfigDict) -> ConfigDict:
+    """A copy with absolute paths of a model and a classifier on this disk."""
+    config = config.copy_and_resolve_references()
+    for field in FIELDS:
+        config[field] = sources.absolute(field, config[field])
+    return config
+
+
+def of(config: ConfigDict, weights: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The description of a run, as JSON; `weights` has each field's `identity`."""
+    return {
+        "config": configuration.flatten(config),
+        "images_per_epoch": images_per_epoch(config),
+        "version": ddpo_fair.__version__,
+        "weights": weights,
+    }
+
+
+def identity(config: ConfigDict, field: str) -> dict[str, Any]:
+    """What the model or the classifier of a config is; see `sources.identity`."""
+    variant = config.variant if field == "model" else ""
+    return sources.identity(field, config[field], variant)
+
+
+def images_per_epoch(config: ConfigDict) -> int:
+    """Images of all devices in one epoch, N."""
+    per_device = config.sample.batch_per_device * config.sample.batches
+    return parallel.num_devices() * per_device
+
+
+def known(record: Mapping[str, Any], field: str) -> dict[str, Any] | None:
+    """What a description says that the model or the classifier was, if it does."""
+    weights = record.get("weights")
+    before = weights.get(field) if isinstance(weights, dict) else None
+    sound = isinstance(before, dict) and isinstance(before.get("files"), dict)
+    return before if sound else None
+
+
+def check(
+    record: Mapping[str, Any], field: str, reference: str, now: Mapping[str, Any]
+) -> bool:
+    """Whether the record knows what the model or the classifier was.
+
+    Args:
+        record: a description, perhaps of an older version.
+        field: "model" or "classifier".
+        reference: that setting.
+        now: its `identity`.
+
+    Raises:
+        UserError: if it is another one now.
+    """
+    before = known(record, field)
+    if before is None or before["files"] == now["files"]:
+        return before is not None
+    files = {**before["files"], **now["files"]}
+    others = [x for x in files if before["files"].get(x) != now["files"].get(x)]
+    setting, name = f"{field}={shown(reference)}", reference.partition("@")[0]
+    was = record["config"].get(field, reference)
+    if name != str(was).partition("@")[0]:
+        way_out = f"Give --config.{field}={was}"
+    elif reference == configuration.EMBEDDED:
+        way_out = f"Install ddpo_fair {record.get('version')}"
+    elif now.get("revision") and before.get("revision"):
+        way_out = f"Give --config.{field}={name}@{before['revision']}"
+    else:
+        way_out = "Put the files back that it was trained with"
+    raise UserError(
+        f"{setting} is not what the run was trained with: {', '.join(others[:3])}"
+        f" {'differs' if len(others) == 1 else 'differ'} (fingerprint"
+        f" {before.get('fingerprint')} then, {now['fingerprint']} now). {way_out}, or"
+        " train under another --config.run.name."
+    )
