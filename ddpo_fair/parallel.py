@@ -4,9 +4,11 @@ Arrays of images travel as [D, n, ...]: D devices (of all hosts), n images on ea
 """
 
 import contextlib
+import ctypes
 import dataclasses
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -254,12 +256,16 @@ def _join_hosts(settings: Any) -> None:
         raise UserError(f"{ALONE} ({error})") from error
 
 
-def leave(status: int) -> int:
-    """`status`; but where other processes would wait for this one, it ends here.
+def leave(status: int, finished: bool = True) -> int:
+    """`status`; but where Python would wait for others, the process ends here.
 
-    A Python that exits in good order stays until all others do so too.
+    A Python that exits in good order stays until all other processes do so too, and
+    until the devices are done with what was started. If that is not `finished`, all
+    processes are leaving, and do so together.
     """
-    if jax.distributed.is_initialized():
+    if not finished and jax.distributed.is_initialized():
+        jax.distributed.shutdown()
+    if not finished or jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -267,13 +273,22 @@ def leave(status: int) -> int:
 
 
 @contextlib.contextmanager
-def last_words(text: str) -> Iterator[None]:
+def last_words(text: str, status: int | None = None) -> Iterator[None]:
     """Has `text` printed if this process is ended inside the `with`.
 
     When a process is lost JAX ends the others in C++, where no code of Python runs. So
     a shell waits at the other end of a pipe. JAX's preemption sync point would serve a
     SIGTERM that is announced; `any_host` does that already.
+
+    Args:
+        text: one paragraph.
+        status: that the process ends with where C++ aborts it; None for the system's.
+            signal.signal would not do: its handlers run when C++ has returned.
     """
+    system = ctypes.CDLL(None)
+    end = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: os._exit(status))
+    if status is not None:
+        system.signal(signal.SIGABRT, end)
     shell = subprocess.Popen(
         ["sh", "-c", 'read word || echo "$0" >&2', text],
         stdin=subprocess.PIPE,
@@ -283,6 +298,8 @@ def last_words(text: str) -> Iterator[None]:
         yield
     finally:
         shell.communicate(b"\n")
+        if status is not None:
+            system.signal(signal.SIGABRT, None)  # the system's
 
 
 def any_host(flag: bool) -> bool:

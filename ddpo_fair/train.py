@@ -112,4 +112,9 @@ def train(
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    if status == stopping.INTERRUPTED and "jax" in sys.modules:
+        from ddpo_fair import parallel  # see `train`
+
+        parallel.leave(status, finished=False)  # devices may be at work for minutes
+    sys.exit(status)

@@ -37,7 +37,10 @@ status=0
 srun --kill-on-bad-exit=1 .venv/bin/python -m ddpo_fair.train --config="$config" \
   --config.distributed.enabled=true "$@" || status=$?
 
-if [[ $status -eq 75 ]]; then
+# Of several statuses srun gives the highest: 137 or 134 of a process that was killed or
+# lost hides the others' 75. What kills a process every time is not started for ever.
+restarts="${SLURM_RESTART_COUNT:-0}"
+if [[ $status -eq 75 || ($status -gt 130 && $restarts -lt 10) ]]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status"

@@ -81,3 +81,14 @@ def test_a_second_notice_of_preemption_changes_nothing():
     process.kill()
     _, errors = process.communicate()
     assert errors.count("SIGTERM") == 1
+
+
+@pytest.mark.long
+def test_what_cpp_aborts_leaves_with_the_status_that_continues():
+    program = (
+        "import os; from ddpo_fair import parallel\n"
+        "with parallel.last_words('Start the same command.', 75): os.abort()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True)
+    assert done.returncode == stopping.INTERRUPTED
+    assert b"Start the same command." in done.stderr

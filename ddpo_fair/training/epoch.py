@@ -4,7 +4,7 @@ Nothing here waits for the devices but `gather`; the caller decides when.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -30,11 +30,14 @@ class Samples:
     probabilities: list[jax.Array]  # [D, B, K] each, K classes of all attributes
 
 
-def sample(run: Run, unet_params: Any, epoch: int) -> Samples:
+def sample(
+    run: Run, unet_params: Any, epoch: int, stopped: Callable[[], bool] | None = None
+) -> Samples:
     """Starts sampling, decoding and classifying an epoch's images.
 
     Device d has the d-th part of them, in batches of `sample.batch_per_device`. `epoch`
-    names the random numbers, here and in `update`: see `rng.attempt`.
+    names the random numbers, here and in `update`: see `rng.attempt`. Once `stopped()`
+    no further batch is started: on a CPU that waits for the one before.
     """
     size = run.config.sample.batch_per_device
     drawn = prompts.draw(
@@ -49,6 +52,8 @@ def sample(run: Run, unet_params: Any, epoch: int) -> Samples:
     first = np.arange(parallel.num_devices())[:, None] * run.images_per_device
     trajectories, probabilities = [], []
     for batch in range(run.config.sample.batches):
+        if stopped is not None and stopped():
+            break
         numbers = first + batch * size + np.arange(size)  # [D, B]
         keys = sampler.image_keys(key, numbers)
         trajectory, _, found = draw(run, unet_params, keys, drawn[numbers.reshape(-1)])

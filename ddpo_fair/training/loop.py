@@ -78,7 +78,9 @@ class Trainer:
             # On the devices: sample, decode, classify. Meanwhile: the epoch before.
             finished = None if pending is None else self._finish(pending)
             number = rng.attempt(epoch, self.restores)
-            samples = epochs.sample(self.run, self._unet_params(), number)
+            samples = epochs.sample(
+                self.run, self._unet_params(), number, lambda: self.stop.requested
+            )
             if finished is not None:
                 self._write(*finished)
             self._wait_or_leave(samples.probabilities, f"epoch {epoch}: sampling")

@@ -130,7 +130,8 @@ def _last_words(folder: Path) -> contextlib.AbstractContextManager[None]:
     return parallel.last_words(
         f"ddpo_fair.train: this process was ended, or one of the other {count - 1} was"
         " lost, without which none can go on. Start the same command on all hosts: it"
-        f" continues from the newest checkpoint in {folder}."
+        f" continues from the newest checkpoint in {folder}.",
+        stopping.INTERRUPTED,
     )
 
 

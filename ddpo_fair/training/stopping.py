@@ -61,8 +61,9 @@ class Stop:
                 os._exit(INTERRUPTED)
             if not self.requested:
                 print(
-                    f"\n{name}: finishing this phase, then saving what is done; the"
-                    " same command continues. Ctrl-C again leaves at once.",
+                    f"\n{name}: waiting for the batch or program under way (of a large"
+                    " model on a CPU, minutes), then saving what is done; the same"
+                    " command continues. Ctrl-C again leaves at once.",
                     file=sys.stderr,
                     flush=True,
                 )
