@@ -189,7 +189,8 @@ def _hush() -> None:
     Where it meets a damaged file or a full disk it closes its event loop while
     tensorstore still works on other files, whose late answers raise.
     """
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     before = sys.unraisablehook
 
     def hook(raised: Any) -> None:
@@ -206,7 +207,7 @@ def shapes(state: Any) -> Any:
 
 def numbers(folder: Path) -> list[int]:
     """Epochs done at each checkpoint that is complete, in order."""
-    names = (path.name for path in folder.glob("*"))
+    names = (path.name for path in folder.glob("*") if path.is_dir())
     return sorted(int(name) for name in names if name.isdecimal())
 
 
@@ -253,9 +254,10 @@ def read_one(folder: Path, epochs_done: int, template: Any) -> Any:
     ) as manager:
         found = _read(manager, epochs_done, template)
     if isinstance(found, str):
+        others = [number for number in numbers(folder) if number != epochs_done]
         raise UserError(
-            f"Checkpoint {folder / str(epochs_done)} is damaged ({found}); choose"
-            f" another one of {numbers(folder)} with --checkpoint, or restore it."
+            f"Checkpoint {folder / str(epochs_done)} is damaged ({found}); restore it"
+            f" from a copy, or choose another with --checkpoint: there are {others}."
         )
     return found[0]
 

@@ -113,6 +113,8 @@ def _entered(folder: Path, config: ConfigDict) -> Iterator[tuple[dict[str, Any],
                     unknown = True
     except UserError as error:
         refusal = error
+    except faults.KINDS as error:
+        refusal = faults.explained(error, config, folder)
     try:
         if parallel.any_host(refusal is not None):
             raise refusal or UserError("Another process refused; its message says why.")
