@@ -93,7 +93,7 @@ def evaluate(where: tuple[Path, int | None], options: flags.FlagValues) -> Path:
 
     saved = saved_run.read(where[0])
     number = saved_run.choose(saved, where[1])
-    saved = saved_run.with_weights(saved, "model", "classifier")
+    saved = saved_run.with_weights(saved, "model", "attributes.gender.classifier")
     parallel.start(saved.config.distributed.cpu_devices)
     plan, notes = evaluation_plan.make(
         saved,

@@ -18,6 +18,8 @@ from ddpo_fair.loggers import run_log
 from ddpo_fair.report import run_reader
 from ddpo_fair.training import description, run_folder, saved_run
 
+CLASSIFIER = "attributes.gender.classifier"
+
 
 @pytest.fixture
 def config(tmp_path):
@@ -234,7 +236,9 @@ def weighed(tiny, tmp_path):
     """A config with copies of the tiny model and classifier, and its description."""
     places = [shutil.copytree(one, tmp_path / one.name) for one in tiny]
     config = tiny_model.config(*places, tmp_path)
-    weights = {x: description.identity(config, x) for x in description.FIELDS}
+    fields = description.fields(configuration.flatten(config))
+    assert sorted(fields) == [CLASSIFIER, "model"]
+    weights = {x: description.identity(config, x) for x in fields}
     return config, json.loads(json.dumps(description.of(config, weights), default=list))
 
 
@@ -245,19 +249,20 @@ def weighed(tiny, tmp_path):
         ("model", "vae/config.json"),
         ("model", "scheduler/scheduler_config.json"),
         ("model", "tokenizer/vocab.json"),
-        ("classifier", "model.safetensors"),
-        ("classifier", "preprocessor_config.json"),
+        (CLASSIFIER, "model.safetensors"),
+        (CLASSIFIER, "preprocessor_config.json"),
     ],
 )
 def test_another_file_of_model_or_classifier_is_refused(weighed, field, name):
     config, record = weighed
-    path = pathlib.Path(config[field]) / name
+    reference = configuration.flatten(config)[field]
+    path = pathlib.Path(reference) / name
     before = record["weights"][field]
     assert before["files"][name] == hashlib.sha256(path.read_bytes()).hexdigest()
     path.write_bytes(path.read_bytes() + b" ")
     now = description.identity(config, field)
     with pytest.raises(UserError) as error:
-        description.check(record, field, config[field], now)
+        description.check(record, field, reference, now)
     for text in (f": {name} differs", before["fingerprint"], now["fingerprint"]):
         assert text in str(error.value)
 
@@ -268,7 +273,7 @@ def test_a_model_that_was_moved_is_the_same(weighed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config.model = "moved"
     now = description.resolved(config)
-    assert now.model == str(tmp_path / "moved") and now.classifier == config.classifier
+    assert now.model == str(tmp_path / "moved") and now.attributes == config.attributes
     identity = description.identity(now, "model")
     assert description.check(record, "model", now.model, identity)
     assert run_folder.differences_of(record, now) == []

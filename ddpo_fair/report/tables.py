@@ -124,9 +124,9 @@ def origin(run: Record) -> Table:
         about["command"] = shlex.join(map(str, about["command"]))
     rows = [[ORIGIN[key], formatting.value_text(v)] for key, v in about.items()]
     rows.append(["Folder", str(run.folder)])
-    for field in description.FIELDS:
+    for field in description.fields(run.settings):
         if known := description.known(run.about, field):
-            rows.append([f"Fingerprint of the {field}", known["fingerprint"]])
+            rows.append([f"Fingerprint of {field}", known["fingerprint"]])
     if run.checksum:
         rows.append(["SHA-256 of metrics.jsonl", run.checksum])
     return Table(["", ""], rows, "settings")

@@ -3,7 +3,8 @@
 The description is kept in config.json and in every checkpoint.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -14,7 +15,7 @@ from ddpo_fair import parallel
 from ddpo_fair.errors import UserError, shown
 from ddpo_fair.models import sources
 
-FIELDS = ("model", "classifier")
+TYPOLOGY = {"folder": None, "revision": None, "fingerprint": "typology", "files": {}}
 # What parsing a file of JSON that means something else may raise.
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 UNREADABLE += (RecursionError, OverflowError)
@@ -26,10 +27,24 @@ UNKNOWN = (
 
 def resolved(config: ConfigDict) -> ConfigDict:
     """A copy with absolute paths of a model and a classifier on this disk."""
-    config = config.copy_and_resolve_references()
-    for field in FIELDS:
-        config[field] = sources.absolute(field, config[field])
+    config, flat = config.copy_and_resolve_references(), configuration.flatten(config)
+    places = {field: absolute(field, flat[field]) for field in fields(flat)}
+    config.update_from_flattened_dict(places)
     return config
+
+
+def fields(settings: Iterable[str]) -> list[str]:
+    """Those of the settings' names that name the model or a classifier."""
+    return [
+        name
+        for name in settings
+        if name == "model" or re.fullmatch(r"attributes\.\w+\.classifier", name)
+    ]
+
+
+def absolute(field: str, reference: str) -> str:
+    """See `sources.absolute`."""
+    return sources.absolute(field.rpartition(".")[2], reference)
 
 
 def of(config: ConfigDict, weights: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -44,8 +59,15 @@ def of(config: ConfigDict, weights: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def identity(config: ConfigDict, field: str) -> dict[str, Any]:
     """What the model or the classifier of a config is; see `sources.identity`."""
-    variant = config.variant if field == "model" else ""
-    return sources.identity(field, config[field], variant)
+    reference = configuration.flatten(config)[field]
+    if field == "model":
+        return sources.identity(field, reference, config.variant)
+    if reference == TYPOLOGY["fingerprint"]:
+        return TYPOLOGY
+    if reference == configuration.EMBEDDED:
+        attribute = configuration.ATTRIBUTE.fullmatch(field)[1]
+        reference = str(sources.embedded_classifier(attribute))
+    return sources.identity("classifier", reference)
 
 
 def images_per_epoch(config: ConfigDict) -> int:
@@ -69,7 +91,7 @@ def check(
 
     Args:
         record: a description, perhaps of an older version.
-        field: "model" or "classifier".
+        field: of `fields`.
         reference: that setting.
         now: its `identity`.
 
@@ -82,7 +104,7 @@ def check(
     files = {**before["files"], **now["files"]}
     others = [x for x in files if before["files"].get(x) != now["files"].get(x)]
     setting, name = f"{field}={shown(reference)}", reference.partition("@")[0]
-    was = record["config"].get(field, reference)
+    was = configuration.renamed(record["config"]).get(field, reference)
     if name != str(was).partition("@")[0]:
         way_out = f"Give --config.{field}={was}"
     elif reference == configuration.EMBEDDED:

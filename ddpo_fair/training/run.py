@@ -104,11 +104,12 @@ def _entered(folder: Path, config: ConfigDict) -> Iterator[tuple[dict[str, Any],
         run_folder.check_complete(folder, config)
         saved = checkpoint.described(folder / run_folder.CHECKPOINTS)
         record = run_folder.check(folder, config, saved)
-        for field in description.FIELDS:
+        flat = configuration.flatten(config)
+        for field in description.fields(flat):
             now = weights[field] = description.identity(config, field)
             for before in (record, saved):
                 if before is not None and not description.check(
-                    before, field, config[field], now
+                    before, field, flat[field], now
                 ):
                     unknown = True
     except UserError as error:

@@ -21,7 +21,6 @@ from ddpo_fair import config as configuration
 from ddpo_fair import files, parallel
 from ddpo_fair.errors import UserError, differences
 from ddpo_fair.loggers import run_log
-from ddpo_fair.models import sources
 from ddpo_fair.training import description
 
 CONFIG, LOCK, CHECKPOINTS = "config.json", ".lock", "checkpoints"
@@ -203,8 +202,8 @@ def differences_of(record: Mapping[str, Any], config: ConfigDict) -> list[str]:
     free = set(FREE)
     if before.get("train.final_learning_rate") == 1.0:
         free.add("epochs")  # else the learning rate depends on it
-    for field in description.FIELDS:
-        before[field] = sources.absolute(field, before[field])  # as older ones are not
+    for field in description.fields(before):  # which older versions kept as typed
+        before[field] = description.absolute(field, before[field])
         if description.known(record, field):  # `description.check` compares the files
             free.add(field)
     changes = differences(before, now, free)

@@ -74,7 +74,10 @@ def with_weights(run: SavedRun, *fields: str) -> SavedRun:
         logging.getLogger(__name__).warning(description.UNKNOWN)
     for field in fields:
         if revision := (known[field] or {}).get("revision"):
-            config[field] = f"{config[field].partition('@')[0]}@{revision}"
+            pinned = (
+                f"{configuration.flatten(config)[field].partition('@')[0]}@{revision}"
+            )
+            config.update_from_flattened_dict({field: pinned})
         try:
             now = description.identity(config, field)
         except UserError as error:
@@ -83,7 +86,8 @@ def with_weights(run: SavedRun, *fields: str) -> SavedRun:
                 f" --config.{field}=PLACE once, which brings {run_folder.CONFIG} up to"
                 " date."
             ) from error
-        description.check(run.record, field, config[field], now)
+        reference = configuration.flatten(config)[field]
+        description.check(run.record, field, reference, now)
     return dataclasses.replace(run, config=config)
 
 
@@ -108,8 +112,8 @@ def choose(run: SavedRun, wanted: int | None) -> int:
         )
     number = found[-1] if wanted is None else wanted
     described = checkpoint.described(place, number)
-    free = {*run_folder.FREE, *description.FIELDS, "epochs"}
     before = configuration.renamed(run.record["config"])
+    free = {*run_folder.FREE, *description.fields(before), "epochs"}
     if described and (changes := differences(described["config"], before, free)):
         raise UserError(
             f"{run.folder / run_folder.CONFIG} is not that of checkpoint {number}:"
