@@ -9,9 +9,9 @@ import optax
 import pytest
 from refusals import refused
 
-from ddpo_fair.classifiers import augmentation, supervised
-from ddpo_fair.embedded import dataset, pretrain, pretrain_vae
-from ddpo_fair.models import vae
+from ddpo_fair.classifiers import augmentation, classes, classifier, supervised
+from ddpo_fair.embedded import dataset, pretrain, pretrain_classifier, pretrain_vae
+from ddpo_fair.models import sources, vae, weights
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +108,23 @@ def test_the_learning_rate_warms_up_stays_and_falls():
     assert float(rate(600)) == pytest.approx(2.0)
     assert float(rate(800)) == pytest.approx(1.0)  # half of the last 40 %
     assert float(rate(1_000)) == 0.0
+
+
+def test_the_shipped_classifiers_are_those_of_the_stages():
+    made = {attribute.name: stage for stage, attribute in pretrain.CLASSIFIERS.items()}
+    for name, folder in sources.CLASSIFIERS.items():
+        attribute = classes.attribute(name)
+        assert folder.name == made[name]
+        config = pretrain_classifier.config(attribute.classes)
+        assert weights.read_config(folder) == config
+        assert classifier.load(folder, attributes=(attribute,)).classes.tolist() == (
+            np.eye(len(attribute.classes)).tolist()
+        )
+
+
+def test_the_shipped_weights_are_small():
+    files = [path for path in sources.WEIGHTS.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 20e6
 
 
 @pytest.fixture(scope="module")

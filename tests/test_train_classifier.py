@@ -109,7 +109,7 @@ def test_typology_is_tested_on_renders(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("attribute", "message"),
     [
-        ("race", "classifies by gender, skin_tone, age, not by race; name a folder"),
+        ("race", "classifies by gender, skin_tone, not by race; name a folder"),
         ("hats", "has no classes: give them, or choose one of gender, skin_tone"),
     ],
 )

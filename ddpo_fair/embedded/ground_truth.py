@@ -11,7 +11,7 @@ NONE = -1
 GENDER, SKIN_TONE, AGE = "gender", "skin_tone", "age"
 # Where classes end, in the data set's units. Shares are those of its faces.
 LIMITS = {
-    # light (.34), medium (.47), dark (.19): the skin's colour, before any light falls
+    # light (.35), medium (.46), dark (.19): the skin's colour, before any light falls
     # on it, has a typology angle of 41 and of 10 degrees there. Above 41 is Chardon's
     # "light", below 10 "brown" or "dark"; between lie "intermediate" and "tan".
     SKIN_TONE: (2.281, 4.348),

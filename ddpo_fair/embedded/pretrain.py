@@ -1,6 +1,6 @@
 """`python -m ddpo_fair.embedded.pretrain`: the embedded model, from renders to weights.
 
-Renders the images, then trains the autoencoder, the classifier and the text encoder
+Renders the images, then trains the autoencoder, the classifiers and the text encoder
 with the UNet; each stage resumes where it was stopped. Writes the official folders.
 """
 
@@ -22,9 +22,10 @@ from absl import flags
 from transformers import CLIPTokenizer
 
 from ddpo_fair import command_line, files, parallel
-from ddpo_fair.classifiers import calibration
+from ddpo_fair.classifiers import calibration, classes, classifier
 from ddpo_fair.embedded import (
     dataset,
+    ground_truth,
     pretrain_classifier,
     pretrain_diffusion,
     pretrain_tokenizer,
@@ -37,10 +38,18 @@ SHARD = 1_000
 VAE_IMAGES = 8_000  # the autoencoder needs no more
 RECONSTRUCTIONS = 6_000  # that the classifier sees next to the renders
 HOLDOUT = 1_000  # last images, kept from the classifier, for its temperature
-COLUMNS = ("image", "caption", "male", "view")  # of an example, kept in a shard
+# Of an example, kept in a shard.
+COLUMNS = ("image", "caption", "male", "age", "skin_tone", "view")
 STORED = jnp.float16  # halves the package; the weights become float32 when read
 
-STAGES = ["vae", "classifier", "diffusion"]
+# Stages that make a classifier, and its folder, and what it classifies by.
+FIRST = "classifier"
+CLASSIFIERS = {
+    FIRST: classes.GENDER,
+    "skin_tone": classes.SKIN_TONE,
+    "age": classes.AGE,
+}
+STAGES = ["vae", *CLASSIFIERS, "diffusion"]
 SETTINGS, MOST_STEPS = "pretraining.json", 10**7
 
 
@@ -53,7 +62,7 @@ def render_shard(path: Path, seed: int, start: int) -> None:
 
 
 def render(folder: Path, seed: int, count: int) -> dict[str, np.ndarray]:
-    """All examples' image, caption, male and view, rendered where not yet on disk."""
+    """All examples' `COLUMNS`, rendered where not yet on disk."""
     folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, count, SHARD)
     paths = [folder / f"faces_{start:07d}.npz" for start in starts]
@@ -99,32 +108,46 @@ def reconstruct(params: Any, images: np.ndarray) -> np.ndarray:
 
 
 def classifier_stage(
-    work: Path, output: Path, data: dict, autoencoder: Any, options: flags.FlagValues
+    stage: str,
+    work: Path,
+    output: Path,
+    data: dict,
+    autoencoder: Any,
+    options: flags.FlagValues,
 ) -> None:
-    """Train, calibrate and write the classifier."""
-    images, faces = data["image"], np.isin(data["view"], ("near", "far"))
-    male = np.where(faces, data["male"], 0.5).astype(np.float32)
+    """Train, calibrate and write the classifier of a stage in `CLASSIFIERS`.
+
+    Those after the first begin with its weights, which know faces already.
+    """
+    attribute, images = CLASSIFIERS[stage], data["image"]
+    truth = ground_truth.classes(attribute.name, data)
     train = slice(0, len(images) - HOLDOUT)
     copies = cached(
         work / "reconstructions.npy",
         lambda: reconstruct(autoencoder, images[train][:RECONSTRUCTIONS]),
     )
+    start, steps = None, options.classifier_steps
+    if stage != FIRST:
+        first = vit.Config.from_dict(weights.read_config(output / FIRST))
+        start = classifier.read_weights(output / FIRST, first)
+        steps = options.further_steps
+    config = pretrain_classifier.config(attribute.classes)
     params = pretrain_classifier.train(
-        work / "classifier",
+        work / stage,
         np.concatenate([images[train], copies]),
-        np.concatenate([male[train], male[train][:RECONSTRUCTIONS]]),
-        options.classifier_steps,
+        np.concatenate([truth[train], truth[train][:RECONSTRUCTIONS]]),
+        config,
+        start,
+        steps,
         options.seed,
     )
-    network = vit.ImageClassifier(vit.Config.from_dict(pretrain_classifier.CONFIG))
-    holdout = np.flatnonzero(faces[-HOLDOUT:]) - HOLDOUT
+    holdout = np.flatnonzero(truth[-HOLDOUT:] >= 0) - HOLDOUT
+    network = vit.ImageClassifier(vit.Config.from_dict(config))
     pixels = pretrain_vae.scale(images[holdout])
     logits = np.asarray(jax.jit(network.apply)({"params": params}, pixels))
-    params = calibration.calibrated(params, logits, data["male"][holdout])
-    folder = output / "classifier"
-    weights.save(
-        folder, params, pretrain_classifier.CONFIG, "model.safetensors", dtype=STORED
-    )
+    params = calibration.calibrated(params, logits, truth[holdout])
+    folder = output / stage
+    weights.save(folder, params, config, "model.safetensors", dtype=STORED)
     write_json(folder / "preprocessor_config.json", pretrain_classifier.PREPROCESSOR)
 
 
@@ -226,8 +249,9 @@ def pretrain(options: flags.FlagValues) -> None:
         trained = pretrain_vae.normalise(trained, images[:2_000])
         weights.save(folder / "vae", trained, pretrain_vae.CONFIG, dtype=STORED)
     autoencoder = pretrain_vae.read(folder / "vae")
-    if "classifier" in options.stages:
-        classifier_stage(work, output, data, autoencoder, options)
+    for stage in CLASSIFIERS:
+        if stage in options.stages:
+            classifier_stage(stage, work, output, data, autoencoder, options)
     if "diffusion" in options.stages:
         diffusion_stage(work, folder, data, autoencoder, options)
 
@@ -241,7 +265,8 @@ def _options(arguments: Sequence[str]) -> flags.FlagValues:
     least = HOLDOUT + SHARD
     whole("images", dataset.NUM_TRAIN, "Renders, in thousands rounded up", least, 10**7)
     whole("vae_steps", 1_600, "Updates of the autoencoder", 1, MOST_STEPS)
-    whole("classifier_steps", 1_500, "Updates of the classifier", 1, MOST_STEPS)
+    whole("classifier_steps", 1_500, "Updates of gender's classifier", 1, MOST_STEPS)
+    whole("further_steps", 400, "Updates of a classifier after it", 1, MOST_STEPS)
     whole("diffusion_steps", 1_750, "Updates of text encoder and UNet", 1, MOST_STEPS)
     flags.DEFINE_list(
         "stages", STAGES, "To run; the first one before others", flag_values=values

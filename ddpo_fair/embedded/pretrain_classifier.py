@@ -1,8 +1,9 @@
-"""Pretraining of the embedded classifier: a small ViT, on renders.
+"""Pretraining of an embedded classifier: a small ViT, on renders.
 
 It also sees the autoencoder's own reconstructions of them, as the model will draw.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,6 @@ CONFIG = {
     "num_channels": 3,
     "layer_norm_eps": 1e-6,
     "qkv_bias": True,
-    "id2label": {"0": "female", "1": "male"},
-    "label2id": {"female": 0, "male": 1},
 }
 PREPROCESSOR = {
     "image_processor_type": "ViTImageProcessor",
@@ -43,30 +42,49 @@ PREPROCESSOR = {
     "image_std": [0.5, 0.5, 0.5],
 }
 BATCH = 64
-PEAK_LEARNING_RATE = 4e-3
+FROM_SCRATCH, FURTHER = 4e-3, 2e-3  # peak learning rates
+
+
+def config(classes: Sequence[str]) -> dict[str, Any]:
+    """config.json of the classifier that tells the classes apart."""
+    names = {str(k): name for k, name in enumerate(classes)}
+    numbers = {name: k for k, name in enumerate(classes)}
+    return CONFIG | {"id2label": names, "label2id": numbers}
 
 
 def train(
-    folder: Path, images: np.ndarray, male: np.ndarray, num_steps: int, seed: int
+    folder: Path,
+    images: np.ndarray,
+    truth: np.ndarray,
+    settings: dict[str, Any],
+    start: Any | None,
+    num_steps: int,
+    seed: int,
 ) -> Any:
     """The weights of the classifier.
 
     Args:
         folder: of the stage's checkpoints.
         images: uint8 [N, 64, 64, 3], renders and their reconstructions.
-        male: float [N], 0 or 1, the render's ground truth; 1/2 where no face shows.
+        truth: int [N], the render's class; -1 where no face shows.
+        settings: of `config`.
+        start: weights of another classifier to begin with, but for its head, or None.
         num_steps: updates.
         seed: of the run.
     """
-    network = vit.ImageClassifier(vit.Config.from_dict(CONFIG))
+    network = vit.ImageClassifier(vit.Config.from_dict(settings))
+    num_classes = len(settings["id2label"])
+    # Without a face every class is as right as another.
+    targets = np.vstack([np.eye(num_classes), np.full(num_classes, 1 / num_classes)])
     key, sample = rng.key(seed, "classifier", "init"), jnp.zeros((1, 64, 64, 3))
-    params = jax.jit(network.init)(key, sample)["params"]
+    fresh = jax.jit(network.init)(key, sample)["params"]
+    params = {**fresh, **(start or {}), "classifier": fresh["classifier"]}
+    peak = FURTHER if start else FROM_SCRATCH
 
     def batch(step: int) -> tuple[jax.Array, jax.Array]:
         rows = np.random.default_rng([seed, 2, step]).integers(0, len(images), BATCH)
         pixels = jnp.asarray(images[rows], jnp.float32) / 127.5 - 1.0
-        wanted = jnp.asarray(male[rows], jnp.float32)
-        return pixels, jnp.stack([1.0 - wanted, wanted], 1)
+        return pixels, jnp.asarray(targets[truth[rows]], jnp.float32)
 
     def loss(params: Any, batch: tuple, key: jax.Array) -> jax.Array:
         images, targets = augmentation.augment_batch(key, *batch)
@@ -77,7 +95,7 @@ def train(
         "classifier",
         folder,
         params,
-        supervised.optimizer(PEAK_LEARNING_RATE, num_steps, weight_decay=0.05),
+        supervised.optimizer(peak, num_steps, weight_decay=0.05),
         loss,
         batch,
         seed,

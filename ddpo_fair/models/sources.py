@@ -47,7 +47,6 @@ EMBEDDED = {"model": WEIGHTS / "text_to_image", "classifier": WEIGHTS / "classif
 CLASSIFIERS = {
     "gender": EMBEDDED["classifier"],
     "skin_tone": WEIGHTS / "skin_tone",
-    "age": WEIGHTS / "age",
 }
 
 
