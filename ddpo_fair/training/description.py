@@ -66,7 +66,7 @@ def identity(config: ConfigDict, field: str) -> dict[str, Any]:
         return TYPOLOGY
     if reference == configuration.EMBEDDED:
         attribute = configuration.ATTRIBUTE.fullmatch(field)[1]
-        reference = str(sources.embedded_classifier(attribute))
+        reference = str(sources.classifier_folder(reference, attribute=attribute))
     return sources.identity("classifier", reference)
 
 
