@@ -124,7 +124,6 @@ def test_command_lines(capsys, arguments, part):
         ("run.dir=gs://bucket/runs", "it is an address, not a folder of this machine"),
         ("run.dir=s3:/bucket", "it is an address"),
         ("run.dir=$HOME/runs", "no shell has put in the value of $HOME"),
-        ("model=hf://owner/name", "model='hf://owner/name' must be"),
         ("log.wandb=a/b/c", "log.wandb='a/b/c' must be a project, or team/project"),
         ("log.wandb=what?", "must be a project"),
         (f"log.wandb={129 * 'x'}", "must be a project"),
