@@ -137,8 +137,8 @@ def identity(field: str, reference: str, variant: str = "") -> dict[str, Any]:
     """What a model or a classifier is, wherever it lies, as JSON.
 
     `files` has the SHA-256 of each file that is read, `fingerprint` that of this list;
-    `folder` and the hub's `revision` say where they are. Measured: 3 s for the 4.3 GB
-    of Stable Diffusion 1.5, where they are in memory.
+    `folder` and the hub's `revision` say where they are. At 1.4 GB/s, measured with two
+    cores, the 4.3 GB of Stable Diffusion 1.5 take 3 s where they are in memory.
 
     Raises:
         UserError: if it is not there or cannot be read.
