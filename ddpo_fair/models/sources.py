@@ -114,11 +114,12 @@ def local_folder(field: str, reference: str) -> Path | None:
     """
     if reference == "embedded":
         return _embedded(field, EMBEDDED[field])
-    folder = files.given(field, reference)
-    if folder.is_dir():
-        return folder
-    if folder.is_file():
-        return single_file.folder_of(field, folder)
+    if not files.ADDRESS.match(reference):  # an address is no name on the hub either
+        folder = files.given(field, reference)
+        if folder.is_dir():
+            return folder
+        if folder.is_file():
+            return single_file.folder_of(field, folder)
     if not MODEL_NAME.fullmatch(reference) or ".." in reference:
         raise UserError(
             f"{field}={shown(reference)}: there is no such folder or file. It must"
