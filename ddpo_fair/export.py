@@ -21,7 +21,7 @@ from ddpo_fair import command_line, files
 from ddpo_fair.diffusion import scheduler_settings, stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.models import lora, lora_files, sources, weights
-from ddpo_fair.report import model_card
+from ddpo_fair.report import card_effect, model_card
 from ddpo_fair.training import saved_run
 
 MOST_EPOCHS = 10**6
@@ -96,7 +96,7 @@ def _write_adapters(
     metadata = {
         "base_model": saved.config.model,
         "prompts": json.dumps(list(saved.config.prompts)),
-        "result": json.dumps(model_card.result(saved, number)),
+        "result": json.dumps(card_effect.result(saved, number)),
         "rank": str(saved.config.train.lora.rank),
         "ddpo_fair": ddpo_fair.__version__,
     }

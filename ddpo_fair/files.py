@@ -39,8 +39,9 @@ def given(name: str, text: str | os.PathLike) -> Path:
         if ADDRESS.match(text):
             raise ValueError("it is an address, not a folder of this machine: mount it")
         path = Path(text).expanduser().resolve()
-        # Fails for a name too long, or a folder closed to us.
-        if not path.exists() and (name_of := VARIABLE.search(text)):
+        # Fails for a name too long, or a folder closed to us. What exists may have a $.
+        new = path.name if path.parent.exists() else text
+        if not path.exists() and (name_of := VARIABLE.search(new)):
             raise ValueError(
                 f"no shell has put in the value of {name_of[0]}: leave out the quotes"
             )

@@ -1,5 +1,6 @@
 """Run folders made by arithmetic, in the layout that training writes."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -118,3 +119,37 @@ def make(
     for epoch in grids:
         grid(folder / "samples" / f"epoch_{epoch:04d}.png", epoch)
     return folder
+
+
+CLASSES = {
+    "age": ("young", "middle-aged", "old"),
+    "gender": ("female", "male"),
+    "skin_tone": ("light", "medium", "dark"),
+}
+
+
+def of_attributes(prefix: str = "", num_none: int = 4, **counts: tuple[int, ...]):
+    """The `attributes` of a line, or of its evaluation with the prefix eval_.
+
+    "gender_x_skin_tone" is a keyword for "gender x skin_tone".
+    """
+    found = {}
+    for key, own in counts.items():
+        name = key.replace("_x_", " x ")
+        names = itertools.product(*(CLASSES[one] for one in name.split(" x ")))
+        cells = map(" ".join, names)
+        found[name] = {
+            f"{prefix}counts": dict(zip(cells, own, strict=True)),
+            f"{prefix}num_none": num_none,
+        }
+    return {"attributes": found}
+
+
+def of_several(*names: str, **changes: Any) -> dict[str, Any]:
+    """Settings of a run with these attributes, each with equal shares as its target."""
+    found = {"attributes.gender.target": [0.5, 0.5]} if "gender" in names else {}
+    for name in names:
+        size = len(CLASSES[name])
+        found[f"attributes.{name}.classes"] = list(CLASSES[name])
+        found[f"attributes.{name}.target"] = [1 / size] * size
+    return found | changes

@@ -194,3 +194,23 @@ def test_feature_diversitys_interval_covers(images, prompts):
         return diversity.of_features(features.reshape(-1, 6), groups)
 
     assert coverage([of(images) for _ in range(1000)], of(4000).estimate) >= 0.91
+
+
+@pytest.mark.parametrize("kind", ["uniform", "skewed"])
+@pytest.mark.parametrize("num_classes", [2, 3, 6])
+def test_intervals_of_shares_hold_all_of_them(kind, num_classes):
+    truth = models(kind, num_classes)
+    draws = np.random.default_rng(0).multinomial(224, truth, DRAWS)
+    found = np.array([intervals.goodman(counts) for counts in draws])
+    held = (found[..., 1] <= truth) & (truth <= found[..., 2])
+    assert 0.93 <= held.all(axis=1).mean() <= 0.975
+
+
+@pytest.mark.parametrize(
+    "shares", [(1 / 3, 1 / 3, 1 / 3), (0.4, 0.35, 0.25), (0.7, 0.2, 0.1)]
+)
+def test_distances_interval_covers(shares):
+    target = np.full(3, 1 / 3)
+    draws = np.random.default_rng(0).multinomial(224, shares, DRAWS)
+    found = [bias.of_shares(counts.tolist(), target) for counts in draws]
+    assert coverage(found, np.abs(shares - target).sum() / 2) >= 0.93

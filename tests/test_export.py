@@ -5,6 +5,7 @@ import shutil
 from functools import partial
 
 import jax
+import made_runs
 import numpy as np
 import parity
 import pytest
@@ -16,7 +17,7 @@ from ddpo_fair import export
 from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.models import lora, lora_files, sources
-from ddpo_fair.report import model_card
+from ddpo_fair.report import card_effect, model_card
 from ddpo_fair.training import checkpoint, description, run_folder, saved_run
 
 SCALE = 0.5
@@ -245,9 +246,42 @@ def test_the_card_of_kohyas_file_says_where_it_goes(folders, tmp_path):
     assert {path.name for path in output.iterdir()} == {"README.md", lora_files.KOHYA}
 
 
+def test_the_card_has_rows_of_each_attribute(folders, tmp_path):
+    folder = shutil.copytree(folders["lora"], tmp_path / "run")
+    record = json.loads((folder / "config.json").read_text())
+    record["config"] |= made_runs.of_several("gender", "skin_tone")
+    record["config"]["reward.combine"] = "joint"
+    (folder / "config.json").write_text(json.dumps(record))
+    cells = [(9, 2, 1, 75, 22, 11), (20, 20, 20, 20, 20, 20)]
+    lines = [
+        {"epoch": epoch}
+        | made_runs.of_attributes(
+            "eval_", gender=(12, 108), skin_tone=(84, 24, 12), gender_x_skin_tone=own
+        )
+        for epoch, own in enumerate(cells)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    run = saved_run.read(folder)
+    card = model_card.write(run, 2, "lora")
+    for words in (
+        "# Gender and skin tone balance of",
+        "- skin tone: 33% light, 33% medium and 33% dark",
+        "- gender × skin tone: in each cell the product of these",
+        "| Skin tone | Target | Before | After | Difference |",
+        "| female light | 17\xa0% | 8\xa0% \\[",
+        "`attributes.skin_tone.classifier`",
+        '`reward.combine` | "joint"',
+    ):
+        assert words in card
+    result = card_effect.result(run, 2)
+    assert result["after"]["attributes"]["skin_tone"]["counts"]["dark"] == 12
+    assert "q" not in result["after"]
+    assert "Not measured" in card_effect.text(run, 1)
+
+
 def test_an_unmeasured_checkpoint_claims_nothing(folders):
     run = saved_run.read(folders["lora"])
-    assert model_card.result(run, 1)["after"] is None
+    assert card_effect.result(run, 1)["after"] is None
     assert "Not measured" in model_card.write(run, 1, "lora")
 
 

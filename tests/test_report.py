@@ -17,9 +17,11 @@ from PIL import Image
 from ddpo_fair.errors import UserError
 from ddpo_fair.report import __main__ as report
 from ddpo_fair.report import (
+    attribute_changes,
     caveats,
     changes,
     curves,
+    measurements,
     page,
     plots,
     run_reader,
@@ -142,10 +144,10 @@ def test_seeds_are_summarised_together(tmp_path):
 
 def test_impossible_counts_are_left_out():
     line = made_runs.line(0, 8, 56)
-    assert run_reader.share(line, 0, fresh=False).num_faces == 64
+    assert measurements.of_line(line, 0, fresh=False).num_faces == 64
     for count in (10**300, 1e300, float("inf"), float("nan")):
         broken = line | {"num_female": count, "images": count}
-        assert run_reader.share(broken, 0, fresh=False) is None
+        assert measurements.of_line(broken, 0, fresh=False) is None
         assert run_reader.count(broken, "images") == 0
 
 
@@ -509,3 +511,146 @@ def test_odd_evaluation_does_no_harm(tmp_path, content):
     folder = made_runs.make(tmp_path / "run", made_runs.balancing(2))
     evaluate(folder, 2, content)
     assert "By prompt" in read_page(folder)
+
+
+def several(folder: Path, before: tuple, after: tuple, *names: str, **settings) -> Path:
+    """A run of two epochs that evaluated the attributes `names` twice.
+
+    `before` and `after` have the counts of each; of two, also those of their cells.
+    """
+    keys = [*names, "_x_".join(names)][: len(before)]
+    lines = []
+    for epoch, counts in enumerate((before, after)):
+        found = dict(zip(keys, counts, strict=True))
+        fresh = made_runs.of_attributes("eval_", **found)["attributes"]
+        for name, trained in made_runs.of_attributes(**found)["attributes"].items():
+            fresh[name] |= trained
+        line = made_runs.line(epoch, 10, 54)
+        line = {x: y for x, y in line.items() if not re.match("q|num_(fem|ma|no)", x)}
+        lines.append(line | {"attributes": fresh})
+    given = made_runs.of_several(*names, **settings)
+    return made_runs.make(folder, lines, **given)
+
+
+SKEWED, FAIR = (
+    ((12, 108), (84, 24, 12), (9, 2, 1, 75, 22, 11)),
+    (
+        (60, 60),
+        (40, 40, 40),
+        (20, 20, 20, 20, 20, 20),
+    ),
+)
+
+
+def test_attributes_have_tables_charts_and_cells(tmp_path):
+    joint = {"reward.combine": "joint"}
+    folder = several(tmp_path / "run", SKEWED, FAIR, "gender", "skin_tone", **joint)
+    text = read_page(folder)
+    found = summary.of_runs([run_reader.read(folder)])
+    assert found.word == "Balanced"
+    # 108 of 120 for 60: 40 points. 84 of 120 for 40: 36.7. Of cells 75 and 22 for 20.
+    for words in ("gender 0\xa0points [0,", "(before training 40 [", "(37 [", "(48 ["):
+        assert words in found.sentence
+    rows = re.findall(r'<tr><th scope="row">light</th><td>(.*?)</tr>', text)
+    low, high = intervals.goodman((84, 24, 12))[0][1:]
+    before = f"70\xa0% [{100 * low:.0f},\xa0{100 * high:.0f}]"
+    assert rows[0].startswith(f"33\xa0%</td><td>{before}</td><td>33\xa0%")
+    cells = re.findall(r"<b>(.*?)</b><small>(.*?)</small><small>(.*?)</small>", text)
+    assert [cell[0] for cell in cells[:6]] == [
+        f"{share}\xa0%" for share in (8, 2, 1, 62, 18, 9)
+    ]
+    sides = ["too few", "too few", "too few", "too many", "", ""]
+    assert [cell[2] for cell in cells] == sides + 6 * [""]
+    assert {cell[1] for cell in cells} == {"target 17\xa0%"}
+    names = {path.stem for path in (folder / "report_figures").iterdir()}
+    assert {"shares_of_gender", "shares_of_skin_tone"} <= names
+    assert "By prompt" not in text
+
+
+def test_a_run_without_gender_has_a_report(tmp_path):
+    side = {"attributes.age.weight": 0.0}
+    before, after = (((84, 24, 12), (90, 20, 10)), ((60, 40, 20), (40, 40, 40)))
+    folder = several(tmp_path / "run", before, after, "skin_tone", "age", **side)
+    text = read_page(folder)
+    assert "female" not in text.replace("</style>", "<>").split("<>", 1)[1]
+    found = summary.of_runs([run_reader.read(folder)])
+    assert found.word == "Closer"
+    # 84 of 120 are 36.7 points too many, 60 of 120 still 16.7; age: 90 then 40
+    assert "skin tone 17\xa0points [" in found.sentence
+    assert "37 [" in found.sentence and "age " not in found.sentence
+    assert "young by -42 points [" in found.caveats[0]
+    assert "Measured beside the others, not rewarded" in text
+
+
+def test_each_attribute_has_its_word(tmp_path):
+    after = ((60, 60), (60, 40, 20))
+    folder = several(tmp_path / "run", SKEWED[:2], after, "gender", "skin_tone")
+    found = summary.of_runs([run_reader.read(folder)])
+    assert found.word == "Gender balanced; skin tone closer"
+    shift = {
+        "attributes.gender.reward": "shift",
+        "attributes.skin_tone.target_class": "dark",
+    }
+    shift |= {"attributes.skin_tone.reward": "shift"}
+    after = ((2, 118), (60, 20, 40))
+    folder = several(tmp_path / "s", SKEWED[:2], after, "gender", "skin_tone", **shift)
+    word = summary.of_runs([run_reader.read(folder)]).word
+    assert word == "Gender shifted the wrong way; skin tone shifted"
+
+
+def test_seeds_of_attributes_are_summarised_together(tmp_path):
+    runs = [
+        several(
+            tmp_path / str(seed),
+            ((84, 24, 12),),
+            ((40 + 6 * seed, 40, 40 - 6 * seed),),
+            "skin_tone",
+            seed=seed,
+        )
+        for seed in range(3)
+    ]
+    text = read_page(*runs)
+    assert text.count('class="summary"') == 1
+    (found,) = attribute_changes.of_runs([run_reader.read(run) for run in runs])
+    light = found.classes["light"]
+    assert (
+        light.before == intervals.goodman((252, 72, 36))[0]
+    )  # of one and the same model
+    assert light.after.estimate == pytest.approx(46 / 120)
+    # over seeds 0, 6 and 12 of 120 are too many
+    assert found.distance.after.estimate == pytest.approx(6 / 120)
+    row = text.split(">3 seeds together</th>")[1].split("</tr>")[0]
+    assert "<td>skin tone 37 points</td><td>skin tone 5 points</td>" in row
+
+
+def test_targets_by_prompt_are_what_distances_are_from(tmp_path):
+    shares = {"a nurse": (0.9, 0.1), "a pilot": (0.1, 0.9)}
+    lines = two_lines((64, 64), (64, 64))
+    for line, counts in zip(lines, ((54, 10), (58, 6)), strict=True):
+        first, second = (made_runs.evaluation(*pair) for pair in (counts, counts[::-1]))
+        line["prompts"] = {"a nurse": first, "a pilot": second}
+    settings = {"prompts": list(shares), "targets": "table.json"}
+    folder = made_runs.make(tmp_path / "run", lines, **settings)
+    unknown = summary.of_runs([run_reader.read(folder)])
+    assert unknown.word == "No known target"
+    about = json.loads((folder / "config.json").read_text())
+    about["targets"] = {"gender": shares}
+    (folder / "config.json").write_text(json.dumps(about))
+    (found,) = attribute_changes.of_runs([run_reader.read(folder)])
+    # 54 of 64 are 5.6 points from .9, 58 are .6; the other prompt mirrors it.
+    assert found.distance.before.estimate == pytest.approx(0.9 - 54 / 64)
+    assert found.distance.after.estimate == pytest.approx(58 / 64 - 0.9)
+    text = read_page(folder)
+    assert "84\xa0% to 91\xa0%, target 90\xa0%" in text
+    assert "16\xa0% to 9\xa0%, target 10\xa0%" in text
+
+
+def test_odd_attributes_do_no_harm(tmp_path):
+    lines = made_runs.balancing(4)
+    odd = [[], {HOSTILE: 3}, {HOSTILE: {"counts": {HOSTILE: 1, "b": 2, "c": 3}}}]
+    odd.append({HOSTILE: {"counts": {HOSTILE: 1}}, "a x b": {"counts": {"a": 1}}})
+    for line, attributes in zip(lines, odd, strict=True):
+        line["attributes"] = attributes
+    settings = {"attributes.gender.target": [3], "attributes.x.classes": HOSTILE}
+    folder = made_runs.make(tmp_path / "run", lines, **settings)
+    assert_harmless(read_page(folder))

@@ -90,6 +90,19 @@ def test_a_run_with_settings_old_names_goes_on(folder, config):
     )
 
 
+def test_other_targets_of_the_same_file_are_refused(folder, config, tmp_path):
+    path, prompt = tmp_path / "targets.json", config.prompts[0]
+    path.write_text(json.dumps({prompt: {"gender": [0.3, 0.7]}}))
+    config.targets = str(path)
+    record = description.of(config, None)
+    assert record["targets"] == {"gender": {prompt: (0.3, 0.7)}}
+    (folder / "config.json").write_text(json.dumps(record))
+    run_folder.check(folder, config)
+    path.write_text(json.dumps({prompt: {"gender": [0.4, 0.6]}}))
+    with pytest.raises(UserError, match=r"the targets in .*targets.json.* were others"):
+        run_folder.check(folder, config)
+
+
 def test_another_config_is_refused_with_every_difference(folder, config):
     config.seed = 3
     config.train.objective = "truly_ppo"

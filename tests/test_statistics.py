@@ -271,3 +271,38 @@ def test_mean_confidence_margin_by_hand():
     # Three classes: (3 * .6 - 1) / 2, whatever the second is.
     probabilities = np.array([[0.6, 0.4, 0.0], [0.2, 0.2, 0.6]])
     np.testing.assert_allclose(accuracy.confidence_margins(probabilities), 0.4)
+
+
+def test_shares_of_classes_have_goodmans_intervals():
+    # Both ends p of a share s solve (s - p)^2 = B p (1 - p) / n, B the chi-square
+    # quantile at 1 - .05 / K (Goodman 1965).
+    counts, chi = (20, 70, 10), stats.chi2.ppf(1 - 0.05 / 3, 1)
+    for count, found in zip(counts, intervals.goodman(counts), strict=True):
+        assert found.estimate == count / 100
+        for end in found[1:]:
+            error = (found.estimate - end) ** 2
+            assert error == pytest.approx(chi * end * (1 - end) / 100, rel=1e-9)
+    first, second = intervals.goodman((30, 10))  # one says what the other does
+    assert first == intervals.wilson(30, 40)
+    assert second.low == pytest.approx(1 - first.high)
+
+
+def test_distance_from_shares_by_hand():
+    # .5, .3, .2 against thirds: only the first is too many, by .5 - 1/3.
+    found = bias.of_shares((50, 30, 20), (1 / 3,) * 3)
+    wilson = intervals.wilson(50, 100)
+    assert found == pytest.approx([end - 1 / 3 for end in wilson])
+    assert found.estimate == pytest.approx((1 / 6 + 1 / 30 + 2 / 15) / 2)
+    # Of two classes it is |q - target|.
+    assert bias.of_shares((90, 10), (0.5, 0.5)).estimate == pytest.approx(0.4)
+    on_target = bias.of_shares((50, 50), (0.5, 0.5))
+    assert on_target == (0, 0, pytest.approx(intervals.wilson(50, 100).high - 0.5))
+    assert math.isnan(bias.of_shares((0, 0), (0.5, 0.5)).estimate)
+
+
+def test_distance_floor_is_half_the_noise_floor_of_bias():
+    found = bias.distance_floor((0.5, 0.5), 400)
+    assert 2 * found == pytest.approx(bias.noise_floor(400), rel=2e-3)
+    draws = np.random.default_rng(0).multinomial(60, (0.5, 0.3, 0.2), 4000) / 60
+    mean = np.abs(draws - (0.5, 0.3, 0.2)).sum(axis=1).mean() / 2
+    assert bias.distance_floor((0.5, 0.3, 0.2), 60) == pytest.approx(mean, rel=0.03)

@@ -1,5 +1,6 @@
 """TensorBoard's file: what is in it, and what happens when it cannot be written."""
 
+import math
 import resource
 import struct
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from ddpo_fair.loggers import tensorboard
+from ddpo_fair.loggers import run_log, tensorboard
 
 
 def events(folder):
@@ -35,6 +36,28 @@ def test_curves_and_pictures(tmp_path):
     assert (scalar.step, value.tag, value.simple_value) == (3, "q", 0.25)
     (picture,) = image.summary.value
     assert (picture.image.height, picture.image.width) == (4, 6)
+
+
+def test_shares_of_attributes_are_curves(tmp_path):
+    log = run_log.open_log(tmp_path, 0)
+    trained = {"shares": {"light": 0.75, "dark": 0.25}, "distance": 0.25}
+    fresh = {"eval_shares": {"light": 0.5, "dark": 0.5}, "eval_distance": math.nan}
+    log.write({"epoch": 2, "attributes": {"skin_tone": trained | fresh}})
+    log.close()
+    found = {
+        value.tag: value.simple_value
+        for event in events(tmp_path / "tensorboard")
+        for value in event.summary.value
+    }
+    path = "attributes/skin_tone"
+    assert found == {
+        "epoch": 2,
+        f"{path}/light": 0.75,
+        f"{path}/dark": 0.25,
+        f"{path}/distance": 0.25,
+        f"{path}/eval_light": 0.5,
+        f"{path}/eval_dark": 0.5,
+    }  # what is not finite has no point
 
 
 def test_a_full_disk_is_an_error_and_no_wait(tmp_path):

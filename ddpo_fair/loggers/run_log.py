@@ -46,7 +46,7 @@ class RunLog:
             os.fsync(file.fileno())
         numbers = {
             name: value
-            for name, value in line.items()
+            for name, value in (line | _of_attributes(line)).items()
             if isinstance(value, int | float) and math.isfinite(value)
         }
         for writer in self.writers:
@@ -72,6 +72,18 @@ class RunLog:
         for writer in self.writers:
             with contextlib.suppress(OSError):  # nothing is kept back
                 writer.close()
+
+
+def _of_attributes(line: dict[str, Any]) -> dict[str, float]:
+    """Shares and distances of a line, e.g. "attributes/skin_tone/eval_light"."""
+    found = {}
+    for name, one in line.get("attributes", {}).items():
+        for prefix in ("", "eval_"):
+            fields = {"distance": one.get(f"{prefix}distance")}
+            fields |= one.get(f"{prefix}shares", {})
+            for field, value in fields.items():
+                found[f"attributes/{name}/{prefix}{field}"] = value
+    return found
 
 
 def open_log(folder: Path, epoch: int, *further: MetricWriter) -> RunLog:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import Image
 
-from ddpo_fair.report import changes, formatting, run_reader
-from ddpo_fair.report.run_reader import Record, Share
+from ddpo_fair.report import changes, formatting, measurements, run_reader
+from ddpo_fair.report.measurements import Measurement
+from ddpo_fair.report.run_reader import Record
 from ddpo_fair.statistics import appearance
 
 WIDE = 0.1  # half an interval that leaves much open
@@ -35,12 +36,6 @@ def of_run(run: Record, runs: Sequence[Record]) -> Iterator[str]:
     yield from (f"{name}{note}" for note in run.notes)
 
 
-def none_share(shares: Sequence[Share]) -> float:
-    """The share of images that were classified as neither; 0 without any."""
-    images = sum(share.num_none + share.num_faces for share in shares)
-    return sum(share.num_none for share in shares) / max(images, 1)
-
-
 def colour_shift(record: Record) -> float:
     """How far the grids' mean colour moved from the first to the last, CIE Delta E.
 
@@ -61,35 +56,35 @@ def colour_shift(record: Record) -> float:
     return float(np.linalg.norm(np.subtract(*colours)))
 
 
-def _of_measurements(run: Record, alone: bool) -> Iterator[str]:
+def _of_measurements(run: Record, single: bool) -> Iterator[str]:
     """How much was measured, and on what."""
-    first, last, fresh = changes.ends(run)
+    alone = measurements.of_gender_alone(run)
+    found = {x: changes.ends(run, None, x) for x in measurements.names(run)}
     if len(run.lines) < run.num_epochs:
         yield (
             f"{len(run.lines)} of {formatting.count(run.num_epochs, 'epoch')} are"
             " finished; the same command continues the run."
         )
-    if not fresh:
+    if not any(ends.fresh for ends in found.values()):
         yield (
             "Measured on the images it trained on, for lack of an evaluation on fresh"
             " seeds (eval.images, eval.every_epochs)."
         )
-    if alone and last is not None:
-        half = (last.q.high - last.q.low) / 2
-        if half > WIDE or last.num_faces < FEW_FACES:
+    measured = {x: ends for x, ends in found.items() if ends.last is not None}
+    if single and measured:
+        yield from _of_few([ends.last for ends in measured.values()])
+    for name, (first, last, _) in measured.items():
+        before, after = changes.none_share([first]), changes.none_share([last])
+        if after > before + NONE_RISE and measurements.JOINT not in name:
+            what = "classified as neither"
+            if not alone:
+                what = f"of no recognised {formatting.title(name)}"
             yield (
-                f"{last.num_faces} faces leave ±{100 * half:.0f} points;"
-                " 1,000 (--config.eval.images=1000) would leave ±3."
-            )
-    if last is not None:
-        before, after = none_share([first]), none_share([last])
-        if after > before + NONE_RISE:
-            yield (
-                f"Images classified as neither rose from {formatting.percent(before)}"
+                f"Images {what} rose from {formatting.percent(before)}"
                 f" to {formatting.percent(after)}: part of the change may be faces that"
                 " became unclear."
             )
-        yield from _balanced_earlier(run, last)
+    yield from _on_target_earlier(run)
     if 1 < len(run.prompts) < FEW_PROMPTS:
         yield (
             f"{len(run.prompts)} prompts are too few for an interval that speaks about"
@@ -97,21 +92,44 @@ def _of_measurements(run: Record, alone: bool) -> Iterator[str]:
         )
 
 
-def _balanced_earlier(run: Record, last: Share) -> Iterator[str]:
-    """An earlier evaluation that held the target, which the last one does not."""
-    target = run.target
-    if run.settings.get("reward.name") == "shift" or changes.by_bias(run):
-        return
-    if last.q.low <= target <= last.q.high:
-        return
-    shares = run_reader.shares(run, fresh=True)
-    held = [s for s in shares if s.epochs_done and s.q.low <= target <= s.q.high]
-    if held:
+def _of_few(last: Sequence[Measurement]) -> Iterator[str]:
+    """How much the images of the last measurements leave open."""
+    halves = [(share.high - share.low) / 2 for one in last for share in one.shares]
+    faces = min(one.num_faces for one in last)
+    if max(halves) > WIDE or faces < FEW_FACES:
         yield (
-            f"It was balanced on the way: {formatting.with_interval(held[-1].q)} after"
-            f" {formatting.count(held[-1].epochs_done, 'epoch')}. That checkpoint, or a"
-            " run that ends there, is the one to use."
+            f"{faces} faces leave ±{100 * max(halves):.0f} points;"
+            " 1,000 (--config.eval.images=1000) would leave ±3."
         )
+
+
+def _on_target_earlier(run: Record) -> Iterator[str]:
+    """An earlier evaluation that held all targets, which the last one does not."""
+    targets = {
+        name: measurements.target(run, name, run.prompts)
+        for name in measurements.names(run)
+    }
+    wanted = {name: target for name, target in targets.items() if target is not None}
+    shift = run.settings.get("reward.name") == "shift"
+    if shift or not wanted or len(changes.ends_by_prompt(run)) > 1:
+        return
+    held: dict[int, list[bool]] = {}
+    for name, target in wanted.items():
+        for one in measurements.of_run(run, True, name):
+            held.setdefault(one.epochs_done, []).append(one.holds(target))
+    *before, last = [(done, all(each)) for done, each in held.items()] or [(0, True)]
+    earlier = [done for done, all_held in before if all_held and done]
+    if last[1] or not earlier:
+        return
+    how = "All targets were held"
+    if measurements.of_gender_alone(run):
+        shares = measurements.of_run(run, True)
+        q = next(one.q for one in shares if one.epochs_done == earlier[-1])
+        how = f"It was balanced on the way: {formatting.with_interval(q)}"
+    yield (
+        f"{how} after {formatting.count(earlier[-1], 'epoch')}. That checkpoint, or a"
+        " run that ends there, is the one to use."
+    )
 
 
 def _of_images(run: Record) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from ddpo_fair.statistics.intervals import Interval
@@ -21,7 +22,23 @@ def with_interval(interval: Interval | None, unit: str = "%") -> str:
     if not math.isfinite(interval.estimate):
         return "no face"
     estimate, low, high = (f"{100 * bound:.0f}" for bound in interval)
-    return f"{estimate}{SPACE}{unit} [{low},{SPACE}{high}]"
+    return f"{estimate}{SPACE if unit else ''}{unit} [{low},{SPACE}{high}]"
+
+
+def title(name: str) -> str:
+    """An attribute, or those of a joint goal, in words, e.g. "skin tone"."""
+    return name.replace(" x ", f"{SPACE}×{SPACE}").replace("_", " ")
+
+
+def sentence(text: str) -> str:
+    """`text` with a capital letter."""
+    return text[:1].upper() + text[1:]
+
+
+def listed(texts: Sequence[str]) -> str:
+    """Texts as a list in words, e.g. "a, b and c"."""
+    *first, last = texts
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def count(number: int, noun: str) -> str:

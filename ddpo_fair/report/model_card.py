@@ -1,24 +1,21 @@
 """The README.md beside an exported model: what it is for, what was measured, limits."""
 
 import json
-import re
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from ddpo_fair import config as configuration
 from ddpo_fair.models import lora_files, sources
-from ddpo_fair.statistics import intervals
+from ddpo_fair.report import card_effect, formatting
 from ddpo_fair.training import description, saved_run
 
-FIGURES = ("q", "q_low", "q_high", "num_female", "num_male", "none")
 LICENCES = {  # of the base model, by its owner on the hub
     "CompVis": "creativeml-openrail-m",
     "stable-diffusion-v1-5": "creativeml-openrail-m",
 }
 SETTINGS = (
     "reward.name",
-    "attributes.gender.target",
+    "reward.combine",
     "advantage.name",
     "train.objective",
     "train.learning_rate",
@@ -32,19 +29,19 @@ INTENDED_USE = """\
 ## Intended use
 
 Research on bias in generated images, and drawing people for the prompts above
-without one gender being the rule. It says nothing about any real person or group, and
+without one group being the rule. It says nothing about any real person or group, and
 must not be used to classify, rank or select people, or to present its images as
 photographs of someone."""
 LIMITS = """\
 ## Limits
 
-- "Female" and "male" are a classifier's labels of how a generated face looks. They are
-  not a person's identity, and two labels do not describe everyone.
+- The classes are a classifier's labels of how a generated face looks. They are not a
+  person's identity, and so few labels do not describe everyone.
 - The classifier makes mistakes, more of them for some groups than for others, and it
   gave the reward too. Check the model with another classifier, and by eye.
 - Measured for the prompts above with the sampler below. Other prompts, samplers,
-  guidance scales and languages, and other attributes such as age and skin colour, may
-  have changed in ways that were not measured.
+  guidance scales and languages, and attributes that are not named here, may have
+  changed in ways that were not measured.
 - Images in which the classifier recognised no class are left out of the share; the
   table counts them.
 - The biases of the base model that are not named here are still there. There is no
@@ -68,23 +65,6 @@ diffusers reads it too. `--format=lora` exports for PEFT.
 }
 
 
-def result(run: saved_run.SavedRun, number: int) -> dict[str, Any]:
-    """The figures of a checkpoint as JSON: {"before": {...}, "after": {...}}.
-
-    Each has q (share classified as female among recognised faces), its 95 % interval
-    and the counts, or is None if it was not evaluated.
-    """
-    before, after = saved_run.result(run, number)
-
-    def figures(line: dict[str, Any] | None) -> dict[str, Any] | None:
-        if line is None:
-            return None
-        measured = {name: line.get(f"eval_{name}") for name in FIGURES}
-        return {"epoch": line["epoch"], **measured}
-
-    return {"before": figures(before), "after": figures(after)}
-
-
 def write(run: saved_run.SavedRun, number: int, format: str) -> str:
     """The model card, Markdown with the hub's header.
 
@@ -94,13 +74,19 @@ def write(run: saved_run.SavedRun, number: int, format: str) -> str:
         format: "diffusers", "lora" or "kohya".
     """
     config = run.config
-    listed = "\n".join(f"- {_plain(prompt)}" for prompt in config.prompts)
+    targets = run.record.get("targets") or {}
+    listed = "\n".join(f"- {_prompt(prompt, targets)}" for prompt in config.prompts)
+    names = formatting.listed([formatting.title(x) for x in _rewarded(config)])
     return f"""{_header(config, format)}
-# Gender balance of {_subject(config)}
+# {formatting.sentence(names)} balance of {_subject(config)}
 
-{_what(config, format)} Its share of images classified as female was moved
-{_goal(config)} by reinforcement learning with a classifier's feedback (`ddpo_fair`
-{run.record.get("version")}, checkpoint {number}). The prompts:
+{_what(config, format)} Fine-tuned by reinforcement learning with a classifier's
+feedback (`ddpo_fair` {run.record.get("version")}, checkpoint {number}) towards these
+shares of its images, as classified:
+
+{_goals(config)}
+
+The prompts:
 
 {listed}
 
@@ -108,7 +94,7 @@ def write(run: saved_run.SavedRun, number: int, format: str) -> str:
 
 ## Measured effect
 
-{_effect(run, number)}
+{card_effect.text(run, number)}
 
 {LIMITS}
 
@@ -135,12 +121,11 @@ def _header(config: ConfigDict, format: str) -> str:
 
 def _subject(config: ConfigDict) -> str:
     prompts = config.prompts
-    return f'"{_plain(prompts[0])}"' if len(prompts) == 1 else f"{len(prompts)} prompts"
-
-
-def _plain(text: str) -> str:
-    """`text` as Markdown that shows just that."""
-    return re.sub(r"([\\`*_\[\]<>|#~&!])", r"\\\1", text)
+    return (
+        f'"{card_effect.plain(prompts[0])}"'
+        if len(prompts) == 1
+        else f"{len(prompts)} prompts"
+    )
 
 
 def _base(config: ConfigDict) -> str:
@@ -157,83 +142,49 @@ def _what(config: ConfigDict, format: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _goal(config: ConfigDict) -> str:
-    gender = config.attributes.gender
-    if (gender.reward or config.reward.name) != "shift":
-        return f"towards {gender.target[0]:.0%}"
-    if gender.target_class == "auto":
-        return "towards the class that was rarer before training"
-    return "up" if gender.target_class == "female" else "down"
+def _rewarded(config: ConfigDict) -> dict[str, ConfigDict]:
+    return {name: one for name, one in config.attributes.items() if one.weight}
 
 
-def _effect(run: saved_run.SavedRun, number: int) -> str:
-    (before, after), config = saved_run.result(run, number), run.config
-    if after is None:
-        return (
-            "Not measured: the run was not evaluated up to this checkpoint. Do not"
-            " assume any effect."
-        )
-    rows = [
-        "| | share classified as female | as female | as male | as neither |",
-        "|---|---|---|---|---|",
+def _goals(config: ConfigDict) -> str:
+    """A line for each attribute that is rewarded, and one for their cells."""
+    rewarded, lines = _rewarded(config), []
+    for name, one in rewarded.items():
+        wanted = [f"{x:.0%} {y}" for x, y in zip(one.target, one.classes, strict=True)]
+        if (one.reward or config.reward.name) == "shift":
+            wanted = [f"as many {one.target_class} as possible"]
+            if one.target_class == "auto":
+                wanted = ["as many as possible of the class that was rarest before"]
+        lines.append(f"- {formatting.title(name)}: {formatting.listed(wanted)}")
+    if len(rewarded) > 1 and config.reward.combine == "joint":
+        names = " × ".join(map(formatting.title, rewarded))
+        lines.append(f"- {names}: in each cell the product of these")
+    return "\n".join(lines)
+
+
+def _prompt(prompt: str, targets: dict[str, dict]) -> str:
+    """A prompt of the list, with the targets that it has for itself."""
+    own = {name: found[prompt] for name, found in targets.items() if prompt in found}
+    wanted = [
+        f"{formatting.title(name)} {' / '.join(f'{share:.0%}' for share in shares)}"
+        for name, shares in own.items()
     ]
-    for name, line in (
-        ("before training", before),
-        (f"after epoch {after['epoch']}", after),
-    ):
-        if line is not None:
-            rows.append(_row(name, line))
-    for prompt, line in (after.get("prompts") or {}).items():
-        if "eval_q" in line:
-            rows.append(_row(f"after, {_plain(prompt)}", line))
-    gender = config.attributes.gender
-    notes = [
-        f"Fresh seeds that were never trained on, recognised at a confidence of"
-        f" {gender.confidence_threshold:g} by the classifier `{gender.classifier}`;"
-        " brackets are 95 % Wilson intervals."
-    ]
-    if before is not None:
-        notes.append(_change(before, after))
-    if after["epoch"] != number - 1:
-        notes.append(
-            f"The checkpoint has {number - 1 - after['epoch']} more epochs of"
-            " training than the evaluation saw."
-        )
-    return "\n".join([*rows, "", *notes])
-
-
-def _row(name: str, line: dict[str, Any]) -> str:
-    share = "no face recognised"
-    if line["eval_q"] is not None:
-        share = "{:.1%} [{:.1%}, {:.1%}]".format(*_q(line))
-    counts = (line["eval_num_female"], line["eval_num_male"], line["eval_none"])
-    return f"| {name} | {share} | {' | '.join(map(str, counts))} |"
-
-
-def _change(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """The difference of two shares with its interval."""
-    change, low, high = intervals.newcombe(_q(before), _q(after))
-    return (
-        f"The share changed by {100 * change:+.1f} points"
-        f" [{100 * low:+.1f}, {100 * high:+.1f}]."
-    )
-
-
-def _q(line: dict[str, Any]) -> intervals.Interval:
-    """The share classified as female of an evaluation."""
-    return intervals.Interval(line["eval_q"], line["eval_q_low"], line["eval_q_high"])
+    return f"{card_effect.plain(prompt)}{': ' if wanted else ''}{'; '.join(wanted)}"
 
 
 def _training(run: saved_run.SavedRun, number: int) -> str:
     flat = configuration.flatten(run.config)
     images = run.record.get("images_per_epoch")
     rows = [f"| base model | {_base(run.config)} |"]
-    rows.append(f"| classifier | `{run.config.attributes.gender.classifier}` |")
     for field in description.fields(flat):
         if known := description.known(run.record, field):
             rows.append(f"| fingerprint of {field} | `{known['fingerprint']}` |")
     rows.append(f"| images | {number} epochs of {images} |")
-    rows += [f"| `{name}` | {json.dumps(flat[name])} |" for name in SETTINGS]
+    names = [name for name in flat if name.startswith("attributes.")]
+    names += SETTINGS
+    rows += [
+        f"| `{name}` | {card_effect.plain(json.dumps(flat[name]))} |" for name in names
+    ]
     rows.append(f"| devices | {', '.join(run.record.get('devices') or [])} |")
     rows.append(f"| commit | {run.record.get('commit')} |")
     return "\n".join(["| | |", "|---|---|", *rows])

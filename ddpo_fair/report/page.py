@@ -7,7 +7,7 @@ import base64
 import io
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,15 @@ import jinja2
 from PIL import Image
 
 import ddpo_fair
-from ddpo_fair.report import changes, evaluation_tables, formatting, plots, tables
+from ddpo_fair.report import (
+    attribute_changes,
+    attribute_tables,
+    changes,
+    evaluation_tables,
+    formatting,
+    plots,
+    tables,
+)
 from ddpo_fair.report.run_reader import Record
 from ddpo_fair.report.summary import Summary
 from ddpo_fair.statistics import intervals
@@ -59,6 +67,7 @@ def build(
     summaries: Sequence[Summary],
     wide: Sequence[plots.InlineChart],
     curves: Sequence[plots.InlineChart],
+    shares: Mapping[str, plots.InlineChart | None],
 ) -> str:
     """The whole page.
 
@@ -67,6 +76,8 @@ def build(
         summaries: one for each group.
         wide: charts that are a section each; the first stands before the images.
         curves: all others.
+        shares: of each attribute, or None for the cells of several; {} for gender
+            alone.
     """
     runs = [run for group in groups for run in group]
     text = TEMPLATES.get_template("page.html.j2").render(
@@ -81,6 +92,7 @@ def build(
         paired=any(len(run.grids) > 1 for run in runs),
         wide=wide,
         curves=curves,
+        attributes=[_attribute(groups, *item) for item in shares.items()],
     )
     return FORBIDDEN.sub("\ufffd", text)
 
@@ -97,6 +109,25 @@ def _group(runs: Sequence[Record], summary: Summary) -> dict[str, Any]:
         "name": ", ".join(run.name for run in runs),
         "summary": summary,
         "remarks": [*opinions, *summary.caveats],
+    }
+
+
+def _attribute(
+    groups: Sequence[Sequence[Record]], name: str, chart: plots.InlineChart | None
+) -> dict[str, Any]:
+    """What the page says of an attribute."""
+    parts, aimed = [], False
+    for runs in groups:
+        for found in attribute_changes.of_runs(runs):
+            if found.name == name:
+                aimed = aimed or found.distance is not None
+                part = attribute_tables.of_attribute(found, runs)
+                parts.append((", ".join(run.name for run in runs), part))
+    return {
+        "title": formatting.sentence(formatting.title(name)),
+        "aimed": aimed,
+        "chart": chart,
+        "parts": parts,
     }
 
 

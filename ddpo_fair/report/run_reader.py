@@ -5,22 +5,19 @@ evaluation.json where `python -m ddpo_fair.evaluate` wrote one.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 import math
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ddpo_fair import config, files
-from ddpo_fair.classifiers import classes
 from ddpo_fair.errors import UserError
 from ddpo_fair.loggers import run_log
-from ddpo_fair.statistics import intervals
 from ddpo_fair.training import run_folder
 
 EVALUATION = "evaluation_*/evaluation.json"
@@ -30,7 +27,7 @@ LARGEST_COUNT = 2**53  # up to which a float is exact; beyond it is no count
 OF_ONE_RUN = ("seed", *run_folder.INCIDENTAL)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)  # a key of `shares`
+@dataclasses.dataclass(frozen=True, eq=False)  # a key of `measurements.of_run`
 class Record:
     """One run's records.
 
@@ -80,22 +77,6 @@ class Record:
         """Epochs of the settings; those that are there without settings."""
         epochs = self.settings.get("epochs")
         return epochs if isinstance(epochs, int) else len(self.lines)
-
-
-class Share(NamedTuple):
-    """One measurement of the share classified as female.
-
-    Attributes:
-        q: with its 95 % Wilson interval.
-        num_faces: recognised as one or the other.
-        num_none: not recognised.
-        epochs_done: how much training the model had.
-    """
-
-    q: intervals.Interval
-    num_faces: int
-    num_none: int
-    epochs_done: int
 
 
 def read(folder: str | Path) -> Record:
@@ -160,40 +141,6 @@ def by_prompt(line: dict[str, Any]) -> dict[str, dict[str, Any]]:
     if not isinstance(parts, dict):
         return {}
     return {name: part for name, part in parts.items() if isinstance(part, dict)}
-
-
-def share(line: dict[str, Any], epoch: int, fresh: bool) -> Share | None:
-    """q of an epoch's evaluation, or of the images it trained on; None without either.
-
-    Training draws its images before its updates. An evaluation on fresh seeds follows
-    them, but epoch 0's is of the model before training.
-    """
-    prefix, none = ("eval_", "eval_none") if fresh else ("", "num_none")
-    counts = [number(line, f"{prefix}num_{name}") for name in classes.CLASSES]
-    if not all(value < LARGEST_COUNT for value in counts):  # nan is not, either
-        return None
-    female, male = (max(int(value), 0) for value in counts)
-    q = intervals.wilson(female, female + male)
-    epochs_done = epoch + 1 if fresh and epoch else epoch
-    return Share(q, female + male, count(line, none), epochs_done)
-
-
-@functools.lru_cache(maxsize=256)  # of 100,000 epochs they take a second
-def shares(record: Record, fresh: bool, prompt: str | None = None) -> list[Share]:
-    """What a run measured of q, in order, wherever there was a face.
-
-    Args:
-        record: the run.
-        fresh: evaluations, rather than the images of training.
-        prompt: one of several; None for all together.
-    """
-    found = []
-    for line in record.lines:
-        part = line if prompt is None else by_prompt(line).get(prompt, {})
-        measured = share(part, line["epoch"], fresh)
-        if measured is not None and measured.num_faces:
-            found.append(measured)
-    return found
 
 
 def groups(records: Iterable[Record]) -> list[list[Record]]:

@@ -8,14 +8,22 @@ from typing import Any
 import markupsafe
 from markupsafe import Markup
 
-from ddpo_fair.report import caveats, changes, formatting
+from ddpo_fair.report import (
+    attribute_changes,
+    attribute_summary,
+    caveats,
+    changes,
+    formatting,
+    measurements,
+)
+from ddpo_fair.report.attribute_summary import NO_CLEAR_CHANGE
 from ddpo_fair.report.changes import Change
-from ddpo_fair.report.run_reader import Record, Share
+from ddpo_fair.report.measurements import Measurement
+from ddpo_fair.report.run_reader import Record
 
 NONE_MANY = 0.2  # of the images, after such a rise: belongs into the summary
 # A prompt in quotation marks; its writing direction stays inside them.
 QUOTED = Markup("<q><bdi>{}</bdi></q>")
-NO_CLEAR_CHANGE = "No clear change"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,16 +33,22 @@ class Summary:
     word: str
     sentence: Markup
     caveats: tuple[str, ...]
-    change: Change
+    change: Change | None = None  # of gender alone
 
 
 def of_runs(runs: Sequence[Record]) -> Summary:
     """The summary of runs that differ in their seeds only."""
+    found = [caveat for run in runs for caveat in caveats.of_run(run, runs)]
+    if not all(map(measurements.of_gender_alone, runs)):
+        changed = attribute_changes.of_runs(runs)
+        word = attribute_summary.word(changed, runs[0])
+        sentence = attribute_summary.sentence(changed, runs, _subject(runs[0]))
+        found = [*attribute_summary.side_effects(changed), *found]
+        return Summary(word, sentence, tuple(dict.fromkeys(found)))
     change = changes.of_runs(runs)
     word = _word(change, runs[0].settings)
     sentence = _sentence(change, word, runs) + _all_images(runs)
-    found = (caveat for run in runs for caveat in caveats.of_run(run, runs))
-    first, last = (caveats.none_share(shares) for shares in _ends(runs))
+    first, last = map(changes.none_share, _ends(runs))
     rose = last > first + caveats.NONE_RISE
     if rose and last >= NONE_MANY and word != NO_CLEAR_CHANGE:
         word += ", many unrecognised"
@@ -60,27 +74,17 @@ def _word(change: Change, settings: dict[str, Any]) -> str:
         wanted = wanted or (1 if before.estimate < change.target else -1)
         right = difference.estimate * wanted > 0
         return "Shifted" if right else "Shifted the wrong way"
-    return _word_of_share(change, moved)
+    return attribute_summary.word_of_shares([change], moved, change.target == 0.5)
 
 
-def _word_of_share(change: Change, moved: bool) -> str:
-    before, after, target = change.before, change.after, change.target
-    name = "Balanced" if target == 0.5 else "On target"
-    if after.low <= target <= after.high and before.low <= target <= before.high:
-        return f"{name}, as before"
-    if not moved:
-        return NO_CLEAR_CHANGE
-    if after.low <= target <= after.high:
-        return name
-    if (before.estimate - target) * (after.estimate - target) < 0:
-        return "Overshot"
-    nearer = abs(after.estimate - target) < abs(before.estimate - target)
-    return "Closer" if nearer else "Further away"
+def _subject(run: Record) -> Markup | str:
+    """What the images are of: the only prompt, or all."""
+    prompts = run.prompts
+    return QUOTED.format(prompts[0]) if len(prompts) == 1 else "the prompts"
 
 
 def _sentence(change: Change, word: str, runs: Sequence[Record]) -> Markup:
-    prompts = runs[0].prompts
-    what = QUOTED.format(prompts[0]) if len(prompts) == 1 else "the prompts"
+    what = _subject(runs[0])
     if change.before is None:
         return Markup("No epoch has measured the share classified as female yet.")
     if change.after is None:
@@ -91,7 +95,7 @@ def _sentence(change: Change, word: str, runs: Sequence[Record]) -> Markup:
     seeds = f", over {len(runs)} seeds" if len(runs) > 1 else ""
     when = f"After {formatting.count(change.epochs_done, 'epoch')}{seeds}, "
     if change.kind == changes.BIAS:
-        return markupsafe.escape(when + _bias_text(change, len(prompts)))
+        return markupsafe.escape(when + _bias_text(change, len(runs[0].prompts)))
     return Markup(
         "{}{} of the recognised faces for {} are classified as female, from {} before"
         " training: {}"
@@ -134,7 +138,7 @@ def _meaning(change: Change, word: str) -> str:
     return f"{still} {side} the target of {target}."
 
 
-def _ends(runs: Sequence[Record]) -> tuple[list[Share], list[Share]]:
+def _ends(runs: Sequence[Record]) -> tuple[list[Measurement], list[Measurement]]:
     """The first and the last measurement of all runs that have both."""
     whole = [ends for ends in map(changes.ends, runs) if ends.last is not None]
     return [ends.first for ends in whole], [ends.last for ends in whole]
@@ -143,7 +147,7 @@ def _ends(runs: Sequence[Record]) -> tuple[list[Share], list[Share]]:
 def _all_images(runs: Sequence[Record]) -> str:
     """What the share among recognised faces leaves out, where that is much."""
     shares = _ends(runs)[1]
-    none = caveats.none_share(shares)
+    none = changes.none_share(shares)
     if none < caveats.NONE_RISE:
         return ""
     faces = sum(share.num_faces for share in shares)

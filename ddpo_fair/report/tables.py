@@ -7,8 +7,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ddpo_fair.loggers import progress
-from ddpo_fair.report import changes, formatting, run_reader
-from ddpo_fair.report.run_reader import Record, Share
+from ddpo_fair.report import (
+    attribute_changes,
+    changes,
+    formatting,
+    measurements,
+    run_reader,
+)
+from ddpo_fair.report.measurements import Measurement
+from ddpo_fair.report.run_reader import Record
 from ddpo_fair.report.summary import Summary
 from ddpo_fair.training import description
 
@@ -50,26 +57,36 @@ class Table(NamedTuple):
 
 def key_figures(run: Record) -> list[tuple[str, str, str]]:
     """The figures of one run that matter most: name, value, a smaller remark."""
-    first, last, _ = changes.ends(run)
     images = sum(run_reader.count(line, "images") for line in run.lines)
     seconds = total_seconds(run)
     speed = f"{images / seconds:.2g} a second" if seconds and images else ""
     pace = f"{seconds / len(run.lines):.1f} s an epoch" if seconds else ""
     return [
-        (
-            "Classified as female",
-            q_text(last or first),
-            f"before: {q_text(first)}",
-        ),
-        (
-            "Classified as neither",
-            none_text(last or first),
-            f"before: {none_text(first)}",
-        ),
+        *(_of_gender if measurements.of_gender_alone(run) else _of_attributes)(run),
         ("Epochs", f"{len(run.lines)} of {run.num_epochs}", ""),
         ("Images trained on", f"{images:,}" if images else "unknown", speed),
         ("Time", time_text(run) or "unknown", pace),
     ]
+
+
+def _of_gender(run: Record) -> list[tuple[str, str, str]]:
+    first, last, _ = changes.ends(run)
+    return [
+        (f"Classified as {name}", text(last or first), f"before: {text(first)}")
+        for name, text in (("female", q_text), ("neither", none_text))
+    ]
+
+
+def _of_attributes(run: Record) -> list[tuple[str, str, str]]:
+    cards = []
+    for one in attribute_changes.of_runs([run]):
+        if one.distance is not None and one.distance.before is not None:
+            before = formatting.with_interval(one.distance.before, "points")
+            after = one.distance.after or one.distance.before
+            name = formatting.sentence(formatting.title(one.name))
+            now = formatting.with_interval(after, "points")
+            cards.append((f"{name}, from target", now, f"before: {before}"))
+    return cards
 
 
 def comparison(
@@ -77,31 +94,50 @@ def comparison(
 ) -> Table:
     """All runs, a row each, and a row for each set of seeds."""
     head = ["Run", "Summary", "Before", "After", "Neither", "Epochs", "Time"]
+    alone = all(measurements.of_gender_alone(run) for group in groups for run in group)
+    if not alone:
+        head[2:5] = ["Before, from target", "After, from target", "No class"]
     rows = []
     for group, summary in zip(groups, summaries, strict=True):
         for run in group:
             first, last, _ = changes.ends(run)
+            shares = [q_text(first), q_text(last), none_text(last or first)]
             seed = f"seed {formatting.value_text(run.settings.get('seed'))}"
             rows.append(
                 [
                     run.name,
                     summary.word if len(group) == 1 else seed,
-                    q_text(first),
-                    q_text(last),
-                    none_text(last or first),
+                    *(shares if alone else _ends_texts([run])),
                     f"{len(run.lines)} of {run.num_epochs}",
                     time_text(run),
                 ]
             )
         if len(group) > 1:
-            change = summary.change
-            unit = "%" if change.kind == changes.SHARE else "points of bias"
-            shares = [
-                formatting.with_interval(q, unit) for q in (change.before, change.after)
-            ]
+            shares = _ends_texts(group)
+            if alone:
+                change = summary.change
+                unit = "%" if change.kind == changes.SHARE else "points of bias"
+                ends = change.before, change.after
+                shares = [*(formatting.with_interval(q, unit) for q in ends), ""]
             name = f"{len(group)} seeds together"
-            rows.append([name, summary.word, *shares, "", "", ""])
+            rows.append([name, summary.word, *shares, "", ""])
     return Table(head, rows)
+
+
+def _ends_texts(runs: Sequence[Record]) -> list[str]:
+    """What runs of one experiment were before and after, and images of no class."""
+    texts: list[list[str]] = [[], [], []]
+    for one in attribute_changes.of_runs(runs):
+        if one.distance is None:
+            continue
+        far = [one.distance.before, one.distance.after]
+        numbers = [f"{100 * x.estimate:.0f}" if x else "?" for x in far]
+        for column, number in zip(
+            texts, (*numbers, formatting.percent(one.none[1])), strict=True
+        ):
+            column.append(f"{formatting.title(one.name)} {number}")
+    before, after, none = map(", ".join, texts)
+    return [f"{before} points", f"{after} points", none]
 
 
 def differences(groups: Sequence[Sequence[Record]]) -> Table | None:
@@ -141,31 +177,42 @@ def settings(run: Record) -> Table:
 def epochs(run: Record) -> Table:
     """The main fields of every epoch, or of every so many."""
     step = -(-len(run.lines) // MOST_ROWS) or 1
-    rows = []
+    alone, rows = measurements.of_gender_alone(run), []
+    names = [x for x in measurements.names(run) if measurements.JOINT not in x]
     for line in run.lines[::step]:
-        trained, fresh = (
-            run_reader.share(line, line["epoch"], fresh) for fresh in (False, True)
-        )
+        shares = []
+        for name in names:
+            trained, fresh = (
+                measurements.of_line(line, line["epoch"], fresh, name)
+                for fresh in (False, True)
+            )
+            text = q_text if alone else shares_text
+            shares += [text(trained), text(fresh) if fresh else ""]
         numbers = [run_reader.number(line, name) for name in EPOCH_FIELDS]
-        rows.append(
-            [
-                line["epoch"],
-                q_text(trained),
-                q_text(fresh) if fresh else "",
-                run_reader.count(line, "num_none"),
-                *map(formatting.number_text, numbers),
-            ]
-        )
-    head = ["Epoch", "As female", "Of fresh images", "Neither"]
-    return Table([*head, *EPOCH_FIELDS.values()], rows)
+        none = [run_reader.count(line, "num_none")] if alone else []
+        numbers = map(formatting.number_text, numbers)
+        rows.append([line["epoch"], *shares, *none, *numbers])
+    head = ["As female", "Of fresh images", "Neither"]
+    if not alone:
+        titles = {x: " / ".join(measurements.classes_of(run, x)) for x in names}
+        head = [text for x in names for text in (titles[x], "of fresh images")]
+    return Table(["Epoch", *head, *EPOCH_FIELDS.values()], rows)
 
 
-def q_text(share: Share | None) -> str:
+def q_text(share: Measurement | None) -> str:
     """A measured share classified as female."""
     return formatting.with_interval(share.q if share else None)
 
 
-def none_text(share: Share | None) -> str:
+def shares_text(found: Measurement | None) -> str:
+    """The measured shares of all classes, e.g. "49 / 51 %"."""
+    if found is None or not found.num_faces:
+        return "no face" if found else "not measured"
+    each = " / ".join(f"{100 * share.estimate:.0f}" for share in found.shares)
+    return f"{each}{formatting.SPACE}%"
+
+
+def none_text(share: Measurement | None) -> str:
     """The share of images that were classified as neither."""
     if share is None:
         return "unknown"

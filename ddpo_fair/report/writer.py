@@ -1,12 +1,21 @@
 """The report of one run or several as files: the page, and its figures beside it."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ddpo_fair import files
 from ddpo_fair.errors import UserError
-from ddpo_fair.report import curves, page, plots, run_reader, share_curves, summary
+from ddpo_fair.report import (
+    curves,
+    distance_curves,
+    measurements,
+    page,
+    plots,
+    run_reader,
+    share_curves,
+    summary,
+)
 
 PAGE = "report.html"
 MARK = b": fairness report</title>"  # of every page
@@ -29,7 +38,11 @@ def write(run_folders: Sequence[str | Path], output: str | Path | None = None) -
         "--output", output or Path(os.path.commonpath(list(folders))) / PAGE, MARK
     )
     groups = run_reader.groups(runs)
-    wide = [share_curves.mean_bias(runs), share_curves.over_time(runs)]
+    alone = all(map(measurements.of_gender_alone, runs))
+    names = dict.fromkeys(name for run in runs for name in measurements.names(run))
+    single = [name for name in names if measurements.JOINT not in name]
+    shares = [share_curves.over_time(runs, name) for name in single]
+    wide = [distance_curves.over_time(runs), *(shares if alone else ())]
     wide = [chart for chart in (*wide, share_curves.histogram(runs)) if chart]
     figures = target.with_name(f"{target.stem}_figures")
     try:
@@ -37,8 +50,9 @@ def write(run_folders: Sequence[str | Path], output: str | Path | None = None) -
         content = page.build(
             groups,
             [summary.of_runs(group) for group in groups],
-            [_draw(chart, figures) for chart in wide],
+            [_draw(chart, figures) for chart in wide if chart],
             [_draw(chart, figures) for chart in curves.charts(runs)],
+            {} if alone else _by_name(names, single, shares, figures),
         )
         files.replace(target, content)
     except OSError as error:
@@ -47,6 +61,17 @@ def write(run_folders: Sequence[str | Path], output: str | Path | None = None) -
             " choose another path."
         ) from error
     return target
+
+
+def _by_name(
+    names: Iterable[str],
+    single: Sequence[str],
+    shares: Sequence[plots.Chart],
+    folder: Path,
+) -> dict[str, plots.InlineChart | None]:
+    """The chart of each attribute; None for the cells of several."""
+    drawn = (_draw(chart, folder) for chart in shares)
+    return dict.fromkeys(names) | dict(zip(single, drawn, strict=True))
 
 
 def _draw(chart: plots.Chart, folder: Path) -> plots.InlineChart:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, special, stats
 
+from ddpo_fair.statistics import intervals
 from ddpo_fair.statistics.intervals import UNDEFINED, Interval
 
 
@@ -29,6 +30,38 @@ class MeanBias(NamedTuple):
 def of_share(q: Interval, target: float = 0.5) -> Interval:
     """2 |q - target|, which is |f_female - f_male| for a target of 1/2."""
     return _distance(q, target, lambda share: 2 * abs(share - target))
+
+
+def of_shares(counts: Sequence[int], target: Sequence[float]) -> Interval:
+    """Total variation distance of K shares from their target: 1/2 sum |share - target|.
+
+    It is what share of images would have to be of another class. The interval is
+    Wilson's of the classes that are too many; it begins at 0 where `goodman`'s of all
+    shares hold the target.
+    """
+    if not sum(counts):
+        return Interval(math.nan, 0.0, 1.0)
+    shares, wanted = np.array(intervals.goodman(counts)), np.asarray(target, np.float64)
+    excess = shares - wanted[:, None]
+    many = excess[:, 0] > 0
+    together = intervals.wilson(int(np.sum(counts, where=many)), sum(counts))
+    estimate, low, high = np.subtract(together, wanted[many].sum()).tolist()
+    if np.all((excess[:, 1] <= 0) & (excess[:, 2] >= 0)):
+        low = 0.0
+    if not many.any():
+        high = float(excess[:, 2].max())
+    return Interval(estimate, max(low, 0.0), high)
+
+
+def distance_floor(target: Sequence[float], trials: int) -> float:
+    """The mean of `of_shares` that a model on target shows, nearly: by normal shares.
+
+    `noise_floor` is twice it for two classes with target 1/2, and exact.
+    """
+    shares = np.asarray(target, np.float64)
+    if not trials:
+        return math.nan
+    return float(np.sqrt(shares * (1 - shares) / (2 * math.pi * trials)).sum())
 
 
 def kl(q: Interval, target: float = 0.5) -> Interval:

@@ -28,7 +28,7 @@ class Interval(NamedTuple):
 UNDEFINED = Interval(math.nan, math.nan, math.nan)
 
 
-def wilson(successes: int, trials: int) -> Interval:
+def wilson(successes: int, trials: int, z: float = Z) -> Interval:
     """A share with its Wilson score interval; (nan, 0, 1) without trials.
 
     Paper eq. 2: q is `wilson(num_female, num_female + num_male)`. The formula and not
@@ -37,12 +37,29 @@ def wilson(successes: int, trials: int) -> Interval:
     if trials == 0:
         return Interval(math.nan, 0.0, 1.0)
     share = successes / trials
-    centre = (share + Z**2 / (2 * trials)) / (1 + Z**2 / trials)
-    variance = share * (1 - share) / trials + Z**2 / (4 * trials**2)
-    half = Z * math.sqrt(variance) / (1 + Z**2 / trials)
+    centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
+    variance = share * (1 - share) / trials + z**2 / (4 * trials**2)
+    half = z * math.sqrt(variance) / (1 + z**2 / trials)
     low = centre - half if successes > 0 else 0.0  # exact, though the terms round
     high = centre + half if successes < trials else 1.0
     return Interval(share, low, high)
+
+
+def goodman(counts: Sequence[int]) -> list[Interval]:
+    """The share of each class, with intervals that hold all of them at 95 %.
+
+    Goodman (1965): Wilson's at 1 - 0.05 / K; of two classes each says what the other
+    does, so theirs are `wilson`'s.
+    """
+    trials, z = sum(counts), simultaneous_z(len(counts))
+    return [wilson(count, trials, z) for count in counts]
+
+
+def simultaneous_z(num_classes: int) -> float:
+    """The normal quantile of so many intervals that hold together at 95 %."""
+    if num_classes < 3:
+        return Z
+    return float(special.ndtri(1 - 0.025 / num_classes))
 
 
 def newcombe(before: Interval, after: Interval) -> Interval:
@@ -158,11 +175,14 @@ def over_prompts(found: Sequence[Interval], share: bool = True) -> Interval:
     return Interval(centre, max(low, 0.0) if found else low, high)
 
 
-def over_seeds(seeds: Sequence[Interval], lowest: float = 0.0) -> Interval:
+def over_seeds(
+    seeds: Sequence[Interval], lowest: float = 0.0, num_classes: int = 2
+) -> Interval:
     """The mean of several seeds with Student's t interval, within [lowest, 1].
 
     It holds both the noise of the images and the luck of the training. Few seeds may
     agree by chance: it is never narrower than the noise of all their images together.
+    Of `num_classes` shares, the intervals hold together; see `goodman`.
     """
     seeds = [seed for seed in seeds if math.isfinite(seed.estimate)]
     if not seeds:
@@ -171,7 +191,8 @@ def over_seeds(seeds: Sequence[Interval], lowest: float = 0.0) -> Interval:
     centre = float(estimates.mean())
     if len(seeds) == 1:
         return Interval(centre, lowest, 1.0)
-    students = special.stdtrit(len(seeds) - 1, 0.975) * estimates.std(ddof=1)
+    level = special.ndtr(simultaneous_z(num_classes))
+    students = special.stdtrit(len(seeds) - 1, level) * estimates.std(ddof=1)
     students /= math.sqrt(len(seeds))
     noise = math.hypot(*((seed.high - seed.low) / 2 for seed in seeds)) / len(seeds)
     half = max(float(students), noise)

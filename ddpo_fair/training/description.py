@@ -10,8 +10,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import ddpo_fair
+from ddpo_fair import attribute_rules, parallel
 from ddpo_fair import config as configuration
-from ddpo_fair import parallel
 from ddpo_fair.errors import UserError, shown
 from ddpo_fair.models import sources
 
@@ -51,6 +51,7 @@ def of(config: ConfigDict, weights: Mapping[str, Any] | None) -> dict[str, Any]:
     """The description of a run, as JSON; `weights` has each field's `identity`."""
     return {
         "config": configuration.flatten(config),
+        "targets": attribute_rules.targets(config),
         "images_per_epoch": images_per_epoch(config),
         "version": ddpo_fair.__version__,
         "weights": weights,

@@ -17,8 +17,8 @@ import jax
 from ml_collections import ConfigDict
 
 import ddpo_fair
+from ddpo_fair import attribute_rules, files, parallel
 from ddpo_fair import config as configuration
-from ddpo_fair import files, parallel
 from ddpo_fair.errors import UserError, differences
 from ddpo_fair.loggers import run_log
 from ddpo_fair.training import description
@@ -207,6 +207,9 @@ def differences_of(record: Mapping[str, Any], config: ConfigDict) -> list[str]:
         if description.known(record, field):  # `description.check` compares the files
             free.add(field)
     changes = differences(before, now, free)
+    targets = json.loads(json.dumps(attribute_rules.targets(config)))
+    if record.get("targets", targets) != targets:
+        changes.append(f"the targets in {config.targets!r} were others")
     images, images_before = (
         description.images_per_epoch(config),
         record["images_per_epoch"],

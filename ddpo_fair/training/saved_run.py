@@ -153,14 +153,19 @@ def result(run: SavedRun, number: int) -> tuple[dict | None, dict | None]:
     None where there is none. Where the checkpoint's own epoch was not evaluated, the
     latest evaluation before it counts: its line's `epoch` says which.
     """
-    evaluated = [
-        line
-        for line in run.lines
-        if all(isinstance(line.get(name), int | float) for name in EVALUATED)
-    ]
+    evaluated = [line for line in run.lines if _evaluated(line)]
     before = next((line for line in evaluated if line["epoch"] == 0), None)
     after = [line for line in evaluated if 0 < line["epoch"] < number]
     return before, after[-1] if after else None
+
+
+def _evaluated(line: dict[str, Any]) -> bool:
+    """Whether a line has an evaluation, of gender or of any other attribute."""
+    parts = line.get("attributes")
+    others = parts.values() if isinstance(parts, dict) else ()
+    return all(isinstance(line.get(name), int | float) for name in EVALUATED) or any(
+        isinstance(one, dict) and "eval_counts" in one for one in others
+    )
 
 
 def _known(folder: Path) -> str:

@@ -1,0 +1,173 @@
+"""What a run measured of its attributes: how many images of each class, and when.
+
+Attributes have the names of metrics.jsonl, where "gender x skin_tone" stands for the
+cells of both.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ddpo_fair import config as configuration
+from ddpo_fair.classifiers import classes
+from ddpo_fair.learning import goals
+from ddpo_fair.report import run_reader
+from ddpo_fair.report.run_reader import Record
+from ddpo_fair.statistics import intervals
+
+GENDER, JOINT = classes.GENDER.name, " x "
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """How many images were classified as what, once.
+
+    Attributes:
+        counts: of each class.
+        num_none: of no class.
+        epochs_done: how much training the model had.
+    """
+
+    counts: tuple[int, ...]
+    num_none: int
+    epochs_done: int
+
+    @property
+    def num_faces(self) -> int:
+        """Images of any class."""
+        return sum(self.counts)
+
+    @property
+    def q(self) -> intervals.Interval:
+        """The share of the first class with its 95 % Wilson interval."""
+        return intervals.wilson(self.counts[0], self.num_faces)
+
+    @property
+    def shares(self) -> list[intervals.Interval]:
+        """The share of each class; the 95 % intervals hold together."""
+        return intervals.goodman(self.counts)
+
+    def holds(self, target: np.ndarray) -> bool:
+        """Whether these images cannot tell the shares from the target."""
+        pairs = zip(self.shares, target, strict=True)
+        return all(share.low <= wanted <= share.high for share, wanted in pairs)
+
+
+def names(record: Record) -> list[str]:
+    """The attributes of a run: those of its metrics, of its settings, or gender."""
+    measured = dict.fromkeys(x for line in record.lines for x in parts(line))
+    found = map(configuration.ATTRIBUTE.fullmatch, record.settings)
+    return list(measured or dict.fromkeys(x[1] for x in found if x)) or [GENDER]
+
+
+def of_gender_alone(record: Record) -> bool:
+    """Whether a run has gender only, and one target for all prompts."""
+    return names(record) == [GENDER] and not record.settings.get("targets")
+
+
+def classes_of(record: Record, name: str) -> tuple[str, ...]:
+    """The classes of an attribute; those of gender where none was measured."""
+    for line in record.lines:
+        one = parts(line).get(name, {})
+        for field in ("counts", "eval_counts"):
+            if isinstance(one.get(field), dict) and one[field]:
+                return tuple(one[field])
+    return classes.CLASSES
+
+
+@functools.lru_cache(maxsize=64)
+def goals_of(record: Record) -> dict[str, goals.Goal]:
+    """What a run aims at, by name; {} where its settings do not say.
+
+    Of a joint goal those of its attributes, too.
+    """
+    targets = record.about.get("targets") or {}
+    if record.settings.get("targets") and not targets:
+        return {}
+    found = {}
+    try:
+        config = configuration.of_settings(record.settings)
+        for combine in ("marginal", config.reward.combine):
+            config.reward.combine = combine
+            found |= {goal.name: goal for goal in goals.of(config, targets)}
+    except Exception:  # whatever a broken config.json brings up
+        return {}
+    return found
+
+
+def target(record: Record, name: str, prompts: Sequence[str]) -> np.ndarray | None:
+    """The wanted shares, the mean over prompts; None where there are none."""
+    if of_gender_alone(record):
+        return np.array([record.target, 1 - record.target])
+    goal = goals_of(record).get(name)
+    if goal is None or not prompts or not goal.targets.keys() >= set(prompts):
+        return None
+    shares = goal.target(prompts)
+    return shares if len(shares) == len(classes_of(record, name)) else None
+
+
+def of_line(
+    line: dict[str, Any], epoch: int, fresh: bool, name: str = GENDER
+) -> Measurement | None:
+    """An attribute of an epoch's evaluation, or of the images it trained on.
+
+    Training draws its images before its updates. An evaluation on fresh seeds follows
+    them, but epoch 0's is of the model before training.
+
+    Args:
+        line: of metrics.jsonl, or a prompt's part of it.
+        epoch: of the line.
+        fresh: the evaluation.
+        name: of the attribute.
+
+    Returns:
+        None without any.
+    """
+    prefix = "eval_" if fresh else ""
+    part, none = parts(line).get(name, {}), f"{prefix}num_none"
+    numbers = part.get(f"{prefix}counts")
+    if not isinstance(numbers, dict) and name == GENDER:
+        part, none = line, "eval_none" if fresh else none
+        numbers = {x: line.get(f"{prefix}num_{x}") for x in classes.CLASSES}
+    if not isinstance(numbers, dict) or not numbers:
+        return None
+    counts = [run_reader.number(numbers, x) for x in numbers]
+    if not all(count < run_reader.LARGEST_COUNT for count in counts):  # nan is not
+        return None
+    epochs_done = epoch + 1 if fresh and epoch else epoch
+    counts = tuple(max(int(count), 0) for count in counts)
+    return Measurement(counts, run_reader.count(part, none), epochs_done)
+
+
+@functools.lru_cache(maxsize=256)  # of 100,000 epochs they take a second
+def of_run(
+    record: Record, fresh: bool, name: str = GENDER, prompt: str | None = None
+) -> list[Measurement]:
+    """What a run measured of an attribute, in order, wherever a class was recognised.
+
+    Args:
+        record: the run.
+        fresh: evaluations, rather than the images of training.
+        name: of the attribute.
+        prompt: one of several; None for all together.
+    """
+    found, num_classes = [], len(classes_of(record, name))
+    for line in record.lines:
+        part = line if prompt is None else run_reader.by_prompt(line).get(prompt, {})
+        measured = of_line(part, line["epoch"], fresh, name)
+        if measured is None or not measured.num_faces:
+            continue
+        if len(measured.counts) == num_classes:
+            found.append(measured)
+    return found
+
+
+def parts(line: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The part of each attribute in a line; {} where there is gender only."""
+    found = line.get("attributes")
+    if not isinstance(found, dict):
+        return {}
+    return {name: part for name, part in found.items() if isinstance(part, dict)}
