@@ -130,8 +130,10 @@ def local_folder(field: str, reference: str) -> Path | None:
 
 def absolute(field: str, reference: str) -> str:
     """A reference that means the same in every folder; see `local_folder`."""
-    path = reference if reference == "embedded" else files.given(field, reference)
-    return str(path) if path != reference and path.exists() else reference
+    if reference == "embedded" or files.ADDRESS.match(reference):
+        return reference
+    path = files.given(field, reference)
+    return str(path) if path.exists() else reference
 
 
 def identity(field: str, reference: str, variant: str = "") -> dict[str, Any]:
