@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,9 @@ from ddpo_fair.classifiers import classes
 from ddpo_fair.errors import UserError, shown
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+MOST_CLASSES = 100
+LEAST_WEIGHT = 0.001
+MOST_NAMED = 8  # entries that one message lists
 FORM = 'its form is {"a prompt": {"gender": {"female": 0.3, "male": 0.7}}}'
 
 
@@ -34,8 +37,11 @@ def targets(config: ConfigDict) -> dict[str, dict[str, tuple[float, ...]]]:
     if not config.targets:
         return {}
     path = files.given("targets", config.targets)
+    if path.exists() and not path.is_file():  # a FIFO would be waited for
+        raise UserError(f"targets={shown(config.targets)} is not a file; {FORM}.")
     try:
-        table = json.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        table = json.loads(text, object_pairs_hook=_once)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"targets={shown(config.targets)} cannot be read as JSON ({error}); {FORM}."
@@ -66,11 +72,21 @@ def targets(config: ConfigDict) -> dict[str, dict[str, tuple[float, ...]]]:
                     f"{where}: {attribute} must have a share of each of"
                     f" {', '.join(names)}, not negative, with sum 1"
                 )
+        if len(problems) == MOST_NAMED:  # there may be thousands
+            break
     if problems or not found:
-        raise UserError(
-            "; ".join(problems or [f"{shown(config.targets)} holds none"])
-            + f"; {FORM}."
-        )
+        problems = problems or [f"targets={shown(config.targets)} holds none"]
+        raise UserError(f"{'; '.join(problems)}; {FORM}.")
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose names differ; a ValueError says which stands there twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{shown(twice)} stands there twice; keep one")
     return found
 
 
@@ -105,13 +121,11 @@ def problems(config: ConfigDict) -> Iterator[str]:
         where = f"attributes.{name}"
         if not NAME.fullmatch(name):
             yield (
-                f"{where}: a name has lower case letters, digits and '_', at most 40,"
-                " the first a letter."
+                f"attributes: the name {shown(name)} must be of lower case letters,"
+                " digits and '_', at most 40, the first a letter."
             )
-        try:
-            classes.attribute(name, one.classes)
-        except UserError as error:
-            yield f"{where}.classes={shown(one.classes)}: {error}"
+        if wrong := _of_classes(name, one.classes):
+            yield f"{where}.classes={shown(one.classes)}: {wrong}"
             continue
         if not distribution(one.target, len(one.classes)):
             shares = (round(1 / len(one.classes), 4),) * len(one.classes)
@@ -137,6 +151,24 @@ def problems(config: ConfigDict) -> Iterator[str]:
     yield from _of_all(config)
 
 
+def _of_classes(name: str, names: Sequence[str]) -> str:
+    """What is wrong with the classes of an attribute, a sentence; "" if nothing is."""
+    if any(not word.strip() or not word.isprintable() for word in names):
+        return "a class needs a name that can be read."
+    if len(names) > MOST_CLASSES:
+        return f"an attribute has at most {MOST_CLASSES} classes; join some of them."
+    try:
+        classes.attribute(name, names)
+    except UserError as error:
+        return str(error)
+    if name == classes.GENDER.name and names != classes.CLASSES:
+        return (  # q and the explicit prompts count on it
+            f"gender has the classes {classes.CLASSES}, in this order; give others to"
+            " an attribute of another name."
+        )
+    return ""
+
+
 def _of_all(config: ConfigDict) -> Iterator[str]:
     """Rules on all attributes together."""
     rewarded = {x: one for x, one in config.attributes.items() if one.weight}
@@ -151,8 +183,19 @@ def _of_all(config: ConfigDict) -> Iterator[str]:
             "reward.combine='joint' has one reward for all cells, reward.name; leave"
             " attributes.*.reward empty, or give 'marginal'."
         )
+    if config.sample.explicit_share and classes.GENDER.name not in config.attributes:
+        yield (
+            f"sample.explicit_share={config.sample.explicit_share} is of prompts that"
+            " say a gender, and needs the attribute gender, perhaps with weight=0; add"
+            " it, or give 0."
+        )
     for name, one in rewarded.items():
-        where, even = f"attributes.{name}", (1 / len(one.classes),) * len(one.classes)
+        if one.weight < LEAST_WEIGHT:
+            yield (
+                f"attributes.{name}.weight={one.weight} would teach nothing; give"
+                f" {LEAST_WEIGHT} or more, or 0."
+            )
+        where = f"attributes.{name}"
         if (one.reward or config.reward.name) != "shift":
             continue
         if one.target_class == "auto" and not config.eval.images:
@@ -161,7 +204,7 @@ def _of_all(config: ConfigDict) -> Iterator[str]:
                 " eval.images=0; give eval.images, or the class:"
                 f" {' or '.join(one.classes)}."
             )
-        if not np.allclose(one.target, even):
+        if not np.allclose(one.target, one.target[:1]):  # they are uneven
             yield (
                 f"{where}.target={shown(one.target)} is no aim of reward.name='shift',"
                 " which goes on until all are of one class, see"
@@ -169,6 +212,13 @@ def _of_all(config: ConfigDict) -> Iterator[str]:
                 " balance_loo."
             )
     try:
-        targets(config)
+        table = targets(config)
     except UserError as error:
         yield str(error)
+        return
+    for name in table.keys() & rewarded.keys():
+        if (rewarded[name].reward or config.reward.name) == "shift":
+            yield (
+                f"targets={shown(config.targets)} has shares of {name}, which"
+                " reward 'shift' does not aim at; take balance or balance_loo."
+            )

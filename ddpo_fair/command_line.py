@@ -413,6 +413,8 @@ def _load(path: str, variant: str | None) -> tuple[ConfigDict, dict[str, Any]]:
         found = module.get_config(variant)
         if not isinstance(found, ConfigDict):
             raise TypeError(f"get_config() returned {shown(found)}")
+        if not found.get("attributes", True):
+            raise ValueError("attributes is empty: give one, e.g. gender")
         given = configuration.flatten(found)
         config = configuration.of_settings(given)
     except (UserError, KeyboardInterrupt):

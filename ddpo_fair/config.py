@@ -15,7 +15,7 @@ from ddpo_fair.errors import UserError, shown
 EMBEDDED = "embedded"  # the small model that ships with the package
 LARGE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 VARIANTS = ("embedded", "sd15")
-ATTRIBUTE = re.compile(r"attributes\.(\w+)\.(\w+)")  # a setting of one
+ATTRIBUTE = re.compile(r"attributes\.([^.]*)\.(\w+)")  # a setting of one
 # Names that settings had before, which are still read.
 RENAMED = {
     "classifier": "attributes.gender.classifier",

@@ -313,12 +313,13 @@ def _joint(config: ConfigDict, images: int, num_devices: int) -> Iterator[str]:
     cells, num_prompts = math.prod(sizes), len(config.prompts)
     needed = FEWEST_OF_A_CELL * cells * num_prompts
     if config.reward.combine == "joint" and images < needed:
-        batch = num_devices * config.sample.batch_per_device
+        batches = -(-needed // (num_devices * config.sample.batch_per_device))
+        most = RANGES["sample.batches"].high
+        more = f"sample.batches={batches}, or " * (batches <= most)
         yield (
-            f"reward.combine='joint' has {cells} cells for each of {num_prompts}"
+            f"reward.combine='joint' has {shown(cells)} cells for each of {num_prompts}"
             f" prompts, of which {images} images per epoch show too little: it needs"
-            f" {FEWEST_OF_A_CELL} for each, {needed}; try sample.batches="
-            f"{-(-needed // batch)}, or reward.combine='marginal'."
+            f" {FEWEST_OF_A_CELL} for each; try {more}reward.combine='marginal'."
         )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import resource
 import signal
@@ -111,10 +112,16 @@ def test_command_lines(capsys, arguments, part):
         ("attributes.gender.classes=('female',)", "must be two classes or more"),
         ("attributes.gender.classes=('a', 'A')", "'a' belongs to the class 'a' and to"),
         ("attributes.gender.weight=0", "has a weight above 0, so there is nothing"),
+        ("attributes.gender.weight=1e-320", "would teach nothing; give 0.001 or more"),
+        ("attributes.gender.classes=('male', 'female')", "('female', 'male'), in this"),
+        ("attributes.gender.classes=()", "must be two classes or more"),
+        ("attributes.gender.classes=('', 'male')", "needs a name that can be read"),
+        (f"attributes.gender.classes={tuple(map(str, range(101)))}", "at most 100 cla"),
         ("attributes.gender.target_class=dark", "must be one of auto, female, male"),
         ("attributes.gender.classifier=typology", "answers light, medium, dark"),
         ("attributes.age.weight=1", "did you mean --config.attributes.gender.weight"),
         ("targets=nowhere.json", "cannot be read as JSON ([Errno 2] No such file"),
+        ("targets=/dev/zero", "targets='/dev/zero' is not a file; its form is"),
         ("variant=../fp16", "must be the middle of the names"),
         ("run.name=", "run.name='' must be"),
         ("run.name=../../up", "'../../up' must be a folder's name"),
@@ -195,6 +202,10 @@ START = (
     "def get_config(variant):\n    c = config.defaults()\n    "
 )
 END = "\n    return c"
+TONE = (
+    "c.attributes = ConfigDict({'tone': config.attribute(classes=('light', 'dark'))})"
+)
+PROMPT = configuration.defaults().prompts[0]
 
 
 @pytest.mark.parametrize(
@@ -208,6 +219,15 @@ END = "\n    return c"
         (f"raise ValueError({LONG} * 'x')", "line 1: ValueError: xxx"),
         ("def get_config(variant):\n    return 3", "get_config() returned 3"),
         (f"{START}c.epochs = 'many'\n", "line 5: TypeError"),
+        (f"{START}c.attributes = ConfigDict(){END}", "attributes is empty: give one"),
+        (
+            f"{START}{TONE.replace('tone', 'skin-tone')}{END}",
+            "the name 'skin-tone' must",
+        ),
+        (
+            f"{START}{TONE}; c.sample.explicit_share = .5{END}",
+            "needs the attribute gend",
+        ),
         (f"{START}c.epcohs = 3{END}", "mine.py: epcohs is no setting; did you mean ep"),
         (f"{START}c.train.rank = 3{END}", "mean train.lora.rank. train.objective='z'"),
         (f"{START}c.prompts = (1,){END}", "must be of type tuple of str, like"),
@@ -224,6 +244,33 @@ def test_config_files(capsys, source, part, tmp_path):
     (tmp_path / "mine.py").write_text(source)
     arguments = [f"--config={tmp_path / 'mine.py'}", "--config.train.objective=z"]
     assert part in refused(train.main, arguments, capsys)
+
+
+@pytest.mark.parametrize(
+    ("table", "part", "further"),
+    [
+        ('{"PROMPT": {"gender": [0.3, 0.7]}, "PROMPT": {}}', "twice; keep one", ()),
+        ('{"PROMPT": {"gender": [1, 0], "gender": [0, 1]}}', "'gender' stands", ()),
+        (
+            '{"PROMPT": {"gender": [0.3, 0.6]}}',
+            "not negative, with sum 1; its form",
+            (),
+        ),
+        (json.dumps({PROMPT: {}}), "holds none", ()),
+        (json.dumps(dict.fromkeys(range(10**5), 0)), "'7' is none of", ()),
+        (
+            '{"PROMPT": {"gender": [0.3, 0.7]}}',
+            "does not aim at",
+            ("reward.name=shift",),
+        ),
+    ],
+    ids=named,
+)
+def test_tables_of_targets(capsys, table, part, further, tmp_path):
+    (tmp_path / "targets.json").write_text(table.replace("PROMPT", PROMPT))
+    flags = [f"--config.{x}" for x in (f"targets={tmp_path}/targets.json", *further)]
+    text = refused(train.main, [CONFIG, *flags], capsys)
+    assert part in text and text.count("is none of the prompts") <= 8
 
 
 def test_a_frozen_config_is_only_a_config(tmp_path, capsys):

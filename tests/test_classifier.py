@@ -98,6 +98,7 @@ def test_a_broken_image_is_not_a_number(tmp_path, images):
         ({"image_std": [0.5, 0.5, -0.5]}, "image_std=.* must be a list of three"),
         ({"image_std": [1e-30] * 3}, "image_std=.* must be a list of three"),
         ({"image_mean": [1e30] * 3}, "image_mean=.* must be a list of three"),
+        ({"image_mean": [127.5] * 3}, "image_mean=.* a list of three numbers, -1 to 1"),
         ({"crop_pct": 0.875}, "crop_pct=0.875 must be false"),
         ({"do_flip_channel_order": True}, "do_flip_channel_order=True must be false"),
         ({"image_processor_type": "ConvNextImageProcessor"}, "must be ViTImageProc"),

@@ -162,7 +162,8 @@ def read_preprocessing(folder: pathlib.Path, config: vit.Config) -> Preprocessin
     known = kind in PROCESSORS or given.keys() >= {*DEFAULTS, "size"}
     flags = ("do_rescale", "do_normalize")
     others = given.keys() - {*DEFAULTS, "size", *UNREAD, *TYPES}
-    least, most = 1e-5, 1e3  # 1/65535 for 16 bits; 255 for pixels that are not rescaled
+    least = 1e-5  # 1/65535 for 16 bits
+    most = max(255 * scale, 1) if _numbers([scale], 1, least, 1) else 255  # of a pixel
     rules = (
         (TYPES[0], known, f"{PROCESSORS[1]}, or size and all of {', '.join(DEFAULTS)}"),
         ("do_resize", content["do_resize"] is True, "true"),
@@ -174,8 +175,16 @@ def read_preprocessing(folder: pathlib.Path, config: vit.Config) -> Preprocessin
             "0 (nearest), 2 (bilinear) or 3 (bicubic)",
         ),
         ("rescale_factor", _numbers([scale], 1, least, 1), f"from {least:g} to 1"),
-        ("image_mean", _numbers(mean, 3, -most, most), "a list of three numbers"),
-        ("image_std", _numbers(std, 3, 0.01, most), "a list of three, 0.01 or more"),
+        (
+            "image_mean",
+            _numbers(mean, 3, -most, most),
+            f"a list of three numbers, {-most:g} to {most:g}",
+        ),
+        (
+            "image_std",
+            _numbers(std, 3, 0.01, most),
+            f"a list of three, 0.01 to {most:g}",
+        ),
         *((n, n[:1] == "_" or given[n] is False, "false") for n in sorted(others)),
     )
     fix = "write there how the classifier was trained; nothing else is supported"
