@@ -154,7 +154,8 @@ def bind(path: Path, settings: dict[str, Any], flag: str) -> None:
     name = f"{flag}={shown(str(path.parent))}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
+        others = (other for other in path.parent.rglob("*") if other != path)
+        if not any(map(os.path.isfile, others)):  # a start that failed binds nothing
             replace(path, json_text(settings, indent=2))
         before = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError) as error:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ddpo_fair.classifiers import classes, data_flags, labelled_images
 from ddpo_fair.errors import UserError
+from ddpo_fair.models import tensor_files
 
 tfds = pytest.importorskip("tensorflow_datasets")
 BILINEAR = 2
@@ -198,6 +199,7 @@ def test_splits_are_known_by_name_or_asked_for(splits, trained, tested):
             "none means female.*of list_attr",
         ),
         ("images.zip list_attr_celeba.txt", "link the images into FOLDER/female and"),
+        ("cat/a.png man/b.png woman/c.png", "--classes=none,male,female[.]"),
         ("female/a.png dataset_info.json", "if it is a folder of images, remove"),
     ],
 )
@@ -255,12 +257,16 @@ def test_unknown_data_sets_are_refused():
         labelled_images.open_data("celeb_b", "Male")
 
 
-def test_what_is_no_image_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("content", "fix"),
+    [(b"no image", "remove or replace it"), (tensor_files.POINTER, "git lfs pull")],
+)
+def test_what_is_no_image_is_named(tmp_path, content, fix):
     root = made_images.folder(tmp_path, {"": (2, 2)})
-    (root / "male" / "000.png").write_bytes(b"no image")
+    (root / "male" / "000.png").write_bytes(content)
     data = labelled_images.open_data(str(root))
     split = labelled_images.read(data, "all", (8, 8), BILINEAR)
-    with pytest.raises(UserError, match=r"male/000\.png cannot be read"):
+    with pytest.raises(UserError, match=rf"male/000\.png cannot be read.*{fix}"):
         split.pixels([0, 1, 2])
 
 

@@ -196,5 +196,15 @@ def test_temperature_is_the_likeliest(num_classes):
 @pytest.mark.parametrize("content", ["[1]", "7", "{", 3000 * "["])
 def test_settings_that_are_none_are_refused(tmp_path, content):
     (tmp_path / classifier_training.SETTINGS).write_text(content)
+    (tmp_path / "saved").write_text("")  # else nothing is bound yet
     with pytest.raises(UserError, match="cannot be used"):
         classifier_training.bind(tmp_path, {"seed": 0})
+
+
+def test_a_start_that_failed_binds_no_folder(tmp_path):
+    for images in (3, 2):  # one could not be read, and was removed
+        classifier_training.bind(tmp_path, {"images": images})
+    (tmp_path / classifier_training.WORK).mkdir()
+    (tmp_path / classifier_training.WORK / "checkpoint").write_text("")
+    with pytest.raises(UserError, match="images was 2 and is now 3"):
+        classifier_training.bind(tmp_path, {"images": 3})

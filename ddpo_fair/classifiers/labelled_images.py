@@ -5,6 +5,7 @@ import functools
 import io
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from ddpo_fair import files
 from ddpo_fair.classifiers import image_folder, tfds_source
 from ddpo_fair.classifiers.classes import GENDER, Attribute
 from ddpo_fair.errors import UserError, shown
+from ddpo_fair.models import tensor_files
 
 PREPARED = "dataset_info.json"  # in the folder of a data set that TFDS has prepared
 LARGEST_STORE = 2**30  # bytes of read images that are kept
@@ -101,9 +103,11 @@ class Split:
                 )
             return np.asarray(resized)
         except Exception as error:  # Pillow raises many things for a file that is none
+            own = [name] if isinstance(name, Path) else []
+            way_out = tensor_files.way_out(*own, otherwise="remove or replace it")
             raise UserError(
                 f"--data={shown(self.data.reference)}: {name} cannot be read ({error});"
-                " remove or replace it."
+                f" {way_out}."
             ) from None
 
 
@@ -232,10 +236,14 @@ def _class_names(
         )
     names = tuple(given) or tuple(own)
     if misfit := attribute.misfit(names):
+        meant = attribute.meanings(names)
+        example = (*attribute.classes, "none")
+        if set(range(len(attribute.classes))) <= set(meant.tolist()):  # and strangers
+            example = tuple(example[meaning] for meaning in meant)  # NONE is the last
         raise UserError(
             f"--data={shown(reference)}: of the classes"
             f" {', '.join(names) or '(unnamed)'} of {label} {misfit}."
             " Say what its values mean, in order, e.g."
-            f" --classes={','.join(attribute.classes)},none.{hint}"
+            f" --classes={','.join(example)}.{hint}"
         )
     return names

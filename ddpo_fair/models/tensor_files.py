@@ -44,8 +44,8 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     return content
 
 
-def way_out(*paths: pathlib.Path) -> str:
-    """What to do about files that cannot be read."""
+def way_out(*paths: pathlib.Path, otherwise: str = "download it again") -> str:
+    """What to do about files that cannot be read: what git-lfs says, or `otherwise`."""
     for path in filter(pathlib.Path.is_file, paths):
         with contextlib.suppress(OSError), open(path, "rb") as file:
             if file.read(len(POINTER)) == POINTER:
@@ -53,7 +53,7 @@ def way_out(*paths: pathlib.Path) -> str:
                     f"{path.name} is a pointer that git-lfs left in its place: run"
                     " `git lfs install` once and `git lfs pull` in the folder"
                 )
-    return "download it again"
+    return otherwise
 
 
 def find(folder: pathlib.Path, variant: str | None) -> list[pathlib.Path]:
