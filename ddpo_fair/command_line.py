@@ -44,6 +44,7 @@ ONE = "attributes.gender."  # whose settings --help shows for all attributes
 BUG, BAD_INPUT, UNREAD = 1, 2, 141
 DEBUG = "DDPO_FAIR_DEBUG"  # set, a bug ends with its traceback
 OF_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
+OF_LIBRARIES = ("CUDA_", "HF_", "JAX_", "SOURCE_DATE_", "TF_", "TPU_", "XLA_")
 PATIENCE_SECONDS = 3  # for what a Ctrl-C interrupts to end
 LONGEST_REASON = 300  # characters of what a config file raises
 USAGE = """\
@@ -140,6 +141,11 @@ def _unexpected(error: Exception) -> tuple[int, str]:
     if isinstance(error, OSError) and error.errno in OF_THE_SYSTEM:
         where = error.filename or "The standard output, or a file,"
         return BAD_INPUT, f"{where} cannot be written or read ({error.strerror})."
+    if isinstance(error, ValueError) and (name := _variable(error)):
+        return BAD_INPUT, (
+            f"{name}={shown(os.environ[name])} of the environment cannot be used"
+            f" ({errors.first_line(error)}); unset it, or give another value."
+        )
     name = time.strftime(f"%Y-%m-%d_%H-%M-%S_{os.getpid()}.txt")
     path = files.cache() / "tracebacks" / name
     content = f"{shlex.join(sys.orig_argv)}\n{traceback.format_exc()}"
@@ -153,6 +159,14 @@ def _unexpected(error: Exception) -> tuple[int, str]:
         f"this is a bug of ddpo_fair {ddpo_fair.__version__}: {type(error).__name__}:"
         f" {errors.first_line(error)}. {where} {DEBUG}=1 shows it here."
     )
+
+
+def _variable(error: Exception) -> str:
+    """The variable of the environment that a library cannot read; "" if it is none."""
+    frames = traceback.extract_tb(error.__traceback__)[-1:]
+    said = " ".join([str(error), *(frame.line or "" for frame in frames)]).lower()
+    names = (x for x in os.environ if x.startswith(OF_LIBRARIES))
+    return next((x for x in names if x.lower() in said), "")
 
 
 def _say(text: str) -> None:
@@ -238,11 +252,11 @@ def options(
 
 
 def read(
-    values: flags.FlagValues, arguments: Sequence[str], usage: str
+    values: flags.FlagValues, arguments: Sequence[str], usage: str | None
 ) -> tuple[list[str], list[str]]:
     """Sets flags; what is none of them, and what is wrong, a sentence each.
 
-    Raises Help, with the usage and all flags, for --help.
+    Raises Help, with the usage (None under `python -OO`) and all flags, for --help.
     """
     if {"--help", "-help", "-h", "--helpfull"} & set(arguments):
         each = (values[name] for name in values)
@@ -251,7 +265,7 @@ def read(
             + textwrap.indent(textwrap.fill(flag.help, 80), "      ")
             for flag in each
         ]
-        raise Help("\n".join([usage, "Flags and their defaults:", *text]))
+        raise Help("\n".join([usage or "", "Flags and their defaults:", *text]))
     problems: list[str] = []
     for name in values:
         values[name].parser = _Noting(values[name], problems)

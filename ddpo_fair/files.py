@@ -120,6 +120,7 @@ def output(flag: str, text: str | os.PathLike, own: str | bytes) -> Path:
         if run and sum((run / name).exists() for name in RECORDS) > 1:
             problem = f"is of the records of the run in {run}"
         elif not path.exists() and not path.is_symlink():
+            os.scandir(next(p for p in path.parents if p.exists())).close()  # a folder
             return path
         elif folder and not path.is_dir():
             problem = "exists and is not a folder"

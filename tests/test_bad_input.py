@@ -341,6 +341,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
         (KeyError("a\nb"), 1, "this is a bug of ddpo_fair"),
         (RecursionError(), 1, "this is a bug"),
         (FileNotFoundError(errno.ENOENT, "no", "x"), 1, "this is a bug"),
+        (ValueError("x is no JAX_NO_WORD"), 2, "JAX_NO_WORD='x' of the env"),
         (FULL, 2, "cannot be written or read (No space left on device)."),
         (PermissionError(errno.EACCES, "denied", "x.png"), 2, "x.png cannot be"),
         (UserError("name=3 is wrong."), 2, "name=3 is wrong."),
@@ -357,6 +358,7 @@ def test_whatever_ends_a_command_is_one_paragraph(
         raise error
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("JAX_NO_WORD", "x")
     monkeypatch.delenv(command_line.DEBUG, raising=False)
     assert command_line.run("ddpo_fair.x", work, "nothing was written") == status
     text = capsys.readouterr().err

@@ -81,6 +81,11 @@ DATA = ("--data={run}", "--output={run}x")
         (report.main, ["{run}", "--output=/dev/null"], "is not a file to write to"),
         (report.main, ["{run}", "--output=/etc/hosts"], "not written by this command"),
         (report.main, ["{run}", "--output=/dev/null/x"], "(Not a directory)"),
+        (
+            evaluate_classifier.main,
+            ["--data=a", "--output=/etc/hosts/x"],
+            "(Not a directory)",
+        ),
         (evaluate_classifier.main, ["--data=a", "--output={run}/config"], "records of"),
         (report.main, ["{run}", "--outptu=x"], "no flag; did you mean --output"),
         (export.main, ["--run={run}x", "--output={run}y"], "not the folder of a run"),

@@ -286,6 +286,8 @@ def test_classes_of_a_folder_must_mean_female_and_male(tmp_path):
         labelled_images.open_data(str(root))
     renamed = labelled_images.open_data(str(root), classes=("men", "women"))
     assert renamed.names == ("men", "women")
+    with pytest.raises(UserError, match="says that 'female' is 'men'; name them in"):
+        labelled_images.open_data(str(root), classes=("women", "men"))
     with pytest.raises(UserError, match="names 3 classes, but label has 2"):
         labelled_images.open_data(str(root), classes=("men", "women", "none"))
 

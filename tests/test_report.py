@@ -1,6 +1,7 @@
 """The report: what it concludes, what it survives, what it looks like to a browser."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -220,6 +221,10 @@ def test_whatever_stands_in_the_files_there_is_a_report(tmp_path):
     folder = made_runs.make(tmp_path / "run", made_runs.balancing(3), grids=(0, 2))
     (folder / "config.json").write_text("[]")
     (folder / "samples" / "epoch_0002.png").write_bytes(b"\x89PNG cut short")
+    evaluation = folder / "evaluation_0003"
+    evaluation.mkdir()
+    (evaluation / "evaluation.json").write_text("{}")
+    os.mkfifo(evaluation / "samplers.png")  # would be waited for
     odd = [
         '{"epoch": 3, "q": NaN, "q_low": null, "q_high": "high", "loss": Infinity}',
         '{"epoch": 4, "num_female": 0, "num_male": 0, "num_none": 64, "kl": null}',

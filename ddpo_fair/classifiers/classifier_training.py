@@ -78,12 +78,13 @@ def begin(
         config["image_size"] = image_size
         preprocessor["size"] = {"height": image_size, "width": image_size}
         settings = dataclasses.replace(settings, size=(image_size, image_size))
+    side = image_size or given.image_size
+    if side % 8:
+        flag = f"--image_size={side}", f"give {8 * round(side / 8)}"
+        start = f"--start={shown(str(folder))}: image_size={side}", "choose another"
+        setting, fix = flag if image_size else start
+        raise UserError(f"{setting} must be a multiple of 8; {fix}.")
     network = vit.ImageClassifier(vit.Config.from_dict(config))
-    if network.config.image_size % 8:
-        raise UserError(
-            f"--start={shown(str(folder))}: image_size={network.config.image_size} must"
-            " be a multiple of 8; start from another classifier."
-        )
     params = classifier.read_weights(folder, given) if image_size is None else {}
     if columns is None:
         key = rng.key(seed, "classifier", "init")

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from ddpo_fair import files
 from ddpo_fair.classifiers import image_folder, tfds_source
-from ddpo_fair.classifiers.classes import GENDER, Attribute
+from ddpo_fair.classifiers.classes import GENDER, NONE, Attribute
 from ddpo_fair.errors import UserError, shown
 from ddpo_fair.models import tensor_files
 
@@ -235,6 +235,12 @@ def _class_names(
             f" {label} has {len(own)} ({', '.join(own)})."
         )
     names = tuple(given) or tuple(own)
+    for known, said in zip(own, given, strict=False):
+        if NONE not in (both := attribute.meanings([known, said])) and len({*both}) > 1:
+            raise UserError(
+                f"--classes={shown(','.join(given))} says that {shown(known)} is"
+                f" {shown(said)}; name them in the order of {label}: {', '.join(own)}."
+            )
     if misfit := attribute.misfit(names):
         meant = attribute.meanings(names)
         example = (*attribute.classes, "none")

@@ -14,6 +14,7 @@ import numpy as np
 from ddpo_fair import parallel, rng
 from ddpo_fair.classifiers import classifier
 from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
+from ddpo_fair.errors import UserError
 from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Job, Sampler
 from ddpo_fair.learning.policy_update import step_log_prob
 from ddpo_fair.models import lora, sources
@@ -69,7 +70,10 @@ def load(
     dtype = jnp.dtype(config.dtype)
     folder = sources.model_folder(config.model, config.variant)
     model = stable_diffusion.load(folder, dtype, variant=config.variant or None)
-    text = stable_diffusion.encode_prompts(model, ["", *prompts])
+    try:
+        text = stable_diffusion.encode_prompts(model, ["", *prompts])
+    except UserError as error:  # of a prompt that the sets brought along
+        raise UserError(f"{error} Or draw fewer sets: --sets=trained.") from error
     base = parallel.replicate(model.params["unet"])
     trained = saved_run.trained_params(saved, checkpoint, jax.eval_shape(lambda: base))
     if config.train.lora.rank:

@@ -131,7 +131,7 @@ def _split(folder: Path) -> tuple[list[dict[str, Any]], list[bytes]]:
     """Lines of metrics.jsonl, and those that are none but the last, if it was cut."""
     lines: list[dict[str, Any]] = []
     damaged: list[bytes] = []
-    if (folder / LINES).exists():
+    if (folder / LINES).is_file():  # a FIFO would be waited for
         whole, _, cut = (folder / LINES).read_bytes().rpartition(b"\n")
         for text in filter(bytes.strip, [*whole.split(b"\n"), cut]):
             try:

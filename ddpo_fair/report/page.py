@@ -182,6 +182,8 @@ def _grid(title: str, path: Path, side: int) -> Grid:
 
 
 def _data_uri(path: Path, side: int) -> str:
+    if not path.is_file():  # a FIFO would be waited for
+        raise FileNotFoundError
     content, kind = path.read_bytes(), "png"
     with Image.open(io.BytesIO(content)) as image:
         image.load()

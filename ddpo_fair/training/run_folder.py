@@ -241,6 +241,8 @@ def write_config(
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The parsed config.json of a run; a ValueError if it is no JSON object."""
+    if not (folder / CONFIG).is_file():  # a FIFO would be waited for
+        raise FileNotFoundError(f"{CONFIG} is no file")
     content = json.loads((folder / CONFIG).read_bytes())
     if not isinstance(content, dict):
         raise ValueError("it holds no JSON object")
