@@ -98,6 +98,10 @@ def test_other_targets_of_the_same_file_are_refused(folder, config, tmp_path):
     assert record["targets"] == {"gender": {prompt: (0.3, 0.7)}}
     (folder / "config.json").write_text(json.dumps(record))
     run_folder.check(folder, config)
+    config.targets = str(path.rename(tmp_path / "moved_targets.json"))
+    run_folder.check(folder, config)
+    assert saved_run.read(folder).config.targets == str(path)  # gone, and not needed
+    path = pathlib.Path(config.targets)
     path.write_text(json.dumps({prompt: {"gender": [0.4, 0.6]}}))
     with pytest.raises(UserError, match=r"the targets in .*targets.json.* were others"):
         run_folder.check(folder, config)

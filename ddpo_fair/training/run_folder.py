@@ -206,6 +206,8 @@ def differences_of(record: Mapping[str, Any], config: ConfigDict) -> list[str]:
         before[field] = description.absolute(field, before[field])
         if description.known(record, field):  # `description.check` compares the files
             free.add(field)
+    if "targets" in record:  # the shares themselves, wherever they are kept now
+        free.add("targets")
     changes = differences(before, now, free)
     targets = json.loads(json.dumps(attribute_rules.targets(config)))
     if record.get("targets", targets) != targets:

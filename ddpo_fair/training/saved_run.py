@@ -52,8 +52,11 @@ def read(folder: str | Path) -> SavedRun:
             f"{folder / run_folder.CONFIG} or {run_log.LINES} cannot be read"
             f" ({str(error)[:200]}); restore it from a copy."
         ) from error
-    # Where the run's curves were shown may be out of reach here.
-    wrong = [problem for problem in found if not problem.startswith("log.")]
+    # Where the run's curves were shown may be out of reach here, and so may the file
+    # of its targets, which the record has itself.
+    wrong = [
+        problem for problem in found if not problem.startswith(("log.", "targets"))
+    ]
     if wrong:
         raise UserError(
             f"{folder / run_folder.CONFIG} holds settings that no run can have had:"
@@ -114,7 +117,12 @@ def choose(run: SavedRun, wanted: int | None) -> int:
     described = checkpoint.described(place, number)
     before = configuration.renamed(run.record["config"])
     free = {*run_folder.FREE, *description.fields(before), "epochs"}
-    if described and (changes := differences(described["config"], before, free)):
+    if described:  # the targets themselves count, wherever they are kept
+        was, now = (
+            one | {"targets": record.get("targets") or {}}
+            for one, record in ((described["config"], described), (before, run.record))
+        )
+    if described and (changes := differences(was, now, free)):
         raise UserError(
             f"{run.folder / run_folder.CONFIG} is not that of checkpoint {number}:"
             f" {'; '.join(changes)}. Delete it, and train with the old settings: the"
