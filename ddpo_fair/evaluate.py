@@ -15,6 +15,7 @@ from pathlib import Path
 from absl import flags
 
 from ddpo_fair import command_line, files, prompts
+from ddpo_fair import config as configuration
 from ddpo_fair.errors import UserError, shown
 
 RESULT = "evaluation.json"
@@ -89,11 +90,17 @@ def evaluate(where: tuple[Path, int | None], options: flags.FlagValues) -> Path:
     from ddpo_fair import parallel
     from ddpo_fair.classifiers import audit_classifier
     from ddpo_fair.evaluation import evaluation_models, evaluation_plan, evaluation_run
-    from ddpo_fair.training import saved_run
+    from ddpo_fair.training import description, saved_run
 
     saved = saved_run.read(where[0])
     number = saved_run.choose(saved, where[1])
-    saved = saved_run.with_weights(saved, "model", "attributes.gender.classifier")
+    if "gender" not in saved.config.attributes:
+        raise UserError(
+            f"{saved.folder} has no attribute gender, which an evaluation is about;"
+            " train with attributes.gender.weight=0 to have it measured beside others."
+        )
+    fields = description.fields(configuration.flatten(saved.config))
+    saved = saved_run.with_weights(saved, *fields)
     parallel.start(saved.config.distributed.cpu_devices)
     plan, notes = evaluation_plan.make(
         saved,
@@ -114,7 +121,7 @@ def evaluate(where: tuple[Path, int | None], options: flags.FlagValues) -> Path:
     texts = [prompt.text for prompt in plan.prompts]
     models = evaluation_models.load(saved, number, texts, classifiers, plan.seed)
     evaluation_run.draw(plan, folder, models)
-    content = evaluation_run.summary(saved.config, plan, folder, models, notes)
+    content = evaluation_run.summary(saved, plan, folder, models, notes)
     content["seconds"] = time.monotonic() - started
     try:
         files.replace(folder / RESULT, files.json_text(content, indent=1))

@@ -11,6 +11,7 @@ import tiny_model
 import tiny_run
 from PIL import Image
 
+from ddpo_fair import config as configuration
 from ddpo_fair import evaluate, files, parallel, prompts
 from ddpo_fair.classifiers import audit_classifier
 from ddpo_fair.diffusion import ddim, stable_diffusion
@@ -34,11 +35,20 @@ FLAGS = ("--images=5", "--sets=trained,explicit", "--samplers=0:1:1", "--audit=n
 
 @pytest.fixture(scope="module")
 def run(tiny, tmp_path_factory):
-    """A run with checkpoint 3."""
-    config = tiny_model.config(*tiny, tmp_path_factory.mktemp("evaluate"))
+    """A run with checkpoint 3, that measures a second attribute beside gender."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    config = tiny_model.config(*tiny, folder)
+    gender = config.attributes.gender
+    style = configuration.attribute(gender.classifier, ("man", "woman"), weight=0.0)
+    config.attributes.style = style
+    table = folder / "targets.json"
+    table.write_text(json.dumps({NURSE: {"style": {"man": 0.9, "woman": 0.1}}}))
+    config.targets = str(table)
     config.train.lora.target_modules = ("conv1", "conv_out")
     config.sample.num_steps = config.train.microbatch = 2
-    return tiny_run.save(config, 0.2)
+    saved = tiny_run.save(config, 0.2)
+    table.unlink()  # what it held is in config.json
+    return saved
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +74,26 @@ def test_evaluation_holds_every_prompt_before_and_after(result):
             assert figures["q"]["low"] == pytest.approx(wilson.low)
         assert set(first[model]["sets"]) == {"trained", "explicit"}
         assert "adherence" in first[model]["sets"]["explicit"]
+
+
+def test_further_attributes_are_measured_against_their_own_targets(result):
+    prompts_of = result["samplers"][0][AFTER]["prompts"]
+    for text, figures in prompts_of.items():
+        found = figures["classified"]["style"]
+        assert found["classes"] == ["man", "woman"]
+        counts = [figures["num_male"], figures["num_female"]]
+        assert counts[0] + counts[1] > 0
+        # Their thresholds differ: gender's is .5, below which no answer of two can be.
+        assert all(a <= b for a, b in zip(found["counts"], counts, strict=True))
+        assert found["target"] == ([0.9, 0.1] if text == NURSE else [0.5, 0.5])
+        if total := sum(found["counts"]):
+            distance = abs(found["counts"][0] / total - found["target"][0])
+            assert found["distance"]["estimate"] == pytest.approx(distance)
+            low, high = found["distance"]["low"], found["distance"]["high"]
+            assert low <= distance <= high
+    trained = result["samplers"][0][AFTER]["sets"]["trained"]["classified"]["style"]
+    nurse = prompts_of[NURSE]["classified"]["style"]
+    assert trained["distance"]["estimate"] == nurse["distance"]["estimate"]
 
 
 def test_model_that_learned_differs(result):

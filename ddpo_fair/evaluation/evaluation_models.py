@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpo_fair import parallel, rng
-from ddpo_fair.classifiers import classifier
+from ddpo_fair.classifiers import classes, classifier
 from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Job, Sampler
 from ddpo_fair.learning.policy_update import step_log_prob
 from ddpo_fair.models import lora, sources
-from ddpo_fair.training import saved_run
+from ddpo_fair.training import assembly, saved_run
 
 LAST_NORM = "vit.layernorm"  # whose output the classifier's head reads
 
@@ -35,6 +35,7 @@ class EvaluationModels:
     prompt_numbers: np.ndarray  # uint32 [P], which the images' keys are named by
     seed: int
     classifiers: tuple[classifier.Classifier, ...]  # the first is the run's own
+    others: tuple[classifier.AnyClassifier, ...]  # of the run's further attributes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,7 @@ class EvaluationBatch:
 
     images: jax.Array  # float32 [D, n, H, W, 3] in [0, 1]
     classified: list[tuple[jax.Array, jax.Array]]  # probabilities, features of each
+    others: jax.Array | None  # probabilities of all further attributes
     trajectory: sampler.Trajectory
     kl: jax.Array | None = None  # of `trajectory_kl`, [D, n, T], where it is measured
 
@@ -79,6 +81,7 @@ def load(
     if config.train.lora.rank:
         trained = jax.jit(lora.merge)(base, trained, config.train.lora.scale)
     loaded = [classifier.load(place, dtype) for place in classifiers]
+    others = assembly.load_classifiers(config, dtype, beside=classes.GENDER.name)
     return EvaluationModels(
         model=dataclasses.replace(model, params={}),
         unets={BEFORE: base, AFTER: trained},
@@ -90,6 +93,10 @@ def load(
         classifiers=tuple(
             dataclasses.replace(one, params=parallel.replicate(one.params))
             for one in loaded
+        ),
+        others=tuple(
+            dataclasses.replace(one, params=parallel.replicate(one.params))
+            for one in others
         ),
     )
 
@@ -118,7 +125,11 @@ def draw(models: EvaluationModels, policy: sampler.Policy, job: Job) -> Evaluati
     latents = trajectory.latents[:, :, -1]
     images = sampler.decode(models.model, models.vae_params, latents)
     classified = [_classify(one)(one.params, images) for one in models.classifiers]
-    return EvaluationBatch(images, classified, trajectory)
+    others = None
+    if models.others:
+        params = tuple(one.params for one in models.others)
+        others = classifier.classify(models.others, params, images)
+    return EvaluationBatch(images, classified, others, trajectory)
 
 
 def classify_pixels(

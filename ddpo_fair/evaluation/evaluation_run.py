@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from ddpo_fair import files, parallel, prompts
-from ddpo_fair.classifiers import audit_classifier, classes
+from ddpo_fair.classifiers import audit_classifier, classes, classifier
 from ddpo_fair.errors import UserError
 from ddpo_fair.evaluation import (
     evaluation_grids,
@@ -21,10 +21,12 @@ from ddpo_fair.evaluation import (
 )
 from ddpo_fair.evaluation.evaluation_models import EvaluationBatch, EvaluationModels
 from ddpo_fair.evaluation.evaluation_plan import AFTER, Job, Plan
+from ddpo_fair.evaluation.evaluation_summary import OTHER
 from ddpo_fair.loggers import progress
 from ddpo_fair.report import figures, plots
 from ddpo_fair.statistics import accuracy, appearance
 from ddpo_fair.statistics.prompt_metrics import Reference
+from ddpo_fair.training import saved_run
 
 NUM_TESTS, NUM_BALANCED = 240, 128  # renders
 RENDERS = "parts/renders.npz"
@@ -56,10 +58,10 @@ def draw(plan: Plan, folder: Path, models: EvaluationModels) -> None:
                     )
                     batch = dataclasses.replace(batch, kl=kl)
                 if pending is not None:
-                    _finish(plan, folder, *pending, bar)
+                    _finish(plan, folder, models, *pending, bar)
                 pending = job, batch
         if pending is not None:
-            _finish(plan, folder, *pending, bar)
+            _finish(plan, folder, models, *pending, bar)
     except OSError as error:
         raise UserError(
             f"{folder} cannot be written ({error.strerror or error}); free some space,"
@@ -70,7 +72,7 @@ def draw(plan: Plan, folder: Path, models: EvaluationModels) -> None:
 
 
 def summary(
-    config: ConfigDict,
+    saved: saved_run.SavedRun,
     plan: Plan,
     folder: Path,
     models: EvaluationModels,
@@ -80,7 +82,7 @@ def summary(
 
     What could not be measured is added to `notes`, a sentence each.
     """
-    audit = plan.source["audit"]
+    config, audit = saved.config, plan.source["audit"]
     arrays = evaluation_summary.gather(folder, plan)
     evaluation_grids.write(folder, plan)
     renders, matrix, audit_matrix = None, None, None
@@ -100,14 +102,30 @@ def summary(
     content = evaluation_summary.summarise(
         arrays,
         plan,
-        Reference(config.attributes.gender.target[0], recognised, audit_matrix),
-        config.attributes.gender.confidence_threshold,
+        _reference(saved, recognised, audit_matrix),
+        config,
         renders,
         notes,
     )
     if matrix is not None:
         content["classifier_test"] = accuracy.accuracies(matrix)
     return content
+
+
+def _reference(
+    saved: saved_run.SavedRun,
+    confusion: np.ndarray | None,
+    audit_confusion: np.ndarray | None,
+) -> Reference:
+    """What the answers about a run's images are compared with."""
+    attributes, gender = saved.config.attributes, classes.GENDER.name
+    others = {
+        name: (one.classes, one.target)
+        for name, one in attributes.items()
+        if name != gender
+    }
+    target = attributes[gender].target[0]
+    return Reference(target, confusion, audit_confusion, saved.targets, others)
 
 
 def _is_done(plan: Plan, folder: Path, job: Job) -> bool:
@@ -137,7 +155,12 @@ def _opening(plan: Plan, folder: Path, total: int, missing: int) -> str:
 
 
 def _finish(
-    plan: Plan, folder: Path, job: Job, batch: EvaluationBatch, bar: progress.Progress
+    plan: Plan,
+    folder: Path,
+    models: EvaluationModels,
+    job: Job,
+    batch: EvaluationBatch,
+    bar: progress.Progress,
 ) -> None:
     """Waits for a batch, audits it, and writes its images and figures."""
     bar.wait([batch.classified[-1][0]], f"{job.sampler.name}, {job.model}")
@@ -167,6 +190,10 @@ def _finish(
         "ages": faces.ages,
         "angles": appearance.typology_angles(images, faces.boxes),
     }
+    if batch.others is not None:
+        others = parallel.gather(batch.others)[rows]
+        each = classifier.by_attribute(models.others, others)
+        arrays |= {OTHER + name: found for name, found in each.items()}
     if batch.kl is not None:
         arrays["nats"] = parallel.gather(batch.kl)[rows]
     evaluation_parts.save_part(folder, job, arrays)

@@ -11,15 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 import ddpo_fair
 from ddpo_fair import prompts
 from ddpo_fair.classifiers import classes
 from ddpo_fair.evaluation import evaluation_parts, evaluation_plan
 from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Plan, Sampler
+from ddpo_fair.learning import scoring
 from ddpo_fair.statistics import accuracy, image_quality, intervals, prompt_metrics
 from ddpo_fair.statistics.prompt_metrics import Answers, Reference
 from ddpo_fair.training import run_folder
+
+OTHER = "attribute_"  # and its name: an array of a further attribute's probabilities
 
 
 def gather(folder: Path, plan: Plan) -> dict[tuple[Sampler, str], dict]:
@@ -45,7 +49,7 @@ def summarise(
     arrays: dict[tuple[Sampler, str], dict[str, np.ndarray]],
     plan: Plan,
     reference: Reference,
-    confidence_threshold: float,
+    config: ConfigDict,
     renders: dict[str, np.ndarray] | None,
     notes: Sequence[str],
 ) -> dict[str, Any]:
@@ -55,7 +59,7 @@ def summarise(
         arrays: of `gather`.
         plan: what was drawn.
         reference: the target, and the classifiers' known errors.
-        confidence_threshold: above which the classifier's answer counts.
+        config: the run's settings.
         renders: "features" [R, F] of balanced renders; None without renders.
         notes: what could not be measured, a sentence each.
     """
@@ -64,7 +68,7 @@ def summarise(
         entry: dict[str, Any] = {**how._asdict(), "of_training": index == 0}
         by_set: dict[str, dict[str, list]] = {BEFORE: {}, AFTER: {}}
         for model in (BEFORE, AFTER):
-            answers = answers_of(arrays[how, model], confidence_threshold)
+            answers = answers_of(arrays[how, model], config)
             entry[model] = _of_model(answers, plan, reference, by_set[model])
         entry["change"] = _changes(by_set)
         samplers.append(entry)
@@ -86,14 +90,20 @@ def summarise(
     }
 
 
-def answers_of(arrays: dict[str, np.ndarray], confidence_threshold: float) -> Answers:
+def answers_of(arrays: dict[str, np.ndarray], config: ConfigDict) -> Answers:
     """The classifiers' answers in joined arrays.
 
     Args:
         arrays: "prompts" int [N], "probabilities" [N, 2], "audit" [N] or, of a second
             ViT, [N, 2], "angles" [N] and "ages" [N].
-        confidence_threshold: above which an answer counts.
+        config: the run's settings, whose thresholds an answer must exceed to count.
     """
+    confidence_threshold = config.attributes.gender.confidence_threshold
+    others = {
+        name.removeprefix(OTHER): probabilities
+        for name, probabilities in arrays.items()
+        if name.startswith(OTHER)
+    }
     probabilities = arrays["probabilities"]
     audit = arrays["audit"]
     if audit.ndim == 2:
@@ -107,6 +117,7 @@ def answers_of(arrays: dict[str, np.ndarray], confidence_threshold: float) -> An
         audit=audit,
         angles=arrays["angles"],
         ages=arrays["ages"],
+        others=scoring.labels_of(config, others),
     )
 
 

@@ -59,7 +59,7 @@ def of_run(run: Record) -> Evaluation | None:
     )
     tables = [_sets(samplers[0])]
     tables += [_samplers(samplers)] if len(samplers) > 1 else []
-    tables += [_quality(content), _attributes(samplers[0])]
+    tables += [_distances(samplers[0]), _quality(content), _attributes(samplers[0])]
     notes = [str(note) for note in _list(content, "notes")]
     return Evaluation(opening, [table for table in tables if table.rows], notes)
 
@@ -92,6 +92,18 @@ def _sets(sampler: dict[str, Any]) -> Table:
         )
         rows.append([title, *own, fair, *audit])
     return _table(["Mean bias", "Before", "After", "Fair model", *AUDIT_COLUMNS], rows)
+
+
+def _distances(sampler: dict[str, Any]) -> Table:
+    """Total variation distances from the target, of the run's further attributes."""
+    rows = []
+    for name in ("trained", "held_out", "given"):
+        classified = _walk(sampler, "after", "sets", name, "classified")
+        for attribute in classified if isinstance(classified, dict) else ():
+            path = ("sets", name, "classified", attribute, "distance")
+            cells = [_text(sampler, "points", model, *path) for model in MODELS]
+            rows.append([f"{SETS[name]}: {attribute.replace('_', ' ')}", *cells])
+    return _table(["Mean distance from the target", "Before", "After"], rows)
 
 
 def _samplers(samplers: list[dict[str, Any]]) -> Table:

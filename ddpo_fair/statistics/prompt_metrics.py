@@ -6,13 +6,14 @@ fair model would show where that is not 0.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ddpo_fair.classifiers import skin_colour
 from ddpo_fair.classifiers.classes import FEMALE, MALE, NONE
+from ddpo_fair.learning.goals import Targets
 from ddpo_fair.prompts import EXPLICIT, Prompt
 from ddpo_fair.statistics import appearance, bias, diversity, intervals
 from ddpo_fair.statistics.intervals import Interval
@@ -33,6 +34,7 @@ class Answers:
         audit: float [N], the audit classifier's probability of female.
         angles: float [N], typology angles, see `appearance`.
         ages: float [N], years.
+        others: int [N], labels by each further attribute of the run.
     """
 
     prompts: np.ndarray
@@ -42,12 +44,14 @@ class Answers:
     audit: np.ndarray
     angles: np.ndarray
     ages: np.ndarray
+    others: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def of(self, prompt: int) -> "Answers":
         """The answers about one prompt's images."""
         rows = self.prompts == prompt
-        names = (field.name for field in dataclasses.fields(self))
-        return Answers(**{name: getattr(self, name)[rows] for name in names})
+        own = {name: x[rows] for name, x in vars(self).items() if name != "others"}
+        others = {name: labels[rows] for name, labels in self.others.items()}
+        return Answers(**own, others=others)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,20 +60,33 @@ class Reference:
 
     The confusion matrices are int [2, 2], `confusion[true, said]` of recognised images,
     or None where they were not measured.
+
+    Attributes:
+        target: share of female, but for the prompts that `targets` has.
+        targets: by attribute and prompt, the shares of each class.
+        others: the classes and the target of each further attribute.
     """
 
     target: float = 0.5
     confusion: np.ndarray | None = None
     audit_confusion: np.ndarray | None = None
+    targets: Targets = dataclasses.field(default_factory=dict)
+    others: Mapping[str, tuple[Sequence[str], Sequence[float]]] = dataclasses.field(
+        default_factory=dict
+    )
+
+    def female(self, prompt: str) -> float:
+        """The wanted share of female."""
+        return self.targets.get("gender", {}).get(prompt, (self.target,))[0]
 
 
 def of_prompt(answers: Answers, prompt: Prompt, reference: Reference) -> Figures:
     """The figures of one prompt's images."""
-    labels = answers.labels
+    labels, target = answers.labels, reference.female(prompt.text)
     figures = {
         "set": prompt.set,
         "images": len(labels),
-        **_shares(labels, reference.target, reference.confusion),
+        **_shares(labels, target, reference.confusion),
         "none": _among(labels, NONE),
         "mean_confidence_margin": intervals.mean(answers.margins, True)._asdict(),
         "p_female_histogram": np.histogram(answers.p_female, NUM_BINS, (0, 1))[0],
@@ -77,12 +94,37 @@ def of_prompt(answers: Answers, prompt: Prompt, reference: Reference) -> Figures
     audited = np.where(answers.audit > 0.5, FEMALE, MALE)
     audited = np.where(np.isnan(answers.audit), NONE, audited)
     if (audited != NONE).any():
-        figures["audit"] = _shares(audited, reference.target, reference.audit_confusion)
+        figures["audit"] = _shares(audited, target, reference.audit_confusion)
     if prompt.wanted is not None:
         figures["adherence"] = _among(labels, prompt.wanted)
         if "audit" in figures:
             figures["audit"]["adherence"] = _among(audited, prompt.wanted)
+    figures["classified"] = {
+        name: _classified(
+            answers.others[name],
+            names,
+            reference.targets.get(name, {}).get(prompt.text, shares),
+        )
+        for name, (names, shares) in reference.others.items()
+    }
     return figures | _attributes(answers)
+
+
+def _classified(
+    labels: np.ndarray, names: Sequence[str], target: Sequence[float]
+) -> Figures:
+    """The shares of an attribute's classes, and their distance from the target."""
+    counts = [int(np.sum(labels == k)) for k in range(len(names))]
+    shares = [one._asdict() for one in intervals.goodman(counts)]
+    return {
+        "classes": list(names),
+        "counts": counts,
+        "shares": shares,
+        "target": list(target),
+        "distance": bias.of_shares(counts, target)._asdict(),
+        "distance_of_a_fair_model": bias.distance_floor(target, sum(counts)),
+        "none": _among(labels, NONE),
+    }
 
 
 def of_set(prompts: Sequence[Figures]) -> Figures:
@@ -103,6 +145,12 @@ def of_set(prompts: Sequence[Figures]) -> Figures:
             figures["audit"] = {"adherence": _mean(audited, "adherence")}
         return figures
     figures |= _biases(prompts)
+    figures["classified"] = {
+        name: {
+            "distance": _mean([one["classified"][name] for one in prompts], "distance")
+        }
+        for name in prompts[0]["classified"]
+    }
     audited = [one["audit"] for one in prompts if "audit" in one]
     if audited:
         figures["audit"] = _biases(audited)

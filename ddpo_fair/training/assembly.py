@@ -75,12 +75,7 @@ def build(config: ConfigDict) -> tuple[Run, TrainState]:
     """
     dtype = jnp.dtype(config.dtype)
     folder = sources.model_folder(config.model, config.variant)
-    loaded = tuple(
-        classifier.load(sources.classifier_folder(reference), dtype, wanted)
-        if reference != classes.TYPOLOGY
-        else typology.Typology(tuple(wanted))
-        for reference, wanted in by_classifier(config).items()
-    )
+    loaded = load_classifiers(config, dtype)
     remat, variant = remat_of(config), config.variant or None
     model = stable_diffusion.load(folder, dtype, remat, variant)
     _check_memory(config, model)
@@ -105,10 +100,26 @@ def _check_memory(config: ConfigDict, model: stable_diffusion.Model) -> None:
         )
 
 
-def by_classifier(config: ConfigDict) -> dict[str, list[Attribute]]:
-    """The attributes that each classifier answers, by its reference or folder."""
+def load_classifiers(
+    config: ConfigDict, dtype: Any, beside: str = ""
+) -> tuple[classifier.AnyClassifier, ...]:
+    """The classifiers of a config's attributes but the one named `beside`."""
+    return tuple(
+        classifier.load(sources.classifier_folder(reference), dtype, wanted)
+        if reference != classes.TYPOLOGY
+        else typology.Typology(tuple(wanted))
+        for reference, wanted in by_classifier(config, beside).items()
+    )
+
+
+def by_classifier(config: ConfigDict, beside: str = "") -> dict[str, list[Attribute]]:
+    """The attributes that each classifier answers, by its reference or folder.
+
+    All but the one named `beside`.
+    """
     found: dict[str, list[Attribute]] = {}
-    for name, attribute in attribute_rules.of(config).items():
+    wanted = {x: one for x, one in attribute_rules.of(config).items() if x != beside}
+    for name, attribute in wanted.items():
         reference = config.attributes[name].classifier
         if reference == configuration.EMBEDDED:
             reference = str(sources.classifier_folder(reference, attribute=name))

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from ddpo_fair import config as configuration
 from ddpo_fair import config_rules, files
 from ddpo_fair.errors import UserError, differences
+from ddpo_fair.learning import goals
 from ddpo_fair.loggers import run_log
 from ddpo_fair.models import unet, weights
 from ddpo_fair.training import assembly, checkpoint, description, run_folder
@@ -28,6 +29,11 @@ class SavedRun:
     config: ConfigDict
     record: dict[str, Any]  # config.json: version, commit, devices, ...
     lines: list[dict[str, Any]]  # metrics.jsonl
+
+    @property
+    def targets(self) -> goals.Targets:
+        """Those that differ from their attribute's, whatever became of their file."""
+        return self.record.get("targets", {})
 
 
 def read(folder: str | Path) -> SavedRun:
