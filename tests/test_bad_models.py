@@ -1,5 +1,6 @@
 """Models that are no models: places, weights, networks, schedulers, classifiers."""
 
+import codecs
 import json
 import pathlib
 import shutil
@@ -109,6 +110,11 @@ HARMS = {
     "no part": (lambda folders: shutil.rmtree(folders / "model/vae"), "it has no vae"),
     "no pre": (lambda folders: (folders / EYES).unlink(), "does not exist"),
     "tokenizer": (write("model/tokenizer/vocab.json", b"{"), "no CLIP tokenizer that"),
+    "no merges": (lambda f: (f / "model/tokenizer/merges.txt").unlink(), "merges.txt:"),
+    "BOM, tokens": (
+        write("model/tokenizer/tokenizer_config.json", codecs.BOM_UTF8 + b"{}"),
+        "tokenizer_config.json begins with a byte-order mark",
+    ),
     "list": (write("model/unet/config.json", b"[]"), "holds no JSON object"),
     "utf-8": (write("model/vae/config.json", b"\xff"), "cannot be read as JSON"),
     "layers": (say("model/unet/config.json", layers_per_block=10**6), "from 1 to 200"),

@@ -650,12 +650,13 @@ def test_targets_by_prompt_are_what_distances_are_from(tmp_path):
     assert "16\xa0% to 9\xa0%, target 10\xa0%" in text
 
 
-def test_odd_attributes_do_no_harm(tmp_path):
+@pytest.mark.parametrize("target", [[3], "half", 5, [[1], 2]], ids=str)
+def test_odd_attributes_do_no_harm(tmp_path, target):
     lines = made_runs.balancing(4)
     odd = [[], {HOSTILE: 3}, {HOSTILE: {"counts": {HOSTILE: 1, "b": 2, "c": 3}}}]
     odd.append({HOSTILE: {"counts": {HOSTILE: 1}}, "a x b": {"counts": {"a": 1}}})
     for line, attributes in zip(lines, odd, strict=True):
         line["attributes"] = attributes
-    settings = {"attributes.gender.target": [3], "attributes.x.classes": HOSTILE}
+    settings = {"attributes.gender.target": target, "attributes.x.classes": HOSTILE}
     folder = made_runs.make(tmp_path / "run", lines, **settings)
     assert_harmless(read_page(folder))

@@ -1,5 +1,6 @@
 """Tokens of prompts, as CLIP's tokenizer has them."""
 
+import codecs
 import logging
 import os
 from pathlib import Path
@@ -13,6 +14,7 @@ from ddpo_fair.models import clip, tensor_files
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
+FILES = ("vocab.json", "merges.txt")
 CUT = "prompts_are_cut"  # in tokenizer_config.json: true where long ones lose their end
 
 
@@ -30,9 +32,18 @@ def load(folder: Path) -> "CLIPTokenizer":
     except Exception as error:  # whatever a broken file brings up
         raise UserError(
             f"{folder} holds no CLIP tokenizer that can be read"
-            f" ({type(error).__name__}: {str(error)[:200]});"
-            f" {tensor_files.way_out(*folder.glob('*'))}."
+            f" ({type(error).__name__}: {str(error)[:200]}); {_way_out(folder)}."
         ) from error
+
+
+def _way_out(folder: Path) -> str:
+    """What to do about a tokenizer that cannot be read."""
+    if lacking := [name for name in FILES if not (folder / name).is_file()]:
+        return f"it lacks {' and '.join(lacking)}: copy them from the original model"
+    for path in filter(Path.is_file, folder.glob("*.json")):
+        if path.read_bytes().startswith(codecs.BOM_UTF8):
+            return f"{path.name} begins with a byte-order mark: save it as UTF-8 alone"
+    return tensor_files.way_out(*folder.glob("*"))
 
 
 def of(

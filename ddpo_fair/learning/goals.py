@@ -69,7 +69,7 @@ def of(config: ConfigDict, targets: Targets) -> tuple[Goal, ...]:
     rewarded = {x: one for x, one in config.attributes.items() if one.weight}
     shares = {
         name: {
-            prompt: np.asarray(targets.get(name, {}).get(prompt, one.target))
+            prompt: np.array(targets.get(name, {}).get(prompt, one.target), np.float64)
             for prompt in config.prompts
         }
         for name, one in rewarded.items()

@@ -93,6 +93,8 @@ def goals_of(record: Record) -> dict[str, goals.Goal]:
         for combine in ("marginal", config.reward.combine):
             config.reward.combine = combine
             found |= {goal.name: goal for goal in goals.of(config, targets)}
+        for goal in found.values():
+            np.stack(list(goal.targets.values()))  # all of one length, or a ValueError
     except Exception:  # whatever a broken config.json brings up
         return {}
     return found
@@ -106,7 +108,7 @@ def target(record: Record, name: str, prompts: Sequence[str]) -> np.ndarray | No
     if goal is None or not prompts or not goal.targets.keys() >= set(prompts):
         return None
     shares = goal.target(prompts)
-    return shares if len(shares) == len(classes_of(record, name)) else None
+    return shares if np.shape(shares) == (len(classes_of(record, name)),) else None
 
 
 def of_line(

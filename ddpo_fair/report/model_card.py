@@ -185,7 +185,10 @@ def _training(run: saved_run.SavedRun, number: int) -> str:
     rows += [
         f"| `{name}` | {card_effect.plain(json.dumps(flat[name]))} |" for name in names
     ]
-    rows.append(f"| devices | {', '.join(run.record.get('devices') or [])} |")
+    devices = run.record.get("devices")
+    rows.append(
+        f"| devices | {', '.join(map(str, devices)) if type(devices) is list else ''} |"
+    )
     rows.append(f"| commit | {run.record.get('commit')} |")
     return "\n".join(["| | |", "|---|---|", *rows])
 
