@@ -44,7 +44,7 @@ ONE = "attributes.gender."  # whose settings --help shows for all attributes
 BUG, BAD_INPUT, UNREAD = 1, 2, 141
 DEBUG = "DDPO_FAIR_DEBUG"  # set, a bug ends with its traceback
 OF_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
-OF_LIBRARIES = ("CUDA_", "HF_", "JAX_", "SOURCE_DATE_", "TF_", "TPU_", "XLA_")
+OF_LIBRARIES = ("CUDA_", "HF_", "JAX_", "MPL", "SOURCE_DATE_", "TF_", "TPU_", "XLA_")
 PATIENCE_SECONDS = 3  # for what a Ctrl-C interrupts to end
 LONGEST_REASON = 300  # characters of what a config file raises
 USAGE = """\
@@ -166,7 +166,8 @@ def _variable(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)[-1:]
     said = " ".join([str(error), *(frame.line or "" for frame in frames)]).lower()
     names = (x for x in os.environ if x.startswith(OF_LIBRARIES))
-    return next((x for x in names if x.lower() in said), "")
+    named = (x for x in names if x.lower() in said or repr(os.environ[x]) in said)
+    return next(named, "")
 
 
 def _say(text: str) -> None:
