@@ -1,6 +1,7 @@
 """Files: paths that somebody typed, writing whole or not at all, JSON."""
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -83,6 +84,13 @@ def replace(path: Path, content: bytes | str) -> None:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def content(path: Path) -> bytes:
+    """The bytes of a file; an OSError for a FIFO, which would be waited for."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is not a file", str(path))
+    return path.read_bytes()
+
+
 def plain(value: Any) -> Any:
     """`value` as JSON has it: arrays become lists, what is not finite becomes null."""
     if isinstance(value, dict):
@@ -158,7 +166,7 @@ def bind(path: Path, settings: dict[str, Any], flag: str) -> None:
         others = (other for other in path.parent.rglob("*") if other != path)
         if not any(map(os.path.isfile, others)):  # a start that failed binds nothing
             replace(path, json_text(settings, indent=2))
-        before = dict(json.loads(path.read_text(encoding="utf-8")))
+        before = dict(json.loads(content(path)))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(
             f"{name} cannot be used ({error}); choose another folder."

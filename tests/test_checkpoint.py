@@ -1,9 +1,12 @@
 """Checkpoints: exact, kept in number, and never trusted when damaged."""
 
 import json
+import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -107,6 +110,50 @@ def test_a_damaged_newest_one_is_named_and_passed_over(tmp_path, harm):
     assert_same(restore(tmp_path), 2)
 
 
+def a_copy(path: pathlib.Path, of: pathlib.Path) -> None:
+    shutil.rmtree(path)
+    shutil.copytree(of, path)
+
+
+def a_file(path: pathlib.Path, of: pathlib.Path) -> None:
+    shutil.rmtree(path)
+    path.write_text("notes")
+
+
+def a_dangling_link(path: pathlib.Path, of: pathlib.Path) -> None:
+    shutil.rmtree(path)
+    path.symlink_to(of.with_name("nothing"))
+
+
+def a_fifo_inside(path: pathlib.Path, of: pathlib.Path) -> None:
+    (path / checkpoint.METADATA / "metadata").unlink()
+    os.mkfifo(path / checkpoint.METADATA / "metadata")
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (a_copy, "it is a copy of checkpoint 1"),
+        (a_file, "it is no folder"),
+        (a_dangling_link, "it is no folder"),
+        (a_fifo_inside, "is no file"),
+    ],
+)
+def test_what_is_no_checkpoint_is_kept_aside(tmp_path, harm, reason):
+    save(tmp_path, 1, 2)
+    harm(tmp_path / "2", tmp_path / "1")
+    (tmp_path / "damaged_2").symlink_to(tmp_path / "nothing")
+    (tmp_path / "\u0665").mkdir()  # a five, but no name of a checkpoint
+    assert checkpoint.numbers(tmp_path)[0] == 1
+    found = restore(tmp_path)
+    assert_same(found, 1)
+    assert reason in found.complaints[0]
+    assert os.path.lexists(tmp_path / "damaged_2_2")
+    assert (tmp_path / "damaged_2").is_symlink()
+    save(tmp_path, 2)
+    assert_same(restore(tmp_path), 2)
+
+
 def test_a_second_damaged_one_of_the_same_number_is_passed_over(tmp_path):
     for name in ("damaged_2", "damaged_2_2"):
         save(tmp_path, 1, 2)
@@ -174,6 +221,23 @@ def test_a_damaged_one_fills_no_pages(tmp_path):
     )
     assert b"epochs_done=1" in done.stdout
     assert len(done.stderr.splitlines()) <= 5, done.stderr
+
+
+def test_what_orbax_drops_is_not_printed(monkeypatch):
+    printed = []
+    monkeypatch.setattr(sys, "unraisablehook", printed.append)
+    checkpoint._hush.__wrapped__()
+    for path, exception in (
+        ("/x/orbax/checkpoint/serialization.py", "while reading array index: ()"),
+        ("/x/tensorstore.py", "Event loop is closed"),
+        ("/x/ours.py", "something else"),
+    ):
+        code = types.SimpleNamespace(co_filename=path)
+        coroutine = types.SimpleNamespace(cr_code=code)
+        sys.unraisablehook(
+            types.SimpleNamespace(object=coroutine, exc_value=ValueError(exception))
+        )
+    assert [str(one.exc_value) for one in printed] == ["something else"]
 
 
 def test_none_that_is_sound(tmp_path):

@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import tiny_model
@@ -54,6 +55,26 @@ def test_the_lock_dies_with_its_process(folder):
     process = subprocess.run([sys.executable, "-c", code, folder], check=False)
     assert process.returncode == -9
     run_folder.unlock(run_folder.lock(folder))
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", ".lock"])
+def test_what_is_no_file_is_neither_waited_for_nor_followed(folder, config, name):
+    read = {
+        "config.json": lambda: run_folder.check(folder, config),
+        "metrics.jsonl": lambda: run_folder.check_complete(folder, config),
+        ".lock": lambda: run_folder.unlock(run_folder.lock(folder)),
+    }
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with nullcontext() if name == "metrics.jsonl" else pytest.raises(UserError):
+        read[name]()
+    (folder / name).unlink()
+    precious = folder.parent / "precious"
+    precious.write_text("[")
+    (folder / name).symlink_to(precious)
+    with nullcontext() if name == "metrics.jsonl" else pytest.raises(UserError):
+        read[name]()
+    assert precious.read_text() == "["
 
 
 def test_the_same_config_goes_on(folder, config):
@@ -234,6 +255,10 @@ def test_without_its_config_a_checkpoint_says_what_the_run_was(folder, config):
         run_folder.check(folder, config, saved)
     with pytest.raises(UserError, match=r"no config\.json with the settings"):
         run_folder.check(folder, config)
+    (folder / "config.json").write_text(json.dumps(saved | {"images_per_epoch": "64"}))
+    config.seed = 0
+    with pytest.raises(UserError, match=r"had '64' images.*Delete it, and the same"):
+        run_folder.check(folder, config, saved)
     (folder / "config.json").write_text("[")
     with pytest.raises(UserError, match="or delete it, as the checkpoints hold a copy"):
         run_folder.check(folder, config, saved)

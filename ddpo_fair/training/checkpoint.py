@@ -23,12 +23,14 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from ddpo_fair import errors, parallel
+from ddpo_fair import errors, files, parallel
 from ddpo_fair.errors import UserError
 from ddpo_fair.training import description
 
 STATE, METADATA = "state", "rest"  # names of the items in a checkpoint
+EPOCHS = "epochs_done"  # in the metadata: the checkpoint's number
 RUN = "run"  # in the metadata: see `description.of`
+NUMBER = re.compile("0|[1-9][0-9]{0,8}")  # names of folders that are checkpoints
 DAMAGED = "damaged_"  # what a damaged checkpoint's folder is renamed to
 
 
@@ -69,7 +71,7 @@ class Checkpoints:
         Raises:
             UserError: if this or the previous checkpoint could not be written.
         """
-        metadata = {**metadata, "checksum": int(checksum(state))}
+        metadata = {**metadata, EPOCHS: epochs_done, "checksum": int(checksum(state))}
         metadata["digest"] = _digest(metadata)
         items = {
             STATE: ocp.args.StandardSave(state),
@@ -105,7 +107,11 @@ class Checkpoints:
         Raises:
             UserError: if there are checkpoints and none is intact.
         """
-        damaged: dict[int, str] = {}
+        damaged = {
+            int(path.name): "it is no folder"
+            for path in self.folder.iterdir()
+            if NUMBER.fullmatch(path.name) and not path.is_dir()
+        }
         for step in sorted(self._manager.all_steps(), reverse=True):
             found = _read(self._manager, step, shapes(template))
             if not isinstance(found, str):
@@ -127,7 +133,7 @@ class Checkpoints:
             path = self.folder / str(step)
             free = f"{DAMAGED}{step}"
             for number in itertools.count(2):
-                if not (self.folder / free).exists():
+                if not os.path.lexists(self.folder / free):
                     break
                 free = f"{DAMAGED}{step}_{number}"
             complaints.append(
@@ -187,14 +193,17 @@ def _hush() -> None:
     """Silences Orbax, which logs its every step and pages of tracebacks.
 
     Where it meets a damaged file or a full disk it closes its event loop while
-    tensorstore still works on other files, whose late answers raise.
+    tensorstore still works on other files, whose late answers raise, as do its own
+    coroutines.
     """
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     before = sys.unraisablehook
 
     def hook(raised: Any) -> None:
-        if str(raised.exc_value) != "Event loop is closed":
+        code = getattr(raised.object, "cr_code", None)
+        ours = code is None or "orbax" not in code.co_filename
+        if ours and str(raised.exc_value) != "Event loop is closed":
             before(raised)
 
     sys.unraisablehook = hook
@@ -208,7 +217,7 @@ def shapes(state: Any) -> Any:
 def numbers(folder: Path) -> list[int]:
     """Epochs done at each checkpoint that is complete, in order."""
     names = (path.name for path in folder.glob("*") if path.is_dir())
-    return sorted(int(name) for name in names if name.isdecimal())
+    return sorted(int(name) for name in names if NUMBER.fullmatch(name))
 
 
 def finished(folder: Path) -> int | None:
@@ -225,7 +234,7 @@ def described(folder: Path, epochs_done: int | None = None) -> dict[str, Any] | 
     for number in reversed(found):
         try:
             path = folder / str(number) / METADATA / "metadata"
-            metadata = json.loads(path.read_text(encoding="utf-8"))
+            metadata = json.loads(files.content(path))
             if metadata["digest"] == _digest(metadata):
                 return metadata[RUN]
         except description.UNREADABLE:  # `restore` says what is wrong
@@ -271,6 +280,9 @@ def _read(
         METADATA: ocp.args.JsonRestore(),
     }
     try:
+        for path in (Path(manager.directory) / str(step)).rglob("*"):
+            if not path.is_file() and not path.is_dir():  # a FIFO would be waited for
+                return f"{path} is no file"
         found = manager.restore(step, args=ocp.args.Composite(**items))
         state, metadata = found[STATE], found[METADATA]
         if int(checksum(state)) != metadata["checksum"]:
@@ -278,6 +290,8 @@ def _read(
         sealed = not metadata.keys().isdisjoint(("digest", RUN))  # older ones are not
         if sealed and metadata.get("digest") != _digest(metadata):
             return "its JSON does not give its digest"
+        if (number := metadata.get(EPOCHS, step)) != step:
+            return f"it is a copy of checkpoint {number}"
     except Exception as error:  # a cut file raises whatever its reader pleases
         return f"{type(error).__name__}: {errors.first_line(error)}"
     return state, metadata

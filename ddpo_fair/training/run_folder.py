@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 import ddpo_fair
 from ddpo_fair import attribute_rules, files, parallel
 from ddpo_fair import config as configuration
-from ddpo_fair.errors import UserError, differences
+from ddpo_fair.errors import UserError, differences, shown
 from ddpo_fair.loggers import run_log
 from ddpo_fair.training import description
 
@@ -71,7 +71,8 @@ def lock(folder: Path) -> int:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW  # or its target is written
+        descriptor = os.open(folder / LOCK, flags, 0o644)
     except OSError as error:
         raise _cannot_write(folder, error) from error
     try:
@@ -136,6 +137,7 @@ def check(
         if (folder / CONFIG).exists():
             records.insert(0, read_config(folder))
         changes = [x for record in records for x in differences_of(record, config)]
+        edited = changes and saved and not differences_of(saved, config)
     except description.UNREADABLE as error:
         copy = ", or delete it, as the checkpoints hold a copy" if saved else ""
         raise UserError(
@@ -146,6 +148,11 @@ def check(
         raise UserError(
             f"{folder} holds checkpoints, but no {CONFIG} with the settings that they"
             " belong to. Restore it from a copy, or choose another --config.run.name."
+        )
+    if edited:
+        raise UserError(
+            f"{folder / CONFIG} is not what the newest checkpoint says of this run:"
+            f" {'; '.join(changes)}. Delete it, and the same command writes it again."
         )
     if changes:
         raise UserError(
@@ -218,8 +225,8 @@ def differences_of(record: Mapping[str, Any], config: ConfigDict) -> list[str]:
     )
     if images_before != images:
         changes.append(
-            f"an epoch had {images_before} images and now has {images} (devices x"
-            " sample.batch_per_device x sample.batches)"
+            f"an epoch had {shown(images_before)} images and now has {images}"
+            " (devices x sample.batch_per_device x sample.batches)"
         )
     return changes
 
@@ -243,9 +250,7 @@ def write_config(
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The parsed config.json of a run; a ValueError if it is no JSON object."""
-    if not (folder / CONFIG).is_file():  # a FIFO would be waited for
-        raise FileNotFoundError(f"{CONFIG} is no file")
-    content = json.loads((folder / CONFIG).read_bytes())
+    content = json.loads(files.content(folder / CONFIG))
     if not isinstance(content, dict):
         raise ValueError("it holds no JSON object")
     return content
