@@ -139,7 +139,7 @@ def _status(command: str, work: Callable[[], None]) -> int:
 def _unexpected(error: Exception) -> tuple[int, str]:
     """The status for an error that nothing has foreseen, and what to say of it."""
     if isinstance(error, OSError) and error.errno in OF_THE_SYSTEM:
-        where = error.filename or "The standard output, or a file,"
+        where = error.filename2 or error.filename or "The standard output, or a file,"
         return BAD_INPUT, f"{where} cannot be written or read ({error.strerror})."
     if isinstance(error, ValueError) and (name := _variable(error)):
         return BAD_INPUT, (

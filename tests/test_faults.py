@@ -232,6 +232,7 @@ def test_every_kind_of_fault_has_its_text(tmp_path):
     for error, text in (
         (MemoryError(), "too little memory"),
         (OSError(28, "No space left on device", "x"), "'x' cannot be used (No space"),
+        (OSError(21, "Is a directory", ".x.part", None, "x"), "'x' cannot be used (Is"),
         (
             BrokenPipeError(32, "Broken pipe"),
             "The program that read the output has closed it.",

@@ -17,7 +17,7 @@ from ddpo_fair import config as configuration
 from ddpo_fair.errors import UserError
 from ddpo_fair.loggers import run_log
 from ddpo_fair.report import run_reader
-from ddpo_fair.training import description, run_folder, saved_run
+from ddpo_fair.training import checkpoint, description, run_folder, saved_run
 
 CLASSIFIER = "attributes.gender.classifier"
 
@@ -307,6 +307,18 @@ def test_another_file_of_model_or_classifier_is_refused(weighed, field, name):
         description.check(record, field, reference, now)
     for text in (f": {name} differs", before["fingerprint"], now["fingerprint"]):
         assert text in str(error.value)
+
+
+def test_a_checkpoint_knows_the_files_that_config_json_forgot(weighed, monkeypatch):
+    config, record = weighed
+    edited = {"config": record["config"]}
+    run = saved_run.SavedRun(pathlib.Path(), config, edited, [])
+    monkeypatch.setattr(checkpoint, "described", lambda folder: record)
+    saved_run.with_weights(run, "model", CLASSIFIER)
+    path = pathlib.Path(config.model) / "vae" / "config.json"
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(UserError, match=r"vae/config\.json differs"):
+        saved_run.with_weights(run, "model")
 
 
 def test_a_model_that_was_moved_is_the_same(weighed, tmp_path, monkeypatch):

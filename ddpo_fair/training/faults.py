@@ -32,7 +32,7 @@ def explained(error: Exception, config: ConfigDict, folder: Path) -> UserError:
         text = "The program that read the output has closed it."
     elif isinstance(error, OSError):
         text = (
-            f"{str(error.filename or folder)!r} cannot be used"
+            f"{str(error.filename2 or error.filename or folder)!r} cannot be used"
             f" ({error.strerror or error}). Free some space or repair the folder."
         )
     elif parallel.num_processes() > 1:

@@ -78,7 +78,10 @@ def with_weights(run: SavedRun, *fields: str) -> SavedRun:
         UserError: if they are not there, or are others than it was trained with.
     """
     config = run.config.copy_and_resolve_references()
-    known = {field: description.known(run.record, field) for field in fields}
+    described = checkpoint.described(run.folder / run_folder.CHECKPOINTS)
+    records = [run.record, described or run.record]  # either may have been edited
+    both = {field: [description.known(x, field) for x in records] for field in fields}
+    known = {field: one or other for field, (one, other) in both.items()}
     if None in known.values():
         logging.getLogger(__name__).warning(description.UNKNOWN)
     for field in fields:
@@ -96,7 +99,8 @@ def with_weights(run: SavedRun, *fields: str) -> SavedRun:
                 " date."
             ) from error
         reference = configuration.flatten(config)[field]
-        description.check(run.record, field, reference, now)
+        for record in records:
+            description.check(record, field, reference, now)
     return dataclasses.replace(run, config=config)
 
 
