@@ -26,7 +26,7 @@ from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Plan, Sampler
 from ddpo_fair.models import sources
 from ddpo_fair.prompts import Prompt
 from ddpo_fair.statistics import appearance, diversity, intervals, prompt_metrics
-from ddpo_fair.training import saved_run
+from ddpo_fair.training import checkpoint, saved_run
 
 NURSE = tiny_model.PROMPTS[0]
 NO_REFERENCE = prompt_metrics.Reference()
@@ -134,6 +134,8 @@ def test_evaluation_continues_where_it_stopped(run, result):
     parts[0].unlink()
     parts[-1].write_bytes(parts[-1].read_bytes()[:100])
     others = {path: path.stat().st_mtime_ns for path in parts[1:-1]}
+    record = run / "config.json"  # as the training command writes it again
+    record.write_text(json.dumps({**json.loads(record.read_text()), "started": "now"}))
     assert evaluate.main([f"--run={run}", *FLAGS]) == 0
     again = json.loads((folder / evaluate.RESULT).read_text())
     for found in (again, result):
@@ -148,6 +150,14 @@ def test_other_evaluation_in_the_same_folder_is_refused(run, result, capsys):
     error = capsys.readouterr().err
     assert "seed was 0 and is now 1" in error
     assert error.count("\n") == 1
+
+
+def test_evaluation_of_another_checkpoint_of_that_number_is_refused(
+    run, result, monkeypatch, capsys
+):
+    monkeypatch.setattr(checkpoint, "fingerprint", lambda folder, number: "other")
+    assert evaluate.main([f"--run={run}", *FLAGS]) == 2
+    assert "was begun with other settings: source was" in capsys.readouterr().err
 
 
 def test_trajectory_kl_is_the_formula_written_again(run):

@@ -12,7 +12,8 @@ from ddpo_fair.classifiers import audit_classifier
 from ddpo_fair.errors import UserError, shown
 from ddpo_fair.models import sources
 from ddpo_fair.prompts import TRAINED, Prompt
-from ddpo_fair.training import saved_run
+from ddpo_fair.training import checkpoint as checkpoints
+from ddpo_fair.training import run_folder, saved_run
 
 PLAN = "plan.json"
 BEFORE, AFTER = "before", "after"
@@ -98,13 +99,14 @@ def make(
     chosen = parse_samplers(samplers, training)
     if TRAINED not in sets:
         chosen = chosen[:1]  # the others draw trained prompts only
+    place = saved.folder / run_folder.CHECKPOINTS
     source = {
         "run": saved.folder.name,
         "checkpoint": checkpoint,
         "model": config.model,
         "classifier": config.attributes.gender.classifier,
         "audit": audit,
-        "started": saved.record.get("started"),
+        "fingerprint": checkpoints.fingerprint(place, checkpoint),
     }
     devices = parallel.num_devices()
     batch = sample.batch_per_device * devices

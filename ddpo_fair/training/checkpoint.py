@@ -242,6 +242,15 @@ def described(folder: Path, epochs_done: int | None = None) -> dict[str, Any] | 
     return None
 
 
+def fingerprint(folder: Path, epochs_done: int) -> str | None:
+    """SHA-256 of a checkpoint's JSON, which has its arrays' checksum; None without."""
+    try:
+        path = folder / str(epochs_done) / METADATA / "metadata"
+        return hashlib.sha256(files.content(path)).hexdigest()
+    except OSError:  # `read_one` says what is wrong
+        return None
+
+
 def way_on(folder: Path) -> str:
     """Where the same command will continue, with the checkpoints of a folder."""
     newest = finished(folder)
