@@ -106,7 +106,8 @@ def train(
     except Exception as error:  # whatever it is, everything else is saved
         print(
             f"The report was not written ({type(error).__name__}: {error}); python -m"
-            f" ddpo_fair.report {shlex.quote(str(folder))} writes it.",
+            f" ddpo_fair.report {shlex.quote(str(folder))} --output=PAGE.html writes it"
+            " elsewhere.",
             flush=True,
         )
 

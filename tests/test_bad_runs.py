@@ -170,3 +170,12 @@ def test_a_run_of_another_config(capsys, sound, tmp_path, monkeypatch):
     text = refused(train.main, [*arguments, "--config.seed=9"], capsys)
     assert "seed was 0 and is now 9" in text
     run_folder.unlock(run_folder.lock(tmp_path / "mech_eng"))
+
+
+def test_a_page_of_somebody_else_is_not_replaced(run, monkeypatch, capsys):
+    monkeypatch.setattr("ddpo_fair.training.run.train", lambda *_: run)
+    (run / "report.html").write_text("notes")
+    train.train(saved_run.read(run).config)
+    said = capsys.readouterr().out
+    assert "not written by this command" in said and "--output=PAGE.html" in said
+    assert (run / "report.html").read_text() == "notes"
