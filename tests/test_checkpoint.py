@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ddpo_fair import parallel
-from ddpo_fair.errors import UserError
+from ddpo_fair.errors import HostLost, UserError
 from ddpo_fair.training import checkpoint
 
 RUN = {"config": {"seed": 0}}
@@ -238,6 +238,29 @@ def test_what_orbax_drops_is_not_printed(monkeypatch):
             types.SimpleNamespace(object=coroutine, exc_value=ValueError(exception))
         )
     assert [str(one.exc_value) for one in printed] == ["something else"]
+
+
+@pytest.mark.parametrize(
+    ("count", "text", "kind"),
+    [
+        (2, "UNKNOWN: Gloo AllGather failed: Connection reset by peer", HostLost),
+        (2, "os_error_code='28' Connection reset", UserError),
+        (2, "Destination exists", UserError),
+        (1, "Connection reset by peer", UserError),
+    ],
+)
+def test_a_process_lost_while_saving_is_no_full_disk(
+    tmp_path, monkeypatch, count, text, kind
+):
+    def fail():
+        raise ValueError(text)
+
+    checkpoints = checkpoint.Checkpoints(tmp_path, 3)
+    monkeypatch.setattr(parallel, "num_processes", lambda: count)
+    monkeypatch.setattr(checkpoints._manager, "wait_until_finished", fail)
+    with pytest.raises(UserError) as error:
+        checkpoints.wait()
+    assert type(error.value) is kind
 
 
 def test_none_that_is_sound(tmp_path):

@@ -31,6 +31,8 @@ STATE, METADATA = "state", "rest"  # names of the items in a checkpoint
 EPOCHS = "epochs_done"  # in the metadata: the checkpoint's number
 RUN = "run"  # in the metadata: see `description.of`
 NUMBER = re.compile("0|[1-9][0-9]{0,8}")  # names of folders that are checkpoints
+# In what Orbax raises when another process, or the connection to it, is gone.
+LOST = re.compile("Gloo|UNAVAILABLE|DEADLINE_EXCEEDED|Connection (reset|closed)")
 DAMAGED = "damaged_"  # what a damaged checkpoint's folder is renamed to
 
 
@@ -182,6 +184,11 @@ class Checkpoints:
             # tensorstore wraps the system's words in hundreds of others.
             code = re.search(r"os_error_code='(\d+)'", str(error))
             reason = os.strerror(int(code[1])) if code else errors.first_line(error)
+            if parallel.num_processes() > 1 and not code and LOST.search(str(error)):
+                raise errors.HostLost(
+                    f"Another process was lost during a checkpoint ({reason}). Start"
+                    f" the same command on all hosts. {way_on(self.folder)}"
+                ) from error
             raise UserError(
                 f"A checkpoint in {self.folder} could not be written ({reason}). Free"
                 f" some space or repair the folder. {way_on(self.folder)}"
