@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
-from ddpo_fair import command_line, files, prompts
+from ddpo_fair import command_line, files, process, prompts
 from ddpo_fair import config as configuration
 from ddpo_fair.errors import UserError, shown
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
         path = evaluate(find_run(options.run, options.checkpoint, rest), options)
         print(f"Wrote {path}.")
 
-    return command_line.run("ddpo_fair.evaluate", work, "the same command continues")
+    return process.run("ddpo_fair.evaluate", work, "the same command continues")
 
 
 def find_run(

@@ -17,7 +17,7 @@ import safetensors
 from absl import flags
 
 import ddpo_fair
-from ddpo_fair import command_line, files
+from ddpo_fair import command_line, files, process
 from ddpo_fair.diffusion import scheduler_settings, stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.models import lora, lora_files, sources, weights
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         folder = export(values.run, values.output, values.format, values.checkpoint)
         print(f"Wrote {folder}; its README.md says what it is and how to use it.")
 
-    return command_line.run("ddpo_fair.export", work, "nothing was written")
+    return process.run("ddpo_fair.export", work, "nothing was written")
 
 
 def export(

@@ -8,14 +8,14 @@ from functools import partial
 from absl import flags
 from ml_collections import ConfigDict
 
-from ddpo_fair import accelerator, command_line, config_rules, prompts
+from ddpo_fair import accelerator, command_line, config_rules, process, prompts
 from ddpo_fair import config as configuration
 from ddpo_fair.training import stopping
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
-    return command_line.run(
+    return process.run(
         "ddpo_fair.train",
         lambda: _train_or_plan(arguments),
         "the same command continues",

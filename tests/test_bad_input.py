@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusals import CONFIG, ROOT, SCALARS, SECONDS, STEADY, named, refused
 
-from ddpo_fair import command_line, config_rules, train
+from ddpo_fair import command_line, config_rules, process, train
 from ddpo_fair import config as configuration
 from ddpo_fair.errors import HostLost, UserError
 
@@ -360,8 +360,8 @@ def test_whatever_ends_a_command_is_one_paragraph(
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("JAX_NO_WORD", "x")
-    monkeypatch.delenv(command_line.DEBUG, raising=False)
-    assert command_line.run("ddpo_fair.x", work, "nothing was written") == status
+    monkeypatch.delenv(process.DEBUG, raising=False)
+    assert process.run("ddpo_fair.x", work, "nothing was written") == status
     text = capsys.readouterr().err
     assert text.strip().count("\n") == 0 and "Traceback" not in text
     assert part in text if part else not text
@@ -370,9 +370,9 @@ def test_whatever_ends_a_command_is_one_paragraph(
     for path in files:
         assert str(path) in text and "in work" in path.read_text()
     if status == 1:
-        monkeypatch.setenv(command_line.DEBUG, "1")
+        monkeypatch.setenv(process.DEBUG, "1")
         with pytest.raises(type(error)):
-            command_line.run("ddpo_fair.x", work, "")
+            process.run("ddpo_fair.x", work, "")
 
 
 @pytest.mark.long
@@ -425,13 +425,13 @@ def test_ctrl_c_is_one_line(module, seconds, tmp_path):
 DEAF = """
 import signal, time, ddpo_fair
 signal.signal(signal.SIGINT, ddpo_fair.leave_early)  # as at the start of a command
-from ddpo_fair import command_line
+from ddpo_fair import process
 def work():
     print("works", flush=True)
     while True:
         try: time.sleep(60)
         except KeyboardInterrupt: pass
-command_line.run("x", work, "nothing was written")
+process.run("x", work, "nothing was written")
 """
 
 

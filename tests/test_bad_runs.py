@@ -7,7 +7,7 @@ import pytest
 import tiny_model
 from refusals import CONFIG, arguments_of, named, refused
 
-from ddpo_fair import command_line, evaluate, export, train
+from ddpo_fair import evaluate, export, process, train
 from ddpo_fair.classifiers import evaluate_classifier, train_classifier
 from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.evaluation import evaluation_parts
@@ -162,7 +162,7 @@ def test_a_run_of_another_config(capsys, sound, tmp_path, monkeypatch):
 
     monkeypatch.setattr(assembly, "build", stop_here)
     monkeypatch.setattr("ddpo_fair.training.stopping.Stop.listen", lambda self: None)
-    monkeypatch.setenv(command_line.DEBUG, "1")
+    monkeypatch.setenv(process.DEBUG, "1")
     arguments = arguments_of(sound, **{"run.dir": tmp_path})
     with pytest.raises(AssertionError):
         train.main(arguments)

@@ -9,7 +9,7 @@ import jax
 import pytest
 from refusals import refused
 
-from ddpo_fair import accelerator, command_line, config_rules, train
+from ddpo_fair import accelerator, command_line, config_rules, process, train
 from ddpo_fair import config as configuration
 from ddpo_fair.errors import UserError
 from ddpo_fair.learning import losses
@@ -56,7 +56,7 @@ def test_every_config_file_is_sound(path, variant):
 
 
 def test_help_explains_every_setting():
-    with pytest.raises(command_line.Help) as text:
+    with pytest.raises(process.Help) as text:
         command_line.parse(["--help"], "some.module")
     lines = str(text.value).splitlines()
     assert lines[0].startswith("python -m some.module --config=configs/mech_eng.py")

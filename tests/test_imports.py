@@ -31,6 +31,7 @@ FLOORS = (
     "training",
     "report",
     "evaluation",
+    "process",
     "command_line",
 )
 COMMANDS = {

@@ -15,7 +15,7 @@ import numpy as np
 from absl import flags
 from scipy import stats
 
-from ddpo_fair import command_line, files
+from ddpo_fair import command_line, files, process
 from ddpo_fair.classifiers import audit_classifier
 from ddpo_fair.embedded import attributes, dataset
 
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
         command_line.options(values, arguments, __doc__)
         measure(files.output("--output", values.output, b'"female_as_male"'))
 
-    return command_line.run(
+    return process.run(
         "ddpo_fair.classifiers.audit_on_renders", work, "nothing was written"
     )
 

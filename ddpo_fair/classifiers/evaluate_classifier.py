@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import flags
 
-from ddpo_fair import command_line, files
+from ddpo_fair import command_line, files, process
 from ddpo_fair.classifiers import data_flags
 
 RENDERS = "renders"  # the embedded model's, held out; some without a face
@@ -22,7 +22,7 @@ DEFAULT_IMAGES = 1000
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
-    return command_line.run(
+    return process.run(
         "ddpo_fair.classifiers.evaluate_classifier",
         lambda: evaluate(_options(arguments)),
         "nothing was written",

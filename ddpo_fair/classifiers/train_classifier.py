@@ -19,7 +19,7 @@ from typing import Any
 
 from absl import flags
 
-from ddpo_fair import command_line, files
+from ddpo_fair import command_line, files, process
 from ddpo_fair.classifiers import data_flags
 from ddpo_fair.errors import UserError, shown
 
@@ -30,7 +30,7 @@ LARGEST = 2**31 - 1
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
-    return command_line.run(
+    return process.run(
         "ddpo_fair.classifiers.train_classifier",
         lambda: train(_options(arguments)),
         "the same command continues",

@@ -21,7 +21,7 @@ import tqdm
 from absl import flags
 from transformers import CLIPTokenizer
 
-from ddpo_fair import command_line, files, parallel
+from ddpo_fair import command_line, files, parallel, process
 from ddpo_fair.classifiers import calibration, classes, classifier
 from ddpo_fair.embedded import (
     dataset,
@@ -215,7 +215,7 @@ def write_layout(folder: Path, captions: list[str]) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
-    return command_line.run(
+    return process.run(
         "ddpo_fair.embedded.pretrain",
         lambda: pretrain(_options(arguments)),
         "the same command continues",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from ddpo_fair import command_line
+from ddpo_fair import command_line, process
 from ddpo_fair.errors import UserError
 
 USAGE = """\
@@ -21,7 +21,7 @@ their seed count as one experiment. RUN is a run's folder, e.g. runs/mech_eng.
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
-    return command_line.run(
+    return process.run(
         "ddpo_fair.report", lambda: explain(arguments), "the page was not written"
     )
 
