@@ -59,8 +59,8 @@ def rows(step):
     ],
 )
 def test_flags_are_checked_first(flag, part, tmp_path, capsys):
-    for name in ("full/x", "other/pretraining.json"):
-        (tmp_path / name).parent.mkdir()
+    for name in ("full/x", "other/pretraining.json", "other/faces_0.npz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text('{"seed": 1}')
     flags = [f"--work_dir={tmp_path / 'a'}", f"--output={tmp_path / 'b'}"]
     flags.append(flag.replace("{tmp}", str(tmp_path)))
