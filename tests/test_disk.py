@@ -11,10 +11,10 @@ import tiny_model
 import tiny_run
 
 from ddpo_fair import train
-from ddpo_fair.command_line import BAD_INPUT
 from ddpo_fair.errors import UserError
 from ddpo_fair.learning import scoring
 from ddpo_fair.loggers import run_log
+from ddpo_fair.process import BAD_INPUT
 from ddpo_fair.training import checkpoint, run_folder
 
 pytestmark = pytest.mark.long

@@ -11,8 +11,8 @@ import pytest
 import tiny_model
 import tiny_run
 
-from ddpo_fair.command_line import BAD_INPUT
 from ddpo_fair.loggers import run_log
+from ddpo_fair.process import BAD_INPUT
 from ddpo_fair.training import run_folder, saved_run, stopping
 
 pytestmark = pytest.mark.long

@@ -128,7 +128,8 @@ def test_a_finished_run_stays_as_it_is(unbroken, tiny, root, monkeypatch, capsys
     train.train(settings(tiny, root, "unbroken"))
     printed = capsys.readouterr().out
     assert "ZeroDivisionError" in printed and not page.exists()
-    assert f"python -m ddpo_fair.report {unbroken} writes it" in printed
+    command = f"python -m ddpo_fair.report {unbroken} --output=PAGE.html writes it"
+    assert command in printed
 
 
 @pytest.mark.long
