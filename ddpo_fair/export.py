@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,7 +22,6 @@ from ddpo_fair import command_line, files, process
 from ddpo_fair.diffusion import scheduler_settings, stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.models import lora, lora_files, sources, weights
-from ddpo_fair.report import card_effect, model_card
 from ddpo_fair.training import saved_run
 
 MOST_EPOCHS = 10**6
@@ -67,6 +67,9 @@ def export(
     Raises:
         UserError: if there is nothing to export, or it cannot be written.
     """
+    # Seconds of imports, which a wrong flag does not wait for.
+    from ddpo_fair.report import card_effect, model_card
+
     target = files.output("--output", output, "")
     saved = saved_run.read(run)
     number = saved_run.choose(saved, number)
@@ -82,21 +85,28 @@ def export(
         if format == "diffusers":
             _write_pipeline(folder, saved, number, source)
         else:
-            _write_adapters(folder, saved, number, source, format)
+            result = card_effect.result(saved, number)
+            _write_adapters(folder, saved, number, source, format, result)
         text = model_card.write(saved, number, format)
         (folder / "README.md").write_text(text, encoding="utf-8")
     return target
 
 
 def _write_adapters(
-    folder: Path, saved: saved_run.SavedRun, number: int, source: Path, format: str
+    folder: Path,
+    saved: saved_run.SavedRun,
+    number: int,
+    source: Path,
+    format: str,
+    result: dict[str, Any],
 ) -> None:
+    """Writes adapters; `result` is of `card_effect`."""
     template = saved_run.unet_template(source)
     adapters = saved_run.trained_params(saved, number, template)
     metadata = {
         "base_model": saved.config.model,
         "prompts": json.dumps(list(saved.config.prompts)),
-        "result": json.dumps(card_effect.result(saved, number)),
+        "result": json.dumps(result),
         "rank": str(saved.config.train.lora.rank),
         "ddpo_fair": ddpo_fair.__version__,
     }

@@ -78,8 +78,9 @@ def sentence(
         where = f"their targets, on average over {num_prompts} prompts"
     if not aimed[0].distance.after:
         each = (f"{_title(x)} {_points(x.distance.before)}" for x in aimed)
-        text = "Before training, the shares for {} are this far from {}: {}."
-        return Markup(text).format(subject, where, "; ".join(each))
+        return Markup(
+            "Before training, the shares for {} are this far from {}: {}."
+        ).format(subject, where, "; ".join(each))
     when = formatting.count(aimed[0].distance.epochs_done, "epoch")
     when += f", over {len(runs)} seeds" if len(runs) > 1 else ""
     each, label = [], "before training "
@@ -87,8 +88,9 @@ def sentence(
         before = formatting.with_interval(one.distance.before, "")
         each.append(f"{_title(one)} {_points(one.distance.after)} ({label}{before})")
         label = ""
-    text = "After {}, the shares for {} are this far from {}: {}.{}"
-    return Markup(text).format(when, subject, where, ", ".join(each), _floors(aimed))
+    return Markup("After {}, the shares for {} are this far from {}: {}.{}").format(
+        when, subject, where, ", ".join(each), _floors(aimed)
+    )
 
 
 def side_effects(found: Sequence[AttributeChange]) -> Iterator[str]:
