@@ -113,7 +113,7 @@ def _peer(flags: list[str]) -> tuple[Any, Any, dict[str, Any]]:
     assert not problems, problems
     config = command.config
     folder = sources.model_folder(config.model)
-    judge = sources.classifier_folder(config.attributes.gender.classifier)
+    scorer = sources.classifier_folder(config.attributes.gender.classifier)
     scheduler = folder / "scheduler" / "scheduler_config.json"
     chain = ddim.schedule(
         json.loads(scheduler.read_text()), config.sample.num_steps, config.sample.eta
@@ -144,8 +144,8 @@ def _peer(flags: list[str]) -> tuple[Any, Any, dict[str, Any]]:
             "null": null,
             "text": text,
             "vae": AutoencoderKL.from_pretrained(folder / "vae").float(),
-            "judge": ViTForImageClassification.from_pretrained(judge).float(),
-            "processor": ViTImageProcessorPil.from_pretrained(judge),
+            "classifier": ViTForImageClassification.from_pretrained(scorer).float(),
+            "processor": ViTImageProcessorPil.from_pretrained(scorer),
         },
     )
 
@@ -168,7 +168,7 @@ def _draw(config: Any, loop: Any, rest: dict[str, Any], num_images: int) -> tupl
             images = (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
             pixels = (images * 255).round().byte().permute(0, 2, 3, 1).numpy()
             values = rest["processor"](list(pixels), return_tensors="pt").pixel_values
-            female.append(rest["judge"](values).logits.softmax(1)[:, 0])
+            female.append(rest["classifier"](values).logits.softmax(1)[:, 0])
     trajectory = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     recognised = torch.cat(female) > 0.5
     share = recognised.float().mean()

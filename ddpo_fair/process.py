@@ -1,6 +1,6 @@
 """How a command ends: with a status that says why, and one paragraph.
 
-Whatever it raises, whoever interrupts it, and where nobody reads what it prints.
+Whatever it raises, whoever interrupts it, and where its output is not read.
 """
 
 import _thread
@@ -40,7 +40,7 @@ def run(command: str, work: Callable[[], None], interrupted: str) -> int:
     """The exit status of a command's work; what ends it is said in one paragraph.
 
     0 done, 1 a bug, 2 for something to fix, 75 interrupted and saved, 130 stopped by
-    Ctrl-C, 141 nobody reads the output.
+    Ctrl-C, 141 its output is not read.
 
     Args:
         command: its name.
@@ -131,7 +131,7 @@ def _variable(error: Exception) -> str:
 
 
 def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # nobody can be told
+    with contextlib.suppress(OSError):  # the error stream is closed
         print(text, file=sys.stderr, flush=True)
 
 

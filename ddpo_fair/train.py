@@ -86,7 +86,7 @@ def train(
     """Trains, or goes on training, the run of a config, and writes its report.
 
     It begins with the line `opening`. The config was checked by `check`; `by_host`
-    says that nobody named the model.
+    says that the model was not named.
 
     Raises:
         Interrupted: when asked to stop.

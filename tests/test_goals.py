@@ -59,7 +59,7 @@ def test_cells_are_numbered_row_by_row():
     config = settings("gender", "skin_tone", **{"reward.combine": "joint"})
     (goal,) = goals.of(config, {})
     labels = {"gender": np.array([0, 1, 1, NONE]), "skin_tone": np.array([2, 0, 2, 0])}
-    np.testing.assert_array_equal(goal.labels(labels, (2, 3)), [2, 3, 5, NONE])
+    np.testing.assert_array_equal(goal.labels(labels), [2, 3, 5, NONE])
     expected = [0.06, 0.15, 0.09, 0.14, 0.35, 0.21]  # .3 x (.2 .5 .3), .7 x the same
     np.testing.assert_allclose(goal.targets[PROMPT], expected)
     answers = {

@@ -140,7 +140,7 @@ def test_the_baseline_moves_nothing_where_some_are_not_recognised(soft):
 
 def test_baseline_by_hand():
     # F M M NONE. F sees (0, 1): the two M earn -.5, NONE -.5, each M sees (.5, .5):
-    # nobody earns anything. NONE sees (1/3, 2/3): F earns 1/6, M -1/6 twice.
+    # none earns anything. NONE sees (1/3, 2/3): F earns 1/6, M -1/6 twice.
     found = score([FEMALE, MALE, MALE, UNSURE], **{"reward.name": "balance_loo"})
     # The others of all but NONE hold one that costs a penalty of 1/4.
     means = np.array([-0.5, 0, 0, -1 / 18]) - np.array([1, 1, 1, 0]) * 0.25 / 3

@@ -7,7 +7,7 @@ import numpy as np
 import tqdm
 
 from ddpo_fair import files, parallel
-from ddpo_fair.classifiers import classifier, labelled_images, typology
+from ddpo_fair.classifiers import classifier, labelled_images
 from ddpo_fair.errors import UserError, shown
 from ddpo_fair.report import figures, plots
 from ddpo_fair.statistics import accuracy
@@ -20,7 +20,7 @@ MARK = b'{\n "source": {'  # with which every STEM.json begins
 
 
 def classify(
-    model: classifier.Classifier | typology.Typology,
+    model: classifier.AnyClassifier,
     images: "labelled_images.Split | renders.Renders",
     rows: np.ndarray,
 ) -> np.ndarray:
@@ -38,7 +38,7 @@ def classify(
 
 
 def test(
-    model: classifier.Classifier | typology.Typology,
+    model: classifier.AnyClassifier,
     images: "labelled_images.Split | renders.Renders",
     rows: np.ndarray,
     confidence: float,

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from ddpo_fair.classifiers.classes import NONE
 
+JOINT = " x "  # between the attributes of a joint goal, in its name
 # Wanted shares by attribute and prompt.
 Targets = Mapping[str, Mapping[str, Sequence[float]]]
 
@@ -23,12 +24,14 @@ class Goal:
 
     Attributes:
         attributes: names of one attribute, or of those whose cells these are.
+        sizes: number of classes of each.
         reward: shift, balance or balance_loo.
         weight: of its advantages among those of all goals.
         targets: by prompt, float64 [K].
     """
 
     attributes: tuple[str, ...]
+    sizes: tuple[int, ...]
     reward: str
     weight: float
     targets: dict[str, np.ndarray]
@@ -36,19 +39,15 @@ class Goal:
     @property
     def name(self) -> str:
         """The attributes' names, e.g. "gender x skin_tone"."""
-        return " x ".join(self.attributes)
+        return JOINT.join(self.attributes)
 
-    def labels(
-        self, labels: Mapping[str, np.ndarray], sizes: Sequence[int]
-    ) -> np.ndarray:
+    def labels(self, labels: Mapping[str, np.ndarray]) -> np.ndarray:
         """The class or cell of each image, int [N]; NONE if any attribute has none.
 
-        Args:
-            labels: int [N] of each attribute.
-            sizes: number of classes of each of this goal's attributes.
+        `labels` are int [N] of each attribute.
         """
         own = np.stack([labels[name] for name in self.attributes])
-        cells = np.ravel_multi_index(tuple(np.maximum(own, 0)), tuple(sizes))
+        cells = np.ravel_multi_index(tuple(np.maximum(own, 0)), self.sizes)
         return np.where((own == NONE).any(axis=0), NONE, cells)
 
     def probabilities(self, probabilities: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -74,6 +73,7 @@ def of(config: ConfigDict, targets: Targets) -> tuple[Goal, ...]:
         }
         for name, one in rewarded.items()
     }
+    sizes = {name: len(one.classes) for name, one in rewarded.items()}
     if config.reward.combine == "joint":
         cells = {
             prompt: functools.reduce(
@@ -81,9 +81,16 @@ def of(config: ConfigDict, targets: Targets) -> tuple[Goal, ...]:
             )[0]
             for prompt in config.prompts
         }
-        return (Goal(tuple(rewarded), config.reward.name, 1.0, cells),)
+        each = tuple(rewarded), tuple(sizes.values())
+        return (Goal(*each, config.reward.name, 1.0, cells),)
     return tuple(
-        Goal((name,), one.reward or config.reward.name, one.weight, shares[name])
+        Goal(
+            (name,),
+            (sizes[name],),
+            one.reward or config.reward.name,
+            one.weight,
+            shares[name],
+        )
         for name, one in rewarded.items()
     )
 

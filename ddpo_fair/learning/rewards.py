@@ -98,7 +98,7 @@ def balance_loo(
         ValueError: if a length differs or a row sums to neither 0 nor 1.
         UserError: if the target is not a distribution.
     """
-    return _leave_one_out(memberships, prompts, target)[0].astype(np.float32)
+    return leave_one_out(memberships, prompts, target)[0].astype(np.float32)
 
 
 def balance_loo_baseline(
@@ -113,7 +113,7 @@ def balance_loo_baseline(
     Returns:
         float64 [N]; 0 where the reward is 0 for want of others.
     """
-    return _leave_one_out(memberships, prompts, target)[1]
+    return leave_one_out(memberships, prompts, target)[1]
 
 
 def mean_of_others(values: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
@@ -126,8 +126,10 @@ def mean_of_others(values: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
     return means
 
 
-def _leave_one_out(memberships, prompts, target) -> tuple[np.ndarray, np.ndarray]:
-    """Rewards and baselines, float64 [N] both."""
+def leave_one_out(
+    memberships: np.ndarray, prompts: Sequence[str], target: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """`balance_loo` and `balance_loo_baseline` at once, float64 [N] both."""
     memberships, recognised = _check_memberships(memberships, prompts)
     target = check_target(target, memberships.shape[1])
     rewards, baselines = np.zeros((2, len(memberships)))
@@ -155,15 +157,13 @@ def check_target(target: Sequence[float], num_classes: int) -> np.ndarray:
     way_out = f"give {num_classes} shares that sum to 1, one for each class"
     if shares.shape != (num_classes,):
         raise UserError(
-            f"reward.target={target!r} has shape {shares.shape}, but the classifier has"
+            f"target={target!r} has shape {shares.shape}, but the classifier has"
             f" {num_classes} classes; {way_out}."
         )
     if not np.all(shares >= 0):
-        raise UserError(f"reward.target={target!r} has a negative share; {way_out}.")
+        raise UserError(f"target={target!r} has a negative share; {way_out}.")
     if not np.isclose(shares.sum(), 1, rtol=0, atol=1e-6):
-        raise UserError(
-            f"reward.target={target!r} sums to {shares.sum():.6g}; {way_out}."
-        )
+        raise UserError(f"target={target!r} sums to {shares.sum():.6g}; {way_out}.")
     return shares
 
 

@@ -58,12 +58,11 @@ def score(
     kept: History = {}
     for goal in goals:
         answers = goal.probabilities(known)
-        sizes = [known[name].shape[1] for name in goal.attributes]
         own, baselines = rewards_of(
             config,
             goal,
             answers[free],
-            goal.labels(labels, sizes)[free],
+            goal.labels(labels)[free],
             names[free],
             target_classes.get(goal.name, {}),
         )
@@ -130,8 +129,7 @@ def rewards_of(
             values[rows] = rewards.balance(labels[rows], names[rows], target)
         else:
             own = memberships[rows], names[rows], target
-            values[rows] = rewards.balance_loo(*own)
-            baselines[rows] = rewards.balance_loo_baseline(*own)
+            values[rows], baselines[rows] = rewards.leave_one_out(*own)
     return values, baselines
 
 

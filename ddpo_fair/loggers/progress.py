@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import tqdm
 
+from ddpo_fair.learning.goals import JOINT
+
 POLL_SECONDS = 0.02
 
 
@@ -101,8 +103,8 @@ def caption(epoch: int, prompts: Sequence[str], measured: dict[str, Any]) -> str
     when = "before training" if epoch == 0 else f"after epoch {epoch}"
     what = prompts[0] if len(prompts) == 1 else f"{len(prompts)} prompts in turns"
     q = ""
-    if text := share_text(measured, "eval_"):
-        q = f"{text} | "
+    if texts := _share_texts(measured, "eval_"):
+        q = f"{texts[0]} | "  # more would not fit a grid
     return f"{when} | {q}{what}"
 
 
@@ -150,8 +152,13 @@ def evaluation_text(line: dict[str, Any]) -> str:
 def share_text(line: dict[str, Any], prefix: str = "") -> str:
     """q with its interval, or that there is none, and the shares of other attributes.
 
-    Empty where none was measured.
+    Of a joint goal the distance from its target. Empty where none was measured.
     """
+    return "  ".join(_share_texts(line, prefix))
+
+
+def _share_texts(line: dict[str, Any], prefix: str) -> list[str]:
+    """`share_text` of each attribute, gender first."""
     parts = []
     if f"{prefix}q" in line:
         q, low, high = (line[f"{prefix}{name}"] for name in ("q", "q_low", "q_high"))
@@ -161,8 +168,11 @@ def share_text(line: dict[str, Any], prefix: str = "") -> str:
         if not prefix:
             parts.append(f"none {line['num_none']}")
     for name, one in line.get("attributes", {}).items():
-        if name != "gender" and f"{prefix}shares" in one:
+        distance = one.get(f"{prefix}distance")
+        if JOINT in name and distance is not None:
+            parts.append(f"{name}: distance {distance:.2f}")
+        elif name != "gender" and f"{prefix}shares" in one:
             shares = one[f"{prefix}shares"].items()
             each = ", ".join(f"{word} {share:.2f}" for word, share in shares)
             parts.append(f"{name}: {each}")
-    return "  ".join(parts)
+    return parts

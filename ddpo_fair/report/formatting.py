@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from ddpo_fair.learning.goals import JOINT
 from ddpo_fair.statistics.intervals import Interval
 
 SPACE = "\N{NO-BREAK SPACE}"
@@ -27,7 +28,7 @@ def with_interval(interval: Interval | None, unit: str = "%") -> str:
 
 def title(name: str) -> str:
     """An attribute, or those of a joint goal, in words, e.g. "skin tone"."""
-    return name.replace(" x ", f"{SPACE}×{SPACE}").replace("_", " ")
+    return name.replace(JOINT, f"{SPACE}×{SPACE}").replace("_", " ")
 
 
 def sentence(text: str) -> str:

@@ -18,7 +18,7 @@ from ddpo_fair.report import run_reader
 from ddpo_fair.report.run_reader import Record
 from ddpo_fair.statistics import intervals
 
-GENDER, JOINT = classes.GENDER.name, " x "
+GENDER, JOINT = classes.GENDER.name, goals.JOINT
 
 
 @dataclasses.dataclass(frozen=True)

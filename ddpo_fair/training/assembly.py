@@ -104,18 +104,21 @@ def load_classifiers(
     config: ConfigDict, dtype: Any, beside: str = ""
 ) -> tuple[classifier.AnyClassifier, ...]:
     """The classifiers of a config's attributes but the one named `beside`."""
-    return tuple(
-        classifier.load(sources.classifier_folder(reference), dtype, wanted)
-        if reference != classes.TYPOLOGY
-        else typology.Typology(tuple(wanted))
-        for reference, wanted in by_classifier(config, beside).items()
-    )
+
+    def load(reference: str, wanted: Sequence[Attribute]) -> Classifier:
+        return classifier.load(sources.classifier_folder(reference), dtype, wanted)
+
+    return each_classifier(config, load, beside)
 
 
-def by_classifier(config: ConfigDict, beside: str = "") -> dict[str, list[Attribute]]:
-    """The attributes that each classifier answers, by its reference or folder.
+def each_classifier(
+    config: ConfigDict,
+    load: Callable[[str, Sequence[Attribute]], Classifier],
+    beside: str = "",
+) -> tuple[classifier.AnyClassifier, ...]:
+    """What `load` makes of each classifier's reference and the attributes it answers.
 
-    All but the one named `beside`.
+    Of all attributes but the one named `beside`; the typology angle is not loaded.
     """
     found: dict[str, list[Attribute]] = {}
     wanted = {x: one for x, one in attribute_rules.of(config).items() if x != beside}
@@ -124,7 +127,12 @@ def by_classifier(config: ConfigDict, beside: str = "") -> dict[str, list[Attrib
         if reference == configuration.EMBEDDED:
             reference = str(sources.classifier_folder(reference, attribute=name))
         found.setdefault(reference, []).append(attribute)
-    return found
+    return tuple(
+        typology.Typology(tuple(own))
+        if reference == classes.TYPOLOGY
+        else load(reference, own)
+        for reference, own in found.items()
+    )
 
 
 def remat_of(config: ConfigDict) -> bool | str:

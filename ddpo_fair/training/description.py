@@ -3,7 +3,6 @@
 The description is kept in config.json and in every checkpoint.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,10 +11,16 @@ from ml_collections import ConfigDict
 import ddpo_fair
 from ddpo_fair import attribute_rules, parallel
 from ddpo_fair import config as configuration
+from ddpo_fair.classifiers import classes
 from ddpo_fair.errors import UserError, shown
 from ddpo_fair.models import sources
 
-TYPOLOGY = {"folder": None, "revision": None, "fingerprint": "typology", "files": {}}
+TYPOLOGY = {
+    "folder": None,
+    "revision": None,
+    "fingerprint": classes.TYPOLOGY,
+    "files": {},
+}
 # What parsing a file of JSON that means something else may raise.
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 UNREADABLE += (RecursionError, OverflowError)
@@ -35,10 +40,11 @@ def resolved(config: ConfigDict) -> ConfigDict:
 
 def fields(settings: Iterable[str]) -> list[str]:
     """Those of the settings' names that name the model or a classifier."""
+    of_one = configuration.ATTRIBUTE.fullmatch
     return [
         name
         for name in settings
-        if name == "model" or re.fullmatch(r"attributes\.\w+\.classifier", name)
+        if name == "model" or ((found := of_one(name)) and found[2] == "classifier")
     ]
 
 
@@ -63,7 +69,7 @@ def identity(config: ConfigDict, field: str) -> dict[str, Any]:
     reference = configuration.flatten(config)[field]
     if field == "model":
         return sources.identity(field, reference, config.variant)
-    if reference == TYPOLOGY["fingerprint"]:
+    if reference == classes.TYPOLOGY:
         return TYPOLOGY
     if reference == configuration.EMBEDDED:
         attribute = configuration.ATTRIBUTE.fullmatch(field)[1]

@@ -109,12 +109,11 @@ def target_classes(run: Run, result: Result) -> TargetClasses:
 
 def _target_classes(run: Run, goal: goals.Goal, result: Result) -> dict[str, int]:
     attributes = [run.config.attributes[name] for name in goal.attributes]
-    sizes = [len(one.classes) for one in attributes]
     if all(one.target_class != "auto" for one in attributes):
         named = [one.classes.index(one.target_class) for one in attributes]
-        cell = int(np.ravel_multi_index(named, sizes))
+        cell = int(np.ravel_multi_index(named, goal.sizes))
         return dict.fromkeys(run.config.prompts, cell)
-    labels, names = goal.labels(result.labels, sizes), np.array(result.names)
+    labels, names = goal.labels(result.labels), np.array(result.names)
     found: dict[str, int] = {}
     for target, rows in scoring.by_target(goal, names):
         lacking = rewards.underrepresented(labels[rows], names[rows], target)

@@ -66,7 +66,7 @@ def of_attributes(
         if len(goal.attributes) > 1:
             names = [config.attributes[name].classes for name in goal.attributes]
             cells = [" ".join(cell) for cell in itertools.product(*names)]
-            own = goal.labels(labels, [len(each) for each in names])
+            own = goal.labels(labels)
             found[goal.name] = _shares_of(own, cells, targets[goal.name])
     return found
 

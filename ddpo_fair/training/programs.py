@@ -1,6 +1,7 @@
 """The programs of a run, lowered from shapes: no weight is read, nothing is run."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddpo_fair import parallel
-from ddpo_fair.classifiers import classes, classifier, resize, typology
+from ddpo_fair.classifiers import classes, classifier, resize
 from ddpo_fair.diffusion import sampler, stable_diffusion
 from ddpo_fair.learning import learner, policy_update
 from ddpo_fair.models import options, published, sources, vit, weights
@@ -47,17 +48,12 @@ def read_model(config: ConfigDict) -> stable_diffusion.Model:
 
 def read_classifiers(config: ConfigDict) -> tuple[classifier.Classifier, ...]:
     """The classifiers with shapes for weights; raises as `read_model` does."""
-    dtype = jnp.dtype(config.dtype)
-    return tuple(
-        _read_classifier(reference, wanted, dtype)
-        if reference != classes.TYPOLOGY
-        else typology.Typology(tuple(wanted))
-        for reference, wanted in assembly.by_classifier(config).items()
-    )
+    read = functools.partial(_read_classifier, jnp.dtype(config.dtype))
+    return assembly.each_classifier(config, read)
 
 
 def _read_classifier(
-    reference: str, wanted: Sequence[classes.Attribute], dtype: Any
+    dtype: Any, reference: str, wanted: Sequence[classes.Attribute]
 ) -> classifier.Classifier:
     folder = Path(reference)
     known = published.CLASSIFIERS.get(reference.partition("@")[0])
