@@ -22,6 +22,7 @@ from ddpo_fair.report import (
     caveats,
     changes,
     curves,
+    formatting,
     measurements,
     page,
     plots,
@@ -660,3 +661,9 @@ def test_odd_attributes_do_no_harm(tmp_path, target):
     settings = {"attributes.gender.target": target, "attributes.x.classes": HOSTILE}
     folder = made_runs.make(tmp_path / "run", lines, **settings)
     assert_harmless(read_page(folder))
+
+
+def test_no_share_is_less_than_nothing():
+    """0.1 points down are 0, not -0."""
+    text = formatting.with_interval(intervals.Interval(-0.001, -0.101, 0.104), "points")
+    assert text.replace(formatting.SPACE, " ") == "0 points [-10, 10]"

@@ -22,7 +22,7 @@ def with_interval(interval: Interval | None, unit: str = "%") -> str:
         return "not measured"
     if not math.isfinite(interval.estimate):
         return "no face"
-    estimate, low, high = (f"{100 * bound:.0f}" for bound in interval)
+    estimate, low, high = (f"{100 * bound:z.0f}" for bound in interval)  # no -0
     return f"{estimate}{SPACE if unit else ''}{unit} [{low},{SPACE}{high}]"
 
 
