@@ -5,12 +5,14 @@ An adapter is {"down", "up"}: a dense kernel [in, out] gets down [in, r] and up
 These are the two layers of diffusers' and PEFT's format (lora_A and lora_B).
 """
 
+import functools
 import zlib
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
 from ddpo_fair import errors
@@ -60,15 +62,19 @@ def init(
             " largest layer that is adapted; or 0, which trains all weights."
         )
     return {
-        path: _init_one(key, path, kernels[path].shape, rank) for path in sorted(chosen)
+        path: _init_one(
+            key, np.uint32(zlib.crc32(path.encode())), kernels[path].shape, rank
+        )
+        for path in sorted(chosen)
     }
 
 
+@functools.partial(jax.jit, static_argnames=("shape", "rank"))  # one of each shape
 def _init_one(
-    key: jax.Array, path: str, shape: tuple[int, ...], rank: int
+    key: jax.Array, number: np.uint32, shape: tuple[int, ...], rank: int
 ) -> dict[str, jax.Array]:
     *window, fan_in, fan_out = shape
-    key = jax.random.fold_in(key, zlib.crc32(path.encode()))
+    key = jax.random.fold_in(key, number)
     return {
         # PEFT's initialisation, which is PyTorch's of a layer
         "down": layers.kernel_init(key, (*window, fan_in, rank), jnp.float32),

@@ -1,6 +1,7 @@
 """What a run is made of: loaded, and placed on the devices."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -216,7 +217,8 @@ def initial_state(config: ConfigDict, unet: Any) -> TrainState:
     make = jax.eval_shape if only_shapes else _computed
     if config.train.lora.rank:
         key = rng.key(config.seed, "lora")
-        params = make(lambda key: _adapters(key, config, shapes), key)
+        adapters = functools.partial(_adapters, config=config, unet_shapes=shapes)
+        params = jax.eval_shape(adapters, key) if only_shapes else adapters(key)
     else:
         # A copy, for the state is donated and must not share the loaded arrays.
         params = shapes if only_shapes else jax.tree.map(np.array, unet)
