@@ -65,25 +65,37 @@ def test_chosen_log_probs_come_again_and_others_stay(tiny):
     of, params, trajectory, null = sampled(tiny[0], jnp.float32)
     marked = trajectory.replace(log_probs=jnp.full_like(trajectory.log_probs, 7.0))
     images, steps = selected(of)
-    log_probs = policy_update.log_prob_program(of)
-    found = np.asarray(log_probs(params, data_of(marked, null), images, steps))
+    old_policy = policy_update.old_policy_program(of)
+    found, means = map(
+        np.asarray, old_policy(params, data_of(marked, null), images, steps)
+    )
     expected = np.full((D, N, T), 7.0, np.float32)
+    latents = np.asarray(trajectory.latents)
+    keys = trajectory.keys
     for device in range(D):
         for image, own in zip(images[device], steps[device], strict=True):
             kept = np.asarray(trajectory.log_probs)[device, image, own]
             expected[device, image, own] = kept
+            for step in own:
+                noise = sampler.step_noise(keys[device, image], step, latents.shape[3:])
+                std = np.asarray(of.policy.schedule.std)[step]
+                mean = latents[device, image, step + 1] - std * np.asarray(noise)
+                np.testing.assert_allclose(
+                    means[device, image, step], mean, rtol=0, atol=1e-5
+                )
     assert np.sum(found == 7.0) == D * N  # a step of every image is left out
     # float32 in another program, divided by std
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
-def test_the_ratio_is_one_in_bfloat16(tiny):
+def test_ratio_and_kl_are_those_of_the_same_policy_in_bfloat16(tiny):
     of, params, trajectory, null = sampled(tiny[0], jnp.bfloat16)
     images, steps = selected(of)
-    log_probs = policy_update.log_prob_program(of)
-    again = log_probs(params, data_of(trajectory, null), images, steps)
-    deviations = []
-    for one in (trajectory, trajectory.replace(log_probs=again)):
+    old_policy = policy_update.old_policy_program(of)
+    log_probs, means = old_policy(params, data_of(trajectory, null), images, steps)
+    again = trajectory.replace(log_probs=log_probs, means=means)
+    deviations, kls = [], []
+    for one in (trajectory, again):
         state = learner.TrainState(params, optax.sgd(0.0).init(params), jnp.int32(0))
         copy = parallel.replicate(jax.tree.map(np.array, state))
         # JAX's own attention mixes dtypes in its gradient.
@@ -91,8 +103,11 @@ def test_the_ratio_is_one_in_bfloat16(tiny):
             update = policy_update.program(of)
             _, measured = update(copy, data_of(one, null), images, steps)
         deviations.append(float(measured["ratio_deviation"]))
+        kls.append(float(measured["kl"]))
     print(f"bfloat16: |ratio - 1| {deviations[0]:.1e}, recomputed {deviations[1]:.1e}")
+    print(f"KL, nats: {kls[0]:.1e}, recomputed {kls[1]:.1e}")
     assert deviations[1] <= 1e-5
+    assert kls[0] > 1e-3 and kls[1] <= 1e-6
 
 
 def test_bfloat16_trains(tiny, tmp_path):
@@ -100,9 +115,12 @@ def test_bfloat16_trains(tiny, tmp_path):
     config.dtype, config.epochs = "bfloat16", 1
     config.eval.images, config.log.images = 0, 1
     config.train.recompute_log_probs = True
+    config.reward.name, config.advantage.name = "shift", "batch"  # whatever is drawn
+    config.attributes.gender.target_class = "female"
     train.check(config, [])
     with jax.numpy_dtype_promotion("standard"):  # as above
         train.train(config)
     (line,) = run_log.read(run_folder.path_of(config))
     assert line["ratio_deviation"] <= 1e-5
     assert line["kl_last"] > 0 and line["skipped_updates"] == 0
+    assert line["kl"] == line["kl_last"] / 2  # of two updates the first is on policy

@@ -32,9 +32,13 @@ def lowered_by_the_run(config):
     advantages = parallel.split(np.ones(run.num_images, np.float32))
     n = run.images_per_device
     chosen = learner.selection(rng.key(0), run.learner, parallel.num_devices(), n)
+    together = [np.concatenate(x, axis=1) for x in chosen]
     chosen = [np.asarray(x[0]) for x in chosen]
     null, scorer = run.uncond_embedding, run.classifier_params
-    data = policy_update.EpochData(run.base, epoch, advantages, null)
+    data = again = policy_update.EpochData(run.base, epoch, advantages, null)
+    if config.train.recompute_log_probs:
+        means = parallel.spread(np.zeros_like(epoch.latents[:, :, 1:]))
+        again = data.replace(trajectory=epoch.replace(means=means))
     always = bytes_on_one(run.base, state, run.vae_params, scorer)
     merged = bytes_on_one(weights) if run.base else 0
     batch = bytes_on_one(first)
@@ -54,13 +58,13 @@ def lowered_by_the_run(config):
             always + merged - bytes_on_one(scorer) + 2 * batch,
         ),
         "recomputing": (
-            policy_update.log_prob_program(run.learner).lower(
-                state.params, data, *chosen
+            policy_update.old_policy_program(run.learner).lower(
+                state.params, data, *together
             ),
             bytes_on_one(state.optimizer, run.vae_params, scorer, both),
         ),
         "updating": (
-            policy_update.program(run.learner).lower(state, data, *chosen),
+            policy_update.program(run.learner).lower(state, again, *chosen),
             bytes_on_one(run.vae_params, scorer, both),
         ),
     }

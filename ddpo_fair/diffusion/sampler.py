@@ -44,6 +44,9 @@ class Trajectory:
     log_probs: jax.Array  # float32 [D, n, T], nats per dimension
     keys: jax.Array  # [D, n] keys, from which the noise of each step comes again
     text: jax.Array  # float32 [D, n, L, D_text]
+    # float32 [D, n, T, h, w, C] of each step's Gaussian, where the learner has computed
+    # it again; None is for the sampler's own, which the noise gives back.
+    means: jax.Array | None = None
 
 
 def initial_noise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

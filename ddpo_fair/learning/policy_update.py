@@ -46,7 +46,9 @@ def pairs(data: EpochData, images: jax.Array, steps: jax.Array) -> dict[str, jax
     """
 
     def of_device(trajectory, advantages, images, steps):
-        return {
+        again = trajectory.means
+        means = {} if again is None else {"old_mean": again[images, steps]}
+        return means | {
             "latents": trajectory.latents[images, steps],
             "next_latents": trajectory.latents[images, steps + 1],
             "log_prob": trajectory.log_probs[images, steps],
@@ -104,10 +106,12 @@ def surrogate_loss(
     """
     policy, shape = learner.policy, learner.policy.model.latent_shape
     log_prob, mean, std = step_log_prob(policy, params, uncond_embedding, batch)
-    noise = jax.vmap(sampler.step_noise, (0, 0, None))(
-        batch["keys"], batch["step"], shape
-    )
-    old_mean = batch["next_latents"] - std * noise
+    old_mean = batch.get("old_mean")
+    if old_mean is None:
+        noise = jax.vmap(sampler.step_noise, (0, 0, None))(
+            batch["keys"], batch["step"], shape
+        )
+        old_mean = batch["next_latents"] - std * noise
     kl = ddim.kl(mean, old_mean, std)
     ratio = jnp.exp(log_prob - batch["log_prob"])
     step = losses.Step(ratio, kl, batch["advantage"], int(np.prod(shape)))
@@ -206,29 +210,31 @@ def _step(
 
 
 @functools.lru_cache(maxsize=PROGRAMS)
-def log_prob_program(learner: Learner) -> Callable[..., jax.Array]:
-    """The jitted program that computes old log-probs again, in the learner's way.
+def old_policy_program(
+    learner: Learner,
+) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """The jitted program that computes the old policy again, in the learner's way.
 
-    Sampler and learner are two programs; in bfloat16 they round differently, and PPO
-    would take that for a change of the policy.
+    Sampler and learner are two programs; in bfloat16 they round differently, and ratio
+    and KL would take that for a change of the policy.
 
     Arguments:
         params: of the train state, those that sampled.
         data: of the epoch.
-        images: int32 [D, m], as for the update.
+        images: int32 [D, m], those of all updates of the epoch.
         steps: int32 [D, m, S].
 
     Returns:
-        float32 [D, n, T], the trajectory's log-probs; those of other images and steps
-        stay as they are.
+        The trajectory's log-probs, float32 [D, n, T], and means, [D, n, T, h, w, C].
+        Those of other images and steps stay as they are, and zero.
     """
     options = _rounding(learner)
-    return jax.jit(functools.partial(_log_probs, learner), compiler_options=options)
+    return jax.jit(functools.partial(_old_policy, learner), compiler_options=options)
 
 
-def _log_probs(
+def _old_policy(
     learner: Learner, params: Any, data: EpochData, images: jax.Array, steps: jax.Array
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
     weights = trained_weights(data.base, params, learner.lora_scale)
     log_prob = functools.partial(
         step_log_prob,
@@ -237,12 +243,18 @@ def _log_probs(
         data.uncond_embedding,
     )
 
-    def compute(nothing: None, microbatch: tuple) -> tuple[None, jax.Array]:
-        return nothing, jax.vmap(log_prob)(pairs(data, *microbatch))[0]
+    def compute(nothing: None, microbatch: tuple) -> tuple[None, tuple]:
+        return nothing, jax.vmap(log_prob)(pairs(data, *microbatch))[:2]
 
     chosen = microbatches(images, steps, learner.train.microbatch)
-    _, values = jax.lax.scan(compute, None, chosen)
-    flat = [x.swapaxes(0, 1).reshape(len(images), -1) for x in (*chosen, values)]
-    return jax.vmap(lambda old, image, step, new: old.at[image, step].set(new))(
-        data.trajectory.log_probs, *flat
+    _, (log_probs, means) = jax.lax.scan(compute, None, chosen)
+    image, step = (x.swapaxes(0, 1).reshape(len(images), -1) for x in chosen)
+
+    def put(old: jax.Array, image: Any, step: Any, new: jax.Array) -> jax.Array:
+        return old.at[image, step].set(new.reshape(len(image), *old.shape[2:]))
+
+    old = data.trajectory.log_probs, jnp.zeros_like(data.trajectory.latents[:, :, 1:])
+    return tuple(
+        jax.vmap(put)(whole, image, step, new.swapaxes(0, 1))
+        for whole, new in zip(old, (log_probs, means), strict=True)
     )

@@ -110,10 +110,11 @@ def update(
     )
     chosen = _chosen(run, epoch)
     if run.config.train.recompute_log_probs:
-        log_probs = policy_update.log_prob_program(run.learner)
-        for of_update in chosen:
-            again = log_probs(state.params, data, *of_update)
-            data = data.replace(trajectory=data.trajectory.replace(log_probs=again))
+        again = policy_update.old_policy_program(run.learner)
+        together = (np.concatenate(x, axis=1) for x in zip(*chosen, strict=True))
+        log_probs, means = again(state.params, data, *together)
+        trajectory = trajectory.replace(log_probs=log_probs, means=means)
+        data = data.replace(trajectory=trajectory)
     measured = []
     for of_update in chosen:
         state, summary = policy_update.program(run.learner)(state, data, *of_update)

@@ -146,10 +146,16 @@ def _learning(
     advantages = parallel.spread_shapes(_shape(D, num_images))
     data = policy_update.EpochData(run.base, epoch, advantages, run.uncond_embedding)
     if train.recompute_log_probs:
-        program = policy_update.log_prob_program(run.learner)
-        lowered = program.lower(state.params, data, *chosen)
-        others = beside + num_bytes(state.optimizer)
-        yield Program(f"recomputing {m * S} log-probs", lowered, turns, calls, others)
+        program = policy_update.old_policy_program(run.learner)
+        together = _shape(D, calls * m, dtype=jnp.int32)
+        steps = _shape(D, calls * m, S, dtype=jnp.int32)
+        lowered = program.lower(state.params, data, together, steps)
+        others, pairs = beside + num_bytes(state.optimizer), calls * m * S
+        yield Program(
+            f"recomputing {pairs} log-probs", lowered, calls * turns, 1, others
+        )
+        means = parallel.spread_shapes(lowered.out_info[1])
+        data = data.replace(trajectory=epoch.replace(means=means))
     lowered = policy_update.program(run.learner).lower(state, data, *chosen)
     name = f"updating {m * S} pairs of image and step"
     yield Program(name, lowered, turns, calls, beside)
