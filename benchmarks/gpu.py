@@ -3,17 +3,21 @@
     python benchmarks/gpu.py --output=gpu.json                 about 8 minutes
     python benchmarks/gpu.py --parts=matmul,sample --batch=32
 
-Needs jax with CUDA, flax, optax, safetensors; the peer also torch, diffusers, peft, and
-is left out without them. Every part runs in a process of its own, so that its peak of
-memory is its own; a part that fails or would end too late is left out and said so.
+First `train` itself runs, then its programs one by one, and PyTorch's. The first two
+parts need the package; the programs jax with CUDA, flax, optax and safetensors; the
+peers also torch, diffusers and peft. Every part runs in a process of its own, so that
+its peak of memory is its own; a part that fails or would end too late is left out.
 """
 
 import argparse
+import importlib
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -21,25 +25,28 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 MARK = "RESULT "
+PEERS = ("peer", "peer_compiled")
 # What to measure, with its flags and the seconds it may take, most telling first.
 PROGRAM = (
+    ("train_embedded", {}, 150),
+    ("train_sd15", {"batch": 16}, 200),
     ("matmul", {}, 60),
-    ("sample", {"batch": 16}, 150),
-    ("update", {"batch": 4}, 200),
-    ("peer", {"batch": 16}, 120),
-    ("decode", {"batch": 8}, 90),
-    ("update", {"batch": 8}, 200),
-    ("sample", {"batch": 32}, 150),
-    ("ratio", {"batch": 4}, 200),
+    ("sample", {"batch": 16}, 100),
+    ("update", {"batch": 4}, 120),
+    ("peer", {"batch": 16}, 100),
+    ("peer_compiled", {"batch": 16}, 150),
+    ("decode", {"batch": 8}, 60),
+    ("update", {"batch": 8}, 120),
+    ("sample", {"batch": 32}, 100),
+    ("ratio", {"batch": 4}, 120),
 )
 
 
 def main() -> None:
     options = _parse()
     if options.part:
-        import gpu_parts
-
-        result = getattr(gpu_parts, options.part)(options)
+        room = "gpu_runs" if options.part.startswith("train") else "gpu_parts"
+        result = getattr(importlib.import_module(room), options.part)(options)
         print(MARK + json.dumps(result), flush=True)
         return
     wanted = options.parts.split(",") if options.parts else None
@@ -63,21 +70,24 @@ def _child(options: Any, part: str, flags: dict[str, int], seconds: float) -> di
     """Runs one part in its own process; returns its result or why there is none."""
     command = [sys.executable, __file__, f"--part={part}", f"--remat={options.remat}"]
     command += [f"--{name}={value}" for name, value in flags.items()]
-    command += ["--tiny"] if options.tiny else []
+    command += [f"--runs={options.runs}", *(["--tiny"] if options.tiny else [])]
     command += [f"--profile={options.profile}/{part}"] if options.profile else []
     environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92", **os.environ}
     begin = time.monotonic()
     named = {"part": part, **flags}
-    try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=seconds
-        )
-    except subprocess.TimeoutExpired:
-        return {**named, "left_out": f"not done in {seconds:.0f} s"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(
+        command, env=environment, start_new_session=True, **pipes
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # and the run that it waits for
+            return {**named, "left_out": f"not done in {seconds:.0f} s"}
     whole = round(time.monotonic() - begin, 1)
-    lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
+    lines = [line for line in out.splitlines() if line.startswith(MARK)]
     if not lines:
-        tail = " | ".join(done.stderr.strip().splitlines()[-3:])
+        tail = " | ".join(err.strip().splitlines()[-3:])
         return {**named, "left_out": f"failed after {whole} s: {tail[-600:]}"}
     return {**named, **json.loads(lines[-1].removeprefix(MARK)), "whole_seconds": whole}
 
@@ -94,21 +104,23 @@ def _table(results: list[dict[str, Any]]) -> str:
     """What was measured, beside the device's own rate and the peer."""
     found = {(r["part"], r.get("batch")): r for r in results if "left_out" not in r}
     peak = next((r["tflops"] for (part, _), r in found.items() if part == "matmul"), 0)
-    other = next((r for (part, _), r in found.items() if part == "peer"), {})
-    rows = ["| | per second | TFLOP/s | of the matmul rate | GB | compile s | peer |"]
-    rows.append("|---|---|---|---|---|---|---|")
+    peers = [next((r for (p, _), r in found.items() if p == x), {}) for x in PEERS]
+    rows = ["| | per second | TFLOP/s | of the matmul rate | GB | compile s | peer"]
+    rows[0] += " | peer, compiled |"
+    rows.append("|---|---|---|---|---|---|---|---|")
     for (part, batch), r in found.items():
         if part not in ("sample", "decode", "update"):
             continue
         unit = "images" if part != "update" else "pairs of image and step"
         speed = r.get("images_per_second") or r["pairs_per_second"]
         name = "images_per_second" if part == "sample" else f"pairs_per_second_{batch}"
-        rival = other.get(name) if part != "decode" else None
+        rivals = [x.get(name) if part != "decode" else None for x in peers]
         share = f"{r['tflops'] / peak:.0%}" if peak else "?"
-        than = f"{rival:.3g} ({speed / rival:.2f} x)" if rival else "-"
+        than = [f"{x:.3g} ({speed / x:.2f} x)" if x else "-" for x in rivals]
         rows.append(
             f"| {part}, batch {batch} | {speed:.3g} {unit} | {r['tflops']:.0f}"
-            f" | {share} | {r['peak_gb']:.1f} | {r['compile_seconds']:.0f} | {than} |"
+            f" | {share} | {r['peak_gb']:.1f} | {r['compile_seconds']:.0f}"
+            f" | {' | '.join(than)} |"
         )
     rest = [r for r in results if "left_out" in r]
     rows += [
@@ -116,8 +128,10 @@ def _table(results: list[dict[str, Any]]) -> str:
     ]
     if peak:
         rows.append(f"bfloat16 matrix products: {peak:.0f} TFLOP/s")
-    if "peak_gb" in other:
-        rows.append(f"the peer's peak: {other['peak_gb']:.1f} GB")
+    rows += [
+        f"{x['part']}'s peak: {x['peak_gb']:.1f} GB" for x in peers if "peak_gb" in x
+    ]
+    rows += [_line(r) for (part, _), r in found.items() if part.startswith("train")]
     return "\n".join(rows)
 
 
@@ -128,11 +142,13 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=0, help="instead of the usual")
     parser.add_argument("--remat", default="none", help="see config.train.remat")
     parser.add_argument("--output", default="", help="JSON file")
+    parser.add_argument("--runs", default="", help="folder for what `train` writes")
     parser.add_argument("--profile", default="", help="folder for JAX's profiles")
     parser.add_argument("--tiny", action="store_true", help="a toy, to try the script")
     parser.add_argument("--part", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.part == "peer" and not importlib.util.find_spec("diffusers"):
+    options.runs = options.runs or tempfile.mkdtemp(prefix="ddpo_fair_gpu_")
+    if options.part in PEERS and not importlib.util.find_spec("diffusers"):
         parser.error("the peer needs diffusers")
     return options
 

@@ -131,8 +131,13 @@ def ratio(options: Any) -> dict[str, Any]:
     return {name: float(metrics[name]) for name in names}
 
 
-def peer(options: Any) -> dict[str, Any]:
-    """The same sampling and update in PyTorch on diffusers."""
+def peer_compiled(options: Any) -> dict[str, Any]:
+    """The peer with `torch.compile`."""
+    return peer(options, compiled=True)
+
+
+def peer(options: Any, compiled: bool = False) -> dict[str, Any]:
+    """The same sampling and update in PyTorch on diffusers, eager or compiled."""
     import peer
     import torch
     from diffusers import UNet2DConditionModel
@@ -149,6 +154,8 @@ def peer(options: Any) -> dict[str, Any]:
         unet = UNet2DConditionModel.from_config(configs["unet"])
     unet = unet.to(torch.bfloat16).to(memory_format=torch.channels_last)
     loop = peer.Peer(unet, chain, gpu_setup.GUIDANCE, autocast=True)
+    if compiled:
+        unet.compile()  # in place: adapters added later are compiled with it
     size, channels = configs["unet"]["sample_size"], configs["unet"]["in_channels"]
     width = configs["unet"]["cross_attention_dim"]
     text = torch.randn((options.batch, 77, width), device=device)

@@ -44,8 +44,8 @@ def make(options: Any) -> SimpleNamespace:
             model, ddim.schedule(parsed["scheduler"], steps, 1.0), GUIDANCE
         ),
         steps=steps,
-        unet=jax.device_put(_random(shapes["unet"])),
-        vae=jax.device_put(_random(shapes["vae"])),
+        unet=jax.device_put(random_weights(shapes["unet"])),
+        vae=jax.device_put(random_weights(shapes["vae"])),
         keys=jax.random.split(random, (1, options.batch)),
         text=jax.random.normal(random, (1, options.batch, 77, width)),
         null=jax.random.normal(random, (77, width)),
@@ -76,8 +76,7 @@ def update(options: Any, setup: Any, trajectory: Any, turns: int) -> tuple:
         lora={"rank": RANK, "scale": 1.0},
     )
     optimizer = learner.make_optimizer(train, 100)
-    start = jax.jit(lambda key: lora.init(key, setup.unet, RANK, lora.ATTENTION))
-    params = start(jax.random.key(2))
+    params = lora.init(jax.random.key(2), setup.unet, RANK, lora.ATTENTION)
     state = learner.TrainState(params, jax.jit(optimizer.init)(params), jnp.int32(0))
     of = learner.Learner(setup.policy, train, turns, optimizer)
     images = jnp.arange(options.batch, dtype=jnp.int32)[None]
@@ -95,13 +94,13 @@ def configs(options: Any) -> dict[str, Any]:
     configs = copy.deepcopy(published.STABLE_DIFFUSION_1)
     if options.tiny:
         narrow = {"block_out_channels": [32, 64, 64, 64], "sample_size": 16}
-        configs["unet"] |= {**narrow, "cross_attention_dim": 32}
+        configs["unet"] |= {**narrow, "cross_attention_dim": 48}
         configs["vae"]["block_out_channels"] = [32, 32, 32, 32]
-        configs["text_encoder"] |= {"hidden_size": 24, "vocab_size": 100}
+        configs["text_encoder"] |= {"hidden_size": 48, "vocab_size": 100}
     return configs
 
 
-def _random(shapes: Any) -> Any:
+def random_weights(shapes: Any) -> Any:
     """Float32 weights that keep a signal's size; cut from one pool, to be quick."""
     import jax
     import numpy as np

@@ -1,0 +1,216 @@
+"""What gpu.py asks of `train` itself: whole runs, ended and resumed, as a user's are.
+
+A function each; none starts JAX's devices in its own process, for a run needs them.
+"""
+
+import functools
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gpu_setup
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = ROOT / "configs" / "mech_eng.py"
+CLOCKS = ("seconds", "per_second", "memory_gb")  # what no two runs share
+
+
+def train_embedded(options: Any) -> dict[str, Any]:
+    """The README's run, a second one killed and resumed, and one compiled afresh."""
+    epochs = 3 if options.tiny else 20
+    # A CPU is two devices of 64 images there, so that these are the same images.
+    flags = {"epochs": epochs, "sample.batches": 2}
+    if options.tiny:
+        small = {"sample.batch_per_device": 4, "sample.num_steps": 3, "eval.images": 8}
+        flags |= {**small, "train.skip_last_steps": 1, "train.microbatch": 4}
+    run = functools.partial(_Run, options, "embedded", flags)
+    whole, killed = run("embedded"), run("embedded_killed")
+    whole.finish()
+    result = {"epochs": len(whole.lines()), **_numbers(whole)}
+    killed.kill_after(epochs // 2)
+    killed.finish()
+    result["resumed_equals_unbroken"] = _same(whole, killed)
+    fresh = run("embedded_compiled_again")
+    fresh.kill_after(2, JAX_ENABLE_COMPILATION_CACHE="false")
+    result["compiled_again_equals"] = _same(whole, fresh)
+    return result
+
+
+def train_sd15(options: Any) -> dict[str, Any]:
+    """Stable Diffusion 1.5 with random weights, killed after two epochs of three."""
+    models = Path(options.runs) / "sd15_random"
+    begin = time.monotonic()
+    if not (models / "made").exists():
+        make = [sys.executable, __file__, models, *(["--tiny"] if options.tiny else [])]
+        subprocess.run(make, env={**os.environ, "JAX_PLATFORMS": "cpu"}, check=True)
+    made = time.monotonic() - begin
+    flags = {
+        "model": models / "model",
+        "attributes.gender.classifier": models / "classifier",
+        "attributes.gender.confidence_threshold": 0.5,
+        "reward.name": "shift",
+        "attributes.gender.target_class": "female",
+        "advantage.name": "batch",  # the images hardly differ
+        "sample.num_steps": 20,
+        "sample.batch_per_device": options.batch,
+        "sample.batches": 1,
+        "train.microbatch": options.batch // 2,
+        "eval.images": 0,
+        "log.images": 8,
+        "checkpoint.every_epochs": 1,
+    }
+    if options.tiny:
+        small = {"sample.num_steps": 4, "log.images": 2, "eval.images": 2}
+        flags |= {**small, "train.skip_last_steps": 2}
+    run = _Run(options, "sd15", flags, "sd15", epochs=3)
+    run.kill_after(2)
+    begin = time.monotonic()
+    run.finish()
+    resuming = {"resuming_seconds": time.monotonic() - begin}
+    return {
+        "epochs": len(run.lines()),
+        "saving_seconds": made,
+        **resuming,
+        **_numbers(run),
+    }
+
+
+def save_models(tiny: bool, folder: Path) -> None:
+    """Stable Diffusion 1.5 and a ViT-B/16 with random weights, in official layout.
+
+    The tokenizer knows few words, and the text encoder's table is as short.
+    """
+    sys.path.insert(0, str(ROOT))
+    from ddpo_fair.diffusion import clip_tokens, stable_diffusion
+    from ddpo_fair.embedded import pretrain_tokenizer
+    from ddpo_fair.models import clip, unet, vae, vit, weights
+
+    configs = gpu_setup.configs(SimpleNamespace(tiny=tiny))
+    model, tokenizer = folder / "model", folder / "model" / "tokenizer"
+    prompts = [f"photo of the face of a {x}mechanical engineer" for x in ("", "male ")]
+    pretrain_tokenizer.save(tokenizer, prompts)
+    settings = json.loads((tokenizer / "tokenizer_config.json").read_text())
+    settings["model_max_length"] = 77
+    del settings[clip_tokens.CUT]  # only the embedded model's captions are cut
+    (tokenizer / "tokenizer_config.json").write_text(json.dumps(settings))
+    end = len(json.loads((tokenizer / "vocab.json").read_text())) - 1
+    text = {**configs["text_encoder"], "vocab_size": end + 1, "eos_token_id": end}
+    parts = {"text_encoder": text, "unet": configs["unet"], "vae": configs["vae"]}
+    templates = stable_diffusion.templates_of(
+        clip.TextEncoder(clip.Config.from_dict(text)),
+        unet.UNet(unet.Config.from_dict(parts["unet"])),
+        vae.AutoencoderKL(vae.Config.from_dict(parts["vae"])),
+    )
+    parts["text_encoder"]["model_type"] = "clip_text_model"
+    parts["unet"]["_class_name"] = "UNet2DConditionModel"
+    parts["vae"]["_class_name"] = "AutoencoderKL"
+    for part, config in parts.items():
+        params = gpu_setup.random_weights(templates[part])
+        file = ["model.safetensors"] if part == "text_encoder" else []
+        weights.save(model / part, params, config, *file)
+    (model / "scheduler").mkdir()
+    scheduler = {"_class_name": "DDIMScheduler", **configs["scheduler"]}
+    (model / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+    config = {"model_type": "vit", "id2label": {"0": "female", "1": "male"}}
+    network = vit.ImageClassifier(vit.Config.from_dict(config))
+    params = gpu_setup.random_weights(weights.init_template(network, (1, 224, 224, 3)))
+    weights.save(folder / "classifier", params, config, "model.safetensors")
+    side, half = {"height": 224, "width": 224}, [0.5, 0.5, 0.5]
+    processor = {"size": side, "resample": 2, "image_mean": half, "image_std": half}
+    place = folder / "classifier" / "preprocessor_config.json"
+    place.write_text(json.dumps(processor))
+    (folder / "made").touch()
+
+
+class _Run:
+    """A run of `train` as a process, by its flags."""
+
+    def __init__(
+        self, options: Any, variant: str, flags: dict, name: str, **more: Any
+    ) -> None:
+        self.variant, self.flags, self.seconds = variant, {**flags, **more}, 0.0
+        self.flags |= {"run.dir": Path(options.runs), "run.name": name}
+        self.folder = Path(options.runs) / name
+        self._log = Path(options.runs) / f"{name}.log"
+
+    def start(self, **environment: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", "ddpo_fair.train"]
+        command += [f"--config={CONFIG}:{self.variant}"]
+        command += [f"--config.{name}={value}" for name, value in self.flags.items()]
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        log = self._log.open("ab")
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+    def finish(self, **environment: str) -> None:
+        """Runs to the end; RuntimeError with its last lines if it fails."""
+        begin = time.monotonic()
+        status = self.start(**environment).wait()
+        self.seconds = time.monotonic() - begin
+        if status:
+            raise RuntimeError(f"status {status}: {self._log.read_text()[-1500:]}")
+
+    def kill_after(self, epochs: int, **environment: str) -> None:
+        """SIGKILL when so many epochs have their line."""
+        process = self.start(**environment)
+        while len(self.lines()) < epochs and process.poll() is None:
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+
+    def lines(self) -> list[dict[str, Any]]:
+        path = self.folder / "metrics.jsonl"
+        text = path.read_text() if path.exists() else ""
+        return [json.loads(line) for line in text.splitlines()]
+
+
+def _numbers(run: _Run) -> dict[str, Any]:
+    """What a run's lines say; seconds are medians without the first epoch's."""
+    lines = run.lines()
+    later = lines[1:] or lines
+
+    def median(name: str) -> float:
+        return statistics.median(line[name] for line in later)
+
+    first = {f"first_{x}": lines[0].get(x) for x in ("num_female", "num_male")}
+    clocks = ("sample_seconds", "update_seconds", "epoch_seconds", "images_per_second")
+    return {
+        "run_seconds": run.seconds,
+        **{name: median(name) for name in clocks},
+        "first_epoch_seconds": lines[0]["epoch_seconds"],
+        "ratio_deviation": max(line["ratio_deviation"] for line in lines),
+        "kl_last": lines[-1]["kl_last"],
+        "skipped_updates": sum(line["skipped_updates"] for line in lines),
+        "finite": all(math.isfinite(line["loss"]) for line in lines),
+        **first,
+        "eval_q": [line["eval_q"] for line in lines if "eval_q" in line],
+        "reward_mean": [round(line["reward_mean"], 4) for line in lines],
+        "peak_gb": lines[-1]["device_memory_gb"],
+    }
+
+
+def _same(one: _Run, other: _Run) -> str:
+    """How many of the other's epochs equal the one's, and where they first part."""
+    pairs = list(zip(one.lines(), other.lines(), strict=False))
+    for count, lines in enumerate(pairs):
+        a, b = ({k: v for k, v in x.items() if not k.endswith(CLOCKS)} for x in lines)
+        parted = [f"{k} {a[k]} {b.get(k)}" for k in a if a[k] != b.get(k)]
+        if parted:
+            return f"{count} of {len(pairs)}; then {'; '.join(parted[:6])}"
+    return f"{len(pairs)} of {len(pairs)}"
+
+
+if __name__ == "__main__":  # in a process of its own, for it starts JAX on a CPU
+    save_models("--tiny" in sys.argv, Path(sys.argv[1]))
