@@ -1,6 +1,8 @@
 """Where the reward's signal is: which layers and which denoising steps to train.
 
     python benchmarks/gradient_signal.py --config=configs/mech_eng.py:embedded
+    python benchmarks/gradient_signal.py --config=configs/gender_skin_tone.py:embedded \
+        --config.reward.combine=marginal --config.attributes.gender.weight=0
 
 The policy gradient of one group of images is signal plus noise. Groups are independent,
 so the mean inner product of two groups' gradients estimates |signal|^2 without bias,
@@ -44,7 +46,7 @@ def main() -> None:
         parser.error(" ".join(problems))
     config = command.config
     config.train.lora.rank = 0  # the gradient of every weight
-    config.train.skip_last_steps = 0
+    config.train.skip_last_steps, config.sample.batches = 0, 1
     parallel.start(config.distributed.cpu_devices)
     print(table(measure(config, options.batches, options.steps), options.output))
 
@@ -57,12 +59,12 @@ def measure(config, batches: int, steps: int) -> dict[str, np.ndarray]:
     found = collections.defaultdict(list)
     for batch in range(batches):
         samples = epoch.sample(run, state.params, FIRST + batch)
-        answers = epoch.gather(samples.probabilities)
+        answers = epoch.gather(run, samples.probabilities)
         names, asked = samples.names, samples.asked
-        scores = scoring.score(
-            config, answers, names, asked, dict.fromkeys(names, 0), {}
-        )
-        print(f"batch {batch}: labels {collections.Counter(scores.labels.tolist())}")
+        classes = {x.name: dict.fromkeys(names, 0) for x in run.goals}  # of `shift`
+        scores = scoring.score(config, run.goals, answers, names, asked, classes, {})
+        counts = {x: collections.Counter(y.tolist()) for x, y in scores.labels.items()}
+        print(f"batch {batch}: {counts}", flush=True)
         placed = parallel.split(scores.advantages)
         for first in range(0, placed.shape[1] - size + 1, size):
             images = jnp.tile(jnp.arange(first, first + size), (len(placed), 1))
