@@ -1,6 +1,7 @@
 """Runs that are no runs, and flags of evaluate, report and export that name none."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -169,7 +170,7 @@ def test_a_run_of_another_config(capsys, sound, tmp_path, monkeypatch):
     (tmp_path / "mech_eng" / "checkpoints" / "1").mkdir(parents=True)
     text = refused(train.main, [*arguments, "--config.seed=9"], capsys)
     assert "seed was 0 and is now 9" in text
-    run_folder.unlock(run_folder.lock(tmp_path / "mech_eng"))
+    os.close(run_folder.lock(tmp_path / "mech_eng"))
 
 
 def test_a_page_of_somebody_else_is_not_replaced(run, monkeypatch, capsys):

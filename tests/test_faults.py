@@ -22,7 +22,7 @@ from ddpo_fair.diffusion import sampler, stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.learning import scoring
 from ddpo_fair.loggers import run_log
-from ddpo_fair.training import assembly, checkpoint, faults, run_folder
+from ddpo_fair.training import assembly, checkpoint, run, run_folder
 
 EPOCHS, IMAGES = 4, 16
 
@@ -240,7 +240,7 @@ def test_every_kind_of_fault_has_its_text(tmp_path):
         ),
         (jax.errors.JaxRuntimeError("UNAVAILABLE: gone"), "(UNAVAILABLE: gone)"),
     ):
-        assert text in str(faults.explained(error, config, tmp_path))
+        assert text in str(run.explained(error, config, tmp_path))
 
 
 def test_little_address_space_is_refused_before_jax_ends_the_process(monkeypatch):

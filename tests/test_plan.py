@@ -78,7 +78,7 @@ def test_a_plan_is_of_the_runs_own_programs(tiny, tmp_path, rank):
     config.train.lora.target_modules = ("conv_out",)  # compiles soon
     config.train.recompute_log_probs = rank == 0
     expected = lowered_by_the_run(config)
-    models = programs.read_model(config), programs.read_classifiers(config)
+    models = programs.read(config)
     for program in programs.lower(config, *models):
         lowered, beside = expected.pop(program.name.split()[0])
         assert program.beside == beside
@@ -240,7 +240,7 @@ def test_a_program_that_the_compiler_refuses_does_not_fit(tiny, monkeypatch):
 
 def test_stable_diffusion_needs_no_file():
     config = configuration.choose_model(configuration.defaults(), "sd15")
-    model, scorer = programs.read_model(config), programs.read_classifiers(config)
+    model, scorer = programs.read(config)
     assert model.unet.config == unet.Config.from_dict(official_configs.UNET_1_5)
     assert model.vae.config == vae.Config.from_dict(official_configs.VAE_1_5)
     text = clip.Config.from_dict(official_configs.TEXT_1_5)
@@ -261,7 +261,7 @@ def test_stable_diffusion_needs_no_file():
 @pytest.mark.long
 def test_stable_diffusion_costs_what_is_published():
     config = configuration.choose_model(configuration.defaults(), "sd15")
-    models = programs.read_model(config), programs.read_classifiers(config)
+    models = programs.read(config)
     with parallel.made_for(parallel.one_cpu()):
         sampling, decoding, classifying = (
             program.lowered.cost_analysis()["flops"] * program.turns / 8
@@ -280,5 +280,5 @@ def test_a_model_that_cannot_be_had_is_refused_with_a_way_out():
     config = configuration.defaults()
     config.model = "someone/else"
     with pytest.raises(UserError, match="hf download someone/else --local-dir"):
-        programs.read_model(config)
+        programs.read(config)
     assert "someone/else" not in published.MODELS

@@ -1,5 +1,6 @@
 """Several processes for real: as on several hosts, each with devices of its own."""
 
+import os
 import pathlib
 import signal
 import socket
@@ -107,7 +108,7 @@ def test_a_refusal_ends_all_processes(tiny, root):
     folder = run_folder.path_of(config)
     descriptor = run_folder.lock(folder)
     said = tiny_run.finish(*start_two(root, config), status=BAD_INPUT)
-    run_folder.unlock(descriptor)
+    os.close(descriptor)
     assert f"another process trains in {folder}" in said[0][1]
     assert "Traceback" not in said[0][1] + said[1][1]
 

@@ -32,7 +32,7 @@ def config(tmp_path):
 @pytest.fixture
 def folder(config):
     path = run_folder.path_of(config)
-    run_folder.unlock(run_folder.lock(path))
+    os.close(run_folder.lock(path))
     run_folder.write_config(path, config)
     (path / run_log.LINES).write_text('{"epoch": 0}\n')  # which binds it
     return path
@@ -42,8 +42,8 @@ def test_a_second_process_is_refused(folder):
     descriptor = run_folder.lock(folder)
     with pytest.raises(UserError, match=f"another process.*process {os.getpid()} on"):
         run_folder.lock(folder)
-    run_folder.unlock(descriptor)
-    run_folder.unlock(run_folder.lock(folder))
+    os.close(descriptor)
+    os.close(run_folder.lock(folder))
 
 
 @pytest.mark.long
@@ -54,7 +54,7 @@ def test_the_lock_dies_with_its_process(folder):
     )
     process = subprocess.run([sys.executable, "-c", code, folder], check=False)
     assert process.returncode == -9
-    run_folder.unlock(run_folder.lock(folder))
+    os.close(run_folder.lock(folder))
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", ".lock"])
@@ -62,7 +62,7 @@ def test_what_is_no_file_is_neither_waited_for_nor_followed(folder, config, name
     read = {
         "config.json": lambda: run_folder.check(folder, config),
         "metrics.jsonl": lambda: run_folder.check_complete(folder, config),
-        ".lock": lambda: run_folder.unlock(run_folder.lock(folder)),
+        ".lock": lambda: os.close(run_folder.lock(folder)),
     }
     (folder / name).unlink()
     os.mkfifo(folder / name)
@@ -269,7 +269,7 @@ def test_a_file_system_without_locks_is_said(folder, monkeypatch, caplog):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr("fcntl.flock", no_locks)
-    run_folder.unlock(run_folder.lock(folder))
+    os.close(run_folder.lock(folder))
     assert "has no locks (Function not implemented)" in caplog.text
 
 
@@ -330,7 +330,7 @@ def test_a_model_that_was_moved_is_the_same(weighed, tmp_path, monkeypatch):
     assert now.model == str(tmp_path / "moved") and now.attributes == config.attributes
     identity = description.identity(now, "model")
     assert description.check(record, "model", now.model, identity)
-    assert run_folder.differences_of(record, now) == []
+    assert description.differences_of(record, now) == []
     del record["weights"]
     assert not description.check(record, "model", now.model, identity)
-    assert "model was" in run_folder.differences_of(record, now)[0]
+    assert "model was" in description.differences_of(record, now)[0]

@@ -53,20 +53,13 @@ class Preprocessing:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Classifier:
-    """A loaded classifier of one attribute or several, with K classes in all.
+    """A loaded classifier of one attribute or several, with K classes in all."""
 
-    Attributes:
-        network: gives a logit of each label.
-        preprocessing: of images.
-        classes: float32 [labels, K], sums labels into classes.
-        params: of the network.
-        attributes: whose classes these are, one attribute after the other.
-    """
-
-    network: vit.ImageClassifier
+    network: vit.ImageClassifier  # gives a logit of each label
     preprocessing: Preprocessing
-    classes: np.ndarray
+    classes: np.ndarray  # float32 [labels, K], sums labels into classes
     params: Any
+    # Whose classes these are, one attribute after the other.
     attributes: tuple[classes.Attribute, ...] = (classes.GENDER,)
 
 
@@ -77,33 +70,38 @@ def load(
     folder: str | os.PathLike,
     dtype: Any = jnp.float32,
     attributes: Sequence[classes.Attribute] = (classes.GENDER,),
+    with_weights: bool = True,
 ) -> Classifier:
-    """The classifier of a folder in transformers' layout.
+    """The classifier of a folder in transformers' layout, or with shapes for weights.
 
-    Args:
-        folder: with config.json, preprocessor_config.json and safetensors.
-        dtype: of the computation.
-        attributes: what images are classified by.
-
-    Raises:
-        UserError: if the labels do not fit an attribute's classes, the preprocessing
-            is not supported, or the weights do not fit.
+    A UserError if its labels do not fit an attribute's classes, its preprocessing is
+    not supported, or its weights do not fit; `dtype` is of the computation.
     """
     folder = pathlib.Path(folder)
-    config_dict = weights.read_config(folder)
+    configs = weights.read_config(folder), tensor_files.read_json(folder / PREPROCESSOR)
+    found = of_configs(folder, *configs, dtype, attributes)
+    if not with_weights:
+        return found
+    return dataclasses.replace(found, params=weights.load(folder, found.params))
+
+
+def of_configs(
+    folder: str | os.PathLike,
+    config_dict: dict[str, Any],
+    preprocessor: dict[str, Any],
+    dtype: Any = jnp.float32,
+    attributes: Sequence[classes.Attribute] = (classes.GENDER,),
+) -> Classifier:
+    """The classifier of two parsed files, with shapes for its weights; see `load`."""
+    folder = pathlib.Path(folder)
     with options.of(folder):
         config = vit.Config.from_dict(config_dict)
-    membership = memberships(config.id2label, folder, attributes)
-    preprocessing = read_preprocessing(folder, config)
-    params = read_weights(folder, config)
+    found = [label_classes(config.id2label, folder, one) for one in attributes]
+    preprocessing = read_preprocessing(folder / PREPROCESSOR, preprocessor, config)
     network = vit.ImageClassifier(config, dtype)
-    return Classifier(network, preprocessing, membership, params, tuple(attributes))
-
-
-def read_weights(folder: pathlib.Path, config: vit.Config) -> Any:
-    """The weights in a folder; a UserError if they do not fit its config."""
-    template = weights.init_template(vit.ImageClassifier(config), input_shape(config))
-    return weights.load(folder, template)
+    shapes = weights.init_template(network, input_shape(config))
+    membership = np.concatenate(found, axis=1)
+    return Classifier(network, preprocessing, membership, shapes, tuple(attributes))
 
 
 def input_shape(config: vit.Config) -> tuple[int, int, int, int]:
@@ -111,30 +109,14 @@ def input_shape(config: vit.Config) -> tuple[int, int, int, int]:
     return (1, config.image_size, config.image_size, config.num_channels)
 
 
-def memberships(
-    id2label: tuple[str, ...],
-    folder: os.PathLike,
-    attributes: Sequence[classes.Attribute],
-) -> np.ndarray:
-    """`label_classes` of several attributes side by side."""
-    found = [label_classes(id2label, folder, one) for one in attributes]
-    return np.concatenate(found, axis=1)
-
-
 def label_classes(
     id2label: tuple[str, ...],
     folder: os.PathLike,
     attribute: classes.Attribute = classes.GENDER,
 ) -> np.ndarray:
-    """Which labels mean which class: float32 [labels, K] of 0 and 1.
+    """Which labels mean which class of an attribute: float32 [labels, K] of 0 and 1.
 
-    Args:
-        id2label: names of the labels.
-        folder: of the classifier, for messages.
-        attribute: whose classes.
-
-    Raises:
-        UserError: if no label means a class, or one means none; lists the labels.
+    A UserError if no label means a class, or one means none; lists the labels.
     """
     if misfit := attribute.misfit(id2label):
         raise UserError(
@@ -146,10 +128,12 @@ def label_classes(
     return classes.one_hot(attribute.meanings(id2label), len(attribute.classes))
 
 
-def read_preprocessing(folder: pathlib.Path, config: vit.Config) -> Preprocessing:
+def read_preprocessing(
+    path: pathlib.Path, content: dict[str, Any], config: vit.Config
+) -> Preprocessing:
     """What preprocessor_config.json says; a UserError for what is not supported."""
-    path, side = folder / PREPROCESSOR, config.image_size
-    given = {n: v for n, v in tensor_files.read_json(path).items() if v is not None}
+    given = {name: value for name, value in content.items() if value is not None}
+    side = config.image_size
     content = DEFAULTS | {"size": side} | given
     size, method = content["size"], content["resample"]
     if isinstance(size, dict):
@@ -164,27 +148,17 @@ def read_preprocessing(folder: pathlib.Path, config: vit.Config) -> Preprocessin
     others = given.keys() - {*DEFAULTS, "size", *UNREAD, *TYPES}
     least = 1e-5  # 1/65535 for 16 bits
     most = max(255 * scale, 1) if _numbers([scale], 1, least, 1) else 255  # of a pixel
+    filters = "0 (nearest), 2 (bilinear) or 3 (bicubic)"
+    means, deviations = f"numbers, {-most:g} to {most:g}", f"0.01 to {most:g}"
     rules = (
         (TYPES[0], known, f"{PROCESSORS[1]}, or size and all of {', '.join(DEFAULTS)}"),
         ("do_resize", content["do_resize"] is True, "true"),
         *((name, type(content[name]) is bool, "true or false") for name in flags),
         ("size", size in (side, [side, side]), f"image_size={side} of config.json"),
-        (
-            "resample",
-            type(method) is int and method in METHODS,
-            "0 (nearest), 2 (bilinear) or 3 (bicubic)",
-        ),
+        ("resample", type(method) is int and method in METHODS, filters),
         ("rescale_factor", _numbers([scale], 1, least, 1), f"from {least:g} to 1"),
-        (
-            "image_mean",
-            _numbers(mean, 3, -most, most),
-            f"a list of three numbers, {-most:g} to {most:g}",
-        ),
-        (
-            "image_std",
-            _numbers(std, 3, 0.01, most),
-            f"a list of three, 0.01 to {most:g}",
-        ),
+        ("image_mean", _numbers(mean, 3, -most, most), f"a list of three {means}"),
+        ("image_std", _numbers(std, 3, 0.01, most), f"a list of three, {deviations}"),
         *((n, n[:1] == "_" or given[n] is False, "false") for n in sorted(others)),
     )
     fix = "write there how the classifier was trained; nothing else is supported"
@@ -208,9 +182,14 @@ def preprocess(settings: Preprocessing, images: jax.Array) -> jax.Array:
     does it.
     """
     pixels = resize.resize(jnp.round(images * 255.0), *settings.size, settings.method)
+    return normalise(settings, pixels * settings.scale)
+
+
+def normalise(settings: Preprocessing, scaled: jax.Array) -> jax.Array:
+    """Images [N, h, w, 3], already scaled, by the mean and std of each channel."""
     mean = jnp.asarray(settings.mean, jnp.float32)[None, None, None]
     std = jnp.asarray(settings.std, jnp.float32)[None, None, None]
-    return (pixels * settings.scale - mean) / std
+    return (scaled - mean) / std
 
 
 def probabilities(

@@ -53,16 +53,15 @@ def begin(
         names: of the classes of the data, which a new head's labels will be.
         seed: of a new head's weights.
         image_size: pixels of a side, for random weights of the folder's architecture;
-            None to begin with the folder's weights.
+            None to begin with the folder's weights. A UserError if it is no multiple
+            of 8.
         attribute: whose classes the names mean.
-
-    Raises:
-        UserError: if it cannot be read, or its images' sides are no multiple of 8.
     """
     config = weights.read_config(folder)
     given = vit.Config.from_dict(config)
-    preprocessor = tensor_files.read_json(folder / classifier.PREPROCESSOR)
-    settings = classifier.read_preprocessing(folder, given)
+    path = folder / classifier.PREPROCESSOR
+    preprocessor = tensor_files.read_json(path)
+    classifier.read_preprocessing(path, preprocessor, given)  # or refuses it
     columns = None
     if image_size is None:
         columns = _columns(attribute, given.id2label, names)
@@ -77,24 +76,26 @@ def begin(
         note = "From scratch"
         config["image_size"] = image_size
         preprocessor["size"] = {"height": image_size, "width": image_size}
-        settings = dataclasses.replace(settings, size=(image_size, image_size))
     side = image_size or given.image_size
     if side % 8:
         flag = f"--image_size={side}", f"give {8 * round(side / 8)}"
         start = f"--start={shown(str(folder))}: image_size={side}", "choose another"
         setting, fix = flag if image_size else start
         raise UserError(f"{setting} must be a multiple of 8; {fix}.")
-    network = vit.ImageClassifier(vit.Config.from_dict(config))
-    params = classifier.read_weights(folder, given) if image_size is None else {}
+    found = classifier.of_configs(folder, config, preprocessor, attributes=(attribute,))
+    params = {}
+    if image_size is None:
+        shape = classifier.input_shape(given)
+        template = weights.init_template(vit.ImageClassifier(given), shape)
+        params = weights.load(folder, template)
     if columns is None:
         key = rng.key(seed, "classifier", "init")
-        images = jnp.zeros(classifier.input_shape(network.config))
-        fresh = jax.jit(network.init)(key, images)["params"]
+        images = jnp.zeros(classifier.input_shape(found.network.config))
+        fresh = jax.jit(found.network.init)(key, images)["params"]
         columns = np.arange(len(names))
         params = {**fresh, **params, "classifier": fresh["classifier"]}
-    membership = classifier.label_classes(network.config.id2label, folder, attribute)
-    loaded = classifier.Classifier(network, settings, membership, params, (attribute,))
-    return Start(config, preprocessor, loaded, columns, note)
+    found = dataclasses.replace(found, params=params)
+    return Start(config, preprocessor, found, columns, note)
 
 
 def _columns(
@@ -141,18 +142,10 @@ def train(
     learning_rate: float,
     seed: int,
 ) -> Any:
-    """The trained weights; every class is drawn equally often.
+    """The trained weights; every class of the rows, int [n], is drawn equally often.
 
-    So the classifier has no prejudice of its own about how frequent a class is.
-
-    Args:
-        start: where to begin.
-        split: the images.
-        rows: int [n], of it.
-        folder: of the checkpoints, to go on from.
-        num_steps: updates, of `batch_size` images.
-        learning_rate: Muon's, at its peak.
-        seed: of batches and augmentation.
+    So the classifier has no prejudice of its own about how frequent a class is. It
+    goes on from the folder's checkpoints; the learning rate is Muon's, at its peak.
     """
     by_class = [rows[split.classes[rows] == k] for k in range(len(start.columns))]
     present = [k for k, found in enumerate(by_class) if len(found)]
@@ -201,10 +194,8 @@ def unit_pixels(split: Split, rows: np.ndarray | list[int]) -> np.ndarray:
 
 def logits(model: classifier.Classifier, params: Any, images: jax.Array) -> jax.Array:
     """Logits [N, labels] of images [N, H, W, 3] in [-1, 1] of the network's size."""
-    settings = model.preprocessing
-    scale = np.float32(127.5 * settings.scale)
-    mean, std = (np.float32(x)[None, None, None] for x in (settings.mean, settings.std))
-    inputs = ((images + 1) * scale - mean) / std
+    scaled = (images + 1) * np.float32(127.5 * model.preprocessing.scale)
+    inputs = classifier.normalise(model.preprocessing, scaled)
     return model.network.apply({"params": params}, inputs)
 
 

@@ -128,8 +128,7 @@ def classifier_stage(
     )
     start, steps = None, options.classifier_steps
     if stage != FIRST:
-        first = vit.Config.from_dict(weights.read_config(output / FIRST))
-        start = classifier.read_weights(output / FIRST, first)
+        start = classifier.load(output / FIRST).params
         steps = options.further_steps
     config = pretrain_classifier.config(attribute.classes)
     params = pretrain_classifier.train(

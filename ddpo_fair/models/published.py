@@ -35,7 +35,11 @@ MODELS = {
     "CompVis/stable-diffusion-v1-4": STABLE_DIFFUSION_1,
     "stable-diffusion-v1-5/stable-diffusion-v1-5": STABLE_DIFFUSION_1,
 }
-# ViT-Base/16 at 224 pixels, with transformers' ViTImageProcessor
-CLASSIFIERS = {
-    "rizvandwiki/gender-classification-2": {"id2label": {"0": "female", "1": "male"}}
+# ViT-Base/16 at 224 pixels, with transformers' ViTImageProcessor: its config.json and
+# preprocessor_config.json.
+CLASSIFIERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "rizvandwiki/gender-classification-2": (
+        {"id2label": {"0": "female", "1": "male"}},
+        {},
+    )
 }

@@ -18,13 +18,13 @@ import numpy as np
 from ddpo_fair import config, files
 from ddpo_fair.errors import UserError
 from ddpo_fair.loggers import run_log
-from ddpo_fair.training import run_folder
+from ddpo_fair.training import description, run_folder
 
 EVALUATION = "evaluation_*/evaluation.json"
 GRID = re.compile(r"epoch_(\d{1,9})\.png")
 LARGEST_COUNT = 2**53  # up to which a float is exact; beyond it is no count
 # Settings in which runs of one experiment may differ.
-OF_ONE_RUN = ("seed", *run_folder.INCIDENTAL)
+OF_ONE_RUN = ("seed", *description.INCIDENTAL)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # a key of `measurements.of_run`

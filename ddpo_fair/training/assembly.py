@@ -1,7 +1,6 @@
 """What a run is made of: loaded, and placed on the devices."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,42 +19,27 @@ from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.learning import goals, learner
 from ddpo_fair.learning.learner import Learner, TrainState
-from ddpo_fair.models import lora, sources
+from ddpo_fair.models import lora, published, sources
 
 ALL_MODULES = ("all",)
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Everything that stays the same from the first epoch to the last.
-
-    Attributes:
-        config: all settings.
-        policy: the model as it samples.
-        learner: what the updates are compiled for.
-        classifiers: without their weights; their attributes, one after the other, are
-            the columns of what they answer.
-        goals: what is rewarded.
-        base: the UNet's weights under LoRA; {} where all weights are trained.
-        vae_params: of the autoencoder.
-        classifier_params: of each classifier.
-        explicit: prompts that are rewarded for what they ask for; or ().
-        text: float32 [P + E, L, C], embeddings of each prompt, then of each explicit
-            one.
-        uncond_embedding: float32 [L, C], of the empty prompt.
-    """
+    """Everything that stays the same from the first epoch to the last."""
 
     config: ConfigDict
-    policy: sampler.Policy
-    learner: Learner
-    classifiers: tuple[Classifier, ...]
+    policy: sampler.Policy  # the model as it samples
+    learner: Learner  # what the updates are compiled for
+    # Without their weights; their attributes are, in order, the columns of the answers.
+    classifiers: tuple[classifier.AnyClassifier, ...]
     goals: tuple[goals.Goal, ...]
-    base: Any
+    base: Any  # the UNet's weights under LoRA; {} where all weights are trained
     vae_params: Any
     classifier_params: tuple[Any, ...]
-    explicit: tuple[prompts.Prompt, ...]
-    text: np.ndarray
-    uncond_embedding: jax.Array
+    explicit: tuple[prompts.Prompt, ...]  # rewarded for what they ask for; or ()
+    text: np.ndarray  # float32 [P + E, L, C], of each prompt, then each explicit one
+    uncond_embedding: jax.Array  # float32 [L, C], of the empty prompt
 
     @property
     def images_per_device(self) -> int:
@@ -71,8 +55,7 @@ class Run:
 def build(config: ConfigDict) -> tuple[Run, TrainState]:
     """The run of a config, and its state before any training.
 
-    Raises:
-        UserError: for weights that are missing, do not fit, or cannot be trained.
+    A UserError for weights that are missing, do not fit, or cannot be trained.
     """
     dtype = jnp.dtype(config.dtype)
     folder = sources.model_folder(config.model, config.variant)
@@ -102,25 +85,20 @@ def _check_memory(config: ConfigDict, model: stable_diffusion.Model) -> None:
 
 
 def load_classifiers(
-    config: ConfigDict, dtype: Any, beside: str = ""
+    config: ConfigDict, dtype: Any, beside: str = "", with_weights: bool = True
 ) -> tuple[classifier.AnyClassifier, ...]:
-    """The classifiers of a config's attributes but the one named `beside`."""
+    """The classifiers of a config's attributes but the one named `beside`.
+
+    Without weights they have shapes instead.
+    """
 
     def load(reference: str, wanted: Sequence[Attribute]) -> Classifier:
-        return classifier.load(sources.classifier_folder(reference), dtype, wanted)
+        configs = published.CLASSIFIERS.get(reference.partition("@")[0])
+        if configs and not with_weights:
+            return classifier.of_configs(reference, *configs, dtype, wanted)
+        folder = sources.classifier_folder(reference, with_weights)
+        return classifier.load(folder, dtype, wanted, with_weights)
 
-    return each_classifier(config, load, beside)
-
-
-def each_classifier(
-    config: ConfigDict,
-    load: Callable[[str, Sequence[Attribute]], Classifier],
-    beside: str = "",
-) -> tuple[classifier.AnyClassifier, ...]:
-    """What `load` makes of each classifier's reference and the attributes it answers.
-
-    Of all attributes but the one named `beside`; the typology angle is not loaded.
-    """
     found: dict[str, list[Attribute]] = {}
     wanted = {x: one for x, one in attribute_rules.of(config).items() if x != beside}
     for name, attribute in wanted.items():
@@ -153,18 +131,17 @@ def assemble(
     loaded: Sequence[Classifier],
     text: np.ndarray,
 ) -> tuple[Run, TrainState]:
-    """The run of a model and a classifier, and its state before any training.
+    """The run of a model and its classifiers, and its state before any training.
 
-    Args:
-        config: all settings.
-        model: where its weights are shapes, so are the run's and the state's.
-        loaded: the classifiers, likewise.
-        text: float32 [1 + P + E, L, C], embeddings of "" and of all `texts`.
-
-    Raises:
-        UserError: for a schedule that the model does not have, or without noise.
+    Where the weights are shapes, so are the run's and the state's. `text` is float32
+    [1 + P + E, L, C], embeddings of "" and of all `texts`. A UserError for a schedule
+    that the model does not have, or without noise.
     """
-    policy = _policy(config, model)
+    sample = config.sample
+    schedule = ddim.schedule(model.scheduler, sample.num_steps, sample.eta)
+    ddim.check_policy(schedule)
+    alone = dataclasses.replace(model, params={})  # programs would keep weights alive
+    policy = sampler.Policy(alone, schedule, sample.guidance_scale)
     state = initial_state(config, model.params["unet"])
     base = model.params["unet"] if config.train.lora.rank else {}
     run = Run(
@@ -181,15 +158,6 @@ def assemble(
         uncond_embedding=parallel.replicate(text[0]),
     )
     return run, state
-
-
-def _policy(config: ConfigDict, model: stable_diffusion.Model) -> sampler.Policy:
-    """The policy that samples, without the weights: programs would keep them alive."""
-    sample = config.sample
-    schedule = ddim.schedule(model.scheduler, sample.num_steps, sample.eta)
-    ddim.check_policy(schedule)
-    alone = dataclasses.replace(model, params={})
-    return sampler.Policy(alone, schedule, sample.guidance_scale)
 
 
 def _learner(config: ConfigDict, policy: sampler.Policy, state: TrainState) -> Learner:
@@ -215,9 +183,14 @@ def initial_state(config: ConfigDict, unet: Any) -> TrainState:
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), unet)
     only_shapes = isinstance(jax.tree.leaves(unet)[0], jax.ShapeDtypeStruct)
     make = jax.eval_shape if only_shapes else _computed
-    if config.train.lora.rank:
+    if (settings := config.train.lora).rank:
+        everywhere = settings.target_modules == ALL_MODULES
+        modules = lora.EVERYWHERE if everywhere else settings.target_modules
+
+        def adapters(key: jax.Array) -> lora.Adapters:
+            return lora.init(key, shapes, settings.rank, modules)
+
         key = rng.key(config.seed, "lora")
-        adapters = functools.partial(_adapters, config=config, unet_shapes=shapes)
         params = jax.eval_shape(adapters, key) if only_shapes else adapters(key)
     else:
         # A copy, for the state is donated and must not share the loaded arrays.
@@ -231,11 +204,3 @@ def initial_state(config: ConfigDict, unet: Any) -> TrainState:
 
 def _computed(function: Callable, *arguments: Any) -> Any:
     return jax.jit(function)(*arguments)
-
-
-def _adapters(key: jax.Array, config: ConfigDict, unet_shapes: Any) -> lora.Adapters:
-    """New adapters where `config.train.lora` wants them."""
-    settings = config.train.lora
-    everywhere = settings.target_modules == ALL_MODULES
-    modules = lora.EVERYWHERE if everywhere else settings.target_modules
-    return lora.init(key, unet_shapes, settings.rank, modules)

@@ -70,17 +70,14 @@ class Checkpoints:
     def save(self, epochs_done: int, state: Any, metadata: dict[str, Any]) -> None:
         """Copies the state off the devices, then writes in the background.
 
-        Raises:
-            UserError: if this or the previous checkpoint could not be written.
+        A UserError if this or the previous checkpoint could not be written.
         """
         metadata = {**metadata, EPOCHS: epochs_done, "checksum": int(checksum(state))}
         metadata["digest"] = _digest(metadata)
-        items = {
-            STATE: ocp.args.StandardSave(state),
-            METADATA: ocp.args.JsonSave(metadata),
-        }
+        args = ocp.args.StandardSave(state), ocp.args.JsonSave(metadata)
+        items = ocp.args.Composite(**dict(zip((STATE, METADATA), args, strict=True)))
         with self._explained():
-            self._manager.save(epochs_done, args=ocp.args.Composite(**items))
+            self._manager.save(epochs_done, args=items)
 
     def check(self) -> None:
         """Raises a UserError if a checkpoint failed in the background."""
@@ -88,11 +85,7 @@ class Checkpoints:
             self._manager.check_for_errors()
 
     def wait(self) -> None:
-        """Returns when all checkpoints are on the disk.
-
-        Raises:
-            UserError: if one could not be written.
-        """
+        """Returns when all checkpoints are on the disk; a UserError if one is not."""
         with self._explained():
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
@@ -100,14 +93,8 @@ class Checkpoints:
     def restore(self, template: Any) -> Restored | None:
         """The newest intact checkpoint; damaged ones are renamed, with a complaint.
 
-        Args:
-            template: a state with the shapes, dtypes and sharding that are wanted.
-
-        Returns:
-            None if there is no checkpoint.
-
-        Raises:
-            UserError: if there are checkpoints and none is intact.
+        None if there is no checkpoint; a UserError if there are, and none is intact.
+        `template` is a state with the shapes, dtypes and sharding that are wanted.
         """
         damaged = {
             int(path.name): "it is no folder"
@@ -132,12 +119,10 @@ class Checkpoints:
         """Renames damaged checkpoints; a complaint about each."""
         complaints = []
         for step, reason in damaged.items():
-            path = self.folder / str(step)
-            free = f"{DAMAGED}{step}"
-            for number in itertools.count(2):
-                if not os.path.lexists(self.folder / free):
-                    break
-                free = f"{DAMAGED}{step}_{number}"
+            path, name = self.folder / str(step), f"{DAMAGED}{step}"
+            more = (f"{name}_{number}" for number in itertools.count(2))
+            names = itertools.chain([name], more)
+            free = next(x for x in names if not os.path.lexists(self.folder / x))
             complaints.append(
                 f"Checkpoint {path} is damaged ({reason}); it was renamed to {free},"
                 f" and checkpoint {used} is used."
@@ -153,10 +138,7 @@ class Checkpoints:
 
         Regular is what a run writes that nothing interrupts, every `every_epochs`. So
         an interrupted one goes back to the same place, unless `keep` has dropped that
-        meanwhile. The template is as for `restore`.
-
-        Raises:
-            UserError: if there is none, or none is intact.
+        meanwhile. The template is as for `restore`; a UserError if none is intact.
         """
         self.wait()
         steps = self._manager.all_steps()
@@ -239,23 +221,23 @@ def described(folder: Path, epochs_done: int | None = None) -> dict[str, Any] | 
     """
     found = numbers(folder) if epochs_done is None else [epochs_done]
     for number in reversed(found):
-        try:
-            path = folder / str(number) / METADATA / "metadata"
-            metadata = json.loads(files.content(path))
+        # `restore` says what is wrong
+        with contextlib.suppress(*description.UNREADABLE):
+            metadata = json.loads(_metadata(folder, number))
             if metadata["digest"] == _digest(metadata):
                 return metadata[RUN]
-        except description.UNREADABLE:  # `restore` says what is wrong
-            continue
     return None
+
+
+def _metadata(folder: Path, epochs_done: int) -> bytes:
+    return files.content(folder / str(epochs_done) / METADATA / "metadata")
 
 
 def fingerprint(folder: Path, epochs_done: int) -> str | None:
     """SHA-256 of a checkpoint's JSON, which has its arrays' checksum; None without."""
-    try:
-        path = folder / str(epochs_done) / METADATA / "metadata"
-        return hashlib.sha256(files.content(path)).hexdigest()
-    except OSError:  # `read_one` says what is wrong
-        return None
+    with contextlib.suppress(OSError):  # `read_one` says what is wrong
+        return hashlib.sha256(_metadata(folder, epochs_done)).hexdigest()
+    return None
 
 
 def way_on(folder: Path) -> str:
@@ -269,8 +251,7 @@ def way_on(folder: Path) -> str:
 def read_one(folder: Path, epochs_done: int, template: Any) -> Any:
     """The state of one checkpoint, only looked at: nothing in the folder changes.
 
-    Raises:
-        UserError: if it is damaged.
+    A UserError if it is damaged.
     """
     _hush()
     options = ocp.CheckpointManagerOptions(read_only=True)
@@ -291,10 +272,7 @@ def _read(
     manager: ocp.CheckpointManager, step: int, target: Any
 ) -> tuple[Any, dict] | str:
     """State and metadata of one checkpoint, or what is wrong with it."""
-    items = {
-        STATE: ocp.args.StandardRestore(target),
-        METADATA: ocp.args.JsonRestore(),
-    }
+    items = {STATE: ocp.args.StandardRestore(target), METADATA: ocp.args.JsonRestore()}
     try:
         for path in (Path(manager.directory) / str(step)).rglob("*"):
             if not path.is_file() and not path.is_dir():  # a FIFO would be waited for

@@ -3,6 +3,7 @@
 The description is kept in config.json and in every checkpoint.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,15 +13,34 @@ import ddpo_fair
 from ddpo_fair import attribute_rules, parallel
 from ddpo_fair import config as configuration
 from ddpo_fair.classifiers import classes
-from ddpo_fair.errors import UserError, shown
+from ddpo_fair.errors import UserError, differences, shown
 from ddpo_fair.models import sources
 
-TYPOLOGY = {
-    "folder": None,
-    "revision": None,
-    "fingerprint": classes.TYPOLOGY,
-    "files": {},
-}
+# Settings that change no number a run writes: how it is run, not what it does.
+INCIDENTAL = (
+    "train.microbatch",
+    "train.remat",
+    "train.ratio_tolerance",
+    "train.max_skipped_updates",
+    "train.max_kl",
+    "train.on_divergence",
+    "train.max_restores",
+    "train.shard_optimizer",
+    "log.images",
+    "log.wandb",
+    "checkpoint.every_epochs",
+    "checkpoint.keep",
+    "run.dir",
+    "run.name",
+    "distributed.cpu_devices",
+    "distributed.enabled",
+    "distributed.coordinator_address",
+    "distributed.num_processes",
+    "distributed.process_id",
+    "distributed.timeout_seconds",
+)
+# Settings that may change when a run goes on (`images_per_epoch` guards the first two).
+FREE = ("sample.batch_per_device", "sample.batches", *INCIDENTAL)
 # What parsing a file of JSON that means something else may raise.
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 UNREADABLE += (RecursionError, OverflowError)
@@ -33,24 +53,14 @@ UNKNOWN = (
 def resolved(config: ConfigDict) -> ConfigDict:
     """A copy with absolute paths of a model and a classifier on this disk."""
     config, flat = config.copy_and_resolve_references(), configuration.flatten(config)
-    places = {field: absolute(field, flat[field]) for field in fields(flat)}
+    places = {field: sources.absolute(field, flat[field]) for field in fields(flat)}
     config.update_from_flattened_dict(places)
     return config
 
 
 def fields(settings: Iterable[str]) -> list[str]:
     """Those of the settings' names that name the model or a classifier."""
-    of_one = configuration.ATTRIBUTE.fullmatch
-    return [
-        name
-        for name in settings
-        if name == "model" or ((found := of_one(name)) and found[2] == "classifier")
-    ]
-
-
-def absolute(field: str, reference: str) -> str:
-    """See `sources.absolute`."""
-    return sources.absolute(field.rpartition(".")[2], reference)
+    return [x for x in settings if x == "model" or x.endswith(".classifier")]
 
 
 def of(config: ConfigDict, weights: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -70,7 +80,8 @@ def identity(config: ConfigDict, field: str) -> dict[str, Any]:
     if field == "model":
         return sources.identity(field, reference, config.variant)
     if reference == classes.TYPOLOGY:
-        return TYPOLOGY
+        empty = {"folder": None, "revision": None, "files": {}}
+        return empty | {"fingerprint": classes.TYPOLOGY}
     if reference == configuration.EMBEDDED:
         attribute = configuration.ATTRIBUTE.fullmatch(field)[1]
         reference = str(sources.classifier_folder(reference, attribute=attribute))
@@ -96,14 +107,8 @@ def check(
 ) -> bool:
     """Whether the record knows what the model or the classifier was.
 
-    Args:
-        record: a description, perhaps of an older version.
-        field: of `fields`.
-        reference: that setting.
-        now: its `identity`.
-
-    Raises:
-        UserError: if it is another one now.
+    `reference` is the setting that `field` names, `now` its `identity`: a UserError if
+    that is another one.
     """
     before = known(record, field)
     if before is None or before["files"] == now["files"]:
@@ -126,3 +131,36 @@ def check(
         f" {before.get('fingerprint')} then, {now['fingerprint']} now). {way_out}, or"
         " train under another --config.run.name."
     )
+
+
+def differences_of(record: Mapping[str, Any], config: ConfigDict) -> list[str]:
+    """In what a run with these settings would differ from its description.
+
+    Raises one of `UNREADABLE` if that is no description.
+    """
+    before = configuration.renamed(dict(record["config"]))
+    now, defaults = (
+        json.loads(json.dumps(configuration.flatten(one)))
+        for one in (config, configuration.defaults(config.attributes))
+    )
+    before = defaults | before  # what an older version did not have is default
+    free = set(FREE)
+    if before.get("train.final_learning_rate") == 1.0:
+        free.add("epochs")  # else the learning rate depends on it
+    for field in fields(before):  # which older versions kept as typed
+        before[field] = sources.absolute(field, before[field])
+        if known(record, field):  # `check` compares the files
+            free.add(field)
+    if "targets" in record:  # the shares themselves, wherever they are kept now
+        free.add("targets")
+    changes = differences(before, now, free)
+    targets = json.loads(json.dumps(attribute_rules.targets(config)))
+    if record.get("targets", targets) != targets:
+        changes.append(f"the targets in {config.targets!r} were others")
+    images_before, images = record["images_per_epoch"], images_per_epoch(config)
+    if images_before != images:
+        changes.append(
+            f"an epoch had {shown(images_before)} images and now has {images}"
+            " (devices x sample.batch_per_device x sample.batches)"
+        )
+    return changes

@@ -32,15 +32,23 @@ def check(
         newest: checkpoint; None without one.
 
     Raises:
-        Diverged: where the policy moved too far.
-        UserError: where training should not go on; names the checkpoint.
+        Diverged: where the policy moved too far; a UserError where training should not
+            go on for another reason. Both name the checkpoint.
     """
     train, epoch = config.train, line["epoch"]
     saved = "none was saved" if newest is None else f"checkpoint {newest} is intact"
     for one in skipped:
         before = before + 1 if one else 0
         if before > train.max_skipped_updates:
-            raise UserError(f"{_not_finite(line, before - 1, config)}; {saved}.")
+            earlier = f", after {before - 1} others in a row" if before > 1 else ""
+            raise UserError(
+                f"Epoch {epoch} skipped an update, for loss, gradient or weights were"
+                f" not finite{earlier} (train.max_skipped_updates="
+                f"{train.max_skipped_updates}). Lower train.learning_rate or use"
+                " dtype=float32, under another --config.run.name."
+                f" {line['num_not_finite']} of the images are broken; the prompts are"
+                f" {_prompts(line, config)}; {saved}."
+            )
     if 0 < train.max_kl < line["kl_last"]:
         raise Diverged(
             f"Epoch {epoch} moved the policy by {line['kl_last']:.3g} nats per step,"
@@ -57,18 +65,6 @@ def check(
             " raise the tolerance."
         )
     return before
-
-
-def _not_finite(line: dict[str, Any], others: int, config: ConfigDict) -> str:
-    earlier = f", after {others} others in a row" if others else ""
-    return (
-        f"Epoch {line['epoch']} skipped an update, for loss, gradient or weights were"
-        f" not finite{earlier} (train.max_skipped_updates="
-        f"{config.train.max_skipped_updates}). Lower train.learning_rate or use"
-        " dtype=float32, under another --config.run.name."
-        f" {line['num_not_finite']} of the images are broken; the prompts are"
-        f" {_prompts(line, config)}"
-    )
 
 
 def _prompts(line: dict[str, Any], config: ConfigDict) -> str:

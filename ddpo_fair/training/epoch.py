@@ -92,23 +92,25 @@ def gather(run: Run, probabilities: list[jax.Array]) -> dict[str, np.ndarray]:
 
 
 def update(
-    run: Run,
-    state: TrainState,
-    samples: Samples,
-    advantages: np.ndarray,
-    epoch: int,
+    run: Run, state: TrainState, samples: Samples, advantages: np.ndarray, epoch: int
 ) -> tuple[TrainState, list[dict[str, jax.Array]]]:
     """The state after the epoch's updates, which it starts, and metrics of each.
 
     The state that is given, which sampled, is used up; advantages are float32 [N].
     """
-    trajectory = samples.trajectories[0]
-    if len(samples.trajectories) > 1:
-        trajectory = _join(samples.trajectories)
+    trajectory, *others = samples.trajectories
+    if others:
+        trajectory = _join([trajectory, *others])
     data = policy_update.EpochData(
         run.base, trajectory, parallel.split(advantages), run.uncond_embedding
     )
-    chosen = _chosen(run, epoch)
+    chosen = []  # images [D, m] and steps [D, m, S] of each update
+    for index in range(run.config.train.inner_epochs):
+        key = rng.key(run.config.seed, epoch, "selection", index)
+        images, steps = learner.selection(
+            key, run.learner, parallel.num_devices(), run.images_per_device
+        )
+        chosen += zip(np.asarray(images), np.asarray(steps), strict=True)
     if run.config.train.recompute_log_probs:
         again = policy_update.old_policy_program(run.learner)
         together = (np.concatenate(x, axis=1) for x in zip(*chosen, strict=True))
@@ -120,18 +122,6 @@ def update(
         state, summary = policy_update.program(run.learner)(state, data, *of_update)
         measured.append(summary)
     return state, measured
-
-
-def _chosen(run: Run, epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Images [D, m] and steps [D, m, S] of each update of an epoch."""
-    chosen = []
-    for index in range(run.config.train.inner_epochs):
-        key = rng.key(run.config.seed, epoch, "selection", index)
-        images, steps = learner.selection(
-            key, run.learner, parallel.num_devices(), run.images_per_device
-        )
-        chosen += zip(np.asarray(images), np.asarray(steps), strict=True)
-    return chosen
 
 
 @jax.jit

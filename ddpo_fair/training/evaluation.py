@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from ddpo_fair import parallel, prompts, rng
 from ddpo_fair.classifiers import classifier
 from ddpo_fair.diffusion import sampler
-from ddpo_fair.learning import goals, rewards, scoring
+from ddpo_fair.learning import rewards, scoring
 from ddpo_fair.training import epoch as epochs
 from ddpo_fair.training import metrics
 from ddpo_fair.training.assembly import Run
@@ -58,8 +58,8 @@ def start(run: Run, unet_params: Any, epoch: int) -> Pending:
     size = parallel.num_devices() * run.config.sample.batch_per_device
     fresh, count = run.config.eval.images, num_batches(run) * size
     num_prompts = len(run.config.prompts)
-    turns = [prompts.fixed(num_prompts, n) for n in (fresh, count - fresh)]
-    text_of = np.concatenate(turns)
+    parts = [prompts.fixed(num_prompts, n) for n in (fresh, count - fresh)]
+    text_of = np.concatenate(parts)
     kept, probabilities = [], []
     for batch in range(num_batches(run)):
         numbers = np.arange(batch * size, (batch + 1) * size)
@@ -100,24 +100,19 @@ def target_classes(run: Run, result: Result) -> TargetClasses:
 
     Or the one that its attribute's target_class names; `result` is of before training.
     """
-    return {
-        goal.name: _target_classes(run, goal, result)
-        for goal in run.goals
-        if goal.reward == "shift"
-    }
-
-
-def _target_classes(run: Run, goal: goals.Goal, result: Result) -> dict[str, int]:
-    attributes = [run.config.attributes[name] for name in goal.attributes]
-    if all(one.target_class != "auto" for one in attributes):
-        named = [one.classes.index(one.target_class) for one in attributes]
-        cell = int(np.ravel_multi_index(named, goal.sizes))
-        return dict.fromkeys(run.config.prompts, cell)
-    labels, names = goal.labels(result.labels), np.array(result.names)
-    found: dict[str, int] = {}
-    for target, rows in scoring.by_target(goal, names):
-        lacking = rewards.underrepresented(labels[rows], names[rows], target)
-        found |= dict(zip(names[rows].tolist(), lacking.tolist(), strict=True))
+    found: TargetClasses = {}
+    for goal in (goal for goal in run.goals if goal.reward == "shift"):
+        attributes = [run.config.attributes[name] for name in goal.attributes]
+        if all(one.target_class != "auto" for one in attributes):
+            named = [one.classes.index(one.target_class) for one in attributes]
+            cell = int(np.ravel_multi_index(named, goal.sizes))
+            found[goal.name] = dict.fromkeys(run.config.prompts, cell)
+            continue
+        labels, names = goal.labels(result.labels), np.array(result.names)
+        found[goal.name] = {}
+        for target, rows in scoring.by_target(goal, names):
+            lacking = rewards.underrepresented(labels[rows], names[rows], target)
+            found[goal.name] |= zip(names[rows].tolist(), lacking.tolist(), strict=True)
     return found
 
 

@@ -18,15 +18,11 @@ from ddpo_fair.training import checkpoint, divergence, evaluation, metrics, stop
 from ddpo_fair.training import epoch as epochs
 from ddpo_fair.training.assembly import Run
 
-
-@dataclasses.dataclass(frozen=True)
-class PendingEpoch:
-    """An epoch that is updated, and whose evaluation may be on its way."""
-
-    epoch: int
-    line: dict[str, Any]  # of metrics.jsonl, as far as it is known
-    updates: list[dict[str, jax.Array]]  # metrics of each; [] if `line` has them
-    evaluation: evaluation.Pending | None
+# An epoch that is updated: its line of metrics.jsonl as far as it is known, metrics of
+# each update ([] if the line has them), and the evaluation that may be on its way.
+PendingEpoch = tuple[
+    dict[str, Any], list[dict[str, jax.Array]], evaluation.Pending | None
+]
 
 
 @dataclasses.dataclass
@@ -62,7 +58,7 @@ class Trainer:
             if self.run.config.train.on_divergence == divergence.RESTORE:
                 self._save_once(0)
         elif line is not None:
-            pending = self._pending(self.epochs_done - 1, line, [])
+            pending = self._pending(line, [])
         while True:
             try:
                 return self._run_epochs(first_line, pending)
@@ -76,7 +72,7 @@ class Trainer:
         """The epochs that are left, after one that is pending."""
         for epoch in range(self.epochs_done, self.run.config.epochs):
             # On the devices: sample, decode, classify. Meanwhile: the epoch before.
-            finished = None if pending is None else self._finish(pending)
+            finished = None if pending is None else self._finish(*pending)
             number = rng.attempt(epoch, self.restores)
             samples = epochs.sample(
                 self.run, self._unet_params(), number, lambda: self.stop.requested
@@ -109,9 +105,9 @@ class Trainer:
             self.epochs_done = epoch + 1
             self.progress.wait([x["loss"] for x in updates], f"epoch {epoch}: updating")
             line["update_seconds"] = self.clock.lap()
-            pending = self._pending(epoch, line, updates)
+            pending = self._pending(line, updates)
         if pending is not None:
-            self._write(*self._finish(pending))
+            self._write(*self._finish(*pending))
         self.checkpoints.wait()
 
     def _evaluate_before_training(self) -> dict[str, Any]:
@@ -125,39 +121,38 @@ class Trainer:
             self.progress.say(f"before training: {text}")
         return result.line | {"eval_seconds": self.clock.lap()}
 
-    def _pending(self, epoch: int, line: dict, updates: list[dict]) -> PendingEpoch:
+    def _pending(self, line: dict, updates: list[dict]) -> PendingEpoch:
         """An epoch after its updates; starts an evaluation if one is due."""
         started = None
-        if evaluation.due(self.run.config, epoch):
-            started = evaluation.start(self.run, self._unet_params(), epoch)
-        return PendingEpoch(epoch, line, updates, started)
+        if evaluation.due(self.run.config, line["epoch"]):
+            started = evaluation.start(self.run, self._unet_params(), line["epoch"])
+        return line, updates, started
 
     def _finish(
-        self, pending: PendingEpoch
-    ) -> tuple[int, dict[str, Any], evaluation.Result | None]:
-        """Waits for what is on its way; the epoch, its line, and its evaluation."""
-        epoch, line, result = pending.epoch, dict(pending.line), None
-        if pending.updates:
-            line |= metrics.of_updates(pending.updates)
+        self, line: dict, updates: list[dict], pending: evaluation.Pending | None
+    ) -> tuple[dict[str, Any], evaluation.Result | None]:
+        """Waits for what is on its way: an epoch's line, and its evaluation."""
+        line, result = dict(line), None
+        if updates:
+            line |= metrics.of_updates(updates)
             self.skipped = divergence.check(
                 line,
-                [bool(one["skipped_updates"]) for one in pending.updates],
+                [bool(one["skipped_updates"]) for one in updates],
                 self.skipped,
                 self.run.config,
                 self.checkpoints.newest(),
             )
-        if pending.evaluation is not None:
-            doing = f"epoch {epoch}: evaluating"
-            self._wait_or_leave(pending.evaluation.probabilities, doing, line)
-            result = evaluation.finish(self.run, pending.evaluation)
+        if pending is not None:
+            doing = f"epoch {line['epoch']}: evaluating"
+            self._wait_or_leave(pending.probabilities, doing, line)
+            result = evaluation.finish(self.run, pending)
             line = metrics.join(line, result.line)
             line["eval_seconds"] = self.clock.lap()
-        return epoch, line, result
+        return line, result
 
-    def _write(
-        self, epoch: int, line: dict[str, Any], result: evaluation.Result | None
-    ) -> None:
+    def _write(self, line: dict[str, Any], result: evaluation.Result | None) -> None:
         """Writes an epoch's grid and line; saves a checkpoint if it is due."""
+        epoch = line["epoch"]
         if result is not None:
             self._write_grid(epoch, result)
         seconds = line["sample_seconds"] + line["update_seconds"]
@@ -223,10 +218,8 @@ class Trainer:
         """Goes back to the newest checkpoint, and on with other random numbers.
 
         A run that is killed afterwards continues from the same checkpoint, diverges
-        again and comes back here: it ends with the same numbers.
-
-        Raises:
-            UserError: if the config says to stop, or the run went back often enough.
+        again and comes back here: it ends with the same numbers. A UserError if the
+        config says to stop, or the run went back often enough.
         """
         config, count = self.run.config, self.restores + 1
         divergence.allow_restore(diverged, config, self.restores)

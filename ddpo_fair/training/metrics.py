@@ -17,13 +17,9 @@ NUM_BINS = 10  # of the histogram of P(female)
 
 
 def shares(labels: np.ndarray) -> dict[str, Any]:
-    """q with its 95 % Wilson interval and its counts; q is nan without a face.
-
-    Args:
-        labels: int [N], FEMALE, MALE or NONE.
-    """
-    num_female = int(np.sum(labels == classes.FEMALE))
-    num_male = int(np.sum(labels == classes.MALE))
+    """q of labels int [N] with its 95 % Wilson interval; nan without a face. Counts."""
+    kinds = classes.FEMALE, classes.MALE, classes.NONE
+    num_female, num_male, num_none = (int(np.sum(labels == kind)) for kind in kinds)
     q = intervals.wilson(num_female, num_female + num_male)
     return {
         "q": q.estimate,
@@ -31,7 +27,7 @@ def shares(labels: np.ndarray) -> dict[str, Any]:
         "q_high": q.high,
         "num_female": num_female,
         "num_male": num_male,
-        "num_none": int(np.sum(labels == classes.NONE)),
+        "num_none": num_none,
     }
 
 
@@ -45,15 +41,7 @@ def of_attributes(
 
     The distance is the total variation, half the sum of |share - target|, where the
     target is the mean over the prompts; of an attribute without weight it is nan.
-
-    Args:
-        config: all settings.
-        goals: of the run.
-        prompts: whose images these are.
-        labels: int [N] of each attribute.
-
-    Returns:
-        {} for gender alone, whose fields are those of `shares`.
+    Labels are int [N] of each attribute. {} for gender alone, see `shares`.
     """
     if list(labels) == [classes.GENDER.name]:
         return {}
@@ -95,13 +83,8 @@ def of_images(
 ) -> dict[str, Any]:
     """The fields of images that were rewarded.
 
-    Args:
-        config: all settings.
-        goals: of the run.
-        prompts: whose images these are.
-        labels: int [N] of each attribute.
-        rewards: float32 [N].
-        finite: bool [N], False where the classifier's answer is NaN.
+    Labels are int [N] of each attribute, rewards float32 [N]; finite is bool [N], False
+    where the classifier's answer is NaN.
     """
     values = rewards.astype(np.float64)
     gender = labels.get(classes.GENDER.name)
@@ -143,12 +126,7 @@ def of_evaluation(
 ) -> dict[str, Any]:
     """The eval_ fields: q, and whether the faces are decided or ambiguous.
 
-    Args:
-        config: all settings.
-        goals: of the run.
-        prompts: whose images these are.
-        probabilities: float [N, K] of each attribute.
-        labels: int [N] of each attribute.
+    Of each attribute probabilities are float [N, K], labels int [N].
     """
     gender, line = classes.GENDER.name, {}
     if gender in labels:

@@ -33,18 +33,16 @@ Say = Callable[[str], object]
 def write(config: ConfigDict, target: str | None, say: Say = print) -> None:
     """Compiles the programs of a run and says, line by line, what each needs.
 
-    Of the devices at hand, or of a target: see `targets.described`.
-
-    Raises:
-        UserError: for a target that cannot be, a model whose config.json files cannot
-            be had, or settings that do not suit the number of devices.
+    Of the devices at hand, or of a target: see `targets.described`. A UserError for a
+    target that cannot be, a model whose config.json files cannot be had, or settings
+    that do not suit the number of devices.
     """
     if target is None:
         parallel.start(config.distributed.cpu_devices)
         devices = parallel.at_hand()
     else:
         devices = targets.described(target)
-    models = programs.read_model(config), programs.read_classifiers(config)
+    models = programs.read(config)
     with parallel.made_for(devices):
         config_rules.validate(config, [], parallel.num_devices())
         place = "at hand" if target is None else "not at hand"
@@ -60,15 +58,12 @@ def write(config: ConfigDict, target: str | None, say: Say = print) -> None:
 
 def flops(config: ConfigDict) -> dict[str, float]:
     """Operations of each device in an epoch, by program, as XLA counts them."""
-    models = programs.read_model(config), programs.read_classifiers(config)
+    found = {}
     with parallel.made_for(parallel.one_cpu()):
-        return {
-            # Of a loop it counts one turn.
-            program.name.split()[0]: program.lowered.cost_analysis()["flops"]
-            * program.turns
-            * program.calls
-            for program in programs.lower(config, *models)
-        }
+        for program in programs.lower(config, *programs.read(config)):
+            turn = program.lowered.cost_analysis()["flops"]  # XLA counts one of a loop
+            found[program.name.split()[0]] = turn * program.turns * program.calls
+    return found
 
 
 def _heading(config: ConfigDict, model: stable_diffusion.Model, place: str) -> str:
@@ -132,15 +127,9 @@ def collectives(text: str) -> list[str]:
             where = " in every turn of a loop" if head[1] in bodies else ""
         if found := COLLECTIVE.search(line):
             for kind, bits, shape in ARRAY.findall(found[1]):
-                sizes[f"{found[2]} of {kind}{bits}{where}"] += _bytes(bits, shape)
+                size = math.prod(map(int, filter(None, shape.split(","))))
+                sizes[f"{found[2]} of {kind}{bits}{where}"] += int(bits) // 8 * size
     return [f"{name}: {size / 1e6:.3f} MB" for name, size in sizes.items()]
-
-
-def _bytes(bits: str, shape: str) -> int:
-    size = int(bits) // 8
-    for axis in filter(None, shape.split(",")):
-        size *= int(axis)
-    return size
 
 
 def _verdict(needs: dict[str, float], memory: int) -> str:

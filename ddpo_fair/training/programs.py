@@ -1,7 +1,6 @@
 """The programs of a run, lowered from shapes: no weight is read, nothing is run."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,10 +12,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddpo_fair import parallel
-from ddpo_fair.classifiers import classes, classifier, resize
+from ddpo_fair.classifiers import classifier
 from ddpo_fair.diffusion import sampler, stable_diffusion
 from ddpo_fair.learning import learner, policy_update
-from ddpo_fair.models import options, published, sources, vit, weights
+from ddpo_fair.models import published, sources
 from ddpo_fair.training import assembly
 
 
@@ -31,11 +30,12 @@ class Program:
     beside: int  # bytes that each device holds meanwhile, beyond the arguments
 
 
-def read_model(config: ConfigDict) -> stable_diffusion.Model:
-    """The text-to-image model with shapes for weights and without a tokenizer.
+def read(
+    config: ConfigDict,
+) -> tuple[stable_diffusion.Model, tuple[classifier.AnyClassifier, ...]]:
+    """The model, without a tokenizer, and the classifiers, with shapes for weights.
 
-    Raises:
-        UserError: if its config.json files cannot be had, or are not supported.
+    A UserError if their config.json files cannot be had, or are not supported.
     """
     folder = Path(config.model)
     configs = published.MODELS.get(config.model.partition("@")[0])
@@ -43,36 +43,8 @@ def read_model(config: ConfigDict) -> stable_diffusion.Model:
         folder = sources.model_folder(config.model, config.variant, with_weights=False)
         configs = stable_diffusion.read_configs(folder)
     dtype, remat = jnp.dtype(config.dtype), assembly.remat_of(config)
-    return stable_diffusion.of_configs(folder, configs, dtype, remat)
-
-
-def read_classifiers(config: ConfigDict) -> tuple[classifier.Classifier, ...]:
-    """The classifiers with shapes for weights; raises as `read_model` does."""
-    read = functools.partial(_read_classifier, jnp.dtype(config.dtype))
-    return assembly.each_classifier(config, read)
-
-
-def _read_classifier(
-    dtype: Any, reference: str, wanted: Sequence[classes.Attribute]
-) -> classifier.Classifier:
-    folder = Path(reference)
-    known = published.CLASSIFIERS.get(reference.partition("@")[0])
-    if known is None:
-        folder = sources.classifier_folder(reference, with_weights=False)
-    with options.of(folder):
-        settings = vit.Config.from_dict(known or weights.read_config(folder))
-    size, half = (settings.image_size,) * 2, (0.5,) * 3
-    preprocessing = (
-        classifier.Preprocessing(size, resize.BILINEAR, 1 / 255, half, half)
-        if known
-        else classifier.read_preprocessing(folder, settings)
-    )
-    membership = classifier.memberships(settings.id2label, folder, wanted)
-    network = vit.ImageClassifier(settings, dtype)
-    shapes = weights.init_template(network, (1, *size, settings.num_channels))
-    return classifier.Classifier(
-        network, preprocessing, membership, shapes, tuple(wanted)
-    )
+    model = stable_diffusion.of_configs(folder, configs, dtype, remat)
+    return model, assembly.load_classifiers(config, dtype, with_weights=False)
 
 
 def lower(

@@ -1,27 +1,32 @@
 """A run from its config to its last epoch: devices, folder, parts, epochs."""
 
 import contextlib
+import os
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from ddpo_fair import config as configuration
 from ddpo_fair import config_rules, parallel
-from ddpo_fair.errors import UserError
+from ddpo_fair.errors import HostLost, UserError, first_line
 from ddpo_fair.loggers import progress, run_log, weights_and_biases
 from ddpo_fair.training import (
     assembly,
     checkpoint,
     description,
-    faults,
     loop,
     run_folder,
     stopping,
 )
 from ddpo_fair.training.assembly import Run
+
+# What may come from the system and the devices at any moment.
+FAULTS = (OSError, MemoryError, jax.errors.JaxRuntimeError)
+SCARCE = "RESOURCE_EXHAUSTED"  # XLA's status for too little memory
 
 
 def train(
@@ -55,11 +60,46 @@ def train(
             if unknown:
                 terminal.say(description.UNKNOWN)
             _train(config, weights, folder, terminal, stop)
-        except faults.KINDS as error:
-            raise faults.explained(error, config, folder) from error
+        except FAULTS as error:
+            raise explained(error, config, folder) from error
         finally:
             terminal.close()
     return folder
+
+
+def explained(error: Exception, config: ConfigDict, folder: Path) -> UserError:
+    """What to tell of one of the `FAULTS` that ended a run."""
+    kind, reason = UserError, first_line(error)
+    if isinstance(error, MemoryError) or SCARCE in str(error):
+        sample, train = config.sample, config.train
+        text = (
+            f"There is too little memory ({reason}). Lower sample.batch_per_device="
+            f"{sample.batch_per_device} and raise sample.batches={sample.batches} as"
+            f" much, lower train.microbatch={train.microbatch}, or recompute"
+            f" activations with train.remat=full (now {train.remat!r}): none of them"
+            " changes what is learnt. Under another --config.run.name a lower"
+            f" train.lora.rank={train.lora.rank} helps too (0 trains all weights, which"
+            " needs most)."
+        )
+    elif isinstance(error, BrokenPipeError):
+        text = "The program that read the output has closed it."
+    elif isinstance(error, OSError):
+        text = (
+            f"{str(error.filename2 or error.filename or folder)!r} cannot be used"
+            f" ({error.strerror or error}). Free some space or repair the folder."
+        )
+    elif parallel.num_processes() > 1:
+        kind = HostLost
+        text = (
+            f"Another process, or a device, was lost ({reason}). Start the same command"
+            " on all hosts."
+        )
+    else:
+        text = (
+            f"The devices failed ({reason}). If one was lost, bring it back or leave it"
+            " out."
+        )
+    return kind(f"{text} {checkpoint.way_on(folder / run_folder.CHECKPOINTS)}")
 
 
 def _train(
@@ -114,15 +154,15 @@ def _entered(folder: Path, config: ConfigDict) -> Iterator[tuple[dict[str, Any],
                     unknown = True
     except UserError as error:
         refusal = error
-    except faults.KINDS as error:
-        refusal = faults.explained(error, config, folder)
+    except FAULTS as error:
+        refusal = explained(error, config, folder)
     try:
         if parallel.any_host(refusal is not None):
             raise refusal or UserError("Another process refused; its message says why.")
         yield weights, unknown
     finally:
         if descriptor is not None:
-            run_folder.unlock(descriptor)
+            os.close(descriptor)
 
 
 def _last_words(folder: Path) -> contextlib.AbstractContextManager[None]:

@@ -37,11 +37,7 @@ class SavedRun:
 
 
 def read(folder: str | Path) -> SavedRun:
-    """The run of a folder.
-
-    Raises:
-        UserError: if it holds none, or config.json cannot be read, or breaks a rule.
-    """
+    """The run of a folder; a UserError if it holds none that keeps the rules."""
     folder = files.given("--run", folder)
     if not (folder / run_folder.CONFIG).is_file():
         raise UserError(
@@ -60,10 +56,7 @@ def read(folder: str | Path) -> SavedRun:
         ) from error
     # Where the run's curves were shown may be out of reach here, and so may the file
     # of its targets, which the record has itself.
-    wrong = [
-        problem for problem in found if not problem.startswith(("log.", "targets"))
-    ]
-    if wrong:
+    if wrong := [x for x in found if not x.startswith(("log.", "targets"))]:
         raise UserError(
             f"{folder / run_folder.CONFIG} holds settings that no run can have had:"
             f" {' '.join(wrong)} Restore it from a copy."
@@ -74,8 +67,7 @@ def read(folder: str | Path) -> SavedRun:
 def with_weights(run: SavedRun, *fields: str) -> SavedRun:
     """The run with the place of its model and classifier, which are what they were.
 
-    Raises:
-        UserError: if they are not there, or are others than it was trained with.
+    A UserError if they are not there, or are others than it was trained with.
     """
     config = run.config.copy_and_resolve_references()
     described = checkpoint.described(run.folder / run_folder.CHECKPOINTS)
@@ -85,11 +77,10 @@ def with_weights(run: SavedRun, *fields: str) -> SavedRun:
     if None in known.values():
         logging.getLogger(__name__).warning(description.UNKNOWN)
     for field in fields:
+        reference = configuration.flatten(config)[field]
         if revision := (known[field] or {}).get("revision"):
-            pinned = (
-                f"{configuration.flatten(config)[field].partition('@')[0]}@{revision}"
-            )
-            config.update_from_flattened_dict({field: pinned})
+            reference = f"{reference.partition('@')[0]}@{revision}"
+            config.update_from_flattened_dict({field: reference})
         try:
             now = description.identity(config, field)
         except UserError as error:
@@ -98,7 +89,6 @@ def with_weights(run: SavedRun, *fields: str) -> SavedRun:
                 f" --config.{field}=PLACE once, which brings {run_folder.CONFIG} up to"
                 " date."
             ) from error
-        reference = configuration.flatten(config)[field]
         for record in records:
             description.check(record, field, reference, now)
     return dataclasses.replace(run, config=config)
@@ -107,9 +97,8 @@ def with_weights(run: SavedRun, *fields: str) -> SavedRun:
 def choose(run: SavedRun, wanted: int | None) -> int:
     """The checkpoint of that number, or the newest.
 
-    Raises:
-        UserError: if there is none; lists what there is. Or if config.json is another
-            run's.
+    A UserError if there is none; lists what there is. Or if config.json is another
+    run's.
     """
     place = run.folder / run_folder.CHECKPOINTS
     found = checkpoint.numbers(place)
@@ -126,7 +115,7 @@ def choose(run: SavedRun, wanted: int | None) -> int:
     number = found[-1] if wanted is None else wanted
     described = checkpoint.described(place, number)
     before = configuration.renamed(run.record["config"])
-    free = {*run_folder.FREE, *description.fields(before), "epochs"}
+    free = {*description.FREE, *description.fields(before), "epochs"}
     if described:  # the targets themselves count, wherever they are kept
         was, now = (
             one | {"targets": record.get("targets") or {}}
@@ -144,13 +133,12 @@ def choose(run: SavedRun, wanted: int | None) -> int:
 def trained_params(run: SavedRun, number: int, unet_template: Any) -> Any:
     """The trained parameters at a checkpoint: adapters, or all of the UNet.
 
-    `unet_template` has the shapes of the UNet's parameters.
-
-    Raises:
-        UserError: if the checkpoint is damaged.
+    `unet_template` has the shapes of the UNet's parameters. A UserError if the
+    checkpoint is damaged.
     """
     template = assembly.initial_state(run.config, unet_template)
-    return checkpoint.read_one(run.folder / "checkpoints", number, template).params
+    place = run.folder / run_folder.CHECKPOINTS
+    return checkpoint.read_one(place, number, template).params
 
 
 def unet_template(folder: Path) -> Any:

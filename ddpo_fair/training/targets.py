@@ -40,13 +40,9 @@ CHIPS = re.compile(r"(v5e|v5p|v6e):[1-9]\d{0,2}(?:x[1-9]\d{0,2}){1,2}")
 
 
 def described(text: str) -> parallel.Target:
-    """The devices that `--plan=text` names.
+    """The devices that `--plan=text` names; a UserError where the plugin is missing.
 
-    Args:
-        text: h100, h100:PARTITIONSxHOSTSxGPUS, or v5e, v5p, v6e with a topology.
-
-    Raises:
-        UserError: for another text, or where the plugin is missing.
+    They are h100, h100:PARTITIONSxHOSTSxGPUS, or v5e, v5p, v6e with a topology.
     """
     jax.config.update("jax_platforms", "cpu")
     if gpus := GPUS.fullmatch(text):
