@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ddpo_fair.classifiers import classes, skin_colour
+from ddpo_fair.classifiers import classes, typology
 from ddpo_fair.embedded import dataset, ground_truth, skin
 
 
@@ -13,7 +13,7 @@ def albedo_angle(tone):
     linear = np.where(
         colour > 0.04045, ((colour + 0.055) / 1.055) ** 2.4, colour / 12.92
     )
-    _, y, z = np.cbrt(linear @ skin_colour.TO_XYZ.T / skin_colour.WHITE)
+    _, y, z = np.cbrt(linear @ typology.TO_XYZ.T / typology.WHITE)
     return np.degrees(np.arctan2(116 * y - 66, 200 * (y - z)))
 
 

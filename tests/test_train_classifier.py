@@ -10,7 +10,6 @@ from scipy import optimize
 
 pytest.importorskip("tensorflow_datasets")
 from ddpo_fair.classifiers import (
-    calibration,
     classifier,
     classifier_training,
     evaluate_classifier,
@@ -188,7 +187,7 @@ def test_temperature_is_the_likeliest(num_classes):
 
     best = optimize.minimize_scalar(loss, bounds=(0.3, 4.4)).x
     head = {"classifier": {"kernel": np.ones((2, 3))}, "other": np.ones(3)}
-    found = calibration.calibrated(head, logits, labels)
+    found = classifier_training.calibrated(head, logits, labels)
     np.testing.assert_allclose(1 / found["classifier"]["kernel"], best, rtol=0.01)
     np.testing.assert_array_equal(found["other"], 1.0)
 

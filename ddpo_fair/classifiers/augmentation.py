@@ -42,12 +42,7 @@ def blur(key: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def faceless(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Images of the same colours with no face: shuffled in patches, or heavy blur.
-
-    Args:
-        key: used once.
-        images: [N, H, W, C], sides divisible by 8.
-    """
+    """Images [N, H, W, C], sides 8's multiples, without a face: shuffled or blurred."""
     keys = jax.random.split(key, 2)
     n, height, width, channels = images.shape
     patches = images.reshape(n, 8, height // 8, 8, width // 8, channels)
@@ -80,10 +75,8 @@ def augment_batch(
 ) -> tuple[jax.Array, jax.Array]:
     """Augmented images and their smoothed targets; the first images lose their face.
 
-    Args:
-        key: used once.
-        images: float32 [N, H, W, 3] in [-1, 1], sides divisible by 8.
-        targets: float32 [N, K], probabilities of the classes.
+    Images are float32 [N, H, W, 3] in [-1, 1], sides divisible by 8; targets float32
+    [N, K], probabilities of the classes.
     """
     keys = jax.random.split(key, 2)
     count = int(len(images) * FACELESS)

@@ -17,8 +17,7 @@ NONE = -1  # the label of an image in which no class was recognised
 class Attribute:
     """What images are classified by: its classes, and how labels may spell each.
 
-    Raises:
-        UserError: unless there are two classes or more, and no spelling means two.
+    A UserError unless there are two classes or more, and no spelling means two.
     """
 
     name: str
@@ -46,10 +45,7 @@ class Attribute:
         return np.array([known.get(plain(label), NONE) for label in labels], np.int64)
 
     def misfit(self, labels: Sequence[str]) -> str:
-        """Which class no label means, or else which label means no class; or "".
-
-        A label may say that it means none: `NO_CLASS`.
-        """
+        """Which class no label means, or which label none (`NO_CLASS` may); or ""."""
         found = self.meanings(labels)
         missing = [name for k, name in enumerate(self.classes) if k not in found]
         if missing:
@@ -70,15 +66,11 @@ def plain(label: str) -> str:
 def attribute(
     name: str, classes: Sequence[str] | Mapping[str, Iterable[str]] | None = None
 ) -> Attribute:
-    """The attribute of a name.
+    """The attribute of a name: one of `DEFAULTS`, or any other if `classes` are given.
 
-    Args:
-        name: one of `DEFAULTS`, or any other if `classes` are given.
-        classes: their names, or each with the labels that mean it; None for the
-            defaults. A name alone has the spellings of the defaults, if it is there.
-
-    Raises:
-        UserError: without classes; for fewer than two, or for some that overlap.
+    They are names, or each with the labels that mean it; None for the defaults. A name
+    alone has the spellings of the defaults, if it is there. A UserError without
+    classes, for fewer than two, or for some that overlap.
     """
     defaults = DEFAULTS.get(name, {})
     if classes is None and not defaults:
@@ -132,9 +124,8 @@ CLASSES = GENDER.classes
 def labels(probabilities: np.ndarray, confidence_threshold: float = 0.7) -> np.ndarray:
     """The class of each image, or NONE, int64 [N] (paper section III-C).
 
-    Args:
-        probabilities: [N, K], rows sum to 1. A row with NaN gives NONE.
-        confidence_threshold: a class needs a probability above it; 0.7 in the paper.
+    Of probabilities [N, K], rows with sum 1. A class needs one above the threshold, 0.7
+    in the paper; a row with NaN gives NONE.
     """
     probabilities = np.asarray(probabilities)
     recognised = probabilities.max(axis=1) > confidence_threshold

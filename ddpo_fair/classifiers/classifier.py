@@ -114,10 +114,7 @@ def label_classes(
     folder: os.PathLike,
     attribute: classes.Attribute = classes.GENDER,
 ) -> np.ndarray:
-    """Which labels mean which class of an attribute: float32 [labels, K] of 0 and 1.
-
-    A UserError if no label means a class, or one means none; lists the labels.
-    """
+    """Which labels mean which class: float32 [labels, K] of 0 and 1; or a UserError."""
     if misfit := attribute.misfit(id2label):
         raise UserError(
             f"classifier={str(folder)!r} has the labels {shown(', '.join(id2label))},"
@@ -176,11 +173,7 @@ def _numbers(values: Any, count: int, least: float, most: float) -> bool:
 
 
 def preprocess(settings: Preprocessing, images: jax.Array) -> jax.Array:
-    """Pixel values [N, h, w, 3] of images [N, H, W, 3] in [0, 1].
-
-    As the classifier would get the saved images: in 256 levels, resized as Pillow
-    does it.
-    """
+    """Pixel values [N, h, w, 3] of images [N, H, W, 3] in [0, 1], in 256 levels."""
     pixels = resize.resize(jnp.round(images * 255.0), *settings.size, settings.method)
     return normalise(settings, pixels * settings.scale)
 

@@ -2,51 +2,38 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from absl import flags
 
-from ddpo_fair.classifiers import image_folder
+from ddpo_fair.classifiers import classes, image_folder, labelled_images
+from ddpo_fair.classifiers.labelled_images import LabelledImages
 from ddpo_fair.errors import UserError, shown
 
 RENDERS = "stereotyped_faces"  # a data set that the package itself makes
 
 
-def open_data(options: flags.FlagValues) -> Any:
+def open_data(options: flags.FlagValues) -> LabelledImages:
     """The data set that the flags name; see `labelled_images.open_data`."""
-    from ddpo_fair.classifiers import classes, labelled_images
-
     if options.data.partition("/")[0] == RENDERS:
         from ddpo_fair.embedded import tfds_faces  # noqa: F401 - TFDS then knows it
-    names = [name.strip() for name in (options.classes or "").split(",")]
-    data = labelled_images.open_data(
-        options.data,
-        options.label,
-        [c for c in names if c],
-        options.data_dir,
-        classes.attribute(options.attribute),
-    )
+    names = map(str.strip, (options.classes or "").split(","))
+    given = options.data, options.label, [*filter(None, names)], options.data_dir
+    data = labelled_images.open_data(*given, classes.attribute(options.attribute))
     if data.note:
         print(f"--data={shown(options.data)}: {data.note}.", file=sys.stderr)
     return data
 
 
-def training_split(data: Any) -> str:
-    """The split to train on: the one whose name says so, or the only one.
-
-    Raises:
-        UserError: if there are several.
-    """
+def training_split(data: LabelledImages) -> str:
+    """The split to train on: whose name says so, or the only one; or a UserError."""
     found = image_folder.of_purpose(data.splits, "train") or data.splits
     return only(found, data, "split", "to train on")
 
 
-def test_split(data: Any, flag: str, trained: str | None = None) -> str | None:
-    """The split to test on, besides that trained on; None if no name says so.
-
-    Raises:
-        UserError: if there are several of one kind.
-    """
+def test_split(
+    data: LabelledImages, flag: str, trained: str | None = None
+) -> str | None:
+    """The split to test on, besides that trained on; None if no name says so."""
     for purpose in ("test", "validation"):
         found = image_folder.of_purpose(data.splits, purpose)
         if found := [split for split in found if split != trained]:
@@ -54,7 +41,7 @@ def test_split(data: Any, flag: str, trained: str | None = None) -> str | None:
     return None
 
 
-def only(found: Sequence[str], data: Any, flag: str, what: str) -> str:
+def only(found: Sequence[str], data: LabelledImages, flag: str, what: str) -> str:
     """The one split that was found; a UserError asks for `flag` unless it is one."""
     if len(found) != 1:
         raise UserError(
@@ -62,13 +49,6 @@ def only(found: Sequence[str], data: Any, flag: str, what: str) -> str:
             f" give --{flag}, the one {what}."
         )
     return found[0]
-
-
-def read(data: Any, split: str, settings: Any) -> Any:
-    """A split in the size of a classifier's preprocessing; see `labelled_images`."""
-    from ddpo_fair.classifiers import labelled_images
-
-    return labelled_images.read(data, split, settings.size, settings.method)
 
 
 def define(texts: Callable[..., None]) -> None:

@@ -11,10 +11,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from absl import flags
 
 from ddpo_fair import command_line, files, process
-from ddpo_fair.classifiers import data_flags
+from ddpo_fair.classifiers import data_flags, labelled_images
 
 RENDERS = "renders"  # the embedded model's, held out; some without a face
 DEFAULT_IMAGES = 1000
@@ -67,8 +68,6 @@ def evaluate(options: flags.FlagValues) -> None:
 
 def _images(options: flags.FlagValues, settings: Any):
     """Images, which rows of them int [n], and the split's name."""
-    import numpy as np
-
     if options.data == RENDERS:
         from ddpo_fair.embedded import renders  # the extra `data` may be missing
 
@@ -78,7 +77,7 @@ def _images(options: flags.FlagValues, settings: Any):
     name = options.split or data_flags.test_split(data, "split")
     name = name or data_flags.only(data.splits, data, "split", "to test on")
     print(f"Tests on the split {name} of {', '.join(data.splits)}.")
-    split = data_flags.read(data, name, settings)
+    split = labelled_images.read(data, name, settings.size, settings.method)
     count = min(options.images or len(split.classes), len(split.classes))
     order = np.random.default_rng([options.seed, 3]).permutation(len(split.classes))
     return split, np.sort(order[:count]), name

@@ -40,10 +40,8 @@ def of_purpose(splits: Sequence[str], purpose: str) -> list[str]:
 def read(root: Path) -> tuple[Files, list[str], str]:
     """The files of each split with their classes, the classes' names, what is skipped.
 
-    Names that differ in their case alone are one class.
-
-    Raises:
-        UserError: if there are no images, or classes stand beside splits.
+    Names that differ in their case alone are one class. A UserError if there are no
+    images, or classes stand beside splits.
     """
     name = f"--data={shown(str(root))}"
     skipped: collections.Counter[str] = collections.Counter()
@@ -74,8 +72,7 @@ def read(root: Path) -> tuple[Files, list[str], str]:
             f"{name} holds no images ({', '.join(SUFFIXES)}) in a folder for each"
             " class: make it FOLDER/female/x.png and FOLDER/male/y.png, or"
             f" FOLDER/train/female/x.png and so on.{said and f' Skipped: {said}.'}"
-            + CELEBA
-            * any(root.glob("list_attr_celeba*"))
+            + hint(root)
         )
     order = sorted(known)
     numbered = {

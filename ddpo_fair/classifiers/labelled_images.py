@@ -26,48 +26,28 @@ WHITE = {"I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I;16N": 65535, "F": 1.0
 
 @dataclasses.dataclass(frozen=True)
 class LabelledImages:
-    """A data set whose labels are understood.
+    """A data set whose labels are understood."""
 
-    Attributes:
-        reference: as the user named it.
-        source: tfds.core.DatasetBuilder, or each split's files and their classes.
-        splits: their names.
-        names: of the classes.
-        image: path of TFDS's feature, "/" between.
-        label: likewise.
-        attribute: whose classes the labels mean.
-        note: what of a folder is not read; "" if all is.
-    """
-
-    reference: str
-    source: Any
+    reference: str  # as the user named it
+    source: Any  # tfds.core.DatasetBuilder, or each split's files and their classes
     splits: tuple[str, ...]
-    names: tuple[str, ...]
-    image: str = "image"
-    label: str = "label"
-    attribute: Attribute = GENDER
-    note: str = ""
+    names: tuple[str, ...]  # of the classes
+    image: str = "image"  # path of TFDS's feature, "/" between
+    label: str = "label"  # likewise
+    attribute: Attribute = GENDER  # whose classes the labels mean
+    note: str = ""  # what of a folder is not read; "" if all is
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Images of a split, read when asked for.
-
-    Attributes:
-        data: whose they are.
-        name: of the split.
-        source: `[i]` is a file and its class, or an example of TFDS, image encoded.
-        classes: int [N], of `data.names`.
-        size: height and width that images get.
-        method: PIL's number of the filter.
-    """
+    """Images of a split, read when asked for."""
 
     data: LabelledImages
     name: str
-    source: Sequence[Any]
-    classes: np.ndarray
-    size: tuple[int, int]
-    method: int
+    source: Sequence[Any]  # of a file and its class, or TFDS's examples, images encoded
+    classes: np.ndarray  # int [N], of `data.names`
+    size: tuple[int, int]  # height and width that images get
+    method: int  # PIL's number of the filter
 
     @property
     def truth(self) -> np.ndarray:
@@ -75,11 +55,7 @@ class Split:
         return self.data.attribute.meanings(self.data.names)[self.classes]
 
     def pixels(self, rows: Sequence[int]) -> np.ndarray:
-        """Images uint8 [n, H, W, 3] of rows [n]; the sides' proportion is not kept.
-
-        Raises:
-            UserError: names an image that cannot be read.
-        """
+        """Images uint8 [n, H, W, 3] of rows [n]; a UserError if one is broken."""
         return np.stack([self._kept(int(row)) for row in rows])
 
     @functools.cached_property
@@ -112,11 +88,7 @@ class Split:
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """An upright RGB image of a file of any mode, on white where it is transparent.
-
-    Raises:
-        ValueError: for numbers of which none is agreed to be white.
-    """
+    """An upright RGB image of any mode, on white; a ValueError without a white."""
     most = WHITE.get(image.mode)
     if image.mode == "I":  # 32 bits, in which Pillow keeps the 16 of a PNG or PGM
         most = 65535 if image.format in ("PNG", "PPM") else 0
@@ -143,18 +115,12 @@ def open_data(
     data_dir: str | None = None,
     attribute: Attribute = GENDER,
 ) -> LabelledImages:
-    """A data set, downloaded and prepared if need be.
+    """A data set, downloaded and prepared if need be; a UserError if it cannot be had.
 
-    Args:
-        reference: a name of TensorFlow Datasets, e.g. "celeb_a"; the folder of one that
-            is prepared; or a folder with a folder for each class.
-        label: the feature that is the label, e.g. "Male"; None for the obvious one.
-        classes: what its values mean, from 0 on; () for what the data set says.
-        data_dir: where TFDS keeps its data sets; None for its own choice.
-        attribute: what images are classified by.
-
-    Raises:
-        UserError: for an unknown data set or feature, or one that cannot be had.
+    The reference is a name of TensorFlow Datasets, e.g. "celeb_a"; the folder of one
+    that is prepared; or a folder with a folder for each class. The label is a feature,
+    e.g. "Male", None for the obvious one; `classes` is what its values mean, from 0 on,
+    () for what the data set says; `data_dir` is where TFDS keeps its data sets.
     """
     folder = files.given("--data", reference)
     if folder.is_dir() and not (folder / PREPARED).is_file():
@@ -166,10 +132,8 @@ def open_data(
             )
         hint = image_folder.hint(folder)
         names = _class_names(own, "label", classes, reference, attribute, hint)
-        splits = tuple(source)
-        return LabelledImages(
-            reference, source, splits, names, attribute=attribute, note=note
-        )
+        data = LabelledImages(reference, source, tuple(source), names)
+        return dataclasses.replace(data, attribute=attribute, note=note)
     builder = tfds_source.builder(reference, folder, data_dir)
     known = builder.info.features
     image, label = tfds_source.features(known, label, reference)
@@ -181,17 +145,7 @@ def open_data(
 
 
 def read(data: LabelledImages, split: str, size: tuple[int, int], method: int) -> Split:
-    """A split of the data with all its labels.
-
-    Args:
-        data: of `open_data`.
-        split: its name.
-        size: height and width that images get.
-        method: PIL's number of the filter.
-
-    Raises:
-        UserError: for an unknown split, or labels that are none.
-    """
+    """A split of the data, see `Split`; a UserError if it, or a label, is unknown."""
     if split not in data.splits:
         raise UserError(
             f"--data={shown(data.reference)} has no split {shown(split)}, but"
@@ -226,8 +180,7 @@ def _class_names(
 ) -> tuple[str, ...]:
     """Names of the classes 0, 1, ...: `given`, or the data set's own if () is given.
 
-    Raises:
-        UserError: unless they fit the attribute's classes.
+    A UserError unless they fit the attribute's classes.
     """
     if given and own and len(given) != len(own):
         raise UserError(

@@ -22,11 +22,8 @@ def resize(
 ) -> jax.Array:
     """Images [N, height, width, C], equal to Pillow's to the last bit.
 
-    Args:
-        pixels: float32 [N, H, W, C], whole numbers from 0 to 255.
-        height: wanted.
-        width: wanted.
-        method: PIL's number of the filter.
+    Of pixels float32 [N, H, W, C], whole numbers from 0 to 255; `method` is PIL's
+    number of the filter.
     """
     pixels = _along(pixels, 2, width, method)
     return _along(pixels, 1, height, method)

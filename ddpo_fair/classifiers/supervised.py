@@ -105,19 +105,11 @@ def fit(
     num_steps: int,
     decay: float = 0.999,
 ) -> Any:
-    """The averaged weights after `num_steps` updates, resumed from `folder`.
+    """The averaged weights after `num_steps` updates in all, resumed from `folder`.
 
-    Args:
-        purpose: of the keys, `rng.key(seed, purpose, step)`; the progress bar's name.
-        folder: of the checkpoints.
-        params: initial weights.
-        transform: the optimizer.
-        loss: `(params, batch, key) -> scalar`.
-        batch: the batch of a step number, so that resumed training sees the same data;
-            threads call it.
-        seed: of the keys.
-        num_steps: updates in all.
-        decay: of the moving average of the weights; shorter at the start.
+    Keys are `rng.key(seed, purpose, step)`, the loss `(params, batch, key) -> scalar`.
+    `batch` gives that of a step number, so that resumed training sees the same data;
+    threads call it. `decay` is of the weights' moving average, shorter at the start.
     """
     average = jax.tree.map(jnp.copy, params)
     state = FitState(params, average, transform.init(params), jnp.int32(0))

@@ -141,15 +141,10 @@ def at(example: dict[str, Any], path: str) -> Any:
 
 
 def features(known: Any, label: str | None, reference: str) -> tuple[str, str]:
-    """Paths of the image and of the label.
+    """Paths of the image and of the label; a UserError if either is not the only one.
 
-    Args:
-        known: `tfds.features.FeaturesDict`.
-        label: as the user named it, its last part is enough; None for the obvious one.
-        reference: of the data set, for messages.
-
-    Raises:
-        UserError: if either is missing, or not the only one.
+    `known` is a `tfds.features.FeaturesDict`; of `label` the last part is enough, and
+    None means the obvious one.
     """
     import tensorflow_datasets as tfds  # see `builder`
 
@@ -158,7 +153,8 @@ def features(known: Any, label: str | None, reference: str) -> tuple[str, str]:
     if not images:
         raise UserError(f"--data={shown(reference)} has no images.")
     image = "image" if "image" in images else images[0]
-    labels = [p for p, f in leaves.items() if f.shape == () and _is_whole(f)]
+    whole = [p for p, f in leaves.items() if np.dtype(f.np_dtype).kind in "biu"]
+    labels = [path for path in whole if leaves[path].shape == ()]
     genders = [p for p in labels if _of_attribute(p)]  # "Male" and the like
     if label is None:
         named = [p for p in labels if hasattr(leaves[p], "names")]
@@ -200,7 +196,3 @@ def _leaves(known: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(feature, f"{path}{name}/")
         else:
             yield f"{path}{name}", feature
-
-
-def _is_whole(feature: Any) -> bool:
-    return np.issubdtype(feature.np_dtype, np.integer) or feature.np_dtype == np.bool_

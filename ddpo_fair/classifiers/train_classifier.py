@@ -17,10 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import flags
 
 from ddpo_fair import command_line, files, process
-from ddpo_fair.classifiers import data_flags
+from ddpo_fair.classifiers import data_flags, labelled_images
 from ddpo_fair.errors import UserError, shown
 
 # Of Muon, five times AdamW's: a network of random weights, or one that knows already.
@@ -106,8 +107,9 @@ def _splits(options: flags.FlagValues, data: Any, settings: Any) -> tuple[Any, A
     """Images to train on (a UserError if a class is missing); to test with, or None."""
     name = options.split or data_flags.training_split(data)
     test = options.test_split or data_flags.test_split(data, "test_split", name)
+    size, method = settings.size, settings.method
     training, tests = (
-        data_flags.read(data, x, settings) if x else None for x in (name, test)
+        labelled_images.read(data, x, size, method) if x else None for x in (name, test)
     )
     meanings = training.truth
     missing = [x for k, x in enumerate(data.attribute.classes) if k not in meanings]
@@ -122,8 +124,6 @@ def _splits(options: flags.FlagValues, data: Any, settings: Any) -> tuple[Any, A
 
 def _test(options: flags.FlagValues, output: Path, split: Any, rows: Any) -> None:
     """Tests the written folder, as config.classifier reads it, on rows; None: all."""
-    import numpy as np
-
     from ddpo_fair.classifiers import classifier
     from ddpo_fair.evaluation import classifier_evaluation
 

@@ -22,7 +22,7 @@ from absl import flags
 from transformers import CLIPTokenizer
 
 from ddpo_fair import command_line, files, parallel, process
-from ddpo_fair.classifiers import calibration, classes, classifier
+from ddpo_fair.classifiers import classes, classifier, classifier_training
 from ddpo_fair.embedded import (
     dataset,
     ground_truth,
@@ -144,7 +144,7 @@ def classifier_stage(
     network = vit.ImageClassifier(vit.Config.from_dict(config))
     pixels = pretrain_vae.scale(images[holdout])
     logits = np.asarray(jax.jit(network.apply)({"params": params}, pixels))
-    params = calibration.calibrated(params, logits, truth[holdout])
+    params = classifier_training.calibrated(params, logits, truth[holdout])
     folder = output / stage
     weights.save(folder, params, config, "model.safetensors", dtype=STORED)
     write_json(folder / "preprocessor_config.json", pretrain_classifier.PREPROCESSOR)

@@ -7,7 +7,7 @@ under the same prompts, it says nothing about a person.
 
 import numpy as np
 
-from ddpo_fair.classifiers import skin_colour
+from ddpo_fair.classifiers import typology
 
 UNKNOWN = -1
 AGES = ("under 30", "30 to 59", "60 and over")
@@ -35,7 +35,7 @@ def typology_angles(images: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     for index, box in enumerate(boxes):
         if not np.isfinite(box).all():
             continue
-        pixels = images[(index, *skin_colour.skin(box, height, width))].reshape(-1, 3)
+        pixels = images[(index, *typology.skin(box, height, width))].reshape(-1, 3)
         if len(pixels):
             lightness, _, yellow = np.median(to_lab(pixels), axis=0)
             angles[index] = np.degrees(np.arctan2(lightness - 50, max(yellow, 1e-6)))
@@ -44,7 +44,7 @@ def typology_angles(images: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 def to_lab(pixels: np.ndarray) -> np.ndarray:
     """CIE L*a*b* (D65) of sRGB pixels uint8 [N, 3], float [N, 3]."""
-    ratios = LINEAR[pixels] @ skin_colour.TO_XYZ.T / skin_colour.WHITE
+    ratios = LINEAR[pixels] @ typology.TO_XYZ.T / typology.WHITE
     small = ratios * (24389 / 27 / 116) + 16 / 116
     x, y, z = np.where(ratios > 216 / 24389, np.cbrt(ratios), small).T
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
@@ -56,8 +56,8 @@ def mean_colour(image: np.ndarray) -> np.ndarray:
 
 
 def tones(angles: np.ndarray) -> np.ndarray:
-    """Index into `skin_colour.TONES` of each angle, or UNKNOWN, int [N]."""
-    classes = np.sum(angles[:, None] <= np.array(skin_colour.ANGLES), axis=1)
+    """Index into `typology.TONES` of each angle, or UNKNOWN, int [N]."""
+    classes = np.sum(angles[:, None] <= np.array(typology.ANGLES), axis=1)
     return np.where(np.isnan(angles), UNKNOWN, classes)
 
 
@@ -69,4 +69,4 @@ def age_groups(ages: np.ndarray) -> np.ndarray:
 
 def central_boxes(num_images: int) -> np.ndarray:
     """Where a face-prompt puts the face, without a detector: [N, 4]."""
-    return np.tile(np.array(skin_colour.CENTRAL_BOX), (num_images, 1))
+    return np.tile(np.array(typology.CENTRAL_BOX), (num_images, 1))

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpo_fair.classifiers import skin_colour
+from ddpo_fair.classifiers import typology
 from ddpo_fair.classifiers.classes import FEMALE, MALE, NONE
 from ddpo_fair.learning.goals import Targets
 from ddpo_fair.prompts import EXPLICIT, Prompt
@@ -192,7 +192,7 @@ def _attributes(answers: Answers) -> Figures:
         name: np.array([np.sum(found == k) for k in range(size)])
         for name, found, size in (
             ("gender", answers.labels, 2),
-            ("skin_tone", appearance.tones(answers.angles), len(skin_colour.TONES)),
+            ("skin_tone", appearance.tones(answers.angles), len(typology.TONES)),
             ("age", appearance.age_groups(answers.ages), len(appearance.AGES)),
         )
     }
