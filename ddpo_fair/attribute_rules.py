@@ -29,11 +29,7 @@ def of(config: ConfigDict) -> dict[str, classes.Attribute]:
 
 
 def targets(config: ConfigDict) -> dict[str, dict[str, tuple[float, ...]]]:
-    """The shares of the file `config.targets`, by attribute and prompt; {} for none.
-
-    Raises:
-        UserError: if it cannot be read, or breaks a rule: lists them all.
-    """
+    """Shares of the file `config.targets`, by attribute and prompt; or a UserError."""
     if not config.targets:
         return {}
     path = files.given("targets", config.targets)
@@ -41,7 +37,7 @@ def targets(config: ConfigDict) -> dict[str, dict[str, tuple[float, ...]]]:
         raise UserError(f"targets={shown(config.targets)} is not a file; {FORM}.")
     try:
         text = path.read_text(encoding="utf-8-sig")
-        table = json.loads(text, object_pairs_hook=_once)
+        table = json.loads(text, object_pairs_hook=files.once)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"targets={shown(config.targets)} cannot be read as JSON ({error}); {FORM}."
@@ -80,16 +76,6 @@ def targets(config: ConfigDict) -> dict[str, dict[str, tuple[float, ...]]]:
     return found
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose names differ; a ValueError says which stands there twice."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{shown(twice)} stands there twice; keep one")
-    return found
-
-
 def _entries(table: Any) -> Iterator[tuple[str, str, Any]]:
     """Prompt, attribute and shares of each entry of a table."""
     for prompt, attributes in table.items() if isinstance(table, dict) else ():
@@ -111,10 +97,7 @@ def distribution(shares: Any, count: int) -> bool:
 
 
 def problems(config: ConfigDict) -> Iterator[str]:
-    """A sentence for each rule that attributes and their targets break.
-
-    Each of the settings has the right type and obeys its own rule.
-    """
+    """A sentence for each rule that attributes, whose types are right, break."""
     if not config.attributes:
         yield "attributes is empty: give one, e.g. gender."
     for name, one in config.attributes.items():

@@ -10,7 +10,6 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -21,7 +20,7 @@ import ddpo_fair
 from ddpo_fair import command_line, files, process
 from ddpo_fair.diffusion import scheduler_settings, stable_diffusion
 from ddpo_fair.errors import UserError
-from ddpo_fair.models import lora, lora_files, sources, weights
+from ddpo_fair.models import lora, sources, weights
 from ddpo_fair.training import saved_run
 
 MOST_EPOCHS = 10**6
@@ -54,18 +53,12 @@ def main(arguments: Sequence[str]) -> int:
 def export(
     run: str | Path, output: str | Path, format: str, number: int | None = None
 ) -> Path:
-    """Writes a checkpoint's model to a new folder, whole or not at all.
+    """Writes a checkpoint's model to a folder, new or empty, whole or not at all.
 
-    Args:
-        run: folder of the run.
-        output: does not exist yet, or is empty.
-        format: "diffusers": a folder that StableDiffusionPipeline.from_pretrained
-            opens; "lora": adapters for diffusers' load_lora_weights and for PEFT;
-            "kohya": adapters for ComfyUI and AUTOMATIC1111.
-        number: of the checkpoint; None for the newest.
-
-    Raises:
-        UserError: if there is nothing to export, or it cannot be written.
+    Formats: "diffusers", a folder that StableDiffusionPipeline.from_pretrained opens;
+    "lora", adapters for diffusers' load_lora_weights and for PEFT; "kohya", adapters
+    for ComfyUI and AUTOMATIC1111. `number` is the checkpoint's, None for the newest. A
+    UserError if there is nothing to export, or it cannot be written.
     """
     # Seconds of imports, which a wrong flag does not wait for.
     from ddpo_fair.report import card_effect, model_card
@@ -85,35 +78,21 @@ def export(
         if format == "diffusers":
             _write_pipeline(folder, saved, number, source)
         else:
-            result = card_effect.result(saved, number)
-            _write_adapters(folder, saved, number, source, format, result)
+            template = saved_run.unet_template(source)
+            adapters = saved_run.trained_params(saved, number, template)
+            metadata = {
+                "base_model": saved.config.model,
+                "prompts": json.dumps(list(saved.config.prompts)),
+                "result": json.dumps(card_effect.result(saved, number)),
+                "rank": str(settings.rank),
+                "ddpo_fair": ddpo_fair.__version__,
+            }
+            of_both = (lora.DIFFUSERS, lora.PEFT)
+            for name in of_both if format == "lora" else (lora.KOHYA,):
+                lora.save(folder, adapters, settings.scale, metadata, name)
         text = model_card.write(saved, number, format)
         (folder / "README.md").write_text(text, encoding="utf-8")
     return target
-
-
-def _write_adapters(
-    folder: Path,
-    saved: saved_run.SavedRun,
-    number: int,
-    source: Path,
-    format: str,
-    result: dict[str, Any],
-) -> None:
-    """Writes adapters; `result` is of `card_effect`."""
-    template = saved_run.unet_template(source)
-    adapters = saved_run.trained_params(saved, number, template)
-    metadata = {
-        "base_model": saved.config.model,
-        "prompts": json.dumps(list(saved.config.prompts)),
-        "result": json.dumps(result),
-        "rank": str(saved.config.train.lora.rank),
-        "ddpo_fair": ddpo_fair.__version__,
-    }
-    scale = saved.config.train.lora.scale
-    of_both = (lora_files.DIFFUSERS, lora_files.PEFT)
-    for name in of_both if format == "lora" else (lora_files.KOHYA,):
-        lora_files.save(folder, adapters, scale, metadata, name)
 
 
 def _write_pipeline(
@@ -147,8 +126,8 @@ def _write_pipeline(
         text = files.json_text(scheduler, 2)
     (folder / name).write_text(text, encoding="utf-8")
     index = {**PIPELINE, "scheduler": ["diffusers", scheduler["_class_name"]]}
-    text = json.dumps(index, indent=2, sort_keys=True)
-    (folder / "model_index.json").write_text(text + "\n", encoding="utf-8")
+    text = files.json_text(dict(sorted(index.items())), 2)
+    (folder / "model_index.json").write_text(text, encoding="utf-8")
 
 
 def _read_own(source: Path, name: str) -> bytes:
@@ -157,10 +136,9 @@ def _read_own(source: Path, name: str) -> bytes:
     The hub's cache has links, from snapshots/REVISION to blobs.
     """
     home, path = source.resolve(), source / name
-    homes = {
-        home,
-        home.parents[1] / "blobs" if home.parent.name == "snapshots" else home,
-    }
+    homes = {home}
+    if home.parent.name == "snapshots":
+        homes.add(home.parents[1] / "blobs")
     if homes.isdisjoint(path.resolve().parents):
         raise UserError(
             f"{path} is a link to {path.resolve()}, outside the model's folder, and"

@@ -1,5 +1,6 @@
 """Files: paths that somebody typed, writing whole or not at all, JSON."""
 
+import collections
 import contextlib
 import errno
 import json
@@ -24,12 +25,7 @@ VARIABLE = re.compile(r"\$\w+|\$\{\w+\}")
 def given(name: str, text: str | os.PathLike) -> Path:
     """The absolute path of a flag or a setting; whether it exists is another question.
 
-    Args:
-        name: of the flag or setting, for the message.
-        text: as it was typed; ~ is the home.
-
-    Raises:
-        UserError: if no file could be named so.
+    ~ is the home. A UserError, with the name of the flag, if no file could be named so.
     """
     text = os.fspath(text)
     try:
@@ -62,10 +58,7 @@ def cache() -> Path:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes `path`'s place if nothing is raised.
-
-    Readers see the old content or the new, never a part.
-    """
+    """A path beside `path`, which takes its place, whole, if nothing is raised."""
     part = path.with_name(f".{path.name}.part")
     try:
         yield part
@@ -75,11 +68,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def replace(path: Path, content: bytes | str) -> None:
-    """Writes a file, whole or not at all.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
+    """Writes a file, whole or not at all; or an OSError."""
     with replacing(path) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
 
@@ -109,17 +98,21 @@ def json_text(value: Any, indent: int | None = None) -> str:
     return json.dumps(plain(value), allow_nan=False, indent=indent) + "\n"
 
 
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose names differ; a ValueError says which stands there twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        ((twice, _),) = collections.Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{shown(twice)} stands there twice; keep one")
+    return found
+
+
 def output(flag: str, text: str | os.PathLike, own: str | bytes) -> Path:
     """The absolute path that a flag names for a new file or folder, or one to replace.
 
-    Args:
-        flag: for the message.
-        text: as it was typed.
-        own: what is near the beginning of every file of this kind, bytes, or the name
-            of a file in every folder of this kind; empty if nothing may be replaced.
-
-    Raises:
-        UserError: for a run's own records, a device, and whatever is of another kind.
+    `own` is what stands near the beginning of every file of this kind, bytes, or the
+    name of a file in every folder of this kind; empty if nothing may be replaced. A
+    UserError for a run's own records, a device, and whatever is of another kind.
     """
     path = given(flag, text)
     folder = not isinstance(own, bytes)
@@ -151,13 +144,8 @@ def output(flag: str, text: str | os.PathLike, own: str | bytes) -> Path:
 def bind(path: Path, settings: dict[str, Any], flag: str) -> None:
     """Keeps `settings` in a new file, which makes its folder that of these settings.
 
-    Args:
-        path: of the file.
-        settings: values that JSON has.
-        flag: which named the folder, for the message.
-
-    Raises:
-        UserError: if the folder is that of other settings, or cannot be used.
+    A UserError, with the flag that named the folder, if it is that of other settings,
+    or cannot be used.
     """
     output(flag, path.parent, path.name)
     name = f"{flag}={shown(str(path.parent))}"

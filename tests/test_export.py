@@ -16,7 +16,7 @@ import tiny_run
 from ddpo_fair import export
 from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.errors import UserError
-from ddpo_fair.models import lora, lora_files, sources
+from ddpo_fair.models import lora, sources
 from ddpo_fair.report import card_effect, model_card
 from ddpo_fair.training import checkpoint, description, run_folder, saved_run
 
@@ -203,7 +203,7 @@ def test_only_files_of_the_model_are_handed_on(folders, tmp_path):
 
 def test_adapters_say_where_they_come_from(folders, tmp_path):
     output = export.export(folders["lora"], tmp_path / "out", "lora")
-    with safetensors.safe_open(output / lora_files.DIFFUSERS, "numpy") as file:
+    with safetensors.safe_open(output / lora.DIFFUSERS, "numpy") as file:
         metadata = file.metadata()
     assert metadata["base_model"] == str(folders["model"])
     assert json.loads(metadata["prompts"]) == [tiny_model.PROMPTS[0]]
@@ -233,7 +233,7 @@ def test_the_card_says_use_effect_and_limits(folders, tmp_path):
     ):
         assert words in card
     assert "ComfyUI and AUTOMATIC1111 read neither" in card
-    for name in (lora_files.DIFFUSERS, lora_files.PEFT, lora_files.PEFT_CONFIG):
+    for name in (lora.DIFFUSERS, lora.PEFT, lora.PEFT_CONFIG):
         assert name in card and (output / name).is_file()
     # Newcombe: 0.35 - sqrt(0.09^2 + 0.07^2), 0.35 + sqrt(0.09^2 + 0.05^2)
     assert "+35.0 points [+23.6, +45.3]" in card
@@ -242,8 +242,8 @@ def test_the_card_says_use_effect_and_limits(folders, tmp_path):
 def test_the_card_of_kohyas_file_says_where_it_goes(folders, tmp_path):
     output = export.export(folders["lora"], tmp_path / "out", "kohya")
     card = (output / "README.md").read_text()
-    assert "`models/loras` of ComfyUI" in card and f'"{lora_files.KOHYA}")' in card
-    assert {path.name for path in output.iterdir()} == {"README.md", lora_files.KOHYA}
+    assert "`models/loras` of ComfyUI" in card and f'"{lora.KOHYA}")' in card
+    assert {path.name for path in output.iterdir()} == {"README.md", lora.KOHYA}
 
 
 def test_the_card_has_rows_of_each_attribute(folders, tmp_path):

@@ -61,10 +61,7 @@ class Attention(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, attention to the text, gated feed-forward.
-
-    Of [N, L, D], with text states [N, S, E].
-    """
+    """Attention to itself, to text [N, S, E], gated feed-forward, of [N, L, D]."""
 
     num_heads: int
     dtype: jax.typing.DTypeLike = jnp.float32
@@ -137,15 +134,9 @@ class ImageAttention(nn.Module):
 class Level(nn.Module):
     """The resnets of one resolution, each followed by attention where it has any.
 
-    Args of a call:
-        x: [N, H, W, C].
-        time_embedding: [N, E]; the VAE has none.
-        text_states: [N, L, D] for the attention.
-        skips: on the way up, states [N, H, W, C']; the last ones are concatenated
-            before the resnets.
-
-    Returns:
-        The states [N, H, W, features] after each layer, then the resampled one.
+    Of x [N, H, W, C], times [N, E] if there are any, and text states [N, L, D] for the
+    attention: the states [N, H, W, features] after each layer, then the resampled one.
+    On the way up the last of the skips [N, H, W, C'] are concatenated before resnets.
     """
 
     features: int
@@ -179,10 +170,8 @@ class Level(nn.Module):
                 )
             states.append(x)
         if self.resample == "down":
-            shape = {"stride": 2, "padding": self.padding}
-            conv = layers.Conv(
-                self.features, self.dtype, **shape, name="downsamplers.0.conv"
-            )
+            shape, name = (3, 2, self.padding), "downsamplers.0.conv"
+            conv = layers.Conv(self.features, self.dtype, *shape, name=name)
             states.append(conv(x))
         elif self.resample == "up":
             conv = layers.Conv(self.features, self.dtype, name="upsamplers.0.conv")
@@ -195,7 +184,4 @@ def recomputed(remat: bool | str) -> tuple[type, type]:
     if not remat:
         return ResnetBlock, Transformer
     policy = None if remat is True else getattr(jax.checkpoint_policies, remat)
-    return (
-        nn.remat(ResnetBlock, policy=policy),
-        nn.remat(Transformer, policy=policy),
-    )
+    return (nn.remat(ResnetBlock, policy=policy), nn.remat(Transformer, policy=policy))

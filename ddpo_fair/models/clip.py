@@ -11,6 +11,11 @@ from ddpo_fair import errors
 from ddpo_fair.models import layers, options
 
 PLACE = "CLIPTextModel: config.json"
+LAYER = (
+    ("layer_norm1", "layer_norm2"),
+    tuple(f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")),
+    ("mlp.fc1", "mlp.fc2"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +36,9 @@ class Config:
         """Config of a parsed config.json; a UserError names what is not supported."""
         if isinstance(both := json_dict.get("text_config"), dict):  # CLIPModel's
             json_dict = both
-        options.check(
-            PLACE,
-            json_dict,
-            [options.among(json_dict, "model_type", (None, "clip_text_model"))],
-            "use a Stable Diffusion 1.x or 2.x model",
-        )
+        rule = options.among(json_dict, "model_type", (None, "clip_text_model"))
+        fix = "use a Stable Diffusion 1.x or 2.x model"
+        options.check(PLACE, json_dict, [rule], fix)
         config = options.read(cls, json_dict, PLACE)
         rules = (
             options.among(config, "hidden_act", ("gelu", "quick_gelu")),
@@ -46,37 +48,8 @@ class Config:
         return config
 
 
-class EncoderLayer(nn.Module):
-    """Causal self-attention and feed-forward of [N, L, D], normalised first."""
-
-    config: Config
-    dtype: jax.typing.DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        c = self.config
-        h = layers.layer_norm(x, c.layer_norm_eps, "layer_norm1", self.dtype)
-        q, k, v = (
-            layers.dense(c.hidden_size, f"self_attn.{name}", self.dtype)(h)
-            for name in ("q_proj", "k_proj", "v_proj")
-        )
-        h = layers.attend(q, k, v, c.num_attention_heads, is_causal=True)
-        x = x + layers.dense(c.hidden_size, "self_attn.out_proj", self.dtype)(h)
-        h = layers.layer_norm(x, c.layer_norm_eps, "layer_norm2", self.dtype)
-        h = layers.dense(c.intermediate_size, "mlp.fc1", self.dtype)(h)
-        h = layers.ACTIVATIONS[c.hidden_act](h)
-        return x + layers.dense(c.hidden_size, "mlp.fc2", self.dtype)(h)
-
-
 class TextEncoder(nn.Module):
-    """Last hidden state of the tokens, after the final norm.
-
-    Args of a call:
-        input_ids: int [N, L], L <= max_position_embeddings.
-
-    Returns:
-        float32 [N, L, hidden_size].
-    """
+    """Last hidden state, float32 [N, L, hidden_size], of tokens int [N, L]."""
 
     config: Config
     dtype: jax.typing.DTypeLike = jnp.float32
@@ -107,7 +80,8 @@ class TextEncoder(nn.Module):
         )
         x = tokens + positions[None]
         for i in range(c.num_hidden_layers):
-            x = EncoderLayer(c, self.dtype, name=f"text_model.encoder.layers.{i}")(x)
+            name = f"text_model.encoder.layers.{i}"
+            x = layers.EncoderLayer(c, LAYER, self.dtype, is_causal=True, name=name)(x)
         x = layers.layer_norm(
             x, c.layer_norm_eps, "text_model.final_layer_norm", self.dtype
         )

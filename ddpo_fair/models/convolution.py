@@ -20,11 +20,8 @@ def convolve(
 ) -> jax.Array:
     """Convolution [N, H', W', C'] of images with a square kernel, by a fast program.
 
-    Args:
-        x: [N, H, W, C].
-        kernel: [k, k, C, C'], of x's dtype.
-        stride: the same along both axes.
-        padding: zeros before and after, the same along both axes.
+    Of x [N, H, W, C] and a kernel [k, k, C, C'] of its dtype. The stride, and the zeros
+    before and after, are the same along both axes.
     """
     size = kernel.shape[0]
     if size == 1 and stride == 1 and padding == (0, 0):
@@ -37,13 +34,9 @@ def convolve(
 def _convolve(
     x: jax.Array, kernel: jax.Array, padding: Padding, stride: int = 1
 ) -> jax.Array:
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=(padding, padding),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    along = (stride, stride), (padding, padding)
+    layout = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, *along, dimension_numbers=layout)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -63,13 +56,7 @@ def _forward(
 def _backward(
     padding: Padding, inputs: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Gradients [N, H, W, C] of x and [k, k, C, C'] of the kernel.
-
-    Args:
-        padding: as for `convolve`.
-        inputs: x and kernel, as for `convolve`.
-        gradient: of the output [N, H', W', C'].
-    """
+    """Gradients of x [N, H, W, C] and the kernel [k, k, C, C'], the `inputs`."""
     x, kernel = inputs
     size = kernel.shape[0]
     before, after = (size - 1 - zeros for zeros in padding)

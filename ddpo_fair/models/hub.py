@@ -10,7 +10,7 @@ from ddpo_fair.models import tensor_files
 
 TIMEOUT_SECONDS = 15  # for the hub to answer a question
 MOVED = {  # names that scripts still carry, and where the model is now
-    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"
 }
 COPY = "give a local folder instead: `hf download {name} --local-dir FOLDER`"
 REASONS = {  # by the class of an exception of huggingface_hub or its HTTP client
@@ -33,20 +33,14 @@ def download(
     others: Sequence[str],
     variant: str = "",
 ) -> Path:
-    """The local folder of a model of the hub, in the hub's own cache.
+    """The local folder of a model of the hub, in the hub's own cache; or a UserError.
 
     Of several processes on a host one downloads a file; the others wait for it.
 
-    Args:
-        field: of the config, for messages: "model" or "classifier".
-        reference: "owner/name" or "owner/name@revision".
-        parts: folders with a config.json and weights, "" for the top; each with the
-            stem of its weights' name, or None to leave them.
-        others: further files, fetched where the model has them.
-        variant: e.g. "fp16" for the weights named so; "" for the usual ones.
-
-    Raises:
-        UserError: says what is wrong, with the way out, if the model is not there.
+    The field, "model" or "classifier", is for messages. The reference is "owner/name"
+    or "owner/name@revision". Parts are folders with a config.json and weights, "" for
+    the top, each with the stem of its weights' name, or None to leave them; `others`
+    are fetched where the model has them.
     """
     import huggingface_hub  # half a second, and only where a hub is wanted
 
@@ -60,10 +54,7 @@ def download(
         listed = {file.rfilename for file in info.siblings or ()}
         wanted = [*others, *_checked(setting, listed, parts, variant)]
         folder = huggingface_hub.snapshot_download(
-            name,
-            revision=version,
-            allow_patterns=wanted,
-            etag_timeout=TIMEOUT_SECONDS,
+            name, revision=version, allow_patterns=wanted, etag_timeout=TIMEOUT_SECONDS
         )
     except UserError:
         raise

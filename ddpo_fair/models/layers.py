@@ -6,6 +6,7 @@ of the attention are float32 whatever it is.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -67,10 +68,7 @@ def group_norm(
     name: str,
     dtype: jax.typing.DTypeLike,
 ) -> jax.Array:
-    """Images [N, H, W, C], normalised over [H, W, C / num_groups], in `dtype`.
-
-    Creates the parameters `scale` and `bias` [C] under `name`.
-    """
+    """Images [N, H, W, C], normalised over [H, W, C / num_groups], in `dtype`."""
     norm = nn.GroupNorm(num_groups, epsilon=epsilon, use_fast_variance=False, name=name)
     # In float32 by us: strict promotion forbids how flax mixes other dtypes with it.
     return norm(x.astype(jnp.float32)).astype(dtype)
@@ -79,10 +77,7 @@ def group_norm(
 def layer_norm(
     x: jax.Array, epsilon: float, name: str, dtype: jax.typing.DTypeLike
 ) -> jax.Array:
-    """States [N, L, D], normalised over the last axis, in `dtype`.
-
-    Creates the parameters `scale` and `bias` [D] under `name`.
-    """
+    """States [N, L, D], normalised over the last axis, in `dtype`."""
     norm = nn.LayerNorm(epsilon, use_fast_variance=False, name=name)
     return norm(x.astype(jnp.float32)).astype(dtype)  # see `group_norm`
 
@@ -96,11 +91,8 @@ def attend(
 ) -> jax.Array:
     """Scaled dot-product attention [N, L, D]; every attention of the program.
 
-    Args:
-        query: [N, L, D].
-        key, value: [N, S, D].
-        num_heads: divides D.
-        is_causal: whether position i sees positions 0..i only.
+    Of a query [N, L, D], key and value [N, S, D]; `num_heads` divides D. If causal,
+    position i sees positions 0..i only.
     """
 
     def split(x: jax.Array) -> jax.Array:
@@ -133,6 +125,31 @@ def _gains_from_flash(query: jax.Array, key: jax.Array) -> bool:
     )
 
 
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward of [N, L, D], normalised first."""
+
+    config: Any  # of `clip` or `vit`
+    # Of the two norms; query, key, value and output; the two layers that feed forward.
+    names: tuple[tuple[str, ...], ...]
+    dtype: jax.typing.DTypeLike = jnp.float32
+    use_bias: bool = True  # of query, key and value; the others always have one
+    is_causal: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c, (norms, (*attention, output), (up, down)) = self.config, self.names
+        h = layer_norm(x, c.layer_norm_eps, norms[0], self.dtype)
+        h = attend(
+            *(dense(c.hidden_size, n, self.dtype, self.use_bias)(h) for n in attention),
+            c.num_attention_heads,
+            self.is_causal,
+        )
+        x = x + dense(c.hidden_size, output, self.dtype)(h)
+        h = layer_norm(x, c.layer_norm_eps, norms[1], self.dtype)
+        h = dense(c.intermediate_size, up, self.dtype)(h)
+        return x + dense(c.hidden_size, down, self.dtype)(ACTIVATIONS[c.hidden_act](h))
+
+
 def upsample(x: jax.Array) -> jax.Array:
     """Images [N, 2H, 2W, C], each pixel repeated."""
     N, H, W, C = x.shape
@@ -143,13 +160,10 @@ def upsample(x: jax.Array) -> jax.Array:
 def timestep_embedding(
     timesteps: jax.Array, size: int, flip_sin_to_cos: bool, freq_shift: float
 ) -> jax.Array:
-    """Sines and cosines of the timesteps: float32 [N, size] (Ho et al. 2020).
+    """Sines and cosines of the timesteps [N]: float32 [N, size] (Ho et al. 2020).
 
-    Args:
-        timesteps: [N].
-        size: even.
-        flip_sin_to_cos: cosines first, as Stable Diffusion has them.
-        freq_shift: the lowest frequency is 10000^(-(h-1)/(h-freq_shift)), h = size/2.
+    The lowest frequency is 10000^(-(h-1)/(h-freq_shift)), h = size/2; flipped, the
+    cosines come first, as Stable Diffusion has them.
     """
     half = size // 2
     exponents = jnp.arange(half, dtype=jnp.float32) / (half - freq_shift)

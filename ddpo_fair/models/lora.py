@@ -6,22 +6,31 @@ These are the two layers of diffusers' and PEFT's format (lora_A and lora_B).
 """
 
 import functools
+import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors.numpy
 from flax import traverse_util
 
-from ddpo_fair import errors
-from ddpo_fair.models import layers
+from ddpo_fair import files
+from ddpo_fair.errors import UserError
+from ddpo_fair.models import layers, weights
 
 Adapters = dict[str, dict[str, jax.Array]]  # by the dotted path of the layer
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 EVERYWHERE = ("",)
+
+# What load_lora_weights(folder) and PeftModel.from_pretrained(unet, folder) look for.
+DIFFUSERS, PEFT = "pytorch_lora_weights.safetensors", "adapter_model.safetensors"
+PEFT_CONFIG = "adapter_config.json"
+KOHYA = "kohya_lora.safetensors"  # ComfyUI and AUTOMATIC1111 take any name
 
 
 def init(
@@ -35,29 +44,27 @@ def init(
         key: one PRNG key.
         params: nested dicts of a network; kernels [in, out] or [k, k, in, out], or
             their shapes.
-        rank: of every adapter.
+        rank: of every adapter; a UserError for one that is too large.
         target_modules: parts of the dotted paths of the layers to adapt, e.g.
-            `ATTENTION` or "mid_block"; `EVERYWHERE` for all that have a kernel.
-
-    Raises:
-        UserError: if the rank is not positive, or a target is part of no layer's path.
+            `ATTENTION` or "mid_block"; `EVERYWHERE` for all that have a kernel. A
+            UserError for one that is part of no layer's path.
     """
     if rank < 1:
-        raise errors.UserError(f"LoRA rank={rank} must be at least 1.")
+        raise UserError(f"LoRA rank={rank} must be at least 1.")
     kernels = _kernels(params)
     chosen = set()
     for target in target_modules:
         matches = {path for path in kernels if has_part(path, target)}
         if not matches:
             parts = sorted({part for path in kernels for part in path.split(".")})
-            raise errors.UserError(
+            raise UserError(
                 f"train.lora.target_modules={target!r} is no part of a layer's path; "
                 f"the parts are {', '.join(parts)}. Name some of them."
             )
         chosen |= matches
     most = max(min(*kernels[path].shape[-2:]) for path in chosen)
     if rank > most:
-        raise errors.UserError(
+        raise UserError(
             f"train.lora.rank={rank} must be at most {most}, the smaller side of the"
             " largest layer that is adapted; or 0, which trains all weights."
         )
@@ -87,14 +94,8 @@ def merge(
 ) -> dict[str, Any]:
     """Parameters with each adapted kernel W replaced by W + scale * down @ up.
 
-    Args:
-        params: nested dicts of the network, not changed; kernels [in, out] or
-            [k, k, in, out].
-        lora: of `init`: down [in, r] or [k, k, in, r], up [r, out] or [1, 1, r, out].
-        scale: alpha / rank, where alpha is used.
-
-    Raises:
-        UserError: if an adapter's layer is not among the parameters.
+    `params` is not changed; `scale` is alpha / rank, where alpha is used. A UserError
+    if an adapter's layer is not among the parameters.
     """
     return replace(params, adapted(params, lora, scale))
 
@@ -104,13 +105,12 @@ def adapted(
 ) -> dict[str, jax.Array]:
     """The kernels that `merge` puts in place, by the dotted path of their layer.
 
-    Of the shapes of those in `params`: [in, out] or [k, k, in, out]. Arguments and
-    errors are `merge`'s.
+    Of the shapes of those in `params`: [in, out] or [k, k, in, out].
     """
     kernels = _kernels(params)
     strangers = sorted(lora.keys() - kernels.keys())
     if strangers:
-        raise errors.UserError(
+        raise UserError(
             f"LoRA adapters of layers that the network lacks: {', '.join(strangers)}."
         )
     merged = {}
@@ -121,11 +121,9 @@ def adapted(
 
 
 def replace(params: dict[str, Any], kernels: dict[str, jax.Array]) -> dict[str, Any]:
-    """Parameters with other kernels, of the same shapes [in, out] or [k, k, in, out].
+    """Parameters with other kernels, by the dotted path of their layer.
 
-    Args:
-        params: nested dicts of a network, not changed.
-        kernels: by the dotted path of their layer.
+    Of the same shapes, [in, out] or [k, k, in, out]; `params` is not changed.
     """
 
     def choose(path: tuple[str, ...], leaf: Any) -> Any:
@@ -144,3 +142,56 @@ def _kernels(params: dict[str, Any]) -> dict[str, Any]:
 def has_part(path: str, target: str) -> bool:
     """Whether a target module of `init` names the layer at a dotted path."""
     return target == "" or f".{target}." in f".{path}."
+
+
+def tensors(adapters: Adapters, scale: float, file: str) -> dict[str, np.ndarray]:
+    """Float32 tensors by their names in a file: `DIFFUSERS`, `PEFT` or `KOHYA`.
+
+    Readers add (alpha / rank) * up @ down to a weight, and some know no alpha but the
+    rank. So the scale, which is alpha / rank in training, is multiplied into `up`, and
+    the file means the same to every reader.
+    """
+    named = {}
+    for path, adapter in adapters.items():
+        down = weights.to_torch("kernel", adapter["down"])
+        up = np.asarray(adapter["up"], np.float32) * np.float32(scale)
+        up = weights.to_torch("kernel", up)
+        if file == KOHYA:
+            name = f"lora_unet_{path.replace('.', '_')}"
+            named[f"{name}.lora_down.weight"] = down
+            named[f"{name}.lora_up.weight"] = up
+            named[f"{name}.alpha"] = np.asarray(len(down), np.float32)
+            continue
+        name = f"{'unet' if file == DIFFUSERS else 'base_model.model'}.{path}"
+        named[f"{name}.lora_A.weight"] = down
+        named[f"{name}.lora_B.weight"] = up
+    return named
+
+
+def save(
+    folder: str | os.PathLike,
+    adapters: Adapters,
+    scale: float,
+    metadata: Mapping[str, str],
+    file: str,
+) -> None:
+    """Writes `tensors` and metadata to a folder; a UserError if one is not finite."""
+    named = tensors(adapters, scale, file)
+    for name, array in named.items():
+        if not np.isfinite(array).all():
+            raise UserError(
+                f"{name} of the adapters is not finite: training has broken down;"
+                " export an earlier checkpoint."
+            )
+    path = Path(folder) / file
+    safetensors.numpy.save_file(named, path, metadata={"format": "pt", **metadata})
+    if file == PEFT:
+        rank = int(metadata["rank"])
+        config = {
+            "base_model_name_or_path": metadata["base_model"],
+            "peft_type": "LORA",
+            "r": rank,
+            "lora_alpha": rank,
+            "target_modules": list(adapters),
+        }
+        files.replace(path.with_name(PEFT_CONFIG), files.json_text(config, indent=2))

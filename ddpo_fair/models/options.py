@@ -25,11 +25,7 @@ OF_AVERAGING += ("update_after_step", "use_ema_warmup")
 def check(
     place: str, values: Mapping[str, Any], rules: Iterable[Rule], fix: str = ORIGINAL
 ) -> None:
-    """Checks the options of a file.
-
-    Raises:
-        UserError: names the place, every option that breaks its rule, and the fix.
-    """
+    """Raises a UserError with the place, every option that is wrong, and the fix."""
     wrong = [
         f"{name}={shown(values.get(name))} must be {rule}"
         for name, sound, rule in rules
@@ -47,34 +43,18 @@ def read(
 ) -> T:
     """The dataclass `cls` of the options of its fields' names; lists become tuples.
 
-    A flag that is null is false, as it is in Python.
-
-    Args:
-        cls: whose fields say which options count, and of which type they must be.
-        content: of the file.
-        place: the network and the file, for the message.
-        fixed: the allowed values of options that are no fields. Any other option must
-            be null or false, unless its name begins with an underscore. None if
-            further options concern no forward pass.
-
-    Raises:
-        UserError: names the options that are not supported, are of another type, or
-            cannot be so large.
+    A flag that is null is false, as it is in Python. `fixed` has the allowed values of
+    options that are no fields: any other must be null or false, unless its name begins
+    with an underscore; None if further options concern no forward pass. A UserError
+    names the options that are wrong and the `place`: the network and the file.
     """
     fields = {field.name: field.type for field in dataclasses.fields(cls)}
     if fixed is not None:
         read = {*fields, *OF_AVERAGING}
         others = {n: v for n, v in content.items() if n not in read and n[:1] != "_"}
-        allowed = {name: fixed.get(name, (None, False)) for name in others}
-        check(
-            f"{place} asks for what is not supported",
-            others,
-            (
-                (n, others[n] in a, " or ".join(map(repr, a)))
-                for n, a in allowed.items()
-            ),
-            "use a Stable Diffusion 1.x or 2.x model",
-        )
+        problem = f"{place} asks for what is not supported"
+        rules = (among(others, n, fixed.get(n, (None, False))) for n in others)
+        check(problem, others, rules, "use a Stable Diffusion 1.x or 2.x model")
     given = {n: v for n, v in content.items() if n in fields}
     given |= {n: False for n, v in given.items() if v is None and fields[n] is bool}
     config = cls(**{n: tuple(v) if type(v) is list else v for n, v in given.items()})

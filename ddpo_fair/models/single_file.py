@@ -21,17 +21,11 @@ SUFFIX = ".safetensors"
 
 
 def folder_of(field: str, file: Path) -> Path:
-    """The diffusers folder of a file, in the user's cache; made if it is not there.
+    """The diffusers folder of a *.safetensors, in the user's cache; made if need be.
 
     Configs and tokenizer are those of the folder that the file lies in, where that is
-    one in the diffusers layout; else diffusers chooses and fetches them.
-
-    Args:
-        field: of the config, for messages: "model" or "classifier".
-        file: "*.safetensors"; a file that changes is converted again.
-
-    Raises:
-        UserError: if it is no such file, or the converter fails.
+    one in the diffusers layout; else diffusers chooses and fetches them. A file that
+    changes is converted again. A UserError if that fails, or it is another file.
     """
     setting = f"{field}={shown(str(file))}"
     if field != "model":
@@ -103,12 +97,8 @@ def _convert(setting: str, file: Path, folder: Path) -> None:
 def main(file: str, folder: str, configs: str) -> None:
     """The process that converts: writes `folder` in the diffusers layout, in float32.
 
+    `configs` is a folder with configs and tokenizer; "" for those of the hub. Source:
     https://huggingface.co/docs/diffusers/api/loaders/single_file
-
-    Args:
-        file: a local *.safetensors.
-        folder: to be made.
-        configs: a folder with configs and tokenizer; "" for those of the hub.
     """
     import diffusers  # and torch, of an extra, which no other process wants
 

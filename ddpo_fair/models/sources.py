@@ -44,23 +44,15 @@ NEEDED: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
 }
 EMBEDDED = {"model": WEIGHTS / "text_to_image", "classifier": WEIGHTS / "classifier"}
 # The embedded classifier of each attribute.
-CLASSIFIERS = {
-    "gender": EMBEDDED["classifier"],
-    "skin_tone": WEIGHTS / "skin_tone",
-}
+CLASSIFIERS = {"gender": EMBEDDED["classifier"], "skin_tone": WEIGHTS / "skin_tone"}
 
 
 def model_folder(reference: str, variant: str = "", with_weights: bool = True) -> Path:
-    """The local folder of `config.model`, downloaded if need be.
+    """The local folder of `config.model`, downloaded if need be; or a UserError.
 
-    Args:
-        reference: "embedded", a folder, a single *.safetensors of a whole model, or
-            "owner/name@revision" on the hub.
-        variant: `config.variant`, of what is downloaded.
-        with_weights: False downloads only what describes the networks.
-
-    Raises:
-        UserError: if there is no such model, or no way to it.
+    The reference is "embedded", a folder, a single *.safetensors of a whole model, or
+    "owner/name@revision" on the hub; of that `variant` is downloaded, or, without
+    weights, only what describes the networks.
     """
     return _folder("model", reference, variant, with_weights)
 
@@ -68,11 +60,7 @@ def model_folder(reference: str, variant: str = "", with_weights: bool = True) -
 def classifier_folder(
     reference: str, with_weights: bool = True, attribute: str = "gender"
 ) -> Path:
-    """The local folder of a classifier of an attribute; see `model_folder`.
-
-    Raises:
-        UserError: also if no embedded classifier is one of the attribute.
-    """
+    """The local folder of a classifier of an attribute; see `model_folder`."""
     if reference != "embedded":
         return _folder("classifier", reference, "", with_weights)
     if attribute not in CLASSIFIERS:
@@ -103,15 +91,7 @@ def _embedded(field: str, folder: Path) -> Path:
 
 
 def local_folder(field: str, reference: str) -> Path | None:
-    """The folder that a reference means on this machine; None if it is on the hub.
-
-    Args:
-        field: "model" or "classifier".
-        reference: see `model_folder`.
-
-    Raises:
-        UserError: if it is neither.
-    """
+    """The local folder of a "model" or "classifier"; None for the hub's."""
     if reference == "embedded":
         return _embedded(field, EMBEDDED[field])
     if not files.ADDRESS.match(reference):  # an address is no name on the hub either
@@ -141,10 +121,8 @@ def identity(field: str, reference: str, variant: str = "") -> dict[str, Any]:
 
     `files` has the SHA-256 of each file that is read, `fingerprint` that of this list;
     `folder` and the hub's `revision` say where they are. At 1.4 GB/s, measured with two
-    cores, the 4.3 GB of Stable Diffusion 1.5 take 3 s where they are in memory.
-
-    Raises:
-        UserError: if it is not there or cannot be read.
+    cores, the 4.3 GB of Stable Diffusion 1.5 take 3 s where they are in memory. A
+    UserError if it is not there or cannot be read.
     """
     folder = _folder(field, reference, variant, with_weights=True)
     revision = folder.name if local_folder(field, reference) is None else None

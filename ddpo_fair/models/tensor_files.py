@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import safetensors
 
+from ddpo_fair import files
 from ddpo_fair.errors import UserError
 
 # By name, less `WRAPPERS`: the open file, its path, and the name there.
@@ -57,15 +58,10 @@ def way_out(*paths: pathlib.Path, otherwise: str = "download it again") -> str:
 
 
 def find(folder: pathlib.Path, variant: str | None) -> list[pathlib.Path]:
-    """The files with a folder's weights: one, or the shards of its index.
+    """The files with the weights of a network's folder: one, or its index's shards.
 
-    Args:
-        folder: of one network.
-        variant: the middle of the name, e.g. "fp16"; None for none, or the only one in
-            half precision where there are no others.
-
-    Raises:
-        UserError: if there is no such file; says what there is instead.
+    `variant` is the middle of the name, e.g. "fp16"; None for none, or the only one in
+    half precision where there are no others. A UserError says what there is instead.
     """
     names = {path.name for path in folder.glob("*") if path.is_file()}
     variant = chosen_variant(names, STEMS, variant or "")
@@ -117,11 +113,7 @@ def patterns(stem: str, variant: str) -> tuple[str, ...]:
 
 
 def instead(names: Iterable[str]) -> str:
-    """The end of a message that weights are missing: what there is, and the way out.
-
-    Args:
-        names: of the files in the folder.
-    """
+    """The end of a message that weights are missing: what there is, and the way out."""
     names = sorted(names)
     if variants := _variants(names):
         return (
@@ -158,11 +150,7 @@ def _shards(index: pathlib.Path) -> list[pathlib.Path]:
 
 
 def open_all(paths: list[pathlib.Path]) -> Tensors:
-    """Every tensor of some files.
-
-    Raises:
-        UserError: if a file is not sound, or a tensor is there twice.
-    """
+    """Every tensor of some files; a UserError if one is not sound, or there twice."""
     tensors: Tensors = {}
     for path in paths:
         with _sound(path, f"{path} is no sound safetensors file"):
@@ -195,14 +183,7 @@ def _check_names(path: pathlib.Path) -> None:
     """
     with open(path, "rb") as file:
         header = file.read(int.from_bytes(file.read(8), "little"))
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        tensors = dict(pairs)
-        if len(tensors) < len(pairs):
-            raise ValueError("a name stands there twice")
-        return tensors
-
-    json.loads(header, object_pairs_hook=once)
+    json.loads(header, object_pairs_hook=files.once)
 
 
 def read(tensors: Tensors, name: str) -> np.ndarray:

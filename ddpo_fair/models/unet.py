@@ -116,16 +116,10 @@ class MidBlock(nn.Module):
 class UNet(nn.Module):
     """Noise (or velocity) that the diffusion model predicts.
 
-    Args of a call:
-        latents: [N, h, w, in_channels]; h, w multiples of 2^(levels - 1).
-        timesteps: [N] or a scalar.
-        text_states: [N, L, cross_attention_dim].
-
-    Returns:
-        float32 [N, h, w, out_channels].
-
-    `remat` recomputes blocks in the backward pass: True keeps only their inputs, a
-    string names a policy of `jax.checkpoint_policies` without arguments.
+    Float32 [N, h, w, out_channels], of latents [N, h, w, in_channels], h and w
+    multiples of 2^(levels - 1), timesteps [N] or a scalar, and text states
+    [N, L, cross_attention_dim]. `remat` recomputes blocks in the backward pass: True
+    keeps only their inputs, a string names a policy of `jax.checkpoint_policies`.
     """
 
     config: Config
@@ -138,7 +132,13 @@ class UNet(nn.Module):
     ) -> jax.Array:
         c = self.config
         levels = range(len(c.block_out_channels))
-        _check_size(latents.shape, 2 ** levels[-1])
+        multiple = 2 ** levels[-1]
+        if latents.shape[1] % multiple or latents.shape[2] % multiple:
+            raise errors.UserError(
+                f"UNet2DConditionModel: latents of {latents.shape[1]} x"
+                f" {latents.shape[2]} pixels are not multiples of {multiple}, as"
+                f" {len(levels)} levels need; take a resolution that is."
+            )
         timesteps = jnp.broadcast_to(timesteps, latents.shape[:1])
         context = (self._embed(timesteps), text_states.astype(self.dtype))
         x = layers.Conv(c.block_out_channels[0], self.dtype, name="conv_in")(latents)
@@ -185,13 +185,4 @@ class UNet(nn.Module):
         h = layers.dense(4 * size, "time_embedding.linear_1", self.dtype)(h)
         return layers.dense(4 * size, "time_embedding.linear_2", self.dtype)(
             jax.nn.silu(h)
-        )
-
-
-def _check_size(shape: tuple[int, ...], multiple: int) -> None:
-    if shape[1] % multiple or shape[2] % multiple:
-        raise errors.UserError(
-            f"UNet2DConditionModel: latents of {shape[1]} x {shape[2]} pixels are not "
-            f"multiples of {multiple}, as {multiple.bit_length()} levels need; take a "
-            "resolution that is."
         )

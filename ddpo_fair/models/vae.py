@@ -41,20 +41,16 @@ class Config:
     def from_dict(cls, json_dict: dict[str, Any]) -> "Config":
         """Config of a parsed config.json; a UserError names what is not supported."""
         config = options.read(cls, json_dict, PLACE, FIXED)
-        levels = len(config.block_out_channels)
+        levels, scale = len(config.block_out_channels), config.scaling_factor
+        down, up = ("DownEncoderBlock2D",) * levels, ("UpDecoderBlock2D",) * levels
+        scales = "from 0.001 to 1000; it is 0.18215 in all published models"
         rules = (
-            options.among(
-                config, "down_block_types", [("DownEncoderBlock2D",) * levels]
-            ),
-            options.among(config, "up_block_types", [("UpDecoderBlock2D",) * levels]),
+            options.among(config, "down_block_types", [down]),
+            options.among(config, "up_block_types", [up]),
             options.among(config, "in_channels", (3,)),  # red, green, blue
             options.among(config, "out_channels", (3,)),
             options.divides(config, "norm_num_groups", "block_out_channels"),
-            (
-                "scaling_factor",
-                0.001 <= config.scaling_factor <= 1000,
-                "from 0.001 to 1000; it is 0.18215 in all published models",
-            ),
+            ("scaling_factor", 0.001 <= scale <= 1000, scales),
         )
         options.check(PLACE, vars(config), rules)
         return config
@@ -83,26 +79,23 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        c = self.config
+        c, norm = self.config, (self.config.norm_num_groups, EPSILON)
         last = len(c.block_out_channels) - 1
         x = layers.Conv(c.block_out_channels[0], self.dtype, name="conv_in")(images)
         for i, features in enumerate(c.block_out_channels):
             x = blocks.Level(
                 features,
                 c.layers_per_block,
-                (c.norm_num_groups, EPSILON),
+                norm,
                 resample="down" if i < last else None,
                 padding=(0, 1),
                 dtype=self.dtype,
                 name=f"down_blocks.{i}",
             )(x)[-1]
         x = MidBlock(c, self.dtype, name="mid_block")(x)
-        x = layers.group_norm(
-            x, c.norm_num_groups, EPSILON, "conv_norm_out", self.dtype
-        )
-        return layers.Conv(2 * c.latent_channels, self.dtype, name="conv_out")(
-            jax.nn.silu(x)
-        )
+        x = layers.group_norm(x, *norm, "conv_norm_out", self.dtype)
+        conv_out = layers.Conv(2 * c.latent_channels, self.dtype, name="conv_out")
+        return conv_out(jax.nn.silu(x))
 
 
 class Decoder(nn.Module):
@@ -113,7 +106,7 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, latents: jax.Array) -> jax.Array:
-        c = self.config
+        c, norm = self.config, (self.config.norm_num_groups, EPSILON)
         last = len(c.block_out_channels) - 1
         x = layers.Conv(c.block_out_channels[-1], self.dtype, name="conv_in")(latents)
         x = MidBlock(c, self.dtype, name="mid_block")(x)
@@ -121,14 +114,12 @@ class Decoder(nn.Module):
             x = blocks.Level(
                 features,
                 c.layers_per_block + 1,
-                (c.norm_num_groups, EPSILON),
+                norm,
                 resample="up" if i < last else None,
                 dtype=self.dtype,
                 name=f"up_blocks.{i}",
             )(x)[-1]
-        x = layers.group_norm(
-            x, c.norm_num_groups, EPSILON, "conv_norm_out", self.dtype
-        )
+        x = layers.group_norm(x, *norm, "conv_norm_out", self.dtype)
         return layers.Conv(c.out_channels, self.dtype, name="conv_out")(jax.nn.silu(x))
 
 
@@ -152,8 +143,7 @@ class AutoencoderKL(nn.Module):
     def encode(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Mean and log-variance of the latents, float32 [N, h, w, latent_channels].
 
-        Args:
-            images: [N, H, W, 3] in [-1, 1]; H, W multiples of 2^(levels - 1).
+        Of images [N, H, W, 3] in [-1, 1]; H, W multiples of 2^(levels - 1).
         """
         moments = self.quant_conv(self.encoder(images)).astype(jnp.float32)
         mean, log_var = jnp.split(moments, 2, axis=-1)
@@ -161,9 +151,8 @@ class AutoencoderKL(nn.Module):
         return mean, jnp.clip(log_var, -30.0, 20.0)
 
     def decode(self, latents: jax.Array) -> jax.Array:
-        """Images of latents: float32 [N, H, W, 3], about [-1, 1], not clipped.
+        """Images float32 [N, H, W, 3] in about [-1, 1], not clipped, of latents.
 
-        Args:
-            latents: [N, h, w, latent_channels], divided by the scaling factor.
+        They are [N, h, w, latent_channels], divided by the scaling factor.
         """
         return self.decoder(self.post_quant_conv(latents)).astype(jnp.float32)

@@ -12,6 +12,12 @@ from ddpo_fair.models import layers, options
 
 PLACE = "ViTForImageClassification: config.json"
 ONE_LABEL = (None, "single_label_classification")  # of problem_type
+ATTENTION = tuple(f"attention.attention.{name}" for name in ("query", "key", "value"))
+LAYER = (
+    ("layernorm_before", "layernorm_after"),
+    (*ATTENTION, "attention.output.dense"),
+    ("intermediate.dense", "output.dense"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,30 +71,6 @@ class Config:
         return config
 
 
-class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward of [N, L, D], normalised first."""
-
-    config: Config
-    dtype: jax.typing.DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        c = self.config
-        h = layers.layer_norm(x, c.layer_norm_eps, "layernorm_before", self.dtype)
-        q, k, v = (
-            layers.dense(
-                c.hidden_size, f"attention.attention.{name}", self.dtype, c.qkv_bias
-            )(h)
-            for name in ("query", "key", "value")
-        )
-        h = layers.attend(q, k, v, c.num_attention_heads)
-        x = x + layers.dense(c.hidden_size, "attention.output.dense", self.dtype)(h)
-        h = layers.layer_norm(x, c.layer_norm_eps, "layernorm_after", self.dtype)
-        h = layers.dense(c.intermediate_size, "intermediate.dense", self.dtype)(h)
-        h = layers.ACTIVATIONS[c.hidden_act](h)
-        return x + layers.dense(c.hidden_size, "output.dense", self.dtype)(h)
-
-
 class Embeddings(nn.Module):
     """Patches and the class token, with their positions: [N, 1 + patches, D]."""
 
@@ -98,36 +80,22 @@ class Embeddings(nn.Module):
     @nn.compact
     def __call__(self, pixel_values: jax.Array) -> jax.Array:
         c = self.config
-        patches = layers.Conv(
-            c.hidden_size,
-            self.dtype,
-            kernel_size=c.patch_size,
-            stride=c.patch_size,
-            padding=(0, 0),
-            name="patch_embeddings.projection",
-        )(pixel_values)
+        size, name = c.patch_size, "patch_embeddings.projection"
+        conv = layers.Conv(c.hidden_size, self.dtype, size, size, (0, 0), name=name)
+        patches = conv(pixel_values)
         N, rows, columns, D = patches.shape
         init = nn.initializers.truncated_normal(0.02)  # transformers' initializer_range
         token = self.param("cls_token", init, (1, 1, D))
         positions = self.param("position_embeddings", init, (1, 1 + rows * columns, D))
-        x = jnp.concatenate(
-            [
-                jnp.broadcast_to(token, (N, 1, D)).astype(self.dtype),
-                patches.reshape(N, rows * columns, D),
-            ],
-            axis=1,
-        )
+        tokens = jnp.broadcast_to(token, (N, 1, D)).astype(self.dtype)
+        x = jnp.concatenate([tokens, patches.reshape(N, rows * columns, D)], axis=1)
         return x + positions.astype(self.dtype)
 
 
 class ImageClassifier(nn.Module):
-    """Logits of images.
+    """Logits float32 [N, K], of class i, `config.id2label[i]`, of normalised images.
 
-    Args of a call:
-        pixel_values: [N, image_size, image_size, num_channels], normalised.
-
-    Returns:
-        float32 [N, K], class i being `config.id2label[i]`.
+    They are [N, image_size, image_size, num_channels].
     """
 
     config: Config
@@ -144,7 +112,8 @@ class ImageClassifier(nn.Module):
             )
         x = Embeddings(c, self.dtype, name="vit.embeddings")(pixel_values)
         for i in range(c.num_hidden_layers):
-            x = EncoderLayer(c, self.dtype, name=f"vit.encoder.layer.{i}")(x)
+            name = f"vit.encoder.layer.{i}"
+            x = layers.EncoderLayer(c, LAYER, self.dtype, c.qkv_bias, name=name)(x)
         x = layers.layer_norm(x, c.layer_norm_eps, "vit.layernorm", self.dtype)
         classifier = layers.dense(len(c.id2label), "classifier", self.dtype)
         return classifier(x[:, 0]).astype(jnp.float32)

@@ -50,13 +50,7 @@ SPELLINGS = (
 def init_template(
     network: nn.Module, *inputs: tuple[int, ...] | jax.ShapeDtypeStruct
 ) -> Params:
-    """Shapes and dtypes of a network's parameters; computes nothing.
-
-    Args:
-        network: to be initialised.
-        inputs: one for each argument of its call: a shape, meaning float32, or a
-            ShapeDtypeStruct.
-    """
+    """Shapes and dtypes of a network's parameters, from its inputs' (float32)."""
     structs = [
         jax.ShapeDtypeStruct(x, jnp.float32) if isinstance(x, tuple) else x
         for x in inputs
@@ -74,14 +68,10 @@ def load(
 ) -> Params:
     """Parameters of a folder, as float32 NumPy arrays; the caller places them.
 
-    One tensor is read at a time, so the peak is the parameters and one tensor.
-
-    Args:
-        folder: holds diffusion_pytorch_model.safetensors or model.safetensors, or
-            such an index and its shards.
-        template: nested dicts of shapes, e.g. of `init_template`; kernels [in, out] or
-            [k, k, in, out], where the files have [out, in] and [out, in, k, k].
-        variant: e.g. "fp16" for diffusion_pytorch_model.fp16.safetensors.
+    One tensor is read at a time, so the peak is the parameters and one tensor. For
+    folder and variant see `tensor_files.find`. The template is nested dicts of shapes,
+    e.g. of `init_template`; kernels [in, out] or [k, k, in, out], where the files have
+    [out, in] and [out, in, k, k].
 
     Raises:
         UserError: names every tensor that is missing, left over or misshapen, or one
@@ -123,19 +113,11 @@ def save(
     filename: str = "diffusion_pytorch_model.safetensors",
     dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> None:
-    """Writes a folder that diffusers or transformers opens.
+    """Writes a folder, made if need be, that diffusers or transformers opens.
 
-    Each file appears whole or not at all: it is written beside its place, then moved.
-
-    Args:
-        folder: made if need be.
-        params: nested dicts of arrays, shaped as `load` returns them.
-        config_dict: becomes config.json.
-        filename: "model.safetensors" for transformers' models.
-        dtype: of the tensors in the file.
-
-    Raises:
-        UserError: if a parameter is not finite in `dtype`.
+    Each file appears whole or not at all. Params are shaped as `load` returns them, and
+    must be finite in `dtype`, or a UserError says which is not; the file name is
+    "model.safetensors" for transformers' models.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -162,10 +144,7 @@ def _tensor_name(path: tuple[str, ...]) -> str:
 
 
 def from_torch(leaf: str, array: np.ndarray) -> np.ndarray:
-    """A tensor as float32, a "kernel" from [out, in(, k, k)] to [(k, k,) in, out].
-
-    What is beyond float32 becomes infinite.
-    """
+    """A tensor as float32, a "kernel" from [out, in(, k, k)] to [(k, k,) in, out]."""
     if leaf == "kernel":
         array = array.transpose((2, 3, 1, 0) if array.ndim == 4 else (1, 0))
     with np.errstate(over="ignore"):
@@ -173,14 +152,9 @@ def from_torch(leaf: str, array: np.ndarray) -> np.ndarray:
 
 
 def to_torch(
-    leaf: str,
-    array: jax.Array | np.ndarray,
-    dtype: jax.typing.DTypeLike = jnp.float32,
+    leaf: str, array: jax.Array | np.ndarray, dtype: jax.typing.DTypeLike = jnp.float32
 ) -> np.ndarray:
-    """A parameter as a tensor, a "kernel" from [(k, k,) in, out] to [out, in(, k, k)].
-
-    What is beyond `dtype` becomes infinite.
-    """
+    """A parameter as a tensor, "kernel" from [(k, k,) in, out] to [out, in(, k, k)]."""
     array = np.asarray(array)
     if leaf == "kernel":
         array = array.transpose((3, 2, 0, 1) if array.ndim == 4 else (1, 0))
@@ -196,13 +170,8 @@ def _torch_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ..
 
 def _spelling(name: str, tensors: dict[str, Any]) -> str:
     """The name under which the files hold a tensor; the official one if none."""
-    if name in tensors:
-        return name
-    for pattern, replacement in SPELLINGS:
-        other = re.sub(pattern, replacement, name)
-        if other in tensors:
-            return other
-    return name
+    others = (re.sub(*spelling, name) for spelling in SPELLINGS)
+    return next((x for x in (name, *others) if x in tensors), name)
 
 
 def _misfits(

@@ -5,7 +5,7 @@ import json
 from ml_collections import ConfigDict
 
 from ddpo_fair import config as configuration
-from ddpo_fair.models import lora_files, sources
+from ddpo_fair.models import lora, sources
 from ddpo_fair.report import card_effect, formatting
 from ddpo_fair.training import description, saved_run
 
@@ -50,14 +50,14 @@ LIMITS = """\
 FOR_WHOM = {
     "diffusers": "",
     "lora": f"""\
-`{lora_files.DIFFUSERS}` is for diffusers, as below. `{lora_files.PEFT}` and
-`{lora_files.PEFT_CONFIG}` are for PEFT: `PeftModel.from_pretrained(pipeline.unet,
+`{lora.DIFFUSERS}` is for diffusers, as below. `{lora.PEFT}` and
+`{lora.PEFT_CONFIG}` are for PEFT: `PeftModel.from_pretrained(pipeline.unet,
 "THIS_FOLDER")`. ComfyUI and AUTOMATIC1111 read neither; `--format=kohya` exports for
 them.
 
 """,
     "kohya": f"""\
-`{lora_files.KOHYA}` has kohya's names. Put it in `models/loras` of ComfyUI, or in
+`{lora.KOHYA}` has kohya's names. Put it in `models/loras` of ComfyUI, or in
 `models/Lora` of AUTOMATIC1111, and use it at strength 1 with the base model above.
 diffusers reads it too. `--format=lora` exports for PEFT.
 
@@ -206,7 +206,7 @@ def _usage(config: ConfigDict, format: str) -> str:
         loads = f"StableDiffusionPipeline.from_pretrained({arguments})"
         extra = (
             'pipeline.load_lora_weights("THIS_FOLDER", weight_name='
-            f'"{lora_files.KOHYA if format == "kohya" else lora_files.DIFFUSERS}")\n'
+            f'"{lora.KOHYA if format == "kohya" else lora.DIFFUSERS}")\n'
         )
     sample = config.sample
     return f"""{FOR_WHOM[format]}```python
