@@ -20,7 +20,7 @@ def test_other_attributes_have_their_shares_and_cells_their_distance():
 
 def test_without_a_face_q_is_undefined():
     line = {"q": math.nan, "q_low": 0.0, "q_high": 1.0, "num_none": 8}
-    assert progress.share_text(line) == "q undefined (no face recognised)  none 8"
+    assert progress.share_texts(line) == ["q undefined (no face recognised)", "none 8"]
 
 
 def test_a_grid_has_room_for_one_attribute_and_the_prompt():

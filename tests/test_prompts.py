@@ -11,7 +11,7 @@ from ddpo_fair import prompts
 from ddpo_fair.diffusion import clip_tokens, stable_diffusion
 from ddpo_fair.embedded import occupations
 from ddpo_fair.errors import UserError
-from ddpo_fair.loggers import grids, progress
+from ddpo_fair.loggers import progress, run_log
 from ddpo_fair.models import clip, sources
 
 
@@ -60,7 +60,7 @@ def test_unknown_captions_say_what_is_known(text):
 )
 def test_any_text_can_be_a_caption(text):
     blank = np.ones((1, 8, 8, 3), np.float32)
-    assert grids.grid(blank, progress.caption(0, [text], {})).size[0] > 8
+    assert run_log.grid(blank, progress.caption(0, [text], {})).size[0] > 8
 
 
 @pytest.fixture(scope="module")

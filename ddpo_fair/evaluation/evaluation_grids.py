@@ -7,7 +7,7 @@ from PIL import Image
 
 from ddpo_fair.evaluation import evaluation_parts, evaluation_plan
 from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Plan, Sampler
-from ddpo_fair.loggers import grids
+from ddpo_fair.loggers import run_log
 
 GRID_IMAGES = 64
 SHEET = "samplers.png"
@@ -68,4 +68,4 @@ def _grid(paths: list[Path], caption: str) -> Image.Image:
     for path in paths:
         with Image.open(path) as image:
             pixels.append(np.asarray(image))
-    return grids.grid(np.stack(pixels) / np.float32(255), caption)
+    return run_log.grid(np.stack(pixels) / np.float32(255), caption)

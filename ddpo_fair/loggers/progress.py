@@ -89,12 +89,9 @@ class Clock:
         return self._last - before
 
     def seconds_left(self, seconds: float, num_epochs: int) -> float | None:
-        """What the epochs that are left may take; None after the first, which compiles.
-
-        An average, for some evaluate; `seconds` is what the newest took.
-        """
+        """What the epochs left may take, on average; None after the first."""
         self._epochs.append(seconds)
-        known = self._epochs[1:]
+        known = self._epochs[1:]  # the first compiles
         return num_epochs * sum(known) / len(known) if known else None
 
 
@@ -103,20 +100,17 @@ def caption(epoch: int, prompts: Sequence[str], measured: dict[str, Any]) -> str
     when = "before training" if epoch == 0 else f"after epoch {epoch}"
     what = prompts[0] if len(prompts) == 1 else f"{len(prompts)} prompts in turns"
     q = ""
-    if texts := _share_texts(measured, "eval_"):
+    if texts := share_texts(measured, "eval_"):
         q = f"{texts[0]} | "  # more would not fit a grid
     return f"{when} | {q}{what}"
 
 
 def line_text(line: dict[str, Any], num_epochs: int, seconds: float | None) -> str:
-    """What a person reads of a line of metrics.jsonl.
-
-    The rest of the run will take `seconds`; None while it is unknown.
-    """
+    """What a person reads of a line of metrics.jsonl; the rest takes `seconds`."""
     kl = line["kl_last"]  # of the last update, to the policy that sampled
     parts = [
         f"epoch {line['epoch']:3d} of {num_epochs}",
-        share_text(line),
+        *share_texts(line),
         f"reward {line['reward_mean']:+.3f}",
         f"kl {kl:.2g} nats" if math.isfinite(kl) else "kl undefined",
         f"clipped {line['clip_fraction']:.0%}",
@@ -145,20 +139,12 @@ def duration_text(seconds: float) -> str:
 
 def evaluation_text(line: dict[str, Any]) -> str:
     """What a person reads of an evaluation; empty where there is none."""
-    text = share_text(line, "eval_")
-    return f"evaluation {text}" if text else ""
+    texts = share_texts(line, "eval_")
+    return f"evaluation {'  '.join(texts)}" if texts else ""
 
 
-def share_text(line: dict[str, Any], prefix: str = "") -> str:
-    """q with its interval, or that there is none, and the shares of other attributes.
-
-    Of a joint goal the distance from its target. Empty where none was measured.
-    """
-    return "  ".join(_share_texts(line, prefix))
-
-
-def _share_texts(line: dict[str, Any], prefix: str) -> list[str]:
-    """`share_text` of each attribute, gender first."""
+def share_texts(line: dict[str, Any], prefix: str = "") -> list[str]:
+    """q and its interval, shares of other attributes, distance of a joint goal."""
     parts = []
     if f"{prefix}q" in line:
         q, low, high = (line[f"{prefix}{name}"] for name in ("q", "q_low", "q_high"))

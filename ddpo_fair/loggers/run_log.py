@@ -6,28 +6,17 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from ddpo_fair import files
 from ddpo_fair.errors import shown
-from ddpo_fair.loggers import grids
 
 LINES, DAMAGED = "metrics.jsonl", "metrics.jsonl.damaged"
-
-
-class MetricWriter(Protocol):
-    """What a run log asks of TensorBoard and W&B; steps are epochs."""
-
-    def add(self, step: int, values: dict[str, float | np.ndarray]) -> None:
-        """Adds points to curves, and images uint8 [H, W, 3]; keeps none back."""
-
-    def forget(self, first_step: int) -> None:
-        """Leaves out what came from `first_step` on: it will come again."""
-
-    def close(self) -> None:
-        """Closes the writer."""
+COLUMNS = 8  # of a grid, at least: room for the caption
+MARGIN, STRIP = 2, 18  # pixels: between images, of the caption
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +24,7 @@ class RunLog:
     """The records of a run in its folder, and the writers that get them too."""
 
     folder: Path
-    writers: tuple[MetricWriter, ...]
+    writers: tuple[Any, ...]  # of `tensorboard` and `weights_and_biases`; steps: epochs
     complaints: tuple[str, ...] = ()  # about the lines that were there
 
     def write(self, line: dict[str, Any]) -> None:
@@ -53,8 +42,8 @@ class RunLog:
             writer.add(line["epoch"], numbers)
 
     def grid(self, epoch: int, images: np.ndarray, caption: str) -> None:
-        """Saves samples/epoch_0000.png and the like; see `grids.grid`."""
-        sheet = grids.grid(images, caption)
+        """Saves samples/epoch_0000.png and the like; see `grid`."""
+        sheet = grid(images, caption)
         target = self.folder / "samples" / f"epoch_{epoch:04d}.png"
         with files.replacing(target) as part:
             sheet.save(part, format="png")
@@ -86,11 +75,25 @@ def _of_attributes(line: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def open_log(folder: Path, epoch: int, *further: MetricWriter) -> RunLog:
-    """The log of a run that goes on with `epoch`; forgets what came after it.
+def grid(images: np.ndarray, caption: str) -> Image.Image:
+    """Images float [N, H, W, 3] in [0, 1], in rows under a caption of one line."""
+    N, H, W, _ = images.shape
+    columns = max(math.ceil(math.sqrt(N)), min(N, COLUMNS))
+    rows = math.ceil(N / columns)
+    size = (columns * (W + MARGIN) + MARGIN, rows * (H + MARGIN) + MARGIN + STRIP)
+    sheet = Image.new("RGB", size, "white")
+    text = ImageDraw.Draw(sheet)
+    text.text((MARGIN + 1, 2), caption, fill="black", font=ImageFont.load_default(11))
+    pixels = np.uint8(np.round(np.clip(np.nan_to_num(images), 0.0, 1.0) * 255))
+    for index, image in enumerate(pixels):
+        row, column = divmod(index, columns)
+        corner = (MARGIN + column * (W + MARGIN), STRIP + MARGIN + row * (H + MARGIN))
+        sheet.paste(Image.fromarray(image), corner)
+    return sheet
 
-    `further` are open writers beside TensorBoard's; `RunLog.close` closes them.
-    """
+
+def open_log(folder: Path, epoch: int, *further: Any) -> RunLog:
+    """The log of a run that goes on with `epoch`; `further` writers get it, too."""
     # tensorboardX imports torch where that is installed: seconds, and no reader of a
     # run needs them.
     from ddpo_fair.loggers import tensorboard

@@ -16,16 +16,12 @@ from tensorboardX.proto import event_pb2
 
 @dataclasses.dataclass(frozen=True)
 class Writer:
-    """An open file of events; see `run_log.MetricWriter`."""
+    """An open file of events, of curves and images uint8 [H, W, 3]."""
 
     file: event_file_writer.EventsWriter
 
     def add(self, step: int, values: dict[str, float | np.ndarray]) -> None:
-        """Adds numbers and images; returns when they are on the disk.
-
-        Raises:
-            OSError: if the disk is full, or the like.
-        """
+        """Adds numbers and images, on the disk when it returns; or an OSError."""
         for name, value in values.items():
             if isinstance(value, np.ndarray):
                 content = summary.image(name, value, dataformats="HWC")

@@ -41,17 +41,16 @@ DISCREET = {
 
 @dataclasses.dataclass
 class Writer:
-    """An open run of W&B; see `run_log.MetricWriter`.
-
-    A failure ends no training: it is said once, and the run's own files go on.
-    """
+    """An open run of W&B: a failure ends no training, and is said once."""
 
     run: Any  # wandb.Run; None after a failure
 
     def add(self, step: int, values: dict[str, float | np.ndarray]) -> None:
         """Adds numbers and images to the step's."""
+        import wandb  # of an extra
+
         logged = {
-            name: _image(value) if isinstance(value, np.ndarray) else value
+            name: wandb.Image(value) if isinstance(value, np.ndarray) else value
             for name, value in values.items()
         }
         self._ask(lambda run: run.log(logged, step=step))
@@ -79,17 +78,10 @@ class Writer:
             )
 
 
-def _image(pixels: np.ndarray) -> Any:
-    import wandb  # of an extra
-
-    return wandb.Image(pixels)
-
-
 def open_writer(folder: Path, config: ConfigDict) -> Writer:
     """The run in the project `config.log.wandb`; goes on with the folder's run there.
 
-    Raises:
-        UserError: if W&B is not installed, wants a key, or cannot be reached.
+    A UserError if W&B is not installed, wants a key, or cannot be reached.
     """
     try:
         import wandb  # of an extra
