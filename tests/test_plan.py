@@ -17,7 +17,7 @@ from ddpo_fair.diffusion import sampler
 from ddpo_fair.errors import UserError
 from ddpo_fair.learning import learner, policy_update
 from ddpo_fair.models import clip, convolution, published, unet, vae
-from ddpo_fair.training import assembly, plan, programs, targets
+from ddpo_fair.training import assembly, plan, programs
 from ddpo_fair.training import epoch as epochs
 
 
@@ -150,19 +150,19 @@ def test_a_missing_compiler_is_named_with_its_command(target, plugin, command):
     if importlib.util.find_spec(plugin):
         pytest.skip(f"{plugin} is installed")
     with pytest.raises(UserError) as refusal:
-        targets.described(target)
+        plan.described(target)
     assert f"{command}{jax.__version__}'" in str(refusal.value)
 
 
 def test_a_gpus_memory_is_what_jax_takes_of_it(monkeypatch):
-    monkeypatch.setattr(targets, "_gpus", lambda shape: (shape,))
-    monkeypatch.delenv(targets.FRACTION, raising=False)
-    assert targets.described("h100").memory == 63707234304  # .75 of 84942979072
-    monkeypatch.setenv(targets.FRACTION, ".5")
-    assert targets.described("h100:1x2x8").memory == 42471489536
-    monkeypatch.setenv(targets.FRACTION, "92%")
+    monkeypatch.setattr(plan, "_gpus", lambda shape: (shape,))
+    monkeypatch.delenv(plan.FRACTION, raising=False)
+    assert plan.described("h100").memory == 63707234304  # .75 of 84942979072
+    monkeypatch.setenv(plan.FRACTION, ".5")
+    assert plan.described("h100:1x2x8").memory == 42471489536
+    monkeypatch.setenv(plan.FRACTION, "92%")
     with pytest.raises(UserError, match="at most 1"):
-        targets.described("h100")
+        plan.described("h100")
 
 
 class Gpu:

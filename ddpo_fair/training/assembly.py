@@ -53,10 +53,7 @@ class Run:
 
 
 def build(config: ConfigDict) -> tuple[Run, TrainState]:
-    """The run of a config, and its state before any training.
-
-    A UserError for weights that are missing, do not fit, or cannot be trained.
-    """
+    """A config's run, and its state before training; a UserError for unfit weights."""
     dtype = jnp.dtype(config.dtype)
     folder = sources.model_folder(config.model, config.variant)
     loaded = load_classifiers(config, dtype)
@@ -92,7 +89,9 @@ def load_classifiers(
     Without weights they have shapes instead.
     """
 
-    def load(reference: str, wanted: Sequence[Attribute]) -> Classifier:
+    def load(reference: str, wanted: Sequence[Attribute]) -> classifier.AnyClassifier:
+        if reference == classes.TYPOLOGY:
+            return typology.Typology(tuple(wanted))
         configs = published.CLASSIFIERS.get(reference.partition("@")[0])
         if configs and not with_weights:
             return classifier.of_configs(reference, *configs, dtype, wanted)
@@ -106,12 +105,7 @@ def load_classifiers(
         if reference == configuration.EMBEDDED:
             reference = str(sources.classifier_folder(reference, attribute=name))
         found.setdefault(reference, []).append(attribute)
-    return tuple(
-        typology.Typology(tuple(own))
-        if reference == classes.TYPOLOGY
-        else load(reference, own)
-        for reference, own in found.items()
-    )
+    return tuple(load(*item) for item in found.items())
 
 
 def remat_of(config: ConfigDict) -> bool | str:

@@ -215,10 +215,7 @@ def finished(folder: Path) -> int | None:
 
 
 def described(folder: Path, epochs_done: int | None = None) -> dict[str, Any] | None:
-    """What the run is, see `description.of`, by a checkpoint's JSON, if that is sound.
-
-    Of the newest that says so, or of one.
-    """
+    """What the run is, by the JSON of one checkpoint, or of the newest that says so."""
     found = numbers(folder) if epochs_done is None else [epochs_done]
     for number in reversed(found):
         # `restore` says what is wrong
@@ -249,10 +246,7 @@ def way_on(folder: Path) -> str:
 
 
 def read_one(folder: Path, epochs_done: int, template: Any) -> Any:
-    """The state of one checkpoint, only looked at: nothing in the folder changes.
-
-    A UserError if it is damaged.
-    """
+    """The state of one checkpoint, only looked at; a UserError if it is damaged."""
     _hush()
     options = ocp.CheckpointManagerOptions(read_only=True)
     with ocp.CheckpointManager(

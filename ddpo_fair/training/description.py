@@ -4,6 +4,7 @@ The description is kept in config.json and in every checkpoint.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from ddpo_fair.errors import UserError, differences, shown
 from ddpo_fair.models import sources
 
 # Settings that change no number a run writes: how it is run, not what it does.
+IN_GROUPS = re.compile(r"(log|checkpoint|run|distributed)\.").match
 INCIDENTAL = (
     "train.microbatch",
     "train.remat",
@@ -26,18 +28,7 @@ INCIDENTAL = (
     "train.on_divergence",
     "train.max_restores",
     "train.shard_optimizer",
-    "log.images",
-    "log.wandb",
-    "checkpoint.every_epochs",
-    "checkpoint.keep",
-    "run.dir",
-    "run.name",
-    "distributed.cpu_devices",
-    "distributed.enabled",
-    "distributed.coordinator_address",
-    "distributed.num_processes",
-    "distributed.process_id",
-    "distributed.timeout_seconds",
+    *filter(IN_GROUPS, configuration.flatten(configuration.defaults())),
 )
 # Settings that may change when a run goes on (`images_per_epoch` guards the first two).
 FREE = ("sample.batch_per_device", "sample.batches", *INCIDENTAL)
@@ -105,11 +96,7 @@ def known(record: Mapping[str, Any], field: str) -> dict[str, Any] | None:
 def check(
     record: Mapping[str, Any], field: str, reference: str, now: Mapping[str, Any]
 ) -> bool:
-    """Whether the record knows what the model or the classifier was.
-
-    `reference` is the setting that `field` names, `now` its `identity`: a UserError if
-    that is another one.
-    """
+    """Whether the record knows what a field was; a UserError if it is not `now`."""
     before = known(record, field)
     if before is None or before["files"] == now["files"]:
         return before is not None
@@ -134,10 +121,7 @@ def check(
 
 
 def differences_of(record: Mapping[str, Any], config: ConfigDict) -> list[str]:
-    """In what a run with these settings would differ from its description.
-
-    Raises one of `UNREADABLE` if that is no description.
-    """
+    """In what a run with these settings would differ from its description."""
     before = configuration.renamed(dict(record["config"]))
     now, defaults = (
         json.loads(json.dumps(configuration.flatten(one)))

@@ -24,16 +24,9 @@ def check(
 ) -> int:
     """How many updates in a row were skipped, up to the epoch's last.
 
-    Args:
-        line: of metrics.jsonl.
-        skipped: whether each of the epoch's updates was.
-        before: in a row, up to the epoch before.
-        config: all settings.
-        newest: checkpoint; None without one.
-
-    Raises:
-        Diverged: where the policy moved too far; a UserError where training should not
-            go on for another reason. Both name the checkpoint.
+    Of `skipped`, the epoch's updates; `before`, up to the epoch before. Raises Diverged
+    where the policy moved too far, and a UserError where training should not go on for
+    another reason: both name the `newest` checkpoint.
     """
     train, epoch = config.train, line["epoch"]
     saved = "none was saved" if newest is None else f"checkpoint {newest} is intact"

@@ -83,10 +83,7 @@ def draw(
 
 
 def gather(run: Run, probabilities: list[jax.Array]) -> dict[str, np.ndarray]:
-    """Batches of [D, B, K] as each attribute's [N, K], in the images' order.
-
-    The same on every host.
-    """
+    """Batches [D, B, K] as each attribute's [N, K] in order, on every host."""
     together = jnp.concatenate(probabilities, axis=1)  # [D, n, K]
     return classifier.by_attribute(run.classifiers, parallel.gather(together))
 
@@ -135,14 +132,8 @@ def line_of(run: Run, samples: Samples, scores: scoring.Scores) -> dict[str, Any
 
     def measure(rows: np.ndarray, prompts: Sequence[str]) -> dict[str, Any]:
         labels = {name: own[rows] for name, own in scores.labels.items()}
-        return metrics.of_images(
-            run.config,
-            run.goals,
-            prompts,
-            labels,
-            scores.rewards[rows],
-            scores.finite[rows],
-        )
+        own = labels, scores.rewards[rows], scores.finite[rows]
+        return metrics.of_images(run.config, run.goals, prompts, *own)
 
     explicit = samples.asked != classes.NONE
     line = measure(~explicit, run.config.prompts)

@@ -51,10 +51,7 @@ def num_batches(run: Run) -> int:
 
 
 def start(run: Run, unet_params: Any, epoch: int) -> Pending:
-    """Starts drawing and classifying the images of an evaluation.
-
-    A batch's images are in the order of their numbers; device d has its d-th part.
-    """
+    """Starts drawing and classifying the images of an evaluation, in their order."""
     size = parallel.num_devices() * run.config.sample.batch_per_device
     fresh, count = run.config.eval.images, num_batches(run) * size
     num_prompts = len(run.config.prompts)

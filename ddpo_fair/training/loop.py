@@ -20,9 +20,7 @@ from ddpo_fair.training.assembly import Run
 
 # An epoch that is updated: its line of metrics.jsonl as far as it is known, metrics of
 # each update ([] if the line has them), and the evaluation that may be on its way.
-PendingEpoch = tuple[
-    dict[str, Any], list[dict[str, jax.Array]], evaluation.Pending | None
-]
+PendingEpoch = tuple[dict, list[dict], evaluation.Pending | None]
 
 
 @dataclasses.dataclass
@@ -178,10 +176,7 @@ class Trainer:
     def _wait_or_leave(
         self, arrays: list[jax.Array], doing: str, line: dict[str, Any] | None = None
     ) -> None:
-        """Waits; saves what is done and raises Interrupted if any host shall stop.
-
-        `line` is of the last epoch, if its evaluation is not finished.
-        """
+        """Waits; saves what is done and raises Interrupted if any host shall stop."""
         self.progress.wait(arrays, doing, lambda: self.stop.requested)
         if not parallel.any_host(self.stop.requested):
             return
@@ -243,8 +238,7 @@ class Trainer:
         per_epoch = config.sample.batches
         per_epoch += config.train.inner_epochs * config.train.updates_per_epoch
         left = range(self.epochs_done, config.epochs)
-        evaluations = sum(evaluation.due(config, epoch) for epoch in left)
-        evaluations += self.epochs_done == 0
+        evaluations = sum(e == 0 or evaluation.due(config, e) for e in left)
         batches = evaluations * evaluation.num_batches(self.run)
         self.progress.start(len(left) * per_epoch + batches)
         self.clock.lap()

@@ -19,16 +19,10 @@ NUM_BINS = 10  # of the histogram of P(female)
 def shares(labels: np.ndarray) -> dict[str, Any]:
     """q of labels int [N] with its 95 % Wilson interval; nan without a face. Counts."""
     kinds = classes.FEMALE, classes.MALE, classes.NONE
-    num_female, num_male, num_none = (int(np.sum(labels == kind)) for kind in kinds)
-    q = intervals.wilson(num_female, num_female + num_male)
-    return {
-        "q": q.estimate,
-        "q_low": q.low,
-        "q_high": q.high,
-        "num_female": num_female,
-        "num_male": num_male,
-        "num_none": num_none,
-    }
+    female, male, none = (int(np.sum(labels == kind)) for kind in kinds)
+    q = intervals.wilson(female, female + male)
+    share = {"q": q.estimate, "q_low": q.low, "q_high": q.high}
+    return {**share, "num_female": female, "num_male": male, "num_none": none}
 
 
 def of_attributes(
@@ -124,37 +118,29 @@ def of_evaluation(
     probabilities: dict[str, np.ndarray],
     labels: dict[str, np.ndarray],
 ) -> dict[str, Any]:
-    """The eval_ fields: q, and whether the faces are decided or ambiguous.
-
-    Of each attribute probabilities are float [N, K], labels int [N].
-    """
+    """The eval_ fields, of each attribute's probabilities [N, K] and labels int [N]."""
     gender, line = classes.GENDER.name, {}
     if gender in labels:
-        line = _of_gender(probabilities[gender], labels[gender])
+        line = {f"eval_{name}": x for name, x in shares(labels[gender]).items()}
+        every, num_none = probabilities[gender], line.pop("eval_num_none")
+        known = every[classes.finite(every)]
+        female, margin, mean = known[:, classes.FEMALE], math.nan, math.nan
+        if len(known):
+            margin = accuracy.mean_confidence_margin(known)
+            mean = float(np.mean(female, dtype=np.float64))
+        histogram, _ = np.histogram(female, bins=NUM_BINS, range=(0.0, 1.0))
+        line |= {
+            "eval_none": num_none,
+            "eval_num_not_finite": len(every) - len(known),
+            "eval_p_female": mean,
+            "eval_p_female_histogram": histogram.tolist(),
+            "eval_polarisation": margin,
+        }
     attributes = {
         name: {f"eval_{field}": value for field, value in one.items()}
         for name, one in of_attributes(config, goals, prompts, labels).items()
     }
     return line | ({"attributes": attributes} if attributes else {})
-
-
-def _of_gender(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    measured = {f"eval_{name}": value for name, value in shares(labels).items()}
-    num_none = measured.pop("eval_num_none")
-    known = probabilities[classes.finite(probabilities)]
-    female, margin, mean = known[:, classes.FEMALE], math.nan, math.nan
-    if len(known):
-        margin = accuracy.mean_confidence_margin(known)
-        mean = float(np.mean(female, dtype=np.float64))
-    histogram, _ = np.histogram(female, bins=NUM_BINS, range=(0.0, 1.0))
-    return {
-        **measured,
-        "eval_none": num_none,
-        "eval_num_not_finite": len(probabilities) - len(known),
-        "eval_p_female": mean,
-        "eval_p_female_histogram": histogram.tolist(),
-        "eval_polarisation": margin,
-    }
 
 
 def join(line: dict[str, Any], further: dict[str, Any]) -> dict[str, Any]:

@@ -33,10 +33,7 @@ class Program:
 def read(
     config: ConfigDict,
 ) -> tuple[stable_diffusion.Model, tuple[classifier.AnyClassifier, ...]]:
-    """The model, without a tokenizer, and the classifiers, with shapes for weights.
-
-    A UserError if their config.json files cannot be had, or are not supported.
-    """
+    """Model and classifiers with shapes for weights; a UserError for unfit configs."""
     folder = Path(config.model)
     configs = published.MODELS.get(config.model.partition("@")[0])
     if configs is None:

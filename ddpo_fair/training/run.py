@@ -109,7 +109,10 @@ def _train(
     terminal: progress.Progress,
     stop: stopping.Stop,
 ) -> None:
-    writers = _weights_and_biases(config, folder, terminal)
+    writers = []
+    if config.log.wandb and parallel.is_main():
+        writers = [weights_and_biases.open_writer(folder, config)]
+        terminal.say(weights_and_biases.where(*writers))
     run, state = assembly.build(config)
     place, described = folder / run_folder.CHECKPOINTS, description.of(config, weights)
     checkpoints = checkpoint.Checkpoints(place, config.checkpoint.keep)
@@ -176,17 +179,6 @@ def _last_words(folder: Path) -> contextlib.AbstractContextManager[None]:
         f" continues from the newest checkpoint in {folder}.",
         stopping.INTERRUPTED,
     )
-
-
-def _weights_and_biases(
-    config: ConfigDict, folder: Path, terminal: progress.Progress
-) -> list[weights_and_biases.Writer]:
-    """The main process's writer there, if the config wants one."""
-    if not config.log.wandb or not parallel.is_main():
-        return []
-    writer = weights_and_biases.open_writer(folder, config)
-    terminal.say(weights_and_biases.where(writer))
-    return [writer]
 
 
 def _plan(run: Run, folder: Path, done: int) -> str:

@@ -121,13 +121,11 @@ def check(
 
 
 def check_complete(folder: Path, config: ConfigDict) -> None:
-    """Refuses, with a UserError, a folder whose checkpoints were removed.
-
-    A run has none in its first epochs, and while it writes the first in the background:
-    until the second is due.
-    """
+    """Refuses, with a UserError, a folder whose checkpoints were removed."""
     place, lines = folder / CHECKPOINTS, len(run_log.read(folder))
     if place.is_dir():
+        # None is there in the first epochs, and while the first is written, in the
+        # background: until the second is due.
         finished = any(path.name.isdecimal() for path in place.iterdir())
         lost = not finished and lines > 2 * config.checkpoint.every_epochs
     else:

@@ -5,16 +5,15 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from ddpo_fair import config as configuration
 from ddpo_fair import config_rules, files
+from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.errors import UserError, differences
 from ddpo_fair.learning import goals
 from ddpo_fair.loggers import run_log
-from ddpo_fair.models import unet, weights
 from ddpo_fair.training import assembly, checkpoint, description, run_folder
 
 EVALUATED = ("epoch", "eval_q", "eval_q_low", "eval_q_high")
@@ -95,11 +94,7 @@ def with_weights(run: SavedRun, *fields: str) -> SavedRun:
 
 
 def choose(run: SavedRun, wanted: int | None) -> int:
-    """The checkpoint of that number, or the newest.
-
-    A UserError if there is none; lists what there is. Or if config.json is another
-    run's.
-    """
+    """The checkpoint of that number, or the newest; a UserError if that cannot be."""
     place = run.folder / run_folder.CHECKPOINTS
     found = checkpoint.numbers(place)
     if not found:
@@ -131,11 +126,7 @@ def choose(run: SavedRun, wanted: int | None) -> int:
 
 
 def trained_params(run: SavedRun, number: int, unet_template: Any) -> Any:
-    """The trained parameters at a checkpoint: adapters, or all of the UNet.
-
-    `unet_template` has the shapes of the UNet's parameters. A UserError if the
-    checkpoint is damaged.
-    """
+    """The trained parameters at a checkpoint: adapters, or all of the UNet."""
     template = assembly.initial_state(run.config, unet_template)
     place = run.folder / run_folder.CHECKPOINTS
     return checkpoint.read_one(place, number, template).params
@@ -143,14 +134,8 @@ def trained_params(run: SavedRun, number: int, unet_template: Any) -> Any:
 
 def unet_template(folder: Path) -> Any:
     """Shapes of the UNet's parameters of a model folder; reads no weights."""
-    config = unet.Config.from_dict(weights.read_config(folder / "unet"))
-    size = 2 ** len(config.block_out_channels)  # any that all levels divide
-    return weights.init_template(
-        unet.UNet(config),
-        (1, size, size, config.in_channels),
-        jax.ShapeDtypeStruct((1,), jnp.int32),
-        (1, 1, config.cross_attention_dim),
-    )
+    configs = stable_diffusion.read_configs(folder)
+    return stable_diffusion.of_configs(folder, configs, jnp.float32).params["unet"]
 
 
 def result(run: SavedRun, number: int) -> tuple[dict | None, dict | None]:
