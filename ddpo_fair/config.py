@@ -31,10 +31,7 @@ RENAMED = {
 
 
 def defaults(attributes: Iterable[str] = ("gender",)) -> ConfigDict:
-    """All settings at their defaults, which suit the embedded model on a CPU.
-
-    `attributes` are names; each has the settings of `attribute`.
-    """
+    """All settings at their defaults, for the embedded model, with these attributes."""
     config = ConfigDict()
     _general(config)
     config.attributes = ConfigDict({name: attribute() for name in sorted(attributes)})
@@ -54,14 +51,8 @@ def attribute(
 ) -> ConfigDict:
     """What is measured and rewarded of each image, as `config.attributes.NAME`.
 
-    Args:
-        classifier: see the comments below, as for all others.
-        classes: likewise.
-        target: likewise; equal shares if it is left out.
-        settings: any other of the settings below.
-
-    Raises:
-        KeyError: for a setting that there is not.
+    For the settings see the comments below; a KeyError for one that there is not. The
+    target is equal shares if it is left out.
     """
     config = ConfigDict()
     # Image classifier: "embedded", "typology" (of skin_tone: the typology angle, which
@@ -92,16 +83,11 @@ def attribute(
 
 
 def choose_model(config: ConfigDict, variant: str | None) -> ConfigDict:
-    """`config` with the model of a variant and the settings that follow from it.
+    """`config`, which is changed: the model of a variant and what follows from it.
 
-    Args:
-        config: is changed.
-        variant: "embedded", "sd15", or None: Stable Diffusion 1.5 on a host with a GPU
-            or TPU and JAX's plugin for it, the embedded model elsewhere. No backend is
-            started to find out.
-
-    Raises:
-        UserError: for another variant.
+    Variants are "embedded", "sd15", or None: Stable Diffusion 1.5 on a host with a GPU
+    or TPU and JAX's plugin for it, the embedded model elsewhere. No backend is started
+    to find out. A UserError for another variant.
     """
     if variant is None:
         variant = "sd15" if accelerator.shown() else "embedded"

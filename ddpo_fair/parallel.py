@@ -35,10 +35,7 @@ ALONE = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Target:
-    """Devices that programs are made for, and that need not be there.
-
-    A described device cannot say more than its kind.
-    """
+    """Devices that programs are made for, and that need not be there."""
 
     devices: tuple[Any, ...]
     has_flash_attention: bool = False
@@ -46,18 +43,14 @@ class Target:
     compiler_options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-# None: the devices at hand. JAX traces anew where it changes.
-_target = jax.make_user_context(default_value=None)
-
-
-def made_for(target: Target) -> contextlib.AbstractContextManager[None]:
-    """Makes, lowers and compiles programs for a target instead of what is at hand."""
-    return _target(target)
+# `with made_for(target)` programs are traced, lowered and compiled for a `Target`; else
+# for the devices at hand. JAX traces anew where it changes.
+made_for = jax.make_user_context(default_value=None)
 
 
 def devices() -> Sequence[Any]:
     """Of all hosts: those programs are made for, else those at hand."""
-    return jax.devices() if _target.value is None else _target.value.devices
+    return jax.devices() if made_for.value is None else made_for.value.devices
 
 
 def mesh() -> Mesh:
@@ -91,11 +84,13 @@ def pmap(function: Callable, in_axes: Any) -> Callable:
 
     The output is [D, n, ...] with the sharding that the jitted update takes: no copy.
     """
-    of_target = None if _target.value is None else devices()
+    of_target = None if made_for.value is None else devices()
     mapped = jax.pmap(function, axis_name=AXIS, in_axes=in_axes, devices=of_target)
     specs = [PartitionSpec(*([] if axis is None else [AXIS])) for axis in in_axes]
 
-    def on_all_hosts(*arguments: Any) -> Any:
+    def call(*arguments: Any) -> Any:
+        if jax.process_count() == 1:
+            return mapped(*arguments)
         # Among several processes pmap takes and returns each one's own part.
         own = [
             jax.tree.map(lambda x, spec=spec: _own(x, spec), argument)
@@ -104,10 +99,6 @@ def pmap(function: Callable, in_axes: Any) -> Callable:
         return multihost_utils.host_local_array_to_global_array(
             mapped(*own), mesh(), PartitionSpec(AXIS)
         )
-
-    def call(*arguments: Any) -> Any:
-        one_process = jax.process_count() == 1
-        return (mapped if one_process else on_all_hosts)(*arguments)
 
     call.lower = mapped.lower
     return call
@@ -138,10 +129,7 @@ def replicate(tree: Any) -> Any:
 
 
 def divide(tree: Any) -> Any:
-    """`tree`, the same on every host, with a part of each array on each device.
-
-    Arrays that cannot be divided, as no axis allows, are whole on every device.
-    """
+    """`tree`, the same on every host, in parts on the devices, as axes allow."""
 
     def sharding(x: Any) -> NamedSharding:
         divisible = (i for i, size in enumerate(x.shape) if size % num_devices() == 0)
@@ -153,7 +141,7 @@ def divide(tree: Any) -> Any:
 
 
 def _placed(x: Any, sharding: NamedSharding) -> Any:
-    if isinstance(x, jax.ShapeDtypeStruct) or _target.value is not None:
+    if isinstance(x, jax.ShapeDtypeStruct) or made_for.value is not None:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
     if jax.process_count() == 1:
         return jax.device_put(x, sharding)
@@ -178,13 +166,8 @@ def spread(tree: Any) -> Any:
 def start(cpu_devices: int, distributed: Any = None) -> None:
     """Starts JAX's devices, before anything asks for them.
 
-    Args:
-        cpu_devices: see `_divide_cpu`.
-        distributed: `config.distributed`, where other hosts may have to be joined.
-
-    Raises:
-        UserError: if the hosts cannot be joined, JAX has no such devices, or its
-            address space is limited.
+    Joins other hosts if `distributed`, of a config, says so. A UserError if that cannot
+    be, JAX has no such devices, or its address space is limited.
     """
     allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
     if resource.RLIM_INFINITY != allowed < LEAST_BYTES:
@@ -193,7 +176,8 @@ def start(cpu_devices: int, distributed: Any = None) -> None:
             f" than it uses, {LEAST_BYTES / 1e9:.0f} GB at least. Call `ulimit -v"
             " unlimited`, or ask the cluster for as much virtual memory."
         )
-    _use_compilation_cache()
+    if jax.config.jax_compilation_cache_dir is None:  # else a variable of JAX's own
+        jax.config.update("jax_compilation_cache_dir", str(files.cache() / "jax"))
     _divide_cpu(cpu_devices)
     if distributed is not None and distributed.enabled:
         _join_hosts(distributed)
@@ -231,8 +215,8 @@ def gather(array: jax.Array) -> np.ndarray:
 
 def has_flash_attention() -> bool:
     """Whether the devices are NVIDIA GPUs of the Ampere generation or later."""
-    if _target.value is not None:
-        return _target.value.has_flash_attention
+    if made_for.value is not None:
+        return made_for.value.has_flash_attention
     device = jax.local_devices()[0]
     try:
         return device.platform == "gpu" and float(device.compute_capability) >= 8.0
@@ -278,12 +262,9 @@ def last_words(text: str, status: int | None = None) -> Iterator[None]:
 
     When a process is lost JAX ends the others in C++, where no code of Python runs. So
     a shell waits at the other end of a pipe. JAX's preemption sync point would serve a
-    SIGTERM that is announced; `any_host` does that already.
-
-    Args:
-        text: one paragraph.
-        status: that the process ends with where C++ aborts it; None for the system's.
-            signal.signal would not do: its handlers run when C++ has returned.
+    SIGTERM that is announced; `any_host` does that already. The process ends with
+    `status` where C++ aborts it; None for the system's. signal.signal would not do: its
+    handlers run when C++ has returned.
     """
     system = ctypes.CDLL(None)
     end = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: os._exit(status))
@@ -334,12 +315,3 @@ def at_hand() -> Target:
 def one_cpu() -> Target:
     """A device of this host's CPU, which is there beside any accelerator."""
     return Target((jax.local_devices(backend="cpu")[0],))
-
-
-def _use_compilation_cache() -> None:
-    """Keeps compiled programs in the user's cache folder, for the next start.
-
-    JAX's own JAX_COMPILATION_CACHE_DIR, where set, comes first.
-    """
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(files.cache() / "jax"))

@@ -40,12 +40,7 @@ def run(command: str, work: Callable[[], None], interrupted: str) -> int:
     """The exit status of a command's work; what ends it is said in one paragraph.
 
     0 done, 1 a bug, 2 for something to fix, 75 interrupted and saved, 130 stopped by
-    Ctrl-C, 141 its output is not read.
-
-    Args:
-        command: its name.
-        work: what it does; Help that it raises is printed.
-        interrupted: what Ctrl-C leaves behind.
+    Ctrl-C, 141 its output is not read. `interrupted` says what Ctrl-C leaves behind.
     """
     _open_streams()
     farewell = f"\nInterrupted; {interrupted}."

@@ -9,7 +9,14 @@ import jax
 import pytest
 from refusals import refused
 
-from ddpo_fair import accelerator, command_line, config_rules, process, train
+from ddpo_fair import (
+    accelerator,
+    command_line,
+    config_rules,
+    process,
+    setting_rules,
+    train,
+)
 from ddpo_fair import config as configuration
 from ddpo_fair.errors import UserError
 from ddpo_fair.learning import losses
@@ -38,8 +45,8 @@ def test_promised_names_exist():
 
 def test_choices_are_functions_of_their_names():
     for module, names in (
-        (losses, config_rules.OBJECTIVES),
-        (jax.checkpoint_policies, config_rules.POLICIES),
+        (losses, setting_rules.OBJECTIVES),
+        (jax.checkpoint_policies, setting_rules.POLICIES),
     ):
         assert all(callable(getattr(module, name)) for name in names)
 

@@ -24,6 +24,7 @@ FLOORS = (
     "learning",
     "prompts",
     "config",
+    "setting_rules",
     "attribute_rules",
     "config_rules",
     "statistics",

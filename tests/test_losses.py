@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpo_fair import config, config_rules
+from ddpo_fair import config, setting_rules
 from ddpo_fair.learning import losses
 
 TRAIN = config.defaults().train
 TRAIN.update(clip_range=0.1, rollback=0.3, trust_region=0.5, kl_penalty=5.0)
 NUM_DIMS = 10
-OBJECTIVES = config_rules.OBJECTIVES
+OBJECTIVES = setting_rules.OBJECTIVES
 INSIDE, OUTSIDE = 0.4, 0.6  # nats, on either side of trust_region
 
 
