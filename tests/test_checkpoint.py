@@ -15,7 +15,7 @@ import pytest
 
 from ddpo_fair import parallel
 from ddpo_fair.errors import HostLost, UserError
-from ddpo_fair.training import checkpoint
+from ddpo_fair.training import checkpoint, run_folder
 
 RUN = {"config": {"seed": 0}}
 REST = {
@@ -126,8 +126,8 @@ def a_dangling_link(path: pathlib.Path, of: pathlib.Path) -> None:
 
 
 def a_fifo_inside(path: pathlib.Path, of: pathlib.Path) -> None:
-    (path / checkpoint.METADATA / "metadata").unlink()
-    os.mkfifo(path / checkpoint.METADATA / "metadata")
+    (path / run_folder.METADATA / "metadata").unlink()
+    os.mkfifo(path / run_folder.METADATA / "metadata")
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_what_is_no_checkpoint_is_kept_aside(tmp_path, harm, reason):
     harm(tmp_path / "2", tmp_path / "1")
     (tmp_path / "damaged_2").symlink_to(tmp_path / "nothing")
     (tmp_path / "\u0665").mkdir()  # a five, but no name of a checkpoint
-    assert checkpoint.numbers(tmp_path)[0] == 1
+    assert run_folder.numbers(tmp_path)[0] == 1
     found = restore(tmp_path)
     assert_same(found, 1)
     assert reason in found.complaints[0]
@@ -178,11 +178,11 @@ def test_a_second_damaged_one_of_the_same_number_is_passed_over(tmp_path):
 )
 def test_no_change_of_the_json_beside_the_arrays_is_used(tmp_path, old, new):
     save(tmp_path, 1, 2)
-    path = tmp_path / "2" / checkpoint.METADATA / "metadata"
+    path = tmp_path / "2" / run_folder.METADATA / "metadata"
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
-    assert checkpoint.described(tmp_path) == REST["run"]  # by checkpoint 1
+    assert run_folder.described(tmp_path) == REST["run"]  # by checkpoint 1
     found = restore(tmp_path)
     assert_same(found, 1)
     assert "damaged" in found.complaints[0]
@@ -190,11 +190,11 @@ def test_no_change_of_the_json_beside_the_arrays_is_used(tmp_path, old, new):
 
 def test_a_checkpoint_of_an_older_version_is_used(tmp_path):
     save(tmp_path, 1)
-    path = tmp_path / "1" / checkpoint.METADATA / "metadata"
+    path = tmp_path / "1" / run_folder.METADATA / "metadata"
     older = json.loads(path.read_text())
     del older["run"], older["digest"]
     path.write_text(json.dumps(older))
-    assert checkpoint.described(tmp_path) is None
+    assert run_folder.described(tmp_path) is None
     assert restore(tmp_path).complaints == ()
 
 

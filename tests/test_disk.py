@@ -63,7 +63,7 @@ def test_nothing_is_lost_when_the_disk_is_full(disk, command, monkeypatch, capsy
 
     def fill_before_logging(*arguments):
         if len(run_log.read(folder)) == 2:
-            while checkpoint.finished(folder / "checkpoints") != 2:
+            while run_folder.finished(folder / "checkpoints") != 2:
                 time.sleep(0.01)  # it is written in the background
             fill(disk)
         return score(*arguments)
@@ -88,7 +88,7 @@ def test_nothing_is_lost_when_the_disk_is_full(disk, command, monkeypatch, capsy
     assert command() == BAD_INPUT  # it is still full
     (message,) = capsys.readouterr().err.splitlines()
     assert "No space left on device" in message
-    assert checkpoint.finished(folder / "checkpoints") == newest
+    assert run_folder.finished(folder / "checkpoints") == newest
 
     (disk / "filler").unlink()
     with monkeypatch.context() as patch:
@@ -105,7 +105,7 @@ def test_nothing_is_lost_when_the_disk_is_full(disk, command, monkeypatch, capsy
     assert command() == 0
     assert "continues after epoch 2;" in capsys.readouterr().out
     assert [line["epoch"] for line in run_log.read(folder)] == list(range(EPOCHS))
-    assert checkpoint.finished(folder / "checkpoints") == EPOCHS
+    assert run_folder.finished(folder / "checkpoints") == EPOCHS
 
 
 def test_a_full_disk_has_no_room_for_a_new_run(disk):

@@ -26,7 +26,7 @@ from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Plan, Sampler
 from ddpo_fair.models import sources
 from ddpo_fair.prompts import Prompt
 from ddpo_fair.statistics import appearance, diversity, intervals, prompt_metrics
-from ddpo_fair.training import checkpoint, saved_run
+from ddpo_fair.training import run_folder, saved_run
 
 NURSE = tiny_model.PROMPTS[0]
 NO_REFERENCE = prompt_metrics.Reference()
@@ -155,7 +155,7 @@ def test_other_evaluation_in_the_same_folder_is_refused(run, result, capsys):
 def test_evaluation_of_another_checkpoint_of_that_number_is_refused(
     run, result, monkeypatch, capsys
 ):
-    monkeypatch.setattr(checkpoint, "fingerprint", lambda folder, number: "other")
+    monkeypatch.setattr(run_folder, "fingerprint", lambda folder, number: "other")
     assert evaluate.main([f"--run={run}", *FLAGS]) == 2
     assert "was begun with other settings: source was" in capsys.readouterr().err
 

@@ -18,7 +18,7 @@ from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.models import lora, sources
 from ddpo_fair.report import card_effect, model_card
-from ddpo_fair.training import checkpoint, description, run_folder, saved_run
+from ddpo_fair.training import description, run_folder, saved_run
 
 SCALE = 0.5
 LINES = (
@@ -340,11 +340,11 @@ def test_a_model_that_is_another_one_is_not_exported(folders, tmp_path, harm, pa
 
 def test_a_config_that_is_not_the_checkpoints_is_refused(folders, tmp_path):
     folder = make_run(tmp_path, folders["model"], "other")
-    path = folder / "checkpoints" / "3" / checkpoint.METADATA / "metadata"
+    path = folder / "checkpoints" / "3" / run_folder.METADATA / "metadata"
     metadata = json.loads(path.read_text())
     settings = json.loads((folder / "config.json").read_text())["config"]
-    metadata[checkpoint.RUN] = {"config": {**settings, "seed": 4}}
-    metadata["digest"] = checkpoint._digest(metadata)
+    metadata[run_folder.RUN] = {"config": {**settings, "seed": 4}}
+    metadata["digest"] = run_folder.digest(metadata)
     path.write_text(json.dumps(metadata))
     with pytest.raises(UserError, match="seed was 4 and is now 0"):
         export.export(folder, tmp_path / "out", "lora")

@@ -169,7 +169,7 @@ def test_a_disk_that_fills_while_saving(tmp_path):
         checkpoints.save(2, state, {})
         checkpoints.wait()
     checkpoints.close()
-    assert checkpoint.finished(tmp_path) == 1
+    assert run_folder.finished(tmp_path) == 1
 
     checkpoints = checkpoint.Checkpoints(tmp_path, 3)
     assert checkpoints.restore(state).epochs_done == 1

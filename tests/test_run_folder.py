@@ -17,7 +17,7 @@ from ddpo_fair import config as configuration
 from ddpo_fair.errors import UserError
 from ddpo_fair.loggers import run_log
 from ddpo_fair.report import run_reader
-from ddpo_fair.training import checkpoint, description, run_folder, saved_run
+from ddpo_fair.training import description, run_folder, saved_run
 
 CLASSIFIER = "attributes.gender.classifier"
 
@@ -313,7 +313,7 @@ def test_a_checkpoint_knows_the_files_that_config_json_forgot(weighed, monkeypat
     config, record = weighed
     edited = {"config": record["config"]}
     run = saved_run.SavedRun(pathlib.Path(), config, edited, [])
-    monkeypatch.setattr(checkpoint, "described", lambda folder: record)
+    monkeypatch.setattr(run_folder, "described", lambda folder: record)
     saved_run.with_weights(run, "model", CLASSIFIER)
     path = pathlib.Path(config.model) / "vae" / "config.json"
     path.write_bytes(path.read_bytes() + b" ")

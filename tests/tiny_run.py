@@ -75,7 +75,7 @@ def numbers(folder):
 
 def checksums(folder):
     """Of the state in each checkpoint that is kept, by the epochs that were done."""
-    places = (folder / "checkpoints").glob(f"[0-9]*/{checkpoint.METADATA}/metadata")
+    places = (folder / "checkpoints").glob(f"[0-9]*/{run_folder.METADATA}/metadata")
     return {
         int(place.parents[1].name): json.loads(place.read_text())["checksum"]
         for place in places

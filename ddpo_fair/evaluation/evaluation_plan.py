@@ -12,7 +12,6 @@ from ddpo_fair.classifiers import audit_classifier
 from ddpo_fair.errors import UserError, shown
 from ddpo_fair.models import sources
 from ddpo_fair.prompts import TRAINED, Prompt
-from ddpo_fair.training import checkpoint as checkpoints
 from ddpo_fair.training import run_folder, saved_run
 
 PLAN = "plan.json"
@@ -106,7 +105,7 @@ def make(
         "model": config.model,
         "classifier": config.attributes.gender.classifier,
         "audit": audit,
-        "fingerprint": checkpoints.fingerprint(place, checkpoint),
+        "fingerprint": run_folder.fingerprint(place, checkpoint),
     }
     devices = parallel.num_devices()
     batch = sample.batch_per_device * devices

@@ -8,9 +8,7 @@ checksums of the arrays and of the JSON.
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import itertools
-import json
 import logging
 import os
 import re
@@ -23,14 +21,14 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from ddpo_fair import errors, files, parallel
+from ddpo_fair import errors, parallel
 from ddpo_fair.errors import UserError
-from ddpo_fair.training import description
+from ddpo_fair.training import run_folder
+from ddpo_fair.training.run_folder import METADATA
 
-STATE, METADATA = "state", "rest"  # names of the items in a checkpoint
+STATE = "state"
+ITEMS = STATE, METADATA  # of a checkpoint
 EPOCHS = "epochs_done"  # in the metadata: the checkpoint's number
-RUN = "run"  # in the metadata: see `description.of`
-NUMBER = re.compile("0|[1-9][0-9]{0,8}")  # names of folders that are checkpoints
 # In what Orbax raises when another process, or the connection to it, is gone.
 LOST = re.compile("Gloo|UNAVAILABLE|DEADLINE_EXCEEDED|Connection (reset|closed)")
 DAMAGED = "damaged_"  # what a damaged checkpoint's folder is renamed to
@@ -53,15 +51,12 @@ class Checkpoints:
         """Opens or makes the folder; `keep` newest checkpoints stay."""
         _hush()
         self.folder = folder
-        self._manager = ocp.CheckpointManager(
-            folder,
-            item_names=(STATE, METADATA),
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
-                enable_async_checkpointing=True,
-                cleanup_tmp_directories=True,  # of a process that was killed
-            ),
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            enable_async_checkpointing=True,
+            cleanup_tmp_directories=True,  # of a process that was killed
         )
+        self._manager = ocp.CheckpointManager(folder, item_names=ITEMS, options=options)
 
     def newest(self) -> int | None:
         """Epochs done at the newest checkpoint, begun or finished; None without one."""
@@ -73,9 +68,9 @@ class Checkpoints:
         A UserError if this or the previous checkpoint could not be written.
         """
         metadata = {**metadata, EPOCHS: epochs_done, "checksum": int(checksum(state))}
-        metadata["digest"] = _digest(metadata)
+        metadata["digest"] = run_folder.digest(metadata)
         args = ocp.args.StandardSave(state), ocp.args.JsonSave(metadata)
-        items = ocp.args.Composite(**dict(zip((STATE, METADATA), args, strict=True)))
+        items = ocp.args.Composite(**dict(zip(ITEMS, args, strict=True)))
         with self._explained():
             self._manager.save(epochs_done, args=items)
 
@@ -99,7 +94,7 @@ class Checkpoints:
         damaged = {
             int(path.name): "it is no folder"
             for path in self.folder.iterdir()
-            if NUMBER.fullmatch(path.name) and not path.is_dir()
+            if run_folder.NUMBER.fullmatch(path.name) and not path.is_dir()
         }
         for step in sorted(self._manager.all_steps(), reverse=True):
             found = _read(self._manager, step, shapes(template))
@@ -169,11 +164,11 @@ class Checkpoints:
             if parallel.num_processes() > 1 and not code and LOST.search(str(error)):
                 raise errors.HostLost(
                     f"Another process was lost during a checkpoint ({reason}). Start"
-                    f" the same command on all hosts. {way_on(self.folder)}"
+                    f" the same command on all hosts. {run_folder.way_on(self.folder)}"
                 ) from error
             raise UserError(
                 f"A checkpoint in {self.folder} could not be written ({reason}). Free"
-                f" some space or repair the folder. {way_on(self.folder)}"
+                f" some space or repair the folder. {run_folder.way_on(self.folder)}"
             ) from error
 
 
@@ -203,58 +198,14 @@ def shapes(state: Any) -> Any:
     return jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
 
 
-def numbers(folder: Path) -> list[int]:
-    """Epochs done at each checkpoint that is complete, in order."""
-    names = (path.name for path in folder.glob("*") if path.is_dir())
-    return sorted(int(name) for name in names if NUMBER.fullmatch(name))
-
-
-def finished(folder: Path) -> int | None:
-    """Epochs done at the newest checkpoint that is complete; None without one."""
-    return max(numbers(folder), default=None)
-
-
-def described(folder: Path, epochs_done: int | None = None) -> dict[str, Any] | None:
-    """What the run is, by the JSON of one checkpoint, or of the newest that says so."""
-    found = numbers(folder) if epochs_done is None else [epochs_done]
-    for number in reversed(found):
-        # `restore` says what is wrong
-        with contextlib.suppress(*description.UNREADABLE):
-            metadata = json.loads(_metadata(folder, number))
-            if metadata["digest"] == _digest(metadata):
-                return metadata[RUN]
-    return None
-
-
-def _metadata(folder: Path, epochs_done: int) -> bytes:
-    return files.content(folder / str(epochs_done) / METADATA / "metadata")
-
-
-def fingerprint(folder: Path, epochs_done: int) -> str | None:
-    """SHA-256 of a checkpoint's JSON, which has its arrays' checksum; None without."""
-    with contextlib.suppress(OSError):  # `read_one` says what is wrong
-        return hashlib.sha256(_metadata(folder, epochs_done)).hexdigest()
-    return None
-
-
-def way_on(folder: Path) -> str:
-    """Where the same command will continue, with the checkpoints of a folder."""
-    newest = finished(folder)
-    if newest is None:
-        return f"{folder} holds no checkpoint yet; the same command begins again."
-    return f"{folder / str(newest)} is intact; the same command continues from it."
-
-
 def read_one(folder: Path, epochs_done: int, template: Any) -> Any:
     """The state of one checkpoint, only looked at; a UserError if it is damaged."""
     _hush()
     options = ocp.CheckpointManagerOptions(read_only=True)
-    with ocp.CheckpointManager(
-        folder, item_names=(STATE, METADATA), options=options
-    ) as manager:
+    with ocp.CheckpointManager(folder, item_names=ITEMS, options=options) as manager:
         found = _read(manager, epochs_done, template)
     if isinstance(found, str):
-        others = [number for number in numbers(folder) if number != epochs_done]
+        others = [x for x in run_folder.numbers(folder) if x != epochs_done]
         raise UserError(
             f"Checkpoint {folder / str(epochs_done)} is damaged ({found}); restore it"
             f" from a copy, or choose another with --checkpoint: there are {others}."
@@ -275,20 +226,15 @@ def _read(
         state, metadata = found[STATE], found[METADATA]
         if int(checksum(state)) != metadata["checksum"]:
             return "its numbers do not give its checksum"
-        sealed = not metadata.keys().isdisjoint(("digest", RUN))  # older ones are not
-        if sealed and metadata.get("digest") != _digest(metadata):
+        # Older ones have neither.
+        sealed = metadata.keys() & {"digest", run_folder.RUN}
+        if sealed and metadata.get("digest") != run_folder.digest(metadata):
             return "its JSON does not give its digest"
         if (number := metadata.get(EPOCHS, step)) != step:
             return f"it is a copy of checkpoint {number}"
     except Exception as error:  # a cut file raises whatever its reader pleases
         return f"{type(error).__name__}: {errors.first_line(error)}"
     return state, metadata
-
-
-def _digest(metadata: dict[str, Any]) -> str:
-    """SHA-256 of the JSON beside the arrays, but for the digest itself."""
-    content = {name: x for name, x in metadata.items() if name != "digest"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @jax.jit

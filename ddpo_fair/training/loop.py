@@ -17,6 +17,7 @@ from ddpo_fair.loggers import progress, run_log
 from ddpo_fair.training import checkpoint, divergence, evaluation, metrics, stopping
 from ddpo_fair.training import epoch as epochs
 from ddpo_fair.training.assembly import Run
+from ddpo_fair.training.run_folder import RUN
 
 # An epoch that is updated: its line of metrics.jsonl as far as it is known, metrics of
 # each update ([] if the line has them), and the evaluation that may be on its way.
@@ -189,7 +190,7 @@ class Trainer:
         """Starts a checkpoint, unless there is one after so many epochs."""
         if self.checkpoints.newest() != done:
             metadata = {
-                checkpoint.RUN: self.description,
+                RUN: self.description,
                 "history": self.history,
                 "target_classes": self.target_classes,
                 "skipped": self.skipped,

@@ -99,7 +99,7 @@ def explained(error: Exception, config: ConfigDict, folder: Path) -> UserError:
             f"The devices failed ({reason}). If one was lost, bring it back or leave it"
             " out."
         )
-    return kind(f"{text} {checkpoint.way_on(folder / run_folder.CHECKPOINTS)}")
+    return kind(f"{text} {run_folder.way_on(folder / run_folder.CHECKPOINTS)}")
 
 
 def _train(
@@ -145,7 +145,7 @@ def _entered(folder: Path, config: ConfigDict) -> Iterator[tuple[dict[str, Any],
         if parallel.is_main():
             descriptor = run_folder.lock(folder)
         run_folder.check_complete(folder, config)
-        saved = checkpoint.described(folder / run_folder.CHECKPOINTS)
+        saved = run_folder.described(folder / run_folder.CHECKPOINTS)
         record = run_folder.check(folder, config, saved)
         flat = configuration.flatten(config)
         for field in description.fields(flat):

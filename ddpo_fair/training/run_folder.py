@@ -1,11 +1,14 @@
 """The folder of a run: locked for one process, bound to one config."""
 
+import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import logging
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -23,6 +26,9 @@ from ddpo_fair.loggers import run_log
 from ddpo_fair.training import description
 
 CONFIG, LOCK, CHECKPOINTS = "config.json", ".lock", "checkpoints"
+NUMBER = re.compile("0|[1-9][0-9]{0,8}")  # names of folders that are checkpoints
+METADATA = "rest"  # name of the JSON in a checkpoint
+RUN = "run"  # in that JSON: see `description.of`
 
 
 def path_of(config: ConfigDict) -> Path:
@@ -175,3 +181,50 @@ def commit() -> str | None:
         ).strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def numbers(folder: Path) -> list[int]:
+    """Epochs done at each checkpoint that is complete, in order."""
+    names = (path.name for path in folder.glob("*") if path.is_dir())
+    return sorted(int(name) for name in names if NUMBER.fullmatch(name))
+
+
+def finished(folder: Path) -> int | None:
+    """Epochs done at the newest checkpoint that is complete; None without one."""
+    return max(numbers(folder), default=None)
+
+
+def described(folder: Path, epochs_done: int | None = None) -> dict[str, Any] | None:
+    """What the run is, by the JSON of one checkpoint, or of the newest that says so."""
+    found = numbers(folder) if epochs_done is None else [epochs_done]
+    for number in reversed(found):
+        with contextlib.suppress(*description.UNREADABLE):  # `restore` tells
+            metadata = json.loads(_metadata(folder, number))
+            if metadata["digest"] == digest(metadata):
+                return metadata[RUN]
+    return None
+
+
+def _metadata(folder: Path, epochs_done: int) -> bytes:
+    return files.content(folder / str(epochs_done) / METADATA / "metadata")
+
+
+def fingerprint(folder: Path, epochs_done: int) -> str | None:
+    """SHA-256 of a checkpoint's JSON, which has its arrays' checksum; None without."""
+    with contextlib.suppress(OSError):  # `read_one` says what is wrong
+        return hashlib.sha256(_metadata(folder, epochs_done)).hexdigest()
+    return None
+
+
+def way_on(folder: Path) -> str:
+    """Where the same command will continue, with the checkpoints of a folder."""
+    newest = finished(folder)
+    if newest is None:
+        return f"{folder} holds no checkpoint yet; the same command begins again."
+    return f"{folder / str(newest)} is intact; the same command continues from it."
+
+
+def digest(metadata: dict[str, Any]) -> str:
+    """SHA-256 of a checkpoint's JSON, but for the digest itself."""
+    content = {name: x for name, x in metadata.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -69,7 +69,7 @@ def with_weights(run: SavedRun, *fields: str) -> SavedRun:
     A UserError if they are not there, or are others than it was trained with.
     """
     config = run.config.copy_and_resolve_references()
-    described = checkpoint.described(run.folder / run_folder.CHECKPOINTS)
+    described = run_folder.described(run.folder / run_folder.CHECKPOINTS)
     records = [run.record, described or run.record]  # either may have been edited
     both = {field: [description.known(x, field) for x in records] for field in fields}
     known = {field: one or other for field, (one, other) in both.items()}
@@ -96,7 +96,7 @@ def with_weights(run: SavedRun, *fields: str) -> SavedRun:
 def choose(run: SavedRun, wanted: int | None) -> int:
     """The checkpoint of that number, or the newest; a UserError if that cannot be."""
     place = run.folder / run_folder.CHECKPOINTS
-    found = checkpoint.numbers(place)
+    found = run_folder.numbers(place)
     if not found:
         raise UserError(
             f"{run.folder} holds no checkpoint yet: train for at least"
@@ -108,7 +108,7 @@ def choose(run: SavedRun, wanted: int | None) -> int:
             f" {', '.join(map(str, found))}, numbered by the epochs that were done."
         )
     number = found[-1] if wanted is None else wanted
-    described = checkpoint.described(place, number)
+    described = run_folder.described(place, number)
     before = configuration.renamed(run.record["config"])
     free = {*description.FREE, *description.fields(before), "epochs"}
     if described:  # the targets themselves count, wherever they are kept
@@ -160,7 +160,7 @@ def _evaluated(line: dict[str, Any]) -> bool:
 
 
 def _known(folder: Path) -> str:
-    if checkpoint.described(folder / run_folder.CHECKPOINTS):
+    if run_folder.described(folder / run_folder.CHECKPOINTS):
         return " The command that trained it writes it again, from a checkpoint's copy."
     beside = folder.parent.glob(f"*/{run_folder.CONFIG}")
     found = sorted(str(path.parent) for path in beside)
