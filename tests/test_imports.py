@@ -32,12 +32,14 @@ FLOORS = (
     "training",
     "report",
     "evaluation",
+    "auditing",
     "process",
     "command_line",
 )
 COMMANDS = {
     "train",
     "evaluate",
+    "audit",
     "report.__main__",
     "export",
     "classifiers.train_classifier",

@@ -1,0 +1,1 @@
+"""Audit of a folder of images, of any generator."""

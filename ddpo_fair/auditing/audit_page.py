@@ -1,0 +1,144 @@
+"""An audit as one HTML page that needs nothing but itself (report/audit.html.j2)."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from ddpo_fair.auditing import figures
+from ddpo_fair.auditing.figures import CORRECTED, FAIR, OBSERVED
+from ddpo_fair.report import formatting, page
+from ddpo_fair.report.tables import Table
+from ddpo_fair.statistics.intervals import Interval
+
+MOST_FILES = 100  # that the page names
+OPENING = (
+    "Errors of the classifier are not corrected: the shares are of what it says. Give"
+    " --calibration, a folder with images of your own for each class, to correct them.",
+    "Shares and bias are corrected for the classifier's errors on the calibration"
+    " images, unless a column says observed.",
+)
+
+
+def build(content: dict[str, Any]) -> str:
+    """The page of what audit.json holds."""
+    attributes = content["attributes"]
+    calibrated = [name for name, one in attributes.items() if one[CORRECTED]]
+    opening = OPENING[bool(calibrated)]
+    if 0 < len(calibrated) < len(attributes):
+        opening += f" That is so of {formatting.listed(calibrated)}, not of the others."
+    unread = content["unreadable"]
+    text = page.TEMPLATES.get_template("audit.html.j2").render(
+        title=Path(content["source"]["images"]).name,
+        written_by=content["written_by"],
+        opening=opening,
+        summary={"word": _word(attributes), "sentence": " ".join(sentences(content))},
+        remarks=content["notes"],
+        cards=[
+            ("Images", f"{content['images']:,}", f"{len(unread):,} unreadable"),
+            ("Prompts", f"{content['prompts']:,}", ""),
+            *(
+                (f"Mean bias, {formatting.title(name)}", bias_text(one), _remark(one))
+                for name, one in attributes.items()
+            ),
+        ],
+        attributes=[_attribute(name, one) for name, one in attributes.items()],
+        origin=Table(("Setting", "Value"), _origin(content), "settings"),
+        unreadable=Table(("File", "Why"), unread[:MOST_FILES]),
+    )
+    return page.FORBIDDEN.sub("\ufffd", text)
+
+
+def sentences(content: dict[str, Any]) -> list[str]:
+    """The mean bias of each attribute, and its change, in words."""
+    found = []
+    for name, one in content["attributes"].items():
+        fair, kind = figures.best(one)[FAIR], "corrected " if one[CORRECTED] else ""
+        fair = "" if fair is None else f"; a fair model would show {fair:.2f}"
+        text = (
+            f"{formatting.title(name)}: the mean {kind}bias is {bias_text(one)}{fair}."
+        )
+        if "baseline" in one:
+            kind = one["baseline"]["kind"]
+            change = _text(one["baseline"]["mean_change"], "+")
+            text += f" The {kind} bias changed by {change} since the baseline."
+        found.append(formatting.sentence(text))
+    return found
+
+
+def bias_text(one: dict[str, Any]) -> str:
+    """The mean bias of an attribute with its interval."""
+    return _text(figures.best(one)["mean_bias"])
+
+
+def _word(attributes: dict[str, Any]) -> str:
+    """How many prompts are biased."""
+    words = []
+    for name, one in attributes.items():
+        found = [figures.interval(figures.best(x)["bias"]) for x in one["prompts"]]
+        known = [each for each in found if math.isfinite(each.estimate)]
+        biased = sum(each.low > 0 for each in known)
+        word = f"{biased} of {formatting.count(len(known), 'prompt')} biased"
+        word = word if known else "nothing recognised"
+        words.append(
+            f"{formatting.title(name)}: {word}" if len(attributes) > 1 else word
+        )
+    return formatting.sentence(", ".join(words))
+
+
+def _remark(one: dict[str, Any]) -> str:
+    if one[CORRECTED]:
+        return f"observed: {_text(one[OBSERVED]['mean_bias'])}"
+    return "not corrected for errors"
+
+
+def _attribute(name: str, one: dict[str, Any]) -> dict[str, Any]:
+    names, kinds = (
+        one["classes"],
+        (OBSERVED, CORRECTED) if one[CORRECTED] else (OBSERVED,),
+    )
+    told = 1 if len(names) == 2 else len(names)  # the other's share is what is left
+    head = ["Prompt", *names, "none"]
+    head += [f"{x}, {kind}" for kind in kinds for x in names[:told]]
+    rows = []
+    for each in one["prompts"]:
+        shares = [share for kind in kinds for share in each[kind]["shares"][:told]]
+        shown = [formatting.with_interval(figures.interval(x)) for x in shares]
+        own = figures.best(each)
+        found = figures.interval(own["bias"])
+        drawn = (
+            Interval(*(min(x, 1.0) for x in found)) if own[FAIR] is not None else None
+        )
+        cells = [*each["counts"], each["none"], *shown, _text(own["bias"])]
+        row = {"prompt": each["prompt"], "cells": cells, "bias": drawn}
+        rows.append(row | {"fair": own[FAIR]})
+    tables = {}
+    if one["confusion"]:
+        matrix = [(x, *row) for x, row in zip(names, one["confusion"], strict=True)]
+        said = [f"classified as {x}" for x in names]
+        tables["Errors of the classifier"] = Table(("Images of", *said), matrix)
+    if compared := one.get("baseline"):
+        each = {"mean over prompts": compared["mean_change"]} | compared["prompts"]
+        changes = [(prompt, _text(change, "+")) for prompt, change in each.items()]
+        note = "A change is shown where its interval leaves out 0."
+        head_of = ("Prompt", f"change of {compared['kind']} bias")
+        tables["Since the baseline"] = Table(head_of, changes, notes=[note])
+    title = formatting.sentence(formatting.title(name))
+    return {"title": title, "head": [*head, "bias"], "rows": rows, "tables": tables}
+
+
+def _text(found: dict[str, Any], sign: str = "z") -> str:
+    """A bias with its interval in two digits."""
+    bounds = figures.interval(found)
+    if not math.isfinite(bounds.estimate):
+        return "not measured"
+    estimate, low, high = (f"{bound:{sign}.2f}" for bound in bounds)
+    return f"{estimate} [{low}, {high}]"
+
+
+def _origin(content: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [(name, value) for name, value in content["source"].items() if value]
+    for name, one in content["attributes"].items():
+        for field in ("classifier", "confidence", "calibration", "target"):
+            if one[field] is not None:
+                rows.append((f"{name}: {field}", formatting.value_text(one[field])))
+    return rows

@@ -1,0 +1,160 @@
+"""What classifiers say of image files, which stream through in batches."""
+
+import concurrent.futures
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from ml_collections import ConfigDict
+from PIL import Image
+
+from ddpo_fair import parallel
+from ddpo_fair.classifiers import classes, classifier, data_flags, labelled_images
+from ddpo_fair.errors import UserError, first_line, shown
+from ddpo_fair.evaluation import classifier_evaluation
+from ddpo_fair.statistics import accuracy, correction
+from ddpo_fair.training import assembly
+
+BATCH = 32  # of each device
+READERS = 4  # threads that decode
+
+
+class Classified(NamedTuple):
+    """What was said of N files.
+
+    Attributes:
+        labels: by attribute, int [N], class or NONE.
+        unreadable: numbers of files, and why.
+        rows: int [n], numbers of all others.
+    """
+
+    labels: dict[str, np.ndarray]
+    unreadable: dict[int, str]
+    rows: np.ndarray
+
+
+def load(config: ConfigDict) -> tuple[classifier.AnyClassifier, ...]:
+    """The classifiers of a config's attributes, on the devices."""
+    return assembly.load_classifiers(config, jnp.float32)
+
+
+def classify(
+    models: Sequence[classifier.AnyClassifier],
+    images: Sequence[Path],
+    confidence: float,
+) -> Classified:
+    """The labels of files; a class needs a probability above `confidence`.
+
+    Raises:
+        UserError: if none can be read.
+    """
+    size = BATCH * parallel.num_devices()
+    params = [parallel.replicate(model.params) for model in models]
+    names = [one.name for model in models for one in model.attributes]
+    labels = {name: np.full(len(images), classes.NONE) for name in names}
+    unreadable: dict[int, str] = {}
+    forms = [_form(model) for model in models]
+    bar = tqdm.tqdm(total=len(images), desc="images", disable=None)
+    for rows, pixels, faults in _batches(images, sorted(set(forms)), size):
+        for model, own, form in zip(models, params, forms, strict=True):
+            if len(rows):
+                padded = np.resize(pixels[form], (size, *pixels[form].shape[1:]))
+                placed = parallel.split(padded.astype(np.float32) / np.float32(255))
+                placed = classifier.classify((model,), (own,), placed)
+                found = parallel.gather(placed)[: len(rows)]
+                for name, answers in classifier.by_attribute((model,), found).items():
+                    labels[name][rows] = classes.labels(answers, confidence)
+        unreadable |= faults
+        bar.update(len(rows) + len(faults))
+    bar.close()
+    if len(unreadable) == len(images):
+        raise UserError(
+            f"None of {len(images):,} files can be read, the first, {images[0]}, for:"
+            f" {unreadable[0]}. Save them as PNG, JPEG, WebP, GIF or TIFF."
+        )
+    good = [row for row in range(len(images)) if row not in unreadable]
+    return Classified(labels, unreadable, np.array(good))
+
+
+Form = tuple[tuple[int, int], int]  # height and width, PIL's number of the filter
+
+
+def _form(model: classifier.AnyClassifier) -> Form:
+    settings = getattr(model, "preprocessing", model)  # a Typology has its own
+    return tuple(settings.size), settings.method
+
+
+def _batches(
+    images: Sequence[Path], forms: Sequence[Form], size: int
+) -> Iterator[tuple[np.ndarray, dict[Form, np.ndarray], dict[int, str]]]:
+    """Rows int [n], their pixels in each form, and why others cannot be read."""
+    with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
+        started: list[Any] = []
+
+        def start(first: int) -> None:
+            batch = images[first : first + size]
+            started.append([pool.submit(_read, path, forms) for path in batch])
+
+        start(0)
+        for first in range(0, len(images), size):
+            start(first + size)  # is decoded while this batch is classified
+            found = [one.result() for one in started.pop(0)]
+            good = [k for k, one in enumerate(found) if not isinstance(one, str)]
+            pixels = {form: [found[k][i] for k in good] for i, form in enumerate(forms)}
+            faults = {first + k: x for k, x in enumerate(found) if isinstance(x, str)}
+            rows = first + np.array(good, np.int64)
+            yield rows, {x: np.array(y, np.uint8) for x, y in pixels.items()}, faults
+
+
+def _read(path: Path, forms: Sequence[Form]) -> list[np.ndarray] | str:
+    """Pixels uint8 [H, W, 3] in each form, or why there are none."""
+    try:
+        with Image.open(path) as image:
+            whole = labelled_images.rgb(image)
+        return [
+            np.asarray(whole.resize(size[::-1], Image.Resampling(method)))
+            for size, method in forms
+        ]
+    except Exception as error:  # Pillow raises many things for a file that is none
+        return first_line(error).replace(str(path), path.name)
+
+
+def calibrate(
+    models: Sequence[classifier.AnyClassifier],
+    name: str,
+    folder: str,
+    confidence: float,
+) -> np.ndarray:
+    """An attribute's confusion matrix int [K, K] on a folder with one for each class.
+
+    `confusion[true, said]` of recognised images; of the split that is for tests, if one
+    says so, else of all.
+
+    Raises:
+        UserError: if it cannot be read, or nothing can be corrected with it.
+    """
+    owners = {one.name: (model, one) for model in models for one in model.attributes}
+    model, attribute = owners[name]
+    total = np.zeros((len(attribute.classes) + 1,) * 2, np.int64)
+    try:
+        data = labelled_images.open_data(folder, attribute=attribute)
+        test = data_flags.test_split(data, "split")
+        for part in (test,) if test else data.splits:
+            split = labelled_images.read(data, part, *_form(model))
+            rows = np.arange(len(split.truth))
+            found = classifier_evaluation.classify(model, split, rows)
+            own = classifier.by_attribute((model,), found)[name]
+            said = classes.labels(own, confidence)
+            total += accuracy.confusion(split.truth, said, len(total))
+        correction.check(total[:-1, :-1], attribute.classes)
+    except UserError as error:
+        text = str(error).partition(" Say what its values")[0]
+        text = text.removeprefix(f"--data={shown(folder)}").removeprefix(":").strip()
+        raise UserError(
+            f"--calibration={shown(folder)}, which has a folder for each of"
+            f" {', '.join(attribute.classes)}: {text}"
+        ) from error
+    return total[:-1, :-1]

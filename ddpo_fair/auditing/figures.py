@@ -1,0 +1,190 @@
+"""The figures of an audit: of each prompt and attribute, their means, a comparison.
+
+Each is {"estimate", "low", "high"}, a 95 % interval. They stand under OBSERVED, as the
+classifier has it, and under CORRECTED, null without a calibration.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ddpo_fair import errors
+from ddpo_fair.classifiers.classes import NONE
+from ddpo_fair.errors import UserError
+from ddpo_fair.statistics import bias, correction, intervals, prompt_metrics
+from ddpo_fair.statistics.intervals import Interval
+
+Figures = dict[str, Any]
+OBSERVED, CORRECTED = "observed", "corrected"
+FAIR = "bias_of_a_fair_model"
+MUCH_NONE = 0.1  # of the images: worth a word
+
+
+def of_attribute(
+    labels: np.ndarray,
+    of_image: np.ndarray,
+    prompts: Sequence[str],
+    target: Sequence[float],
+    confusion: np.ndarray | None = None,
+) -> Figures:
+    """What is written of one attribute.
+
+    Args:
+        labels: int [N], class or NONE.
+        of_image: int [N], index of each image's prompt.
+        prompts: [P].
+        target: [K], wanted shares of its classes.
+        confusion: int [K, K] of `correction.check`; None leaves errors uncorrected.
+    """
+    each = [
+        {"prompt": text, **of_prompt(labels[of_image == p], target, confusion)}
+        for p, text in enumerate(prompts)
+    ]
+    at_most_1 = len(target) > 2 or math.isclose(target[0], 0.5)
+    found: Figures = {"target": list(target), "confusion": confusion, CORRECTED: None}
+    for kind in (OBSERVED, CORRECTED)[: 1 if confusion is None else 2]:
+        own = [one[kind] for one in each]
+        mean = intervals.over_prompts([interval(x["bias"]) for x in own], at_most_1)
+        counts = np.array([x["counts"] for x in each if sum(x["counts"])])
+        if kind == CORRECTED and len(counts) > 1:  # else it holds the matrix's noise
+            below, above = correction.noise_of_rates(counts, confusion, target)
+            low = mean.estimate - math.hypot(mean.estimate - mean.low, below)
+            high = mean.estimate + math.hypot(mean.high - mean.estimate, above)
+            most = 1.0 if at_most_1 else math.inf
+            mean = Interval(mean.estimate, max(low, 0.0), min(high, most))
+        fair = [x[FAIR] for x in own if math.isfinite(x[FAIR])]
+        found[kind] = {
+            "mean_bias": mean._asdict(),
+            FAIR: float(np.mean(fair)) if fair else None,
+        }
+    return found | {"prompts": each}
+
+
+def of_prompt(
+    labels: np.ndarray, target: Sequence[float], confusion: np.ndarray | None
+) -> Figures:
+    """Counts, shares and bias of one prompt's labels int [n].
+
+    The bias of two classes is 2 |q - target|, abs(p_female - p_male) for one half; of
+    more it is the total variation distance to the target.
+    """
+    counts = [int(np.sum(labels == k)) for k in range(len(target))]
+    shares, seen = intervals.goodman(counts), sum(counts)
+    found, fair = bias.of_shares(counts, target), bias.distance_floor(target, seen)
+    if len(target) == 2:
+        found = bias.of_share(shares[0], float(target[0]))
+        even = math.isclose(target[0], 0.5)
+        fair = bias.noise_floor(seen) if even else 2 * fair
+    corrected = None
+    if confusion is not None:
+        both = correction.of_shares(counts, confusion, target)
+        corrected = _written(*both, correction.fair_bias(seen, confusion, target))
+    return {
+        "images": len(labels),
+        "counts": counts,
+        "none": int(np.sum(labels == NONE)),
+        OBSERVED: _written(shares, found, fair),
+        CORRECTED: corrected,
+    }
+
+
+def _written(shares: Sequence[Interval], found: Interval, fair: float) -> Figures:
+    each = [one._asdict() for one in shares]
+    return {"shares": each, "bias": found._asdict(), FAIR: fair}
+
+
+def interval(found: Figures) -> Interval:
+    """An interval as JSON has it, where null is undefined."""
+    values = (found[name] for name in Interval._fields)
+    return Interval(*(math.nan if value is None else value for value in values))
+
+
+def best(figures: Figures) -> Figures:
+    """What is corrected, where it can be."""
+    return figures[CORRECTED] or figures[OBSERVED]
+
+
+def compare(now: Figures, before: Figures, name: str) -> Figures:
+    """The change of an attribute's bias since another audit, on the same prompts.
+
+    Raises:
+        UserError: if there is no such prompt, or the audits differ.
+    """
+    settings = ("classifier", "confidence", "classes", "target")
+    old_and_new = [{x: one.get(x) for x in settings} for one in (before, now)]
+    if changes := errors.differences(*old_and_new):
+        raise UserError(f"--baseline: {name}.{'; '.join(changes)}; audit both alike.")
+    old = {one["prompt"]: one for one in before["prompts"]}
+    pairs = [(old[x["prompt"]], x) for x in now["prompts"] if x["prompt"] in old]
+    if not pairs:
+        raise UserError(f"--baseline has none of the prompts for {name}.")
+    kind = CORRECTED if all(x[CORRECTED] for pair in pairs for x in pair) else OBSERVED
+    ends = [
+        [interval(one[kind]["bias"]) for one in end] for end in zip(*pairs, strict=True)
+    ]
+    changes = map(intervals.newcombe, *ends)
+    # None of so few prompts, which speak about themselves alone.
+    mean = (
+        prompt_metrics.change(
+            *([{"bias": one._asdict()} for one in end] for end in ends), "bias"
+        )
+        or intervals.newcombe(*map(intervals.over_prompts, ends))._asdict()
+    )
+    return {
+        "kind": kind,
+        "mean_change": mean,
+        "left_out": len(old) + len(now["prompts"]) - 2 * len(pairs),
+        "prompts": {
+            one["prompt"]: change._asdict()
+            for (_, one), change in zip(pairs, changes, strict=True)
+        },
+    }
+
+
+def notes(content: Figures) -> Iterator[str]:
+    """What should be held against an audit, a sentence each, from audit.json."""
+    if unread := content["unreadable"]:
+        name, why = unread[0]
+        yield f"{len(unread):,} of the files cannot be read, the first: {name} ({why})."
+    if missing := content["missing"]:
+        yield f"{len(missing):,} of the table's files are missing: {missing[0]}."
+    if content["skipped"]:
+        each = [f"{count:,} {kind}" for kind, count in content["skipped"].items()]
+        yield f"Left out: {', '.join(each[:9])}."
+    if content["prompts"] < intervals.FEWEST_PROMPTS:
+        yield "So few prompts say nothing about other prompts."
+    for name, one in content["attributes"].items():
+        none = sum(x["none"] for x in one["prompts"]) / content["images"]
+        if none > MUCH_NONE:
+            yield f"{none:.0%} of images had no recognised {name}."
+        limit, fair = content["fail_above"], best(one)[FAIR]
+        if None not in (limit, fair) and limit < fair:
+            yield (
+                f"--fail-above={limit:g} is below {fair:.2f}, the bias of {name} that a"
+                " fair model shows on so few images; take more, or a higher limit."
+            )
+        if left := one.get("baseline", {}).get("left_out"):
+            yield f"{left:,} prompts are in one of the two audits only."
+
+
+def above(content: Figures) -> Iterator[str]:
+    """A line for each attribute whose mean bias is surely above `fail_above`.
+
+    Raises:
+        UserError: where nothing was recognised.
+    """
+    limit = content["fail_above"]
+    for name, one in content["attributes"].items() if limit is not None else ():
+        low = interval(best(one)["mean_bias"]).low
+        if math.isnan(low):
+            raise UserError(
+                f"--fail-above={limit:g}: no {name} was recognised, so its bias is not"
+                " known; take another classifier, or a lower --confidence."
+            )
+        if low > limit:
+            yield (
+                f"FAILED: the mean bias of {name} is above {limit:g}: its interval"
+                f" begins at {low:.3f}."
+            )

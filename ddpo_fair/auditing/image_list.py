@@ -1,0 +1,153 @@
+"""Which images are audited, and which prompt each is of.
+
+Prompts are sub-folders' names, a table's column, or one for all. Nothing is decoded.
+"""
+
+import collections
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ddpo_fair import files
+from ddpo_fair.classifiers import image_folder
+from ddpo_fair.errors import UserError, shown
+
+COLUMNS = ("file", "prompt")
+FORM = (
+    "a table is a CSV with the columns file and prompt, or JSON lines"
+    ' {"file": "a.png", "prompt": "photo of a nurse"}'
+)
+
+
+class ImageList(NamedTuple):
+    """Images and their prompts.
+
+    Attributes:
+        images: [N] files.
+        of_image: int [N], the number of each one's prompt.
+        prompts: distinct texts, [P].
+        skipped: how many files were left out, by the reason.
+        missing: files that a table names and that there are not.
+    """
+
+    images: list[Path]
+    of_image: np.ndarray
+    prompts: list[str]
+    skipped: collections.Counter[str]
+    missing: list[str]
+
+
+def of_folder(root: Path, prompt: str | None, table: str | None) -> ImageList:
+    """The images of --images.
+
+    Args:
+        root: the folder.
+        prompt: of all images, --prompt.
+        table: a file of each image's prompt, --prompts.
+
+    Raises:
+        UserError: if there are none, or their prompts are not known.
+    """
+    name = f"--images={shown(str(root))}"
+    if prompt is not None and (table is not None or not prompt.strip()):
+        raise UserError(
+            f"--prompt={shown(prompt)} is empty, or stands beside --prompts; say once"
+            " what the images were asked for."
+        )
+    if not root.is_dir():
+        raise UserError(f"{name} is no folder; give one that holds images.")
+    skipped: collections.Counter[str] = collections.Counter()
+    found = list(_walk(root, skipped))
+    missing: list[str] = []
+    if table is not None:
+        places = {root / file: text for file, text in read_table(table)}
+        pairs = [(x, text) for x, text in places.items() if os.path.isfile(x)]
+        missing = [os.path.relpath(x, root) for x in places.keys() - dict(pairs).keys()]
+        left = [path for path in found if path not in places]
+        skipped.update(["images that the table does not name"] * len(left))
+    elif prompt is not None:
+        pairs = [(path, prompt) for path in found]
+    else:
+        inside = [(path, path.relative_to(root).parts) for path in found]
+        pairs = [(path, parts[0]) for path, parts in inside if len(parts) > 1]
+        skipped.update(["images outside a prompt's folder"] * (len(found) - len(pairs)))
+    if not pairs:
+        said = ", ".join(f"{count:,} {kind}" for kind, count in skipped.most_common(5))
+        raise UserError(
+            f"{name} holds no images ({', '.join(image_folder.SUFFIXES)}) of a known"
+            " prompt. Name one for all with --prompt, or give a sub-folder for each"
+            f" prompt, or --prompts; {FORM}, with files below the folder."
+            + (f" Skipped: {said}." if said else "")
+        )
+    prompts = list(dict.fromkeys(text for _, text in pairs))
+    numbers = {text: number for number, text in enumerate(prompts)}
+    of_image = np.array([numbers[text] for _, text in pairs])
+    images = [path for path, _ in pairs]
+    return ImageList(images, of_image, prompts, skipped, sorted(missing))
+
+
+def _walk(root: Path, skipped: collections.Counter[str]) -> Iterator[Path]:
+    """The image files below a folder in order; links are followed, but in no circle."""
+    seen = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        folders[:] = sorted(x for x in folders if not x.startswith(image_folder.HIDDEN))
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        for path in (Path(folder, x) for x in sorted(names)):
+            if path.name.startswith(image_folder.HIDDEN):
+                continue
+            if not os.path.isfile(path):
+                skipped["links that lead nowhere, or no regular files"] += 1
+            elif path.suffix.lower() in image_folder.SUFFIXES:
+                yield path
+            else:
+                skipped[f"{path.suffix.lower() or 'nameless'} files"] += 1
+
+
+def read_table(text: str) -> list[tuple[str, str]]:
+    """The files and prompts of --prompts, in order.
+
+    Raises:
+        UserError: if it cannot be read, or a line has no file or no prompt.
+    """
+    path = files.given("--prompts", text)
+    name = f"--prompts={shown(text)}"
+    rows: list[tuple[str, str]] = []
+    known: dict[str, str] = {}
+    try:
+        content = files.content(path).decode("utf-8-sig")
+        for number, row in _rows(path, content):
+            if not isinstance(row, dict):
+                raise ValueError(f"line {number} is no object")
+            file, prompt = (row.get(column) for column in COLUMNS)
+            for column, value in zip(COLUMNS, (file, prompt), strict=True):
+                if not isinstance(value, str) or not value.strip():
+                    raise ValueError(f"line {number} has no {column}")
+            if known.setdefault(file, prompt) != prompt:
+                raise ValueError(f"line {number}: {shown(file)} has another prompt")
+            rows.append((file, prompt))
+    except (OSError, ValueError, csv.Error, RecursionError) as error:
+        raise UserError(f"{name} cannot be read ({error}); {FORM}.") from None
+    if not rows:
+        raise UserError(f"{name} has no line; {FORM}.")
+    return rows
+
+
+def _rows(path: Path, content: str) -> Iterator[tuple[int, object]]:
+    if path.suffix.lower() == ".csv":
+        reader = csv.DictReader(io.StringIO(content, newline=""), strict=True)
+        for row in reader:
+            yield reader.line_num, row
+        return
+    for number, line in enumerate(content.split("\n"), 1):
+        if line.strip():
+            yield number, json.loads(line)

@@ -1,0 +1,250 @@
+"""Audits of folders: counts, intervals, corrections, and what is refused.
+
+The typology angle tells plain colours apart, so each image's class is known.
+"""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import refusals
+from PIL import Image
+from scipy import stats
+
+from ddpo_fair import audit
+from ddpo_fair.auditing import figures, image_plan
+from ddpo_fair.classifiers import classes
+from ddpo_fair.errors import UserError
+from ddpo_fair.statistics import bias, correction, intervals
+
+LIGHT, MEDIUM, DARK = (245, 225, 210), (200, 150, 115), (90, 60, 40)
+FORMATS = ("png", "jpg", "webp", "gif", "tiff")
+SCHEMA = Path(__file__).parents[1] / "docs" / "audit.schema.json"
+TONE = ("--attributes=skin_tone", "--classifier=typology")
+
+
+def paint(folder: Path, *counts: int) -> Path:
+    """So many light, medium and dark images, of several formats and sizes."""
+    folder.mkdir(parents=True)
+    for colour, count in zip((LIGHT, MEDIUM, DARK), counts, strict=False):
+        for index in range(count):
+            name = f"{colour[0]}_{index}.{FORMATS[index % 5]}"
+            Image.new("RGB", (20 + 9 * index, 40), colour).save(folder / name)
+    return folder
+
+
+def run(images: Path, output: Path, *flags: str) -> tuple[int, dict]:
+    """The exit status and audit.json, which fits the schema."""
+    jsonschema = pytest.importorskip("jsonschema")
+    status = audit.main([f"--images={images}", f"--output={output}", *TONE, *flags])
+    content = json.loads((output / "audit.json").read_text())
+    jsonschema.validate(content, json.loads(SCHEMA.read_text()))
+    return status, content
+
+
+def test_counts_shares_and_unreadable_files(tmp_path, capsys):
+    images = tmp_path / "images"
+    paint(images / "a nurse", 6, 3, 1)
+    paint(images / "a <script>alert(1)</script>", 0, 0, 4)
+    own = images / "a nurse"
+    whole = (own / "245_0.png").read_bytes()
+    huge = b"GIF89a" + 2 * (30_000).to_bytes(2, "little") + bytes(3)  # 900 megapixels
+    broken = {"broken.png": b"x", "huge.gif": huge, "truncated.png": whole[:-30]}
+    for name, content in {**broken, "notes.txt": b""}.items():
+        (own / name).write_bytes(content)
+    (own / "nowhere.png").symlink_to(tmp_path / "nowhere")
+    (own / "again").symlink_to(images)  # in a circle
+    status, found = run(images, tmp_path / "audit")
+    assert status == 0 and found["images"] == 14
+    unread = [name for name, _ in found["unreadable"]]
+    assert unread == [f"a nurse/{name}" for name in broken]
+    assert found["skipped"][".txt files"] == 1 and len(found["skipped"]) == 2
+    other, nurse = found["attributes"]["skin_tone"]["prompts"]
+    assert nurse["counts"] == [6, 3, 1] and nurse["none"] == 0
+    # Goodman: Wilson's at the normal quantile of 1 - 0.025 / 3.
+    z = stats.norm.ppf(1 - 0.025 / 3)
+    low = (0.6 + z**2 / 20 - z * math.sqrt(0.024 + z**2 / 400)) / (1 + z**2 / 10)
+    assert math.isclose(nurse["observed"]["shares"][0]["low"], low, rel_tol=1e-9)
+    assert math.isclose(nurse["observed"]["bias"]["estimate"], 0.6 - 1 / 3)
+    assert other["counts"] == [0, 0, 4]
+    page = (tmp_path / "audit" / "audit.html").read_text()
+    assert "<script" not in page and "&lt;script&gt;alert(1)" in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert "Errors of the classifier are not corrected" in page
+    assert "a nurse/broken.png" in capsys.readouterr().out
+
+
+def test_any_mode_and_a_table_of_prompts(tmp_path):
+    names = []
+    for mode in ("1", "L", "LA", "P", "RGBA", "CMYK", "I;16"):
+        names.append(f"{mode.replace(';', '_')}.tiff")
+        Image.new(mode, (30, 20)).save(tmp_path / names[-1])
+    rows = [{"file": name, "prompt": "two\nlines <b>"} for name in (*names, "/no.png")]
+    table = tmp_path / "prompts.jsonl"
+    table.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8-sig")
+    _, found = run(tmp_path, tmp_path / "audit", f"--prompts={table}")
+    assert found["images"] == 7 and len(found["missing"]) == 1
+    assert found["attributes"]["skin_tone"]["prompts"][0]["prompt"] == "two\nlines <b>"
+    assert "two\nlines &lt;b&gt;" in (tmp_path / "audit" / "audit.html").read_text()
+
+
+def test_several_attributes_a_limit_and_a_baseline(tiny, tmp_path, capsys):
+    first, second = paint(tmp_path / "first", 9, 3), paint(tmp_path / "second", 4, 4, 4)
+    flags = ("--prompt=a nurse", "--target=skin_tone=0.25,0.5,0.25")
+    own = (*flags, "--attributes=gender,skin_tone", f"--classifier=gender={tiny[1]}")
+    assert audit.by_attribute(["x", "b=y"], ("a", "b")) == {"a": "x", "b": "y"}
+    _, old = run(first, tmp_path / "old", *own)
+    assert old["attributes"]["gender"]["classifier"] == str(tiny[1])
+    limit, before = "--fail-above=0.25", f"--baseline={tmp_path / 'old'}"
+    status, new = run(second, tmp_path / "new", *flags, limit, before)
+    assert status == 0
+    # Light is 0.5 above its target in the first, dark and light 1/12 in the second.
+    change = new["attributes"]["skin_tone"]["baseline"]["mean_change"]
+    one, two = (bias.of_shares(x, (0.25, 0.5, 0.25)) for x in ((9, 3, 0), (4, 4, 4)))
+    assert math.isclose(change["estimate"], 2 / 12 - 0.5)
+    low = math.hypot(two.estimate - two.low, one.high - one.estimate)
+    assert math.isclose(change["low"], change["estimate"] - low)
+    status, _ = run(first, tmp_path / "failed", *flags, "--fail-above=0.2")
+    assert one.low > 0.2 and status == 1
+    assert "FAILED: the mean bias of skin_tone is above 0.2" in capsys.readouterr().out
+    again = [f"--images={second}", "--prompt=x", *TONE, before]
+    problem = refusals.refused(audit.main, [*again, f"--output={tmp_path}/x"], capsys)
+    assert "skin_tone.target was [0.25, 0.5, 0.25]" in problem
+
+
+def test_calibration_corrects_by_its_matrix(tmp_path, capsys):
+    labelled = tmp_path / "labelled"
+    rows = ((16, 4, 0), (2, 18, 0), (0, 5, 15))
+    for name, row in zip(classes.SKIN_TONE.classes, rows, strict=True):
+        paint(labelled / name, *row)
+    true = np.array([0.5, 0.25, 0.25])
+    shown = true @ np.array(rows) / 20 * 80  # 34, 35.., 15
+    images = paint(tmp_path / "images", *np.int64(np.round(shown)).tolist())
+    _, found = run(images, tmp_path / "a", "--prompt=x", f"--calibration={labelled}")
+    one = found["attributes"]["skin_tone"]
+    assert one["confusion"] == [list(row) for row in rows]
+    corrected = [x["estimate"] for x in one["prompts"][0]["corrected"]["shares"]]
+    np.testing.assert_allclose(corrected, true, atol=1e-2)  # 80 images, rounded
+    assert "are corrected for" in (tmp_path / "a" / "audit.html").read_text()
+
+
+def test_a_matrix_that_corrects_nothing_is_refused():
+    for confusion, said in (
+        (((5, 5, 0), (5, 6, 0), (0, 0, 9)), r"smallest singular value is 0\.0"),
+        (((0, 9), (9, 0)), "are classified as female more often"),
+        (((9, 0), (0, 0)), "no image of male"),
+    ):
+        names = classes.CLASSES if len(confusion) == 2 else classes.SKIN_TONE.classes
+        with pytest.raises(UserError, match=said):
+            correction.check(np.array(confusion), names)
+
+
+@pytest.mark.parametrize(
+    "true, rates",
+    [
+        ((0.3, 0.7), ((0.6, 0.4), (0.05, 0.95))),
+        ((0.2, 0.3, 0.5), ((0.8, 0.1, 0.1), (0.2, 0.7, 0.1), (0.05, 0.15, 0.8))),
+        ((0.05, 0.25, 0.7), ((0.6, 0.2, 0.2), (0.2, 0.6, 0.2), (0.2, 0.2, 0.6))),
+    ],
+)
+def test_corrected_intervals_cover_the_truth(true, rates):
+    random, num_runs = np.random.default_rng(0), 300
+    target = np.full(len(true), 1 / len(true))
+    distance = np.abs(true - target).sum() / (1 if len(true) == 2 else 2)
+    of_shares = of_bias = uncorrected = 0
+    for _ in range(num_runs):
+        confusion = np.array([random.multinomial(100, row) for row in rates])
+        counts = random.multinomial(200, np.array(true) @ np.array(rates))
+        shares, found = correction.of_shares(counts, confusion, target)
+        each = zip(shares, true, strict=True)
+        of_shares += all(one.low <= share <= one.high for one, share in each)
+        of_bias += found.low <= distance <= found.high
+        each = zip(intervals.goodman(counts.tolist()), true, strict=True)
+        uncorrected += all(one.low <= share <= one.high for one, share in each)
+    assert 0.93 <= of_shares / num_runs <= 0.98
+    assert of_bias / num_runs >= 0.93  # more where which are too many is noise
+    assert uncorrected / num_runs < 0.7  # the correction is the point
+
+
+def test_the_mean_holds_the_noise_of_the_matrix():
+    # Twenty calibration images leave the mean of many prompts uncertain.
+    labels = np.tile(np.repeat([0, 1], [80, 20]), 30)
+    of_image, prompts = np.repeat(np.arange(30), 100), [f"p{k}" for k in range(30)]
+    few, many = (
+        figures.of_attribute(
+            labels, of_image, prompts, (0.5, 0.5), np.array([[9, 1], [1, 9]]) * factor
+        )["corrected"]["mean_bias"]
+        for factor in (1, 1000)
+    )
+    assert few["estimate"] == many["estimate"] == pytest.approx(0.75)  # .6 / .8
+    assert few["high"] - few["low"] > many["high"] - many["low"] + 0.2
+
+
+def test_plan_is_the_binomial_power(capsys):
+    def power(images: int) -> float:
+        every = [intervals.wilson(k, images) for k in range(images + 1)]
+        seen = [k for k, one in enumerate(every) if not one.low <= 0.5 <= one.high]
+        return stats.binom.pmf(seen, images, 0.65).sum()
+
+    needed = image_plan.images_for(0.3, 2)
+    assert power(needed - 1) < 0.8 <= min(power(needed + k) for k in range(12))
+    assert image_plan.images_for(0.9, 3) is None
+    assert audit.main(["--plan", "--images-per-prompt=16"]) == 0
+    printed = capsys.readouterr().out
+    assert "[0.28, 0.72]" in printed  # Wilson of 8 of 16
+    assert "by chance" in printed and "0.196" in printed  # binom(16, 8) / 2^16
+
+
+def garbage(root: Path) -> str:
+    for path in root.rglob("*.*"):
+        path.write_bytes(b"GIF89a")
+    return "--prompt=x"
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ("--images=no/such", "is no folder"),
+        ("--images={empty}", "holds no images"),
+        ("--prompt= ", "is empty"),
+        ("", "Name one for all with --prompt"),
+        (garbage, "None of 3 files can be read"),
+        ("name,text\na.png,b\n", "line 2 has no file"),
+        ("file,prompt\n", "has no line"),
+        ("file,prompt\n\xff\xfe,x", "utf-8"),
+        ('file,prompt\n"a,b', "unexpected end of data"),
+        ("file,prompt\na.png,b\na.png,c", "has another prompt"),
+        ("file,prompt\n../a.png,b", "holds no images"),
+        ("[1]", "line 1 is no object"),
+        ('{"file": 1, "prompt": "x"}', "line 1 has no file"),
+        ("{", "cannot be read"),
+        ('{"file": "a\\u0000.png", "prompt": "x"}', "no images"),
+        (lambda x: os.mkfifo(x / "t.csv") or f"--prompts={x}/t.csv", "not a file"),
+        ("--attributes=height", "has no classes"),
+        ("--target=0.9,0.9,0", "with sum 1"),
+        ("--classifier=no/such/folder", "no/such/folder"),
+        ("--baseline={empty}", "no audit.json"),
+        ("--calibration={empty}", "--calibration"),
+        ("--plan", "--images-per-prompt"),
+        ("--output=.", "is not empty"),
+    ],
+    ids=refusals.named,
+)
+def test_what_is_malformed_is_refused(given, said, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    images = paint(tmp_path / "images", 1, 1, 1)
+    if callable(given):
+        given = given(images)
+    elif given and not given.startswith("--"):  # a table
+        table = tmp_path / ("t.jsonl" if given[0] in "[{" else "t.csv")
+        table.write_text(given, encoding="latin-1")
+        given = f"--prompts={table}"
+    flags = [f"--images={images}", *TONE, f"--output={tmp_path / 'out'}"]
+    if given and not given.startswith(("--prompt", "--images={")):
+        flags.append("--prompt=x")
+    flags += [given.format(empty=tmp_path / "empty")] if given else []
+    assert said in refusals.refused(audit.main, flags, capsys)
+    assert not (tmp_path / "out").exists()
