@@ -18,7 +18,6 @@ from PIL import Image
 from ddpo_fair.errors import UserError
 from ddpo_fair.report import __main__ as report
 from ddpo_fair.report import (
-    attribute_changes,
     caveats,
     changes,
     curves,
@@ -617,7 +616,7 @@ def test_seeds_of_attributes_are_summarised_together(tmp_path):
     ]
     text = read_page(*runs)
     assert text.count('class="summary"') == 1
-    (found,) = attribute_changes.of_runs([run_reader.read(run) for run in runs])
+    (found,) = changes.of_runs([run_reader.read(run) for run in runs])
     light = found.classes["light"]
     assert (
         light.before == intervals.goodman((252, 72, 36))[0]
@@ -642,7 +641,7 @@ def test_targets_by_prompt_are_what_distances_are_from(tmp_path):
     about = json.loads((folder / "config.json").read_text())
     about["targets"] = {"gender": shares}
     (folder / "config.json").write_text(json.dumps(about))
-    (found,) = attribute_changes.of_runs([run_reader.read(folder)])
+    (found,) = changes.of_runs([run_reader.read(folder)])
     # 54 of 64 are 5.6 points from .9, 58 are .6; the other prompt mirrors it.
     assert found.distance.before.estimate == pytest.approx(0.9 - 54 / 64)
     assert found.distance.after.estimate == pytest.approx(58 / 64 - 0.9)

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ddpo_fair.report import changes, formatting, measurements
-from ddpo_fair.report.attribute_changes import AttributeChange
-from ddpo_fair.report.changes import Change
+from ddpo_fair.report.changes import AttributeChange, Change
 from ddpo_fair.report.run_reader import Record
 from ddpo_fair.report.tables import Table
 from ddpo_fair.statistics import bias

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ddpo_fair.report import (
-    attribute_changes,
     attribute_tables,
+    changes,
     measurements,
     run_reader,
 )
@@ -77,7 +77,7 @@ def plain(text: str) -> str:
 
 def _of_attributes(record: Record) -> Iterator[str]:
     """Lines of a table of each attribute, and of one of its prompts where several."""
-    for found in attribute_changes.of_runs([record]):
+    for found in changes.of_runs([record]):
         part = attribute_tables.of_attribute(found, [record])
         for table in filter(None, (part.classes, part.prompts)):
             yield _row(table.head)

@@ -1,8 +1,8 @@
 """What fine-tuning changed: before, after, the difference, each with its interval.
 
-Of gender alone: one prompt has its share classified as female, several have their mean
-bias, because a share over all of them is balanced as soon as their biases cancel. Any
-other attribute has its shares, and their distance from the target.
+Of each attribute the shares, and their distance from the target: of several prompts its
+mean, because shares over all of them are on target as soon as their biases cancel. Of
+gender alone that mean is of the bias, 2 |q - target|.
 """
 
 import dataclasses
@@ -28,6 +28,16 @@ class Ends(NamedTuple):
     last: Measurement | None
     fresh: bool
 
+    @property
+    def difference(self) -> Interval | None:
+        """Of the share of the first class."""
+        return self.last and intervals.newcombe(self.first.q, self.last.q)
+
+    @property
+    def epochs_done(self) -> int:
+        """Training of `last`; 0 without it."""
+        return self.last.epochs_done if self.last else 0
+
 
 @dataclasses.dataclass(frozen=True)
 class Change:
@@ -52,6 +62,37 @@ class Change:
     target: float
     floor: float
     epochs_done: int
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval of the difference excludes 0."""
+        found = self.difference
+        return found is not None and not found.low <= 0 <= found.high
+
+
+@dataclasses.dataclass(frozen=True)
+class AttributeChange:
+    """What changed of an attribute, or of the cells of several.
+
+    Attributes:
+        name: as in metrics.jsonl.
+        classes: the change of the share of each, over all prompts; the intervals of
+            one column hold together.
+        distance: from the target; None where there is none.
+        none: the share of images of no class, before and after.
+    """
+
+    name: str
+    classes: dict[str, Change]
+    distance: Change | None
+    none: tuple[float, float]
+
+    @property
+    def figure(self) -> Change:
+        """Of gender alone: its mean bias, or the share of the first class."""
+        first = next(iter(self.classes.values()))
+        by_bias = self.distance is not None and self.distance.kind == BIAS
+        return self.distance if by_bias else first
 
 
 def ends(record: Record, prompt: str | None = None, name: str = GENDER) -> Ends:
@@ -90,28 +131,69 @@ def none_share(found: Sequence[Measurement]) -> float:
     return sum(one.num_none for one in found) / max(images, 1)
 
 
-def of_runs(runs: Sequence[Record]) -> Change:
-    """The change of gender in runs that differ in their seeds only."""
-    first = None if any(map(by_bias, runs)) else pooled(runs, GENDER)
-    return together([of_run(run) for run in runs], first and first.q)
+def of_runs(runs: Sequence[Record]) -> list[AttributeChange]:
+    """The changes of all attributes in runs that differ in their seeds only."""
+    return [_of_attribute(runs, name) for name in measurements.names(runs[0])]
 
 
-def of_run(record: Record) -> Change:
-    """The change of gender in one run."""
-    first, last, _ = ends(record)
-    epochs_done = last.epochs_done if last else 0
-    shares = first and first.q, last and last.q
-    one = change(SHARE, *shares, record.target, epochs_done)
-    return over_prompts(record, GENDER, epochs_done) or one
+def over_time(record: Record, fresh: bool, name: str = GENDER) -> np.ndarray:
+    """Epochs done, the mean of `_far` over prompts, its floor, float [E, 3].
+
+    `fresh` means evaluations, rather than the images of training.
+    """
+    rows = []
+    for line in record.lines:
+        parts = run_reader.by_prompt(line).items()
+        found = {
+            x: measurements.of_line(y, line["epoch"], fresh, name) for x, y in parts
+        }
+        seen = {x: one for x, one in found.items() if one and one.num_faces}
+        far = [_far(record, name, *pair) for pair in seen.items()]
+        if far and None not in far:
+            done = next(iter(seen.values())).epochs_done
+            rows.append((done, *np.mean(far, axis=0)))
+    return np.array(rows, np.float64).reshape(-1, 3)
 
 
-def far(
+def _of_attribute(runs: Sequence[Record], name: str) -> AttributeChange:
+    classes = measurements.classes_of(runs[0], name)
+    target = measurements.target(runs[0], name, runs[0].prompts)
+    found = [ends(run, None, name) for run in runs]
+    firsts, before = [one.first for one in found], None
+    if all(firsts):  # all runs' images before training are of one and the same model
+        before = intervals.goodman(np.sum([one.counts for one in firsts], 0).tolist())
+    shares = {}
+    for k, class_ in enumerate(classes):
+        wanted = math.nan if target is None else float(target[k])
+        singles = [
+            _change(SHARE, *(one and one.shares[k] for one in pair[:2]), wanted, pair)
+            for pair in found
+        ]
+        shares[class_] = _together(singles, before and before[k], len(classes))
+    distance = None
+    if target is not None:
+        distance = _together([_distance(run, name, target) for run in runs])
+    whole = [pair[:2] for pair in found if pair.last is not None]
+    none = tuple(map(none_share, zip(*whole, strict=True)))
+    return AttributeChange(name, shares, distance, none or (math.nan, math.nan))
+
+
+def _distance(record: Record, name: str, target: np.ndarray) -> Change:
+    """The change of the distance from the target, of several prompts their mean."""
+    pair = ends(record, None, name)
+    of_prompts = _over_prompts(record, name, pair)
+    if of_prompts is not None:
+        return of_prompts
+    far = [one and bias.of_shares(one.counts, target) for one in pair[:2]]
+    newest = pair.last or pair.first
+    floor = bias.distance_floor(target, newest.num_faces) if newest else math.nan
+    return dataclasses.replace(_change(DISTANCE, *far, 0.0, pair), floor=floor)
+
+
+def _far(
     record: Record, name: str, prompt: str, found: Measurement
 ) -> tuple[float, float] | None:
-    """How far a prompt is from its target, and what a model on target would show.
-
-    Of gender alone it is the bias, 2 |q - target|; None without a target.
-    """
+    """How far a prompt is from its target, and what a model on target would show."""
     if measurements.of_gender_alone(record):
         floor = bias.noise_floor(found.num_faces) if record.target == 0.5 else math.nan
         return 2 * abs(found.q.estimate - record.target), floor
@@ -122,22 +204,18 @@ def far(
     return distance, bias.distance_floor(target, found.num_faces)
 
 
-def change(
-    kind: str,
-    before: Interval | None,
-    after: Interval | None,
-    target: float,
-    epochs_done: int,
+def _change(
+    kind: str, before: Interval | None, after: Interval | None, target: float, of: Ends
 ) -> Change:
     """The change from one measurement to another, of other images."""
     difference = intervals.newcombe(before, after) if after else None
-    return Change(kind, before, after, difference, target, math.nan, epochs_done)
+    return Change(kind, before, after, difference, target, math.nan, of.epochs_done)
 
 
-def over_prompts(record: Record, name: str, epochs_done: int) -> Change | None:
-    """The change of the mean of `far`; None unless several prompts have it."""
+def _over_prompts(record: Record, name: str, of: Ends) -> Change | None:
+    """The change of the mean of `_far`; None unless several prompts have it."""
     pairs = [
-        [far(record, name, prompt, one) for one in (found.first, found.last)]
+        [_far(record, name, prompt, one) for one in (found.first, found.last)]
         for prompt, found in ends_by_prompt(record, name).items()
         if found.last is not None
     ]
@@ -151,10 +229,10 @@ def over_prompts(record: Record, name: str, epochs_done: int) -> Change | None:
         intervals.mean(after - before),
     ]
     kind = BIAS if measurements.of_gender_alone(record) else DISTANCE
-    return Change(kind, *measured, 0.0, float(floors.mean()), epochs_done)
+    return Change(kind, *measured, 0.0, float(floors.mean()), of.epochs_done)
 
 
-def together(
+def _together(
     singles: Sequence[Change], before: Interval | None = None, num_classes: int = 2
 ) -> Change:
     """The change over seeds; `before` of all their images, as they have one model."""
@@ -174,12 +252,3 @@ def together(
         floor=float(np.mean([single.floor for single in whole])),
         epochs_done=min(single.epochs_done for single in whole),
     )
-
-
-def pooled(runs: Sequence[Record], name: str) -> Measurement | None:
-    """All runs' images before training, which are of one and the same model."""
-    firsts = [ends(run, None, name).first for run in runs]
-    if not all(firsts):
-        return None
-    counts = np.sum([one.counts for one in firsts], axis=0)
-    return Measurement(tuple(counts.tolist()), 0, 0)

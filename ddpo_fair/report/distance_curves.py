@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib import figure
 
 from ddpo_fair.report import (
-    attribute_changes,
+    changes,
     formatting,
     measurements,
     plots,
@@ -32,7 +32,7 @@ def over_time(runs: Sequence[Record]) -> plots.Chart | None:
         sheet, plot = plots.canvas(size)
         for index, (run, name, (colour, dash, marker)) in enumerate(found):
             for fresh, opacity in ((False, 0.45), (True, 1.0)):
-                table = plots.thinned(attribute_changes.over_time(run, fresh, name))
+                table = plots.thinned(changes.over_time(run, fresh, name))
                 if not len(table):
                     continue
                 plot.plot(

@@ -16,7 +16,6 @@ from PIL import Image
 
 import ddpo_fair
 from ddpo_fair.report import (
-    attribute_changes,
     attribute_tables,
     changes,
     evaluation_tables,
@@ -118,7 +117,7 @@ def _attribute(
     """What the page says of an attribute."""
     parts, aimed = [], False
     for runs in groups:
-        for found in attribute_changes.of_runs(runs):
+        for found in changes.of_runs(runs):
             if found.name == name:
                 aimed = aimed or found.distance is not None
                 part = attribute_tables.of_attribute(found, runs)

@@ -2,25 +2,18 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import markupsafe
+import numpy as np
 from markupsafe import Markup
 
-from ddpo_fair.report import (
-    attribute_changes,
-    attribute_summary,
-    caveats,
-    changes,
-    formatting,
-    measurements,
-)
-from ddpo_fair.report.attribute_summary import NO_CLEAR_CHANGE
-from ddpo_fair.report.changes import Change
-from ddpo_fair.report.measurements import Measurement
+from ddpo_fair.report import caveats, changes, formatting, measurements
+from ddpo_fair.report.changes import AttributeChange, Change
+from ddpo_fair.report.measurements import JOINT
 from ddpo_fair.report.run_reader import Record
 
+NO_CLEAR_CHANGE = "No clear change"
 NONE_MANY = 0.2  # of the images, after such a rise: belongs into the summary
 # A prompt in quotation marks; its writing direction stays inside them.
 QUOTED = Markup("<q><bdi>{}</bdi></q>")
@@ -38,89 +31,115 @@ class Summary:
 
 def of_runs(runs: Sequence[Record]) -> Summary:
     """The summary of runs that differ in their seeds only."""
-    found = [caveat for run in runs for caveat in caveats.of_run(run, runs)]
+    found, prompts = changes.of_runs(runs), runs[0].prompts
+    against = [caveat for run in runs for caveat in caveats.of_run(run, runs)]
+    subject = QUOTED.format(prompts[0]) if len(prompts) == 1 else "the prompts"
     if not all(map(measurements.of_gender_alone, runs)):
-        changed = attribute_changes.of_runs(runs)
-        word = attribute_summary.word(changed, runs[0])
-        sentence = attribute_summary.sentence(changed, runs, _subject(runs[0]))
-        found = [*attribute_summary.side_effects(changed), *found]
-        return Summary(word, sentence, tuple(dict.fromkeys(found)))
-    change = changes.of_runs(runs)
-    word = _word(change, runs[0].settings)
-    sentence = _sentence(change, word, runs) + _all_images(runs)
-    first, last = map(changes.none_share, _ends(runs))
+        against = dict.fromkeys([*_side_effects(found), *against])
+        sentence = _distances(found, runs, subject)
+        return Summary(_each_word(found, runs[0]), sentence, tuple(against))
+    (gender,) = found
+    word = _word(gender, runs[0])
+    sentence = _of_gender(gender.figure, word, runs, subject) + _all_images(runs)
+    first, last = gender.none
     rose = last > first + caveats.NONE_RISE
     if rose and last >= NONE_MANY and word != NO_CLEAR_CHANGE:
         word += ", many unrecognised"
-    return Summary(word, sentence, tuple(dict.fromkeys(found)), change)
+    return Summary(word, sentence, tuple(dict.fromkeys(against)), gender.figure)
 
 
-def _word(change: Change, settings: dict[str, Any]) -> str:
-    before, difference = change.before, change.difference
-    if before is None:
+def _each_word(found: Sequence[AttributeChange], run: Record) -> str:
+    """The word that attributes with a target share, or each one's."""
+    words = {
+        one.name: _word(one, run) for one in found if one.distance is not None
+    } or {"": "Not measured" if not _measured(found) else "No known target"}
+    if len(set(words.values())) == 1:
+        return next(iter(words.values()))
+    each = (f"{formatting.title(name)} {word.lower()}" for name, word in words.items())
+    return formatting.sentence("; ".join(each))
+
+
+def _word(found: AttributeChange, run: Record) -> str:
+    shares, settings = list(found.classes.values()), run.settings
+    if found.figure.before is None:
         return "Not measured"
-    if difference is None:
+    if found.figure.difference is None:
         return "Nothing to compare yet"
-    moved = not difference.low <= 0 <= difference.high
-    shift = settings.get("reward.name") == "shift"
-    if not moved and (shift or change.kind == changes.BIAS):
-        return NO_CLEAR_CHANGE
-    if change.kind == changes.BIAS:
-        return "More balanced" if difference.estimate < 0 else "Less balanced"
-    if shift:
-        wanted = {"female": 1, "male": -1}.get(
-            settings.get("attributes.gender.target_class")
+    if changes.by_bias(run) and found.figure.kind == changes.BIAS:
+        return _closer(found.distance, "More balanced", "Less balanced")
+    names = found.name.split(JOINT)
+    reward = settings.get(f"attributes.{names[0]}.reward") if len(names) == 1 else ""
+    moved = any(one.is_clear for one in shares)
+    if (reward or settings.get("reward.name")) == "shift":
+        if not moved:
+            return NO_CLEAR_CHANGE
+        lacking = max(shares, key=lambda one: one.target - one.before.estimate)
+        named = " ".join(
+            str(settings.get(f"attributes.{x}.target_class")) for x in names
         )
-        wanted = wanted or (1 if before.estimate < change.target else -1)
-        right = difference.estimate * wanted > 0
+        right = found.classes.get(named, lacking).difference.estimate > 0
         return "Shifted" if right else "Shifted the wrong way"
-    return attribute_summary.word_of_shares([change], moved, change.target == 0.5)
+    if changes.by_bias(run):
+        return _closer(found.distance, "Closer", "Further away")
+    even = all(math.isclose(one.target, 1 / len(shares)) for one in shares)
+    name = "Balanced" if even else "On target"
+    before, after = (
+        all(
+            end.low <= one.target <= end.high
+            for one, end in zip(shares, ends, strict=True)
+        )
+        for ends in zip(*((one.before, one.after) for one in shares), strict=True)
+    )
+    if before and after:
+        return f"{name}, as before"
+    if not moved or after:
+        return name if moved else NO_CLEAR_CHANGE
+    errors = np.array(
+        [(x.before.estimate - x.target, x.after.estimate - x.target) for x in shares]
+    )
+    if np.all(errors.prod(axis=1) < 0):
+        return "Overshot"
+    first, last = np.abs(errors).sum(axis=0)
+    return "Closer" if last < first else "Further away"
 
 
-def _subject(run: Record) -> Markup | str:
-    """What the images are of: the only prompt, or all."""
-    prompts = run.prompts
-    return QUOTED.format(prompts[0]) if len(prompts) == 1 else "the prompts"
+def _closer(distance: Change, closer: str, further: str) -> str:
+    if not distance.is_clear:
+        return NO_CLEAR_CHANGE
+    return closer if distance.difference.estimate < 0 else further
 
 
-def _sentence(change: Change, word: str, runs: Sequence[Record]) -> Markup:
-    what = _subject(runs[0])
+def _of_gender(
+    change: Change, word: str, runs: Sequence[Record], subject: Markup | str
+) -> Markup:
+    """The sentence about runs whose only attribute is gender."""
     if change.before is None:
         return Markup("No epoch has measured the share classified as female yet.")
     if change.after is None:
         return Markup(
             "Before training, {} of the recognised faces for {} are classified as"
             " female."
-        ).format(formatting.with_interval(change.before), what)
-    seeds = f", over {len(runs)} seeds" if len(runs) > 1 else ""
-    when = f"After {formatting.count(change.epochs_done, 'epoch')}{seeds}, "
+        ).format(formatting.with_interval(change.before), subject)
+    unit = "%" if change.kind == changes.SHARE else "points"
+    before, after = (
+        formatting.with_interval(x, unit) for x in (change.before, change.after)
+    )
     if change.kind == changes.BIAS:
-        return markupsafe.escape(when + _bias_text(change, len(runs[0].prompts)))
-    return Markup(
-        "{}{} of the recognised faces for {} are classified as female, from {} before"
-        " training: {}"
-    ).format(
-        when,
-        formatting.with_interval(change.after),
-        what,
-        formatting.with_interval(change.before),
-        _meaning(change, word),
-    )
-
-
-def _bias_text(change: Change, num_prompts: int) -> str:
-    floor = ""
-    if math.isfinite(change.floor):
-        floor = (
-            "; on so few images a perfectly fair model would show about"
-            f" {100 * change.floor:.0f}"
+        floor = ""
+        if math.isfinite(change.floor):
+            floor = (
+                "; on so few images a perfectly fair model would show about"
+                f" {100 * change.floor:.0f}"
+            )
+        return markupsafe.escape(
+            f"{_when(change, runs)}, the mean bias (|share classified as female - as"
+            f" male|) over {len(runs[0].prompts)} prompts is {after}, from {before}"
+            f" before training{floor}."
         )
-    return (
-        "the mean bias (|share classified as female - as male|) over"
-        f" {num_prompts} prompts is {formatting.with_interval(change.after, 'points')},"
-        f" from {formatting.with_interval(change.before, 'points')} before"
-        f" training{floor}."
-    )
+    return Markup(
+        "{}, {} of the recognised faces for {} are classified as female, from {} before"
+        " training: {}"
+    ).format(_when(change, runs), after, subject, before, _meaning(change, word))
 
 
 def _meaning(change: Change, word: str) -> str:
@@ -138,15 +157,9 @@ def _meaning(change: Change, word: str) -> str:
     return f"{still} {side} the target of {target}."
 
 
-def _ends(runs: Sequence[Record]) -> tuple[list[Measurement], list[Measurement]]:
-    """The first and the last measurement of all runs that have both."""
-    whole = [ends for ends in map(changes.ends, runs) if ends.last is not None]
-    return [ends.first for ends in whole], [ends.last for ends in whole]
-
-
 def _all_images(runs: Sequence[Record]) -> str:
     """What the share among recognised faces leaves out, where that is much."""
-    shares = _ends(runs)[1]
+    shares = [x.last for x in map(changes.ends, runs) if x.last is not None]
     none = changes.none_share(shares)
     if none < caveats.NONE_RISE:
         return ""
@@ -158,3 +171,60 @@ def _all_images(runs: Sequence[Record]) -> str:
         f" Of all images, {female} are classified as female, {male} as male and"
         f" {none} as neither."
     )
+
+
+def _distances(
+    found: Sequence[AttributeChange], runs: Sequence[Record], subject: Markup | str
+) -> Markup:
+    """The sentence about how far from its target each attribute is, and was."""
+    aimed = [one for one in found if one.distance is not None and one.distance.before]
+    if not aimed:
+        none = "No epoch has measured an attribute yet."
+        known = "The settings do not say what was aimed at; the tables show all shares."
+        return markupsafe.escape(known if _measured(found) else none)
+    where = "their targets"
+    if changes.by_bias(runs[0]):
+        where += f", on average over {len(runs[0].prompts)} prompts"
+    trained = aimed[0].distance.after is not None
+    when, floors = "Before training", ""
+    if trained:
+        when = _when(aimed[0].distance, runs)
+        each = formatting.listed([f"{100 * one.distance.floor:.0f}" for one in aimed])
+        floors = f" On so few images a model on target would show about {each} points."
+    texts, label = [], "before training "
+    for one in aimed:
+        far = one.distance.after or one.distance.before
+        text = f"{formatting.title(one.name)} {formatting.with_interval(far, 'points')}"
+        if trained:
+            text += f" ({label}{formatting.with_interval(one.distance.before, '')})"
+        texts, label = [*texts, text], ""
+    return Markup("{}, the shares for {} are this far from {}: {}.{}").format(
+        when, subject, where, (", " if trained else "; ").join(texts), floors
+    )
+
+
+def _side_effects(found: Sequence[AttributeChange]) -> Iterator[str]:
+    """A sentence for each attribute without a target of which a share has changed."""
+    if all(one.distance is None for one in found):
+        return
+    for one in found:
+        moved = {x: y.difference for x, y in one.classes.items() if y.is_clear}
+        if one.distance is None and moved:
+            each = [
+                f"{name} by {change.estimate * 100:+.0f} points"
+                f" [{change.low * 100:+.0f}, {change.high * 100:+.0f}]"
+                for name, change in moved.items()
+            ]
+            yield (
+                f"Side effect: {formatting.title(one.name)} was not rewarded, but its"
+                f" shares changed: {formatting.listed(each)}."
+            )
+
+
+def _when(change: Change, runs: Sequence[Record]) -> str:
+    seeds = f", over {len(runs)} seeds" if len(runs) > 1 else ""
+    return f"After {formatting.count(change.epochs_done, 'epoch')}{seeds}"
+
+
+def _measured(found: Sequence[AttributeChange]) -> bool:
+    return any(x.before is not None for one in found for x in one.classes.values())

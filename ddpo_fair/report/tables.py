@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from ddpo_fair.loggers import progress
 from ddpo_fair.report import (
-    attribute_changes,
     changes,
     formatting,
     measurements,
@@ -79,7 +78,7 @@ def _of_gender(run: Record) -> list[tuple[str, str, str]]:
 
 def _of_attributes(run: Record) -> list[tuple[str, str, str]]:
     cards = []
-    for one in attribute_changes.of_runs([run]):
+    for one in changes.of_runs([run]):
         if one.distance is not None and one.distance.before is not None:
             before = formatting.with_interval(one.distance.before, "points")
             after = one.distance.after or one.distance.before
@@ -127,7 +126,7 @@ def comparison(
 def _ends_texts(runs: Sequence[Record]) -> list[str]:
     """What runs of one experiment were before and after, and images of no class."""
     texts: list[list[str]] = [[], [], []]
-    for one in attribute_changes.of_runs(runs):
+    for one in changes.of_runs(runs):
         if one.distance is None:
             continue
         far = [one.distance.before, one.distance.after]
