@@ -94,7 +94,7 @@ def train(
     """
     # Seconds, which neither --help nor a refused setting should wait for.
     from ddpo_fair import parallel
-    from ddpo_fair.report import writer
+    from ddpo_fair.report import page
     from ddpo_fair.training import run
 
     opening = opening or f"Model: {config.model}."
@@ -102,7 +102,7 @@ def train(
     if not parallel.is_main():
         return
     try:
-        print(f"Report: {writer.write([folder])}", flush=True)
+        print(f"Report: {page.write([folder])}", flush=True)
     except Exception as error:  # whatever it is, everything else is saved
         print(
             f"The report was not written ({type(error).__name__}: {error}); python -m"

@@ -27,7 +27,6 @@ from ddpo_fair.report import (
     plots,
     run_reader,
     summary,
-    writer,
 )
 from ddpo_fair.report.tables import Table
 from ddpo_fair.statistics import intervals
@@ -73,7 +72,7 @@ def written(folder: Path, lines: list[dict], *grids: int, **settings) -> str:
 
 
 def read_page(*folders: Path) -> str:
-    return writer.write(folders).read_text(encoding="utf-8")
+    return page.write(folders).read_text(encoding="utf-8")
 
 
 def one_summary(folder: Path, lines: list[dict], **settings) -> summary.Summary:
@@ -369,7 +368,7 @@ def test_several_runs_stand_side_by_side(tmp_path):
 @pytest.mark.usefixtures("all_curves")
 def test_figures_are_files_as_well(tmp_path):
     folder = made_runs.make(tmp_path / "run", made_runs.balancing(4))
-    writer.write([folder])
+    page.write([folder])
     figures = folder / "report_figures"
     names = {path.name for path in figures.iterdir()}
     wanted = ("share_of_female", "reward_mean", "loss", "kl", "none", "ratio_deviation")
@@ -377,7 +376,7 @@ def test_figures_are_files_as_well(tmp_path):
     assert (figures / "kl.png").read_bytes().startswith(b"\x89PNG")
     assert "#1f5fb4" in (figures / "kl.svg").read_text()  # no variable of the page
     first = (figures / "share_of_female.svg").read_bytes()
-    writer.write([folder])
+    page.write([folder])
     assert (figures / "share_of_female.svg").read_bytes() == first
 
 
@@ -399,7 +398,7 @@ def test_command_names_the_page_or_the_mistake(tmp_path, capsys):
     assert "neither config.json nor metrics.jsonl" in message
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--output"):
-        writer.write([folder], tmp_path / "file" / "x")
+        page.write([folder], tmp_path / "file" / "x")
 
 
 @pytest.mark.long
@@ -408,7 +407,7 @@ def test_browser_runs_no_script_and_scrolls_only_downwards(tmp_path):
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
-    target = writer.write([hostile_run(tmp_path / "run")])
+    target = page.write([hostile_run(tmp_path / "run")])
     harness = tmp_path / "harness.html"
     harness.write_text(HARNESS.format(page=target.as_uri()))
     flags = [*BROWSER_FLAGS.split(), f"--user-data-dir={tmp_path / 'profile'}"]

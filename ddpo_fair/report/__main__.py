@@ -42,9 +42,9 @@ def explain(arguments: Sequence[str]) -> None:
         problems.append("Which run? Give its folder, e.g. runs/mech_eng.")
     if problems:
         raise UserError(" ".join(problems))
-    from ddpo_fair.report import writer  # matplotlib: after the help
+    from ddpo_fair.report import page  # matplotlib: after the help
 
-    print(writer.write(runs, values.output))
+    print(page.write(runs, values.output))
 
 
 if __name__ == "__main__":

@@ -78,8 +78,7 @@ def plain(text: str) -> str:
 def _of_attributes(record: Record) -> Iterator[str]:
     """Lines of a table of each attribute, and of one of its prompts where several."""
     for found in changes.of_runs([record]):
-        part = attribute_tables.of_attribute(found, [record])
-        for table in filter(None, (part.classes, part.prompts)):
+        for table in attribute_tables.as_markdown(found, record):
             yield _row(table.head)
             yield "|---" * len(table.head) + "|"
             yield from map(_row, table.rows)

@@ -7,12 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ddpo_fair.loggers import progress
-from ddpo_fair.report import (
-    changes,
-    formatting,
-    measurements,
-    run_reader,
-)
+from ddpo_fair.report import changes, formatting, measurements, run_reader
 from ddpo_fair.report.measurements import Measurement
 from ddpo_fair.report.run_reader import Record
 from ddpo_fair.report.summary import Summary
@@ -39,19 +34,22 @@ EPOCH_FIELDS = {
 
 
 class Table(NamedTuple):
-    """A table: names of its columns, rows that begin with their name.
-
-    Attributes:
-        head: str [C].
-        rows: [R] of [C] texts or numbers.
-        look: its class in page.css.
-        notes: a line each, below it.
-    """
+    """A table: names [C] of its columns, rows [R] of [C] that begin with their name."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[object]]
-    look: str = ""
-    notes: Sequence[str] = ()
+    look: str = ""  # its class in page.css
+    notes: Sequence[str] = ()  # a line each, below it
+
+
+def without_blanks(
+    head: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()
+) -> Table:
+    """A table without the rows and columns of which nothing is known."""
+    rows = [row for row in rows if any(row[1:])]
+    kept = [c for c in range(len(head)) if c == 0 or any(row[c] for row in rows)]
+    head, *rows = ([row[c] for c in kept] for row in (head, *rows))
+    return Table(head, rows, notes=notes)
 
 
 def key_figures(run: Record) -> list[tuple[str, str, str]]:
@@ -60,32 +58,25 @@ def key_figures(run: Record) -> list[tuple[str, str, str]]:
     seconds = total_seconds(run)
     speed = f"{images / seconds:.2g} a second" if seconds and images else ""
     pace = f"{seconds / len(run.lines):.1f} s an epoch" if seconds else ""
+    cards = []
+    if measurements.of_gender_alone(run):
+        first, last, _ = changes.ends(run)
+        for name, text in (("female", q_text), ("neither", none_text)):
+            before = f"before: {text(first)}"
+            cards.append((f"Classified as {name}", text(last or first), before))
+    else:
+        for one in changes.of_runs([run]):
+            if one.distance is not None and one.distance.before is not None:
+                ends = one.distance.after or one.distance.before, one.distance.before
+                now, before = (formatting.with_interval(x, "points") for x in ends)
+                name = formatting.sentence(formatting.title(one.name))
+                cards.append((f"{name}, from target", now, f"before: {before}"))
     return [
-        *(_of_gender if measurements.of_gender_alone(run) else _of_attributes)(run),
+        *cards,
         ("Epochs", f"{len(run.lines)} of {run.num_epochs}", ""),
         ("Images trained on", f"{images:,}" if images else "unknown", speed),
         ("Time", time_text(run) or "unknown", pace),
     ]
-
-
-def _of_gender(run: Record) -> list[tuple[str, str, str]]:
-    first, last, _ = changes.ends(run)
-    return [
-        (f"Classified as {name}", text(last or first), f"before: {text(first)}")
-        for name, text in (("female", q_text), ("neither", none_text))
-    ]
-
-
-def _of_attributes(run: Record) -> list[tuple[str, str, str]]:
-    cards = []
-    for one in changes.of_runs([run]):
-        if one.distance is not None and one.distance.before is not None:
-            before = formatting.with_interval(one.distance.before, "points")
-            after = one.distance.after or one.distance.before
-            name = formatting.sentence(formatting.title(one.name))
-            now = formatting.with_interval(after, "points")
-            cards.append((f"{name}, from target", now, f"before: {before}"))
-    return cards
 
 
 def comparison(
@@ -102,19 +93,13 @@ def comparison(
             first, last, _ = changes.ends(run)
             shares = [q_text(first), q_text(last), none_text(last or first)]
             seed = f"seed {formatting.value_text(run.settings.get('seed'))}"
-            rows.append(
-                [
-                    run.name,
-                    summary.word if len(group) == 1 else seed,
-                    *(shares if alone else _ends_texts([run])),
-                    f"{len(run.lines)} of {run.num_epochs}",
-                    time_text(run),
-                ]
-            )
+            word = summary.word if len(group) == 1 else seed
+            shares = shares if alone else _ends_texts([run])
+            epochs = f"{len(run.lines)} of {run.num_epochs}"
+            rows.append([run.name, word, *shares, epochs, time_text(run)])
         if len(group) > 1:
-            shares = _ends_texts(group)
+            shares, change = _ends_texts(group), summary.change
             if alone:
-                change = summary.change
                 unit = "%" if change.kind == changes.SHARE else "points of bias"
                 ends = change.before, change.after
                 shares = [*(formatting.with_interval(q, unit) for q in ends), ""]
@@ -131,9 +116,8 @@ def _ends_texts(runs: Sequence[Record]) -> list[str]:
             continue
         far = [one.distance.before, one.distance.after]
         numbers = [f"{100 * x.estimate:.0f}" if x else "?" for x in far]
-        for column, number in zip(
-            texts, (*numbers, formatting.percent(one.none[1])), strict=True
-        ):
+        numbers.append(formatting.percent(one.none[1]))
+        for column, number in zip(texts, numbers, strict=True):
             column.append(f"{formatting.title(one.name)} {number}")
     before, after, none = map(", ".join, texts)
     return [f"{before} points", f"{after} points", none]
@@ -178,6 +162,7 @@ def epochs(run: Record) -> Table:
     step = -(-len(run.lines) // MOST_ROWS) or 1
     alone, rows = measurements.of_gender_alone(run), []
     names = [x for x in measurements.names(run) if measurements.JOINT not in x]
+    text = q_text if alone else shares_text
     for line in run.lines[::step]:
         shares = []
         for name in names:
@@ -185,12 +170,11 @@ def epochs(run: Record) -> Table:
                 measurements.of_line(line, line["epoch"], fresh, name)
                 for fresh in (False, True)
             )
-            text = q_text if alone else shares_text
             shares += [text(trained), text(fresh) if fresh else ""]
-        numbers = [run_reader.number(line, name) for name in EPOCH_FIELDS]
-        none = [run_reader.count(line, "num_none")] if alone else []
-        numbers = map(formatting.number_text, numbers)
-        rows.append([line["epoch"], *shares, *none, *numbers])
+        if alone:
+            shares.append(run_reader.count(line, "num_none"))
+        numbers = (run_reader.number(line, name) for name in EPOCH_FIELDS)
+        rows.append([line["epoch"], *shares, *map(formatting.number_text, numbers)])
     head = ["As female", "Of fresh images", "Neither"]
     if not alone:
         titles = {x: " / ".join(measurements.classes_of(run, x)) for x in names}
@@ -213,9 +197,7 @@ def shares_text(found: Measurement | None) -> str:
 
 def none_text(share: Measurement | None) -> str:
     """The share of images that were classified as neither."""
-    if share is None:
-        return "unknown"
-    return formatting.percent(share.num_none / (share.num_faces + share.num_none))
+    return formatting.percent(changes.none_share([share])) if share else "unknown"
 
 
 def time_text(run: Record) -> str:
