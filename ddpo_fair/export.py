@@ -61,7 +61,7 @@ def export(
     UserError if there is nothing to export, or it cannot be written.
     """
     # Seconds of imports, which a wrong flag does not wait for.
-    from ddpo_fair.report import card_effect, model_card
+    from ddpo_fair.report import model_card
 
     target = files.output("--output", output, "")
     saved = saved_run.read(run)
@@ -83,7 +83,7 @@ def export(
             metadata = {
                 "base_model": saved.config.model,
                 "prompts": json.dumps(list(saved.config.prompts)),
-                "result": json.dumps(card_effect.result(saved, number)),
+                "result": json.dumps(model_card.result(saved, number)),
                 "rank": str(settings.rank),
                 "ddpo_fair": ddpo_fair.__version__,
             }

@@ -17,7 +17,7 @@ from ddpo_fair import export
 from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.models import lora, sources
-from ddpo_fair.report import card_effect, model_card
+from ddpo_fair.report import model_card
 from ddpo_fair.training import description, run_folder, saved_run
 
 SCALE = 0.5
@@ -273,15 +273,15 @@ def test_the_card_has_rows_of_each_attribute(folders, tmp_path):
         '`reward.combine` | "joint"',
     ):
         assert words in card
-    result = card_effect.result(run, 2)
+    result = model_card.result(run, 2)
     assert result["after"]["attributes"]["skin_tone"]["counts"]["dark"] == 12
     assert "q" not in result["after"]
-    assert "Not measured" in card_effect.text(run, 1)
+    assert "Not measured" in model_card.write(run, 1, "lora")
 
 
 def test_an_unmeasured_checkpoint_claims_nothing(folders):
     run = saved_run.read(folders["lora"])
-    assert card_effect.result(run, 1)["after"] is None
+    assert model_card.result(run, 1)["after"] is None
     assert "Not measured" in model_card.write(run, 1, "lora")
 
 

@@ -1,7 +1,6 @@
 """The page's tables of each attribute: of its classes, cells, and prompts."""
 
 import math
-from collections.abc import Iterator
 
 from ddpo_fair.report import changes, formatting, measurements
 from ddpo_fair.report.changes import AttributeChange, Change
@@ -64,11 +63,6 @@ def prompts(found: AttributeChange, run: Record) -> Table | None:
             row.append(formatting.with_interval(far, "points") if far else "")
         rows.append(row)
     return Table(["Prompt", *shown, "Distance before", "Distance after"], rows)
-
-
-def as_markdown(found: AttributeChange, run: Record) -> Iterator[Table]:
-    """The tables that a model card has."""
-    yield from filter(None, (classes(found), prompts(found, run)))
 
 
 def _target(share: float) -> str:

@@ -1,12 +1,26 @@
 """The README.md beside an exported model: what it is for, what was measured, limits."""
 
+import dataclasses
 import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
+import jinja2
 from ml_collections import ConfigDict
 
 from ddpo_fair import config as configuration
 from ddpo_fair.models import lora, sources
-from ddpo_fair.report import card_effect, formatting
+from ddpo_fair.report import (
+    attribute_tables,
+    changes,
+    formatting,
+    measurements,
+    run_reader,
+)
+from ddpo_fair.report.run_reader import Record
+from ddpo_fair.statistics.intervals import Interval, newcombe
 from ddpo_fair.training import description, saved_run
 
 LICENCES = {  # of the base model, by its owner on the hub
@@ -25,199 +39,180 @@ SETTINGS = (
     "sample.eta",
     "seed",
 )
-INTENDED_USE = """\
-## Intended use
-
-Research on bias in generated images, and drawing people for the prompts above
-without one group being the rule. It says nothing about any real person or group, and
-must not be used to classify, rank or select people, or to present its images as
-photographs of someone."""
-LIMITS = """\
-## Limits
-
-- The classes are a classifier's labels of how a generated face looks. They are not a
-  person's identity, and so few labels do not describe everyone.
-- The classifier makes mistakes, more of them for some groups than for others, and it
-  gave the reward too. Check the model with another classifier, and by eye.
-- Measured for the prompts above with the sampler below. Other prompts, samplers,
-  guidance scales and languages, and attributes that are not named here, may have
-  changed in ways that were not measured.
-- Images in which the classifier recognised no class are left out of the share; the
-  table counts them.
-- The biases of the base model that are not named here are still there. There is no
-  safety checker: add one before you show images to others."""
-
-FOR_WHOM = {
-    "diffusers": "",
-    "lora": f"""\
-`{lora.DIFFUSERS}` is for diffusers, as below. `{lora.PEFT}` and
-`{lora.PEFT_CONFIG}` are for PEFT: `PeftModel.from_pretrained(pipeline.unet,
-"THIS_FOLDER")`. ComfyUI and AUTOMATIC1111 read neither; `--format=kohya` exports for
-them.
-
-""",
-    "kohya": f"""\
-`{lora.KOHYA}` has kohya's names. Put it in `models/loras` of ComfyUI, or in
-`models/Lora` of AUTOMATIC1111, and use it at strength 1 with the base model above.
-diffusers reads it too. `--format=lora` exports for PEFT.
-
-""",
-}
+FIGURES = ("q", "q_low", "q_high", "num_female", "num_male", "none")
+BY_ATTRIBUTE = ("counts", "num_none", "shares", "distance")
+UNKNOWN = "Not measured: the run was not evaluated {}. Do not assume any effect."
+SEVERAL = (
+    "Shares are of recognised images of fresh seeds that were never trained on;"
+    " brackets are 95 % intervals, those of three classes or more hold together. The"
+    " distance from the target is the share of images that would have to be of another"
+    " class."
+)
 
 
 def write(run: saved_run.SavedRun, number: int, format: str) -> str:
-    """The model card, Markdown with the hub's header.
+    """The model card, Markdown with the hub's header; see model_card.md.j2.
 
     Args:
         run: of `saved_run.read`.
         number: of the checkpoint.
         format: "diffusers", "lora" or "kohya".
     """
-    config = run.config
-    targets = run.record.get("targets") or {}
-    listed = "\n".join(f"- {_prompt(prompt, targets)}" for prompt in config.prompts)
-    names = formatting.listed([formatting.title(x) for x in _rewarded(config)])
-    return f"""{_header(config, format)}
-# {formatting.sentence(names)} balance of {_subject(config)}
-
-{_what(config, format)} Fine-tuned by reinforcement learning with a classifier's
-feedback (`ddpo_fair` {run.record.get("version")}, checkpoint {number}) towards these
-shares of its images, as classified:
-
-{_goals(config)}
-
-The prompts:
-
-{listed}
-
-{INTENDED_USE}
-
-## Measured effect
-
-{card_effect.text(run, number)}
-
-{LIMITS}
-
-## How it was trained
-
-{_training(run, number)}
-
-## How to use it
-
-{_usage(config, format)}
-"""
-
-
-def _header(config: ConfigDict, format: str) -> str:
-    owner, name = config.model.partition("@")[0].split("/", 1)[0], config.model
-    lines = ["---", "library_name: diffusers", "pipeline_tag: text-to-image"]
-    if sources.MODEL_NAME.fullmatch(name):
-        lines.append(f"base_model: {name.partition('@')[0]}")
-    lines.append(f"license: {LICENCES.get(owner, 'other')}")
-    tags = ["stable-diffusion", "fairness", "reinforcement-learning", "ddpo"]
-    tags += ["lora"] if format != "diffusers" else []
-    return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in tags), "---", ""])
-
-
-def _subject(config: ConfigDict) -> str:
-    prompts = config.prompts
-    return (
-        f'"{card_effect.plain(prompts[0])}"'
-        if len(prompts) == 1
-        else f"{len(prompts)} prompts"
+    config, record, flat = run.config, run.record, configuration.flatten(run.config)
+    embedded = config.model == configuration.EMBEDDED
+    name = config.model.partition("@")[0]
+    rewarded = {name: one for name, one in config.attributes.items() if one.weight}
+    titles = formatting.listed([formatting.title(name) for name in rewarded])
+    prompts, devices = config.prompts, record.get("devices")
+    plain = [_plain(prompt) for prompt in prompts]
+    known = {x: description.known(record, x) for x in description.fields(flat)}
+    shown = [x for x in flat if x.startswith("attributes.")] + list(SETTINGS)
+    text = Path(__file__).with_name("model_card.md.j2").read_text("utf-8")
+    template = jinja2.Template(
+        text,
+        keep_trailing_newline=True,
+        lstrip_blocks=True,
+        trim_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return template.render(
+        format=format,
+        config=config,
+        record={"version": None, "images_per_epoch": None, "commit": None} | record,
+        number=number,
+        embedded=embedded,
+        base="the embedded model of `ddpo_fair`" if embedded else f"`{config.model}`",
+        base_model=name if sources.MODEL_NAME.fullmatch(config.model) else "",
+        licence=LICENCES.get(name.split("/", 1)[0], "other"),
+        names=formatting.sentence(titles),
+        subject=f'"{plain[0]}"' if len(plain) == 1 else f"{len(plain)} prompts",
+        goals=list(_goals(config, rewarded)),
+        prompts=[_prompt(prompt, record.get("targets") or {}) for prompt in prompts],
+        first_prompt=json.dumps(prompts[0]),
+        effect="\n".join(_effect(run, number)),
+        fingerprints=[(x, y["fingerprint"]) for x, y in known.items() if y],
+        settings=[(x, _plain(json.dumps(flat[x]))) for x in shown],
+        devices=", ".join(map(str, devices)) if type(devices) is list else "",
+        files=lora,
     )
 
 
-def _base(config: ConfigDict) -> str:
-    if config.model == configuration.EMBEDDED:
-        return "the embedded model of `ddpo_fair`"
-    return f"`{config.model}`"
+def result(run: saved_run.SavedRun, number: int) -> dict[str, Any]:
+    """The figures of a checkpoint as JSON: {"before": {...}, "after": {...}}.
+
+    Each has q (share classified as female among recognised faces), its 95 % interval
+    and the counts; `attributes` where there are others; or is None if it was not
+    evaluated.
+    """
+
+    def figures(line: dict[str, Any] | None) -> dict[str, Any] | None:
+        if line is None:
+            return None
+        found = {"epoch": line["epoch"]}
+        if "eval_q" in line:
+            found |= {name: line.get(f"eval_{name}") for name in FIGURES}
+        attributes = {
+            name: {field: part.get(f"eval_{field}") for field in BY_ATTRIBUTE}
+            for name, part in measurements.parts(line).items()
+        }
+        return found | ({"attributes": attributes} if attributes else {})
+
+    before, after = saved_run.result(run, number)
+    return {"before": figures(before), "after": figures(after)}
 
 
-def _what(config: ConfigDict, format: str) -> str:
-    if format != "diffusers":
-        return f"LoRA adapters for the UNet of {_base(config)}."
-    how = "merged LoRA adapters" if config.train.lora.rank else "full fine-tuning"
-    text = f"{_base(config)} with another UNet ({how})."
-    return text[0].upper() + text[1:]
+def _plain(text: str) -> str:
+    """`text` as Markdown that shows just that."""
+    return re.sub(r"([\\`*_\[\]<>|#~&!])", r"\\\1", text)
 
 
-def _rewarded(config: ConfigDict) -> dict[str, ConfigDict]:
-    return {name: one for name, one in config.attributes.items() if one.weight}
-
-
-def _goals(config: ConfigDict) -> str:
-    """A line for each attribute that is rewarded, and one for their cells."""
-    rewarded, lines = _rewarded(config), []
+def _goals(config: ConfigDict, rewarded: dict[str, ConfigDict]) -> Iterator[str]:
+    """What is aimed at with each attribute, and with their cells."""
     for name, one in rewarded.items():
         wanted = [f"{x:.0%} {y}" for x, y in zip(one.target, one.classes, strict=True)]
         if (one.reward or config.reward.name) == "shift":
             wanted = [f"as many {one.target_class} as possible"]
             if one.target_class == "auto":
                 wanted = ["as many as possible of the class that was rarest before"]
-        lines.append(f"- {formatting.title(name)}: {formatting.listed(wanted)}")
+        yield f"{formatting.title(name)}: {formatting.listed(wanted)}"
     if len(rewarded) > 1 and config.reward.combine == "joint":
         names = " × ".join(map(formatting.title, rewarded))
-        lines.append(f"- {names}: in each cell the product of these")
-    return "\n".join(lines)
+        yield f"{names}: in each cell the product of these"
 
 
 def _prompt(prompt: str, targets: dict[str, dict]) -> str:
-    """A prompt of the list, with the targets that it has for itself."""
+    """A prompt with the targets that it has for itself."""
     own = {name: found[prompt] for name, found in targets.items() if prompt in found}
     wanted = [
         f"{formatting.title(name)} {' / '.join(f'{share:.0%}' for share in shares)}"
         for name, shares in own.items()
     ]
-    return f"{card_effect.plain(prompt)}{': ' if wanted else ''}{'; '.join(wanted)}"
+    return f"{_plain(prompt)}{': ' if wanted else ''}{'; '.join(wanted)}"
 
 
-def _training(run: saved_run.SavedRun, number: int) -> str:
-    flat = configuration.flatten(run.config)
-    images = run.record.get("images_per_epoch")
-    rows = [f"| base model | {_base(run.config)} |"]
-    for field in description.fields(flat):
-        if known := description.known(run.record, field):
-            rows.append(f"| fingerprint of {field} | `{known['fingerprint']}` |")
-    rows.append(f"| images | {number} epochs of {images} |")
-    names = [name for name in flat if name.startswith("attributes.")]
-    names += SETTINGS
-    rows += [
-        f"| `{name}` | {card_effect.plain(json.dumps(flat[name]))} |" for name in names
-    ]
-    devices = run.record.get("devices")
-    rows.append(
-        f"| devices | {', '.join(map(str, devices)) if type(devices) is list else ''} |"
-    )
-    rows.append(f"| commit | {run.record.get('commit')} |")
-    return "\n".join(["| | |", "|---|---|", *rows])
-
-
-def _usage(config: ConfigDict, format: str) -> str:
-    base, dtype = f'"{config.model.partition("@")[0]}"', ""
-    if config.model == configuration.EMBEDDED:
-        # Its text encoder is kept in float16, the other parts in float32.
-        base, dtype = '"ddpo_fair/embedded/weights/text_to_image"', "torch.float32"
-    loads = 'StableDiffusionPipeline.from_pretrained("THIS_FOLDER")'
-    torch, extra = "", ""
-    if format != "diffusers":
-        torch = "import torch\n" if dtype else ""
-        arguments = f"{base}, torch_dtype={dtype}" if dtype else base
-        loads = f"StableDiffusionPipeline.from_pretrained({arguments})"
-        extra = (
-            'pipeline.load_lora_weights("THIS_FOLDER", weight_name='
-            f'"{lora.KOHYA if format == "kohya" else lora.DIFFUSERS}")\n'
+def _effect(run: saved_run.SavedRun, number: int) -> Iterator[str]:
+    """Lines on what was measured before training and up to a checkpoint."""
+    before, after = saved_run.result(run, number)
+    record = run_reader.read(run.folder)
+    alone = measurements.of_gender_alone(record)
+    if after is None or (before is None and not alone):
+        yield UNKNOWN.format("before training" if after else "up to this checkpoint")
+        return
+    if alone:
+        yield from _of_gender(run, before, after)
+    else:
+        yield from _of_attributes(dataclasses.replace(record, lines=(before, after)))
+    if after["epoch"] != number - 1:
+        yield (
+            f"The checkpoint has {number - 1 - after['epoch']} more epochs of"
+            " training than the evaluation saw."
         )
-    sample = config.sample
-    return f"""{FOR_WHOM[format]}```python
-{torch}from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-pipeline = {loads}
-{extra}pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
-image = pipeline(
-    {json.dumps(config.prompts[0])},
-    num_inference_steps={sample.num_steps},
-    guidance_scale={sample.guidance_scale},
-    eta={sample.eta},
-).images[0]
-```"""
+
+def _of_attributes(record: Record) -> Iterator[str]:
+    """Lines of a table of each attribute, and of one of its prompts where several."""
+    for found in changes.of_runs([record]):
+        by_prompt = attribute_tables.prompts(found, record)
+        for table in filter(None, (attribute_tables.classes(found), by_prompt)):
+            yield _row(map(_plain, table.head))
+            yield "|---" * len(table.head) + "|"
+            yield from (_row(map(_plain, row)) for row in table.rows)
+            yield ""
+    yield SEVERAL
+
+
+def _of_gender(
+    run: saved_run.SavedRun, before: dict[str, Any] | None, after: dict[str, Any]
+) -> Iterator[str]:
+    """Lines of the table of gender, and what they mean."""
+    yield "| | share classified as female | as female | as male | as neither |"
+    yield "|---" * 5 + "|"
+    lines = {"before training": before, f"after epoch {after['epoch']}": after}
+    for prompt, part in (after.get("prompts") or {}).items():
+        lines[f"after, {_plain(prompt)}"] = part if "eval_q" in part else None
+    for name, line in lines.items():
+        if line is not None:
+            share = "no face recognised"
+            if line["eval_q"] is not None:
+                share = "{:.1%} [{:.1%}, {:.1%}]".format(*_q(line))
+            counts = ("eval_num_female", "eval_num_male", "eval_none")
+            yield _row([name, share, *(str(line[count]) for count in counts)])
+    yield ""
+    gender = run.config.attributes.gender
+    yield (
+        f"Fresh seeds that were never trained on, recognised at a confidence of"
+        f" {gender.confidence_threshold:g} by the classifier `{gender.classifier}`;"
+        " brackets are 95 % Wilson intervals."
+    )
+    if before is not None:
+        change, low, high = (100 * x for x in newcombe(_q(before), _q(after)))
+        yield f"The share changed by {change:+.1f} points [{low:+.1f}, {high:+.1f}]."
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _q(line: dict[str, Any]) -> Interval:
+    """The share classified as female of an evaluation."""
+    return Interval(line["eval_q"], line["eval_q_low"], line["eval_q_high"])
