@@ -59,11 +59,3 @@ def number_text(number: float) -> str:
     if not math.isfinite(number):
         return ""
     return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"
-
-
-def digits_with_interval(interval: Interval | None) -> str:
-    """A number and its interval in three digits; nothing where it is not measured."""
-    if interval is None:
-        return ""
-    estimate, low, high = map(number_text, interval)
-    return f"{estimate} [{low}, {high}]" if low else estimate
