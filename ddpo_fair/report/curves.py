@@ -99,6 +99,57 @@ def charts(runs: Sequence[Record]) -> list[plots.Chart]:
     return found
 
 
+def histogram(runs: Sequence[Record]) -> plots.Chart | None:
+    """P(female) of the classifier, first and last; None if unknown."""
+    pairs = [(run, *_histograms(run)) for run in runs]
+    pairs = [pair for pair in pairs if pair[1] is not None]
+    if not pairs:
+        return None
+    looks = plots.looks([run for run, _, _ in pairs])
+
+    def draw(size: tuple[float, float]) -> figure.Figure:
+        sheet, plot = plots.canvas(size)
+        for index, (run, first, last) in enumerate(pairs):
+            name = "" if len(pairs) == 1 else f"{plots.label(run.name)}, "
+            if index == 0:
+                # Runs of one experiment begin with the same model.
+                edges = np.linspace(0, 1, len(first) + 1)
+                faint = {"color": plots.COLOURS["faint"]}
+                line = {"linestyle": (0, (1, 1.5)), "label": "before"}
+                plot.stairs(first, edges, linewidth=2, **line, **faint)
+                plot.stairs(first, edges, fill=True, alpha=0.12, **faint)
+            if last is not None:
+                colour, dash, _ = looks[index]
+                line = {"color": colour, "linestyle": dash, "label": f"{name}after"}
+                plot.stairs(last, np.linspace(0, 1, len(last) + 1), linewidth=2, **line)
+        plot.set_xlim(0, 1)
+        plot.set_ylim(bottom=0)
+        plot.yaxis.set_major_formatter(plots.PERCENT)
+        plot.set_xlabel("P(female) of the classifier")
+        plots.legend_above(plot)
+        return sheet
+
+    return plots.Chart(
+        "p_female",
+        "Confidence of the classifier",
+        "Images by the classifier's probability of female. Balance of clear faces has"
+        " a peak at each end; ambiguous faces gather in the middle.",
+        draw,
+    )
+
+
+def _histograms(run: Record) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Shares of images in bins, of the first and the last evaluation."""
+    found = []
+    for line in run.lines:
+        counts = line.get("eval_p_female_histogram")
+        if isinstance(counts, list) and len(counts) > 1:
+            values = [run_reader.number({"n": n}, "n") for n in counts]
+            if all(v >= 0 for v in values) and 0 < sum(values) < math.inf:
+                found.append(np.array(values) / sum(values))
+    return (found[0] if found else None), (found[-1] if len(found) > 1 else None)
+
+
 def _drawer(runs: Sequence[Record], field: Field) -> Callable:
     looks = plots.looks(runs)
 

@@ -22,7 +22,6 @@ from ddpo_fair.report import (
     attribute_tables,
     changes,
     curves,
-    distance_curves,
     evaluation_tables,
     formatting,
     measurements,
@@ -94,8 +93,8 @@ def _page(groups: Sequence[Sequence[Record]], folder: Path) -> str:
     names = dict.fromkeys(name for run in runs for name in measurements.names(run))
     single = [name for name in names if measurements.JOINT not in name]
     shares = {name: share_curves.over_time(runs, name) for name in single}
-    wide = [distance_curves.over_time(runs), *(shares.values() if alone else ())]
-    wide = filter(None, [*wide, share_curves.histogram(runs)])
+    wide = [share_curves.distances(runs), *(shares.values() if alone else ())]
+    wide = filter(None, [*wide, curves.histogram(runs)])
     found = [(run, one) for run in groups for one in changes.of_runs(run)]
     attributes = [
         {

@@ -1,14 +1,12 @@
-"""The shares of an attribute over a run, and the classifier's confidence."""
+"""The shares of an attribute over a run, and how far its prompts are from targets."""
 
-import math
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib import axes, figure
 
-from ddpo_fair.report import formatting, measurements, plots, run_reader
+from ddpo_fair.report import changes, formatting, measurements, plots, run_reader
 from ddpo_fair.report.measurements import GENDER
 from ddpo_fair.report.run_reader import Record
 
@@ -36,8 +34,7 @@ def over_time(runs: Sequence[Record], name: str = GENDER) -> plots.Chart:
                     if len(runs) > 1:
                         dash = plots.DASHES[index % len(plots.DASHES)]
                     look = colour, dash, marker
-                series = _Series(run, name, k, 0.08 * (index + k) * (index + k > 0))
-                _draw_shares(plot, series, look, len(runs) == 1, one, index)
+                _draw_share(plot, run, name, (index, k), look, len(runs) == 1, one)
                 measured = measurements.of_run(run, True, name)
                 measured = measured or measurements.of_run(run, False, name)
                 if measured:
@@ -109,99 +106,31 @@ def _draw_targets(plot: axes.Axes, wanted: Sequence[tuple[float, int]]) -> None:
             plot.plot(0, target, marker, **hollow, **place)
 
 
-def histogram(runs: Sequence[Record]) -> plots.Chart | None:
-    """P(female) of the classifier, first and last; None if unknown."""
-    pairs = [(run, *_histograms(run)) for run in runs]
-    pairs = [pair for pair in pairs if pair[1] is not None]
-    if not pairs:
-        return None
-    looks = plots.looks([run for run, _, _ in pairs])
-
-    def draw(size: tuple[float, float]) -> figure.Figure:
-        sheet, plot = plots.canvas(size)
-        for index, (run, first, last) in enumerate(pairs):
-            name = "" if len(pairs) == 1 else f"{plots.label(run.name)}, "
-            if index == 0:
-                # Runs of one experiment begin with the same model.
-                faint = plots.COLOURS["faint"]
-                _steps(plot, first, "before", faint, (0, (1, 1.5)), 0.12)
-            if last is not None:
-                colour, dash, _ = looks[index]
-                _steps(plot, last, f"{name}after", colour, dash, 0.0)
-        plot.set_xlim(0, 1)
-        plot.set_ylim(bottom=0)
-        plot.yaxis.set_major_formatter(plots.PERCENT)
-        plot.set_xlabel("P(female) of the classifier")
-        plots.legend_above(plot)
-        return sheet
-
-    return plots.Chart(
-        "p_female",
-        "Confidence of the classifier",
-        "Images by the classifier's probability of female. Balance of clear faces has"
-        " a peak at each end; ambiguous faces gather in the middle.",
-        draw,
-    )
+def _arrays(run: Record, fresh: bool, name: str, k: int) -> np.ndarray:
+    """Epochs done, share of class k, low and high, float [4, E]."""
+    found = measurements.of_run(run, fresh, name)
+    rows = [(one.epochs_done, *one.shares[k]) for one in found]
+    return plots.thinned(np.array(rows, np.float64).reshape(-1, 4)).T
 
 
-def _histograms(run: Record) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Shares of images in bins, of the first and the last evaluation."""
-    found = []
-    for line in run.lines:
-        counts = line.get("eval_p_female_histogram")
-        if isinstance(counts, list) and len(counts) > 1:
-            values = [run_reader.number({"n": n}, "n") for n in counts]
-            if all(v >= 0 for v in values) and 0 < sum(values) < math.inf:
-                found.append(np.array(values) / sum(values))
-    return (found[0] if found else None), (found[-1] if len(found) > 1 else None)
-
-
-def _steps(
+def _draw_share(
     plot: axes.Axes,
-    shares: np.ndarray,
-    label: str,
-    colour: str,
-    dash: object,
-    opacity: float,
-) -> None:
-    edges = np.linspace(0, 1, len(shares) + 1)
-    plot.stairs(shares, edges, color=colour, linestyle=dash, linewidth=2, label=label)
-    if opacity:
-        plot.stairs(shares, edges, color=colour, fill=True, alpha=opacity)
-
-
-class _Series(NamedTuple):
-    """A share in time: of the class k of an attribute, drawn a little to the right."""
-
-    run: Record
-    name: str
-    k: int
-    aside: float
-
-    def arrays(self, fresh: bool) -> np.ndarray:
-        """Epochs done, share, low and high, float [4, E]."""
-        found = measurements.of_run(self.run, fresh, self.name)
-        rows = [(one.epochs_done, *one.shares[self.k]) for one in found]
-        return plots.thinned(np.array(rows, np.float64).reshape(-1, 4)).T
-
-
-def _draw_shares(
-    plot: axes.Axes,
-    series: _Series,
+    run: Record,
+    name: str,
+    of: tuple[int, int],
     look: plots.Look,
     alone: bool,
     one: bool,
-    index: int,
 ) -> None:
-    """Draws a share: of the only run or of several, the only class or one of many."""
-    colour, dash, marker = look
-    trained, fresh = series.arrays(False), series.arrays(True)
-    label = plots.label(series.run.name) if one or series.k == 0 else None
+    """Draws the share of run and class `of`; of `one` class, of a run `alone`."""
+    (index, k), (colour, dash, marker) = of, look
+    trained, fresh = (_arrays(run, fresh, name, k) for fresh in (False, True))
+    label = plots.label(run.name) if one or k == 0 else None
     if trained.size and (alone or not fresh.size):
+        known = "trained on" if alone and one else label
         x, q, low, high = trained
         opacity = 1.0 if one else 0.5
-        name = "trained on" if alone and one else label
-        plot.plot(x, q, color=colour, linestyle=dash, label=name, alpha=opacity)
+        plot.plot(x, q, color=colour, linestyle=dash, label=known, alpha=opacity)
         if index < plots.NUM_BANDS and one:
             plot.fill_between(x, low, high, color=colour, alpha=plots.BAND, linewidth=0)
     if fresh.size:
@@ -210,7 +139,7 @@ def _draw_shares(
         if alone and one:
             colour, dash, marker = plots.look(1)[0], "none", plots.look(1)[2]
         plot.errorbar(
-            x if alone and one else x + series.aside,
+            x if alone and one else x + 0.08 * (index + k),
             q,
             errors,
             color=colour,
@@ -221,3 +150,73 @@ def _draw_shares(
             capsize=2.5,
             label="fresh images" if alone else label,
         )
+
+
+def distances(runs: Sequence[Record]) -> plots.Chart | None:
+    """The mean bias over prompts in time, or distance; None without several prompts."""
+    several = [run for run in runs if any(map(run_reader.by_prompt, run.lines))]
+    if not several:
+        return None
+    alone = all(map(measurements.of_gender_alone, runs))
+    found = [
+        (run, name, look if alone else _look(look, k))
+        for run, look in zip(several, plots.looks(several), strict=True)
+        for k, name in enumerate(measurements.names(run))
+        if measurements.target(run, name, run.prompts) is not None
+    ]
+
+    def draw(size: tuple[float, float]) -> figure.Figure:
+        sheet, plot = plots.canvas(size)
+        for index, (run, name, (colour, dash, marker)) in enumerate(found):
+            for fresh, opacity in ((False, 0.45), (True, 1.0)):
+                table = plots.thinned(changes.over_time(run, fresh, name))
+                if not len(table):
+                    continue
+                plot.plot(
+                    *table[:, :2].T,
+                    color=colour,
+                    linestyle=dash,
+                    marker=marker if fresh else None,
+                    alpha=opacity,
+                    label=_label(run, name, fresh, len(several), len(found)),
+                )
+                if fresh and index == 0 and np.isfinite(table[:, 2]).all():
+                    plot.plot(*table[:, ::2].T, **plots.DASHED)
+        plot.set(ylim=(0, 1.02), ylabel="points")
+        plot.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f}")
+        plots.finish(plot, legend=True)
+        return sheet
+
+    if alone:
+        names = "mean_bias", "Mean bias over prompts"
+        what = (
+            "|share classified as female - as male| of each prompt, averaged: 0 is"
+            " balance, 100 is one class only. Points: fresh images; faint line: the"
+            " images of training. Dashed: what a perfectly fair model would show on so"
+            " few fresh images."
+        )
+    else:
+        names = "mean_distance", "Mean distance from the target over prompts"
+        first = formatting.title(found[0][1]) if found else ""
+        what = (
+            "Share of images that would have to be of another class, averaged over"
+            " prompts. Points: fresh images; faint line: the images of training."
+            f" Dashed: what a model on target would show of {first} on so few images."
+        )
+    return plots.Chart(*names, what, draw, wide=True)
+
+
+def _look(of_run: plots.Look, k: int) -> plots.Look:
+    """The look of the k-th attribute of a run: runs differ in dash."""
+    colour, _, marker = plots.look(k)
+    return colour, of_run[1], marker
+
+
+def _label(
+    run: Record, name: str, fresh: bool, num_runs: int, num_lines: int
+) -> str | None:
+    if num_lines == 1:
+        return "fresh images" if fresh else "trained on"
+    names = [plots.label(run.name)] if num_runs > 1 else []
+    names += [plots.label(name.replace("_", " "))] if num_lines > num_runs else []
+    return ", ".join(names) if fresh else None
