@@ -9,11 +9,10 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from ddpo_fair import files, parallel, prompts
+from ddpo_fair import parallel, prompts
 from ddpo_fair.classifiers import audit_classifier, classes, classifier
 from ddpo_fair.errors import UserError
 from ddpo_fair.evaluation import (
-    evaluation_grids,
     evaluation_models,
     evaluation_parts,
     evaluation_plan,
@@ -84,13 +83,13 @@ def summary(
     """
     config, audit = saved.config, plan.source["audit"]
     arrays = evaluation_summary.gather(folder, plan)
-    evaluation_grids.write(folder, plan)
+    evaluation_parts.write_grids(folder, plan)
     renders, matrix, audit_matrix = None, None, None
     if config.model == EMBEDDED:
         renders = _renders(config, folder, models, notes)
     if renders is not None:
         matrix = accuracy.confusion(renders["truth"], renders["labels"])
-        _draw_matrix(folder, matrix)
+        plots.save(figures.confusion_matrix(matrix), plots.NARROW, folder)
         if audit == audit_classifier.DLIB:
             audit_matrix = audit_classifier.confusion_on_renders()
     if audit == audit_classifier.NO_AUDIT:
@@ -99,13 +98,9 @@ def summary(
             " name of a second classifier another."
         )
     recognised = None if matrix is None else matrix[:2, :2]
+    reference = _reference(saved, recognised, audit_matrix)
     content = evaluation_summary.summarise(
-        arrays,
-        plan,
-        _reference(saved, recognised, audit_matrix),
-        config,
-        renders,
-        notes,
+        arrays, plan, reference, config, renders, notes
     )
     if matrix is not None:
         content["classifier_test"] = accuracy.accuracies(matrix)
@@ -226,13 +221,3 @@ def _renders(
     found = {"features": features, "truth": held_out.truth, "labels": labels}
     evaluation_parts.save(folder / RENDERS, found)
     return found
-
-
-def _draw_matrix(folder: Path, matrix: np.ndarray) -> None:
-    """Writes the classifier's confusion matrix int [3, 3] as SVG and PNG."""
-    chart = figures.confusion_matrix(matrix)
-    with plots.style():
-        sheet = chart.draw(plots.NARROW)
-        vector, image = plots.svg(sheet, chart.name), plots.png(sheet)
-    files.replace(folder / f"{chart.name}.svg", vector)
-    files.replace(folder / f"{chart.name}.png", image)

@@ -119,18 +119,13 @@ def _page(groups: Sequence[Sequence[Record]], folder: Path) -> str:
 
 def _draw(chart: plots.Chart, folder: Path) -> plots.InlineChart:
     """Saves a chart's files and returns it for the page."""
-    sizes = {"any": plots.NARROW}
+    size, name = (plots.WIDE, "wide") if chart.wide else (plots.NARROW, "any")
+    documents = {name: plots.save(chart, size, folder, f"{chart.name}-{name}")}
     if chart.wide:
-        sizes = {"wide": plots.WIDE, "narrow": plots.NARROW}
-    elements = []
-    with plots.style():
-        for name, size in sizes.items():
-            sheet = chart.draw(size)
-            document = plots.svg(sheet, f"{chart.name}-{name}")
-            elements.append(plots.inline(document, chart.title, name))
-            if name != "narrow":
-                files.replace(folder / f"{chart.name}.svg", document)
-                files.replace(folder / f"{chart.name}.png", plots.png(sheet))
+        with plots.style():
+            sheet = chart.draw(plots.NARROW)
+            documents["narrow"] = plots.svg(sheet, f"{chart.name}-narrow")
+    elements = (plots.inline(x, chart.title, name) for name, x in documents.items())
     return plots.InlineChart(chart.title, chart.caption, "".join(elements))
 
 

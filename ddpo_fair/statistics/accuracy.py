@@ -24,18 +24,12 @@ def measure(
 ) -> dict[str, Any]:
     """Accuracies with their intervals, confusion matrix and calibration.
 
-    Args:
-        truth: int [N], a class or NONE.
-        probabilities: [N, K].
-        confidence: above which an answer counts; NONE below.
-        names: of the K classes.
-
-    Returns:
-        `accuracy` is over all images, NONE being a class as the others;
-        `accuracy_without_none` over those that neither the truth nor the classifier
-        calls NONE; `accuracy_of_faces` over all with a face, where NONE is wrong;
-        `accuracy_forced` likewise, of the likelier class at any confidence.
-        `confusion` has a row for each true class. The calibration is of faces.
+    Of truth int [N] (a class or NONE) and probabilities [N, K], which count as an
+    answer above `confidence`. `accuracy` is over all images, NONE being a class as the
+    others; `accuracy_without_none` over those that neither the truth nor the classifier
+    calls NONE; `accuracy_of_faces` over all with a face, where NONE is wrong;
+    `accuracy_forced` likewise, of the likelier class at any confidence. `confusion` has
+    a row for each true class. The calibration is of faces.
     """
     truth = np.asarray(truth)
     names = (*names, NONE)
@@ -67,10 +61,7 @@ def confusion(
 ) -> np.ndarray:
     """Counts int [num_classes, num_classes] of images by truth (row) and label.
 
-    Args:
-        truth: int [N], class or -1 for none, which becomes the last row.
-        labels: int [N], what the classifier said, likewise.
-        num_classes: with none.
+    Both are int [N], a class or -1 for none, which becomes the last row or column.
     """
     rows, columns = (np.asarray(found) % num_classes for found in (truth, labels))
     matrix = np.zeros((num_classes, num_classes), np.int64)
@@ -81,9 +72,7 @@ def confusion(
 def accuracies(matrix: np.ndarray, names: Sequence[str] = NAMES) -> dict[str, Any]:
     """The paper's two: over all images, and without those called NONE.
 
-    Args:
-        matrix: int [K + 1, K + 1], of `confusion`.
-        names: of its rows, none being the last.
+    Of a matrix int [K + 1, K + 1] of `confusion`, and the names of its rows.
     """
     matrix = np.asarray(matrix)
     recognised = matrix[:-1, :-1]
@@ -98,12 +87,9 @@ def accuracies(matrix: np.ndarray, names: Sequence[str] = NAMES) -> dict[str, An
 def reliability(
     probabilities: np.ndarray, truth: np.ndarray, num_bins: int = NUM_BINS
 ) -> list[dict[str, Any]]:
-    """Mean confidence and accuracy of each bin of confidence that has images.
+    """Mean confidence and accuracy of each bin (low, high] of confidence with images.
 
-    Args:
-        probabilities: [N, K].
-        truth: int [N], classes.
-        num_bins: of equal width, (low, high].
+    Of probabilities [N, K] and true classes int [N].
     """
     confidence = np.max(probabilities, axis=1).astype(np.float64)
     correct = np.argmax(probabilities, axis=1) == np.asarray(truth)
@@ -119,23 +105,19 @@ def reliability(
 
 
 def calibration_error(bins: Sequence[dict[str, Any]]) -> float:
-    """Expected calibration error (Guo et al. 2017): mean |accuracy - confidence|.
+    """Expected calibration error (Guo et al. 2017) of `reliability`'s bins.
 
-    Args:
-        bins: of `reliability`.
+    It is the mean |accuracy - confidence|.
     """
     errors = [one["images"] * abs(one["accuracy"] - one["confidence"]) for one in bins]
     return sum(errors) / sum(one["images"] for one in bins)
 
 
 def mean_confidence_margin(probabilities: np.ndarray) -> float:
-    """How decided the classifier is on average: 0 for even odds, 1 for certainty.
+    """The mean of `confidence_margins`: 0 for even odds, 1 for certainty.
 
     A fall while q nears 1/2 means that balance comes from ambiguous faces, not from
     both genders.
-
-    Args:
-        probabilities: [N, K].
     """
     return float(np.mean(confidence_margins(probabilities)))
 
@@ -154,12 +136,11 @@ def confidence_margins(probabilities: np.ndarray) -> np.ndarray:
 
 def sentence(found: dict[str, Any]) -> str:
     """A measurement of `measure` in words."""
-    names = {
-        "accuracy": "accuracy with none",
-        "accuracy_without_none": "without none",
-        "accuracy_forced": "of faces at any confidence",
-    }
-    parts = [f"{name} {figure_text(found[key])}" for key, name in names.items()]
+    parts = [
+        f"accuracy with none {figure_text(found['accuracy'])}",
+        f"without none {figure_text(found['accuracy_without_none'])}",
+        f"of faces at any confidence {figure_text(found['accuracy_forced'])}",
+    ]
     if "calibration_error" in found:
         parts.append(f"calibration error {found['calibration_error']:.3f}")
     return f"{found['images']:,} images: {', '.join(parts)}."

@@ -22,13 +22,8 @@ LINEAR = np.where(
 def typology_angles(images: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """The typology angle of each face in degrees, about 90 (light) to -90, float [N].
 
-    Args:
-        images: uint8 [N, H, W, 3].
-        boxes: float [N, 4], the face's left, top, right, bottom as shares of the
-            image; NaN where there is no face.
-
-    Returns:
-        NaN where there is no face.
+    Of images uint8 [N, H, W, 3]; `boxes` float [N, 4] are the face's left, top, right
+    and bottom as shares of the image. NaN in both where there is no face.
     """
     angles = np.full(len(images), np.nan)
     _, height, width, _ = images.shape

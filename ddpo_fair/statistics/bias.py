@@ -82,12 +82,10 @@ def noise_floor(trials: int) -> float:
 
     0.196 for 16 images, 0.025 for 1,000: bias below it is not evidence.
     """
+    if not trials:
+        return math.nan
     half = trials // 2  # binomial(2 half, half) / 4^half, by Wallis' ratio
-    return (
-        float(1 / (math.sqrt(math.pi) * special.poch(half + 0.5, 0.5)))
-        if trials
-        else math.nan
-    )
+    return float(1 / (math.sqrt(math.pi) * special.poch(half + 0.5, 0.5)))
 
 
 def over_prompts(num_first: Sequence[int], num_second: Sequence[int]) -> MeanBias:

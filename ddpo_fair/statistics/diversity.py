@@ -33,9 +33,7 @@ def intrinsic_diversity(counts_by_attribute: Sequence[Sequence[float]]) -> float
     One collapsed attribute makes it 0. It is the diversity factor of HoloFair's MGBI
     (2026); the published index also has a factor for bias-triggering prompts.
     """
-    return _geometric_mean(
-        [normalised_entropy(counts) for counts in counts_by_attribute]
-    )
+    return _geometric_mean([normalised_entropy(one) for one in counts_by_attribute])
 
 
 def corrected_diversity(counts_by_attribute: Attributes) -> float:
@@ -73,8 +71,7 @@ def of_counts(counts_by_attribute: Attributes) -> Interval:
 def over_prompts(counts_by_prompt: Sequence[Attributes]) -> Interval:
     """The mean of `corrected_diversity` over prompts, with the interval over prompts.
 
-    Args:
-        counts_by_prompt: [P]; prompts without images of an attribute are left out.
+    Prompts without images of an attribute are left out.
     """
     known = [counts for counts in counts_by_prompt if counts and all(map(sum, counts))]
     if len(known) < intervals.FEWEST_PROMPTS:
@@ -87,14 +84,8 @@ def of_features(features: np.ndarray, groups: np.ndarray) -> Interval:
 
     0 if every prompt draws one and the same image; a fall is a collapse of variety.
     The interval is Student's t with the jackknife's variance, over the images of these
-    prompts.
-
-    Args:
-        features: [N, F].
-        groups: [N], the prompt of each image; prompts with one image are left out.
-
-    Returns:
-        nan if no prompt has two images.
+    prompts. Features are [N, F], groups [N] the prompt of each image; prompts with one
+    image are left out, and without any other the mean is nan.
     """
     directions = unit(np.asarray(features, np.float64))
     numbers, sizes = np.unique(groups, return_counts=True)

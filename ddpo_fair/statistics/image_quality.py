@@ -24,10 +24,7 @@ def of_pairs(
 ) -> dict[str, Any]:
     """Similarity, distances and diversity of paired images, for evaluation.json.
 
-    Args:
-        before: features [N, F] of the base model's images.
-        after: of the fine-tuned model's, from the same seeds.
-        prompts: int [N].
+    Of the base and of the fine-tuned model; prompts are int [N].
     """
     figures = {
         "images": len(before),
@@ -98,13 +95,8 @@ def kernel_distance(
     """Squared MMD with the kernel (x.y / F + 1)^3 (KID, Binkowski et al. 2018).
 
     The unbiased estimate, hence about 0, or below, for sets of one distribution. Unlike
-    the Frechet distance it may be compared across numbers of images.
-
-    Args:
-        first: [N, F].
-        second: [M, F].
-        rng: draws the images that are compared where there are more than `KID_IMAGES`,
-            or more in one set than in the other.
+    the Frechet distance it may be compared across numbers of images: `rng` draws those
+    that are compared where there are more than `KID_IMAGES`, or more in one set.
 
     Raises:
         UserError: as for `frechet_distance`.
@@ -125,10 +117,6 @@ def paired_similarity(before: np.ndarray, after: np.ndarray) -> Interval:
     """Mean cosine of each image with itself before fine-tuning, 1 for no change.
 
     The interval is over images.
-
-    Args:
-        before: [N, F].
-        after: [N, F], paired.
     """
     before, after = _checked(before, after)
     if len(before) != len(after):

@@ -63,12 +63,7 @@ def simultaneous_z(num_classes: int) -> float:
 
 
 def newcombe(before: Interval, after: Interval) -> Interval:
-    """After - before of two independent shares (Newcombe 1998, method 10).
-
-    Args:
-        before: of `wilson`.
-        after: likewise.
-    """
+    """After - before of two independent shares (Newcombe 1998, method 10)."""
     change = after.estimate - before.estimate
     low = math.hypot(after.estimate - after.low, before.high - before.estimate)
     high = math.hypot(after.high - after.estimate, before.estimate - before.low)
@@ -79,15 +74,9 @@ def rogan_gladen(successes: int, trials: int, confusion: np.ndarray) -> Interval
     """A share corrected for the classifier's mistakes.
 
     Estimate of Rogan & Gladen (1978), clipped to [0, 1]; interval of Lang & Reiczigel
-    (2014), which also counts the uncertainty of the confusion matrix.
-
-    Where so few images were tested that the interval's own rates are no better than
-    chance, it is [0, 1].
-
-    Args:
-        successes: images classified as the first class.
-        trials: recognised images.
-        confusion: int [2, 2], `confusion[true, predicted]`, of recognised images.
+    (2014), which also counts the uncertainty of the confusion matrix, int [2, 2],
+    `confusion[true, predicted]`, of recognised images. Where so few images were tested
+    that the interval's own rates are no better than chance, it is [0, 1].
 
     Raises:
         UserError: if a class was never tested, or the classifier only guesses.
@@ -131,8 +120,7 @@ def mean(values: np.ndarray, share: bool = False) -> Interval:
     Wilson's interval does. It stays within 0 and 1.
 
     Args:
-        values: [N], one figure of each image, or of each prompt: then it speaks about
-            new prompts.
+        values: [N], of images, or of prompts: then it speaks about new prompts.
         share: whether the figure lies between 0 and 1.
     """
     values = np.asarray(values, np.float64)
@@ -157,11 +145,8 @@ def over_prompts(found: Sequence[Interval], share: bool = True) -> Interval:
     """The mean over prompts of a figure, leaving out where it is undefined.
 
     The interval speaks about new prompts, that of one or two prompts only about these:
-    it holds the noise of their images.
-
-    Args:
-        found: the figure of each prompt, not below 0.
-        share: whether it is at most 1.
+    it holds the noise of their images. The figure is not below 0; a `share` is at
+    most 1.
     """
     found = [one for one in found if math.isfinite(one.estimate)]
     if len(found) == 1:

@@ -99,14 +99,10 @@ def of_prompt(answers: Answers, prompt: Prompt, reference: Reference) -> Figures
         figures["adherence"] = _among(labels, prompt.wanted)
         if "audit" in figures:
             figures["audit"]["adherence"] = _among(audited, prompt.wanted)
-    figures["classified"] = {
-        name: _classified(
-            answers.others[name],
-            names,
-            reference.targets.get(name, {}).get(prompt.text, shares),
-        )
-        for name, (names, shares) in reference.others.items()
-    }
+    figures["classified"] = classified = {}
+    for name, (names, shares) in reference.others.items():
+        wanted = reference.targets.get(name, {}).get(prompt.text, shares)
+        classified[name] = _classified(answers.others[name], names, wanted)
     return figures | _attributes(answers)
 
 
@@ -132,12 +128,9 @@ def of_set(prompts: Sequence[Figures]) -> Figures:
 
     Intervals speak about new prompts, those of one or two prompts about these alone.
     """
-    figures = {
-        "prompts": len(prompts),
-        "images": sum(one["images"] for one in prompts),
-        "none": _mean(prompts, "none"),
-        "mean_confidence_margin": _mean(prompts, "mean_confidence_margin"),
-    }
+    shares = {name: _mean(prompts, name) for name in ("none", "mean_confidence_margin")}
+    images = sum(one["images"] for one in prompts)
+    figures = {"prompts": len(prompts), "images": images, **shares}
     if prompts[0]["set"] == EXPLICIT:
         figures["adherence"] = _mean(prompts, "adherence")
         if all("audit" in one for one in prompts):
@@ -145,12 +138,10 @@ def of_set(prompts: Sequence[Figures]) -> Figures:
             figures["audit"] = {"adherence": _mean(audited, "adherence")}
         return figures
     figures |= _biases(prompts)
-    figures["classified"] = {
-        name: {
-            "distance": _mean([one["classified"][name] for one in prompts], "distance")
-        }
-        for name in prompts[0]["classified"]
-    }
+    figures["classified"] = classified = {}
+    for name in prompts[0]["classified"]:
+        distances = [one["classified"][name] for one in prompts]
+        classified[name] = {"distance": _mean(distances, "distance")}
     audited = [one["audit"] for one in prompts if "audit" in one]
     if audited:
         figures["audit"] = _biases(audited)
@@ -197,23 +188,16 @@ def _attributes(answers: Answers) -> Figures:
         )
     }
     attributes = {
-        name: {
-            "counts": found.tolist(),
-            "entropy": diversity.of_counts([found])._asdict(),
-        }
-        for name, found in counts.items()
+        name: {"counts": x.tolist(), "entropy": diversity.of_counts([x])._asdict()}
+        for name, x in counts.items()
     }
-    for name, figure, values in (
-        ("skin_tone", "angle", answers.angles),
-        ("age", "years", answers.ages),
-    ):
+    measured = {"angle": ("skin_tone", answers.angles), "years": ("age", answers.ages)}
+    for figure, (name, values) in measured.items():
         known = values[~np.isnan(values)]
         attributes[name][figure] = intervals.mean(known)._asdict()
-    measured = [found for found in counts.values() if found.any()]
-    return {
-        "attributes": attributes,
-        "intrinsic_diversity": diversity.of_counts(measured)._asdict(),
-    }
+    known = [found for found in counts.values() if found.any()]
+    overall = diversity.of_counts(known)._asdict()
+    return {"attributes": attributes, "intrinsic_diversity": overall}
 
 
 def _shares(labels: np.ndarray, target: float, confusion: np.ndarray | None) -> Figures:
@@ -260,6 +244,5 @@ def _among(labels: np.ndarray, label: int) -> dict[str, float]:
 def _mean(
     prompts: Sequence[Figures], name: str, share: bool = True
 ) -> dict[str, float]:
-    """The mean over prompts of a figure."""
     found = [Interval(**one[name]) for one in prompts]
     return intervals.over_prompts(found, share)._asdict()
