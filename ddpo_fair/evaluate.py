@@ -45,11 +45,8 @@ def find_run(
 ) -> tuple[Path, int | None]:
     """The run's folder and the checkpoint's number, None for the newest.
 
-    Args:
-        run: --run.
-        checkpoint: --checkpoint: a number, or a folder .../checkpoints/15.
-        rest: what other flags there are: --config and its overrides, which name a run
-            as they do for training.
+    By --run, by --checkpoint (a number, or a folder .../checkpoints/15), or by --config
+    and its overrides in `rest`, which name a run as they do for training.
 
     Raises:
         UserError: if they name no run, or two.
@@ -79,9 +76,7 @@ def find_run(
 def evaluate(where: tuple[Path, int | None], options: flags.FlagValues) -> Path:
     """Draws, classifies and writes; returns the path of evaluation.json.
 
-    Args:
-        where: of `find_run`.
-        options: the flags.
+    `where` is of `find_run`, `options` are the flags.
 
     Raises:
         UserError: for what the user can fix.
@@ -152,15 +147,10 @@ def _flags() -> flags.FlagValues:
     several = functools.partial(flags.DEFINE_multi_string, flag_values=values)
     flags.DEFINE_list("sets", list(prompts.SETS), "Of prompts", flag_values=values)
     several("prompt", [], "A further text; may be given again")
-    texts(
-        "samplers", "all", "all, training, or eta:guidance:steps,...; training's first"
-    )
-    texts(
-        "audit",
-        "auto",
-        "Audit classifier: dlib (extra audit), a folder or hub name of a second"
-        " classifier, none, or auto",
-    )
+    how = "all, training, or eta:guidance:steps,...; training's first"
+    texts("samplers", "all", how)
+    audit = "Audit classifier: dlib (extra audit), a folder or hub name of a second"
+    texts("audit", "auto", f"{audit} classifier, none, or auto")
     whole("seed", 0, "Of the images", 0, 2**31 - 1)
     texts("output", None, "Folder; evaluation_0015 and the like in the run's otherwise")
     return values

@@ -69,10 +69,7 @@ def write(
 ) -> tuple[Path, Path]:
     """Writes STEM.json and STEM.png; returns their paths, or raises a UserError.
 
-    Args:
-        stem: without an ending.
-        found: of `accuracy.measure`.
-        source: what was tested on what.
+    `found` is of `accuracy.measure`, `source` says what was tested on what.
     """
     with plots.style():
         image = plots.png(figures.accuracy_sheet(found))

@@ -58,12 +58,8 @@ def load(
 ) -> EvaluationModels:
     """The models of a run, before training and at a checkpoint.
 
-    Args:
-        saved: the run.
-        checkpoint: its number.
-        prompts: all texts that will be drawn.
-        classifiers: folders; the first is the run's own.
-        seed: of the images.
+    `prompts` are all texts that will be drawn; the first of the classifiers' folders is
+    the run's own.
 
     Raises:
         UserError: for weights that are missing, damaged, or do not fit.
@@ -82,6 +78,7 @@ def load(
         trained = jax.jit(lora.merge)(base, trained, config.train.lora.scale)
     loaded = [classifier.load(place, dtype) for place in classifiers]
     others = assembly.load_classifiers(config, dtype, beside=classes.GENDER.name)
+    loaded, others = (tuple(map(_placed, some)) for some in (loaded, others))
     return EvaluationModels(
         model=dataclasses.replace(model, params={}),
         unets={BEFORE: base, AFTER: trained},
@@ -90,15 +87,14 @@ def load(
         uncond_embedding=parallel.replicate(text[0]),
         prompt_numbers=np.array([zlib.crc32(p.encode()) for p in prompts], np.uint32),
         seed=seed,
-        classifiers=tuple(
-            dataclasses.replace(one, params=parallel.replicate(one.params))
-            for one in loaded
-        ),
-        others=tuple(
-            dataclasses.replace(one, params=parallel.replicate(one.params))
-            for one in others
-        ),
+        classifiers=loaded,
+        others=others,
     )
+
+
+def _placed(model: classifier.AnyClassifier) -> classifier.AnyClassifier:
+    """The classifier with its weights on all devices."""
+    return dataclasses.replace(model, params=parallel.replicate(model.params))
 
 
 def make_policy(models: EvaluationModels, how: Sampler) -> sampler.Policy:
@@ -135,10 +131,7 @@ def draw(models: EvaluationModels, policy: sampler.Policy, job: Job) -> Evaluati
 def classify_pixels(
     models: EvaluationModels, images: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities [N, 2] and features [N, F] of images uint8 [N, H, W, 3].
-
-    By the run's own classifier.
-    """
+    """The own classifier's probabilities [N, 2] and features [N, F] of uint8 images."""
     padding = -len(images) % parallel.num_devices()
     padded = np.concatenate([images, images[:1].repeat(padding, axis=0)])
     placed = parallel.split(padded.astype(np.float32) / np.float32(255))
@@ -195,13 +188,8 @@ def step_kls(
 ) -> jax.Array:
     """`trajectory_kl` on one device, float32 [n, T].
 
-    Args:
-        policy: of T steps.
-        after: parameters of the UNet.
-        before: likewise.
-        latents: float32 [n, T+1, h, w, c].
-        text: float32 [n, L, C].
-        uncond_embedding: float32 [L, C].
+    Of the UNet's parameters `after` and `before`, latents float32 [n, T+1, h, w, c] and
+    texts float32 [n, L, C].
     """
 
     def at_step(_: None, index: jax.Array) -> tuple[None, jax.Array]:

@@ -76,11 +76,7 @@ def make(
 ) -> tuple[Plan, list[str]]:
     """What will be drawn, and a sentence for everything that cannot be.
 
-    Args:
-        saved: the run.
-        checkpoint: its number.
-        audit: see `audit_classifier.choose`.
-        sets, further, samplers, images, seed: as `evaluate` has them for its flags.
+    Of a checkpoint's number, the audit of `audit_classifier.choose`, and flags.
 
     Raises:
         UserError: if there is nothing to draw, or what is asked for cannot be drawn.
@@ -123,13 +119,9 @@ def parse_samplers(text: str, training: Sampler) -> tuple[Sampler, ...]:
     """
     _, guidance, steps = training
     if text == "all":
-        others = [
-            Sampler(0.0, guidance, steps),
-            Sampler(0.0, 1.0, steps),
-            Sampler(0.0, 1.5 * guidance, steps),
-            Sampler(0.0, guidance, max(steps // 2, 1)),
-            Sampler(0.0, guidance, min(2 * steps, 1000)),
-        ]
+        each = [(guidance, steps), (1.0, steps), (1.5 * guidance, steps)]
+        each += [(guidance, max(steps // 2, 1)), (guidance, min(2 * steps, 1000))]
+        others = [Sampler(0.0, *one) for one in each]
     elif text == "training":
         others = []
     else:

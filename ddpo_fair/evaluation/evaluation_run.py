@@ -52,9 +52,8 @@ def draw(plan: Plan, folder: Path, models: EvaluationModels) -> None:
             for job in group:
                 batch = evaluation_models.draw(models, policy, job)
                 if _measures_kl(plan, job):
-                    kl = evaluation_models.trajectory_kl(
-                        models, policy, batch.trajectory
-                    )
+                    of = models, policy, batch.trajectory
+                    kl = evaluation_models.trajectory_kl(*of)
                     batch = dataclasses.replace(batch, kl=kl)
                 if pending is not None:
                     _finish(plan, folder, models, *pending, bar)
@@ -113,13 +112,9 @@ def _reference(
     audit_confusion: np.ndarray | None,
 ) -> Reference:
     """What the answers about a run's images are compared with."""
-    attributes, gender = saved.config.attributes, classes.GENDER.name
-    others = {
-        name: (one.classes, one.target)
-        for name, one in attributes.items()
-        if name != gender
-    }
-    target = attributes[gender].target[0]
+    attributes = saved.config.attributes
+    others = {name: (one.classes, one.target) for name, one in attributes.items()}
+    target = others.pop(classes.GENDER.name)[1][0]
     return Reference(target, confusion, audit_confusion, saved.targets, others)
 
 

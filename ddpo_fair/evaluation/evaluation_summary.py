@@ -23,6 +23,10 @@ from ddpo_fair.statistics import accuracy, image_quality, intervals, prompt_metr
 from ddpo_fair.statistics.prompt_metrics import Answers, Reference
 from ddpo_fair.training import run_folder
 
+FEATURES = (
+    "of the run's classifier, which also knows gender: part of what changes is what was"
+    " meant to change"
+)
 OTHER = "attribute_"  # and its name: an array of a further attribute's probabilities
 
 
@@ -91,27 +95,24 @@ def summarise(
 
 
 def answers_of(arrays: dict[str, np.ndarray], config: ConfigDict) -> Answers:
-    """The classifiers' answers in joined arrays.
+    """The answers, above the thresholds of a run's settings, in joined arrays.
 
-    Args:
-        arrays: "prompts" int [N], "probabilities" [N, 2], "audit" [N] or, of a second
-            ViT, [N, 2], "angles" [N] and "ages" [N].
-        config: the run's settings, whose thresholds an answer must exceed to count.
+    They are "prompts" int [N], "probabilities" [N, 2], "angles" [N], "ages" [N], and
+    "audit" [N] or, of a second ViT, [N, 2].
     """
-    confidence_threshold = config.attributes.gender.confidence_threshold
+    threshold = config.attributes.gender.confidence_threshold
     others = {
         name.removeprefix(OTHER): probabilities
         for name, probabilities in arrays.items()
         if name.startswith(OTHER)
     }
-    probabilities = arrays["probabilities"]
-    audit = arrays["audit"]
+    probabilities, audit = arrays["probabilities"], arrays["audit"]
     if audit.ndim == 2:
-        known = classes.labels(audit, confidence_threshold) != classes.NONE
+        known = classes.labels(audit, threshold) != classes.NONE
         audit = np.where(known, audit[:, classes.FEMALE], np.nan)
     return Answers(
         prompts=arrays["prompts"],
-        labels=classes.labels(probabilities, confidence_threshold),
+        labels=classes.labels(probabilities, threshold),
         p_female=probabilities[:, classes.FEMALE],
         margins=accuracy.confidence_margins(probabilities),
         audit=audit,
@@ -155,10 +156,7 @@ def _quality(
     """What changed in the images themselves, by set."""
     before, after = arrays[how, BEFORE], arrays[how, AFTER]
     sets = np.array([plan.prompts[i].set for i in before["prompts"]])
-    quality: dict[str, Any] = {
-        "features": "of the run's classifier, which also knows gender: part of what"
-        " changes is what was meant to change",
-    }
+    quality: dict[str, Any] = {"features": FEATURES}
     for name in dict.fromkeys(sets.tolist()):
         rows = sets == name
         quality[name] = image_quality.of_pairs(
@@ -172,15 +170,10 @@ def _quality(
 
 
 def trajectory_kl(arrays: dict[str, np.ndarray], plan: Plan) -> dict[str, Any] | None:
-    """The trajectory KL to the base policy and that of each step, a mean over prompts.
+    """The trajectory KL to the base policy and that of each step; None if not measured.
 
-    Args:
-        arrays: "nats" [n, T] of each step, "prompts" int [N], n first ones of which are
-            those of "nats".
-        plan: whose trained prompts count.
-
-    Returns:
-        None where it was not measured.
+    It is the mean over the plan's trained prompts. Of arrays "nats" [n, T] and
+    "prompts" int [N], n first ones of which are those of "nats".
     """
     if "nats" not in arrays:
         return None

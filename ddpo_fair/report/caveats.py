@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ddpo_fair.report import changes, formatting, measurements, run_reader
-from ddpo_fair.report.measurements import Measurement
 from ddpo_fair.report.run_reader import Record
 from ddpo_fair.statistics import appearance
 
@@ -45,15 +45,17 @@ def colour_shift(record: Record) -> float:
     paths = list(record.grids.values())
     if len(paths) < 2:
         return math.nan
-    colours = []
-    for path in (paths[0], paths[-1]):
-        try:
-            with Image.open(path) as image:
-                pixels = np.asarray(image.convert("RGB"))[CAPTION:]
-            colours.append(appearance.mean_colour(pixels))
-        except Exception:  # Pillow raises whatever a broken file brings up
-            return math.nan
-    return float(np.linalg.norm(np.subtract(*colours)))
+    try:
+        first, last = map(_mean_colour, (paths[0], paths[-1]))
+    except Exception:  # Pillow raises whatever a broken file brings up
+        return math.nan
+    return float(np.linalg.norm(first - last))
+
+
+def _mean_colour(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB"))[CAPTION:]
+    return appearance.to_lab(pixels.reshape(-1, 3)).mean(axis=0)
 
 
 def _of_measurements(run: Record, single: bool) -> Iterator[str]:
@@ -72,7 +74,14 @@ def _of_measurements(run: Record, single: bool) -> Iterator[str]:
         )
     measured = {x: ends for x, ends in found.items() if ends.last is not None}
     if single and measured:
-        yield from _of_few([ends.last for ends in measured.values()])
+        last = [ends.last for ends in measured.values()]
+        half = max((x.high - x.low) / 2 for one in last for x in one.shares)
+        faces = min(one.num_faces for one in last)
+        if half > WIDE or faces < FEW_FACES:
+            yield (
+                f"{faces} faces leave ±{100 * half:.0f} points;"
+                " 1,000 (--config.eval.images=1000) would leave ±3."
+            )
     for name, (first, last, _) in measured.items():
         before, after = changes.none_share([first]), changes.none_share([last])
         if after > before + NONE_RISE and measurements.JOINT not in name:
@@ -89,17 +98,6 @@ def _of_measurements(run: Record, single: bool) -> Iterator[str]:
         yield (
             f"{len(run.prompts)} prompts are too few for an interval that speaks about"
             " other prompts; read the table of prompts."
-        )
-
-
-def _of_few(last: Sequence[Measurement]) -> Iterator[str]:
-    """How much the images of the last measurements leave open."""
-    halves = [(share.high - share.low) / 2 for one in last for share in one.shares]
-    faces = min(one.num_faces for one in last)
-    if max(halves) > WIDE or faces < FEW_FACES:
-        yield (
-            f"{faces} faces leave ±{100 * max(halves):.0f} points;"
-            " 1,000 (--config.eval.images=1000) would leave ±3."
         )
 
 

@@ -43,25 +43,17 @@ class Ends(NamedTuple):
 class Change:
     """A change, of one run or of several seeds.
 
-    Attributes:
-        kind: SHARE; BIAS, the mean over prompts of 2 |q - target|; or DISTANCE, the
-            total variation distance from the target, of several prompts their mean.
-        before: the model as it came; None where it was not measured.
-        after: as last measured; None where nothing followed `before`.
-        difference: after - before; None without either.
-        target: the wanted share, else 0; nan where no share is wanted.
-        floor: what a model on target would show of a bias or distance on so few
-            images, else nan.
-        epochs_done: training of `after`.
+    It is a SHARE; a BIAS, the mean over prompts of 2 |q - target|; or a DISTANCE, the
+    total variation distance from the target, of several prompts their mean.
     """
 
     kind: str
-    before: Interval | None
-    after: Interval | None
+    before: Interval | None  # the model as it came; None where it was not measured
+    after: Interval | None  # as last measured; None where nothing followed `before`
     difference: Interval | None
-    target: float
-    floor: float
-    epochs_done: int
+    target: float  # the wanted share, else 0; nan where no share is wanted
+    floor: float  # what a model on target would show on so few images; nan of a share
+    epochs_done: int  # training of `after`
 
     @property
     def is_clear(self) -> bool:
@@ -72,20 +64,12 @@ class Change:
 
 @dataclasses.dataclass(frozen=True)
 class AttributeChange:
-    """What changed of an attribute, or of the cells of several.
+    """What changed of an attribute, or of the cells of several."""
 
-    Attributes:
-        name: as in metrics.jsonl.
-        classes: the change of the share of each, over all prompts; the intervals of
-            one column hold together.
-        distance: from the target; None where there is none.
-        none: the share of images of no class, before and after.
-    """
-
-    name: str
-    classes: dict[str, Change]
-    distance: Change | None
-    none: tuple[float, float]
+    name: str  # as in metrics.jsonl
+    classes: dict[str, Change]  # of each one's share, with intervals that hold together
+    distance: Change | None  # from the target; None where there is none
+    none: tuple[float, float]  # the share of images of no class, before and after
 
     @property
     def figure(self) -> Change:
@@ -113,7 +97,7 @@ def ends(record: Record, prompt: str | None = None, name: str = GENDER) -> Ends:
 def ends_by_prompt(record: Record, name: str = GENDER) -> dict[str, Ends]:
     """The ends of each prompt."""
     prompts = dict.fromkeys(
-        p for line in record.lines for p in run_reader.by_prompt(line)
+        p for line in record.lines for p in run_reader.parts(line, "prompts")
     )
     if not prompts:
         return {", ".join(record.prompts) or record.name: ends(record, None, name)}
@@ -143,7 +127,7 @@ def over_time(record: Record, fresh: bool, name: str = GENDER) -> np.ndarray:
     """
     rows = []
     for line in record.lines:
-        parts = run_reader.by_prompt(line).items()
+        parts = run_reader.parts(line, "prompts").items()
         found = {
             x: measurements.of_line(y, line["epoch"], fresh, name) for x, y in parts
         }

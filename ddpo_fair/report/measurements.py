@@ -58,7 +58,8 @@ class Measurement:
 
 def names(record: Record) -> list[str]:
     """The attributes of a run: those of its metrics, of its settings, or gender."""
-    measured = dict.fromkeys(x for line in record.lines for x in parts(line))
+    lines = (run_reader.parts(line, "attributes") for line in record.lines)
+    measured = dict.fromkeys(name for parts in lines for name in parts)
     found = map(configuration.ATTRIBUTE.fullmatch, record.settings)
     return list(measured or dict.fromkeys(x[1] for x in found if x)) or [GENDER]
 
@@ -71,7 +72,7 @@ def of_gender_alone(record: Record) -> bool:
 def classes_of(record: Record, name: str) -> tuple[str, ...]:
     """The classes of an attribute; those of gender where none was measured."""
     for line in record.lines:
-        one = parts(line).get(name, {})
+        one = run_reader.parts(line, "attributes").get(name, {})
         for field in ("counts", "eval_counts"):
             if isinstance(one.get(field), dict) and one[field]:
                 return tuple(one[field])
@@ -114,22 +115,15 @@ def target(record: Record, name: str, prompts: Sequence[str]) -> np.ndarray | No
 def of_line(
     line: dict[str, Any], epoch: int, fresh: bool, name: str = GENDER
 ) -> Measurement | None:
-    """An attribute of an epoch's evaluation, or of the images it trained on.
+    """An attribute of an epoch's evaluation, or of the images it trained on, if any.
 
+    The line is of metrics.jsonl, or a prompt's part of it; `fresh` is the evaluation.
     Training draws its images before its updates. An evaluation on fresh seeds follows
     them, but epoch 0's is of the model before training.
-
-    Args:
-        line: of metrics.jsonl, or a prompt's part of it.
-        epoch: of the line.
-        fresh: the evaluation.
-        name: of the attribute.
-
-    Returns:
-        None without any.
     """
     prefix = "eval_" if fresh else ""
-    part, none = parts(line).get(name, {}), f"{prefix}num_none"
+    part = run_reader.parts(line, "attributes").get(name, {})
+    none = f"{prefix}num_none"
     numbers = part.get(f"{prefix}counts")
     if not isinstance(numbers, dict) and name == GENDER:
         part, none = line, "eval_none" if fresh else none
@@ -150,26 +144,15 @@ def of_run(
 ) -> list[Measurement]:
     """What a run measured of an attribute, in order, wherever a class was recognised.
 
-    Args:
-        record: the run.
-        fresh: evaluations, rather than the images of training.
-        name: of the attribute.
-        prompt: one of several; None for all together.
+    `fresh` means evaluations, rather than the images of training; a prompt is one of
+    several, None means all together.
     """
     found, num_classes = [], len(classes_of(record, name))
     for line in record.lines:
-        part = line if prompt is None else run_reader.by_prompt(line).get(prompt, {})
-        measured = of_line(part, line["epoch"], fresh, name)
-        if measured is None or not measured.num_faces:
-            continue
-        if len(measured.counts) == num_classes:
-            found.append(measured)
+        part = line
+        if prompt is not None:
+            part = run_reader.parts(line, "prompts").get(prompt, {})
+        one = of_line(part, line["epoch"], fresh, name)
+        if one is not None and one.num_faces and len(one.counts) == num_classes:
+            found.append(one)
     return found
-
-
-def parts(line: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The part of each attribute in a line; {} where there is gender only."""
-    found = line.get("attributes")
-    if not isinstance(found, dict):
-        return {}
-    return {name: part for name, part in found.items() if isinstance(part, dict)}

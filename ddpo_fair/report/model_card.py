@@ -113,7 +113,7 @@ def result(run: saved_run.SavedRun, number: int) -> dict[str, Any]:
             found |= {name: line.get(f"eval_{name}") for name in FIGURES}
         attributes = {
             name: {field: part.get(f"eval_{field}") for field in BY_ATTRIBUTE}
-            for name, part in measurements.parts(line).items()
+            for name, part in run_reader.parts(line, "attributes").items()
         }
         return found | ({"attributes": attributes} if attributes else {})
 

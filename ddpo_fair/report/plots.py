@@ -73,21 +73,13 @@ NUM_BANDS = 2  # runs that may show their bands in one chart
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """A figure of a page.
+    """A figure of a page."""
 
-    Attributes:
-        name: of its files.
-        title: above it.
-        caption: below it: what is drawn, how to read it.
-        draw: makes it, of so many inches; inside `style()`.
-        wide: whether it deserves the width of a page.
-    """
-
-    name: str
-    title: str
-    caption: str
-    draw: Callable[[tuple[float, float]], figure.Figure]
-    wide: bool = False
+    name: str  # of its files
+    title: str  # above it
+    caption: str  # below it: what is drawn, how to read it
+    draw: Callable[[tuple[float, float]], figure.Figure]  # of inches; inside `style()`
+    wide: bool = False  # whether it deserves the width of a page
 
 
 class InlineChart(NamedTuple):
@@ -109,10 +101,8 @@ def canvas(
 ) -> tuple[figure.Figure, axes.Axes]:
     """An empty figure of so many inches, and its axes; made inside `style()`.
 
-    `right` is for `label_ends`, inches.
-
-    Margins are fixed, hence charts above each other align; matplotlib's layouts, which
-    measure each label, would double the time of a report.
+    `right` is for `label_ends`, inches. Margins are fixed, so charts above each other
+    align; matplotlib's layouts, which measure each label, would double the time.
     """
     width, height = size
     sheet = figure.Figure(figsize=size)
@@ -156,12 +146,9 @@ def save(
 
 
 def inline(document: str, description: str, class_: str = "") -> str:
-    """An SVG document as an element of a page, in the page's colours and fonts.
+    """A document of `svg` as an element of a page, in the page's colours and fonts.
 
-    Args:
-        document: from `svg`.
-        description: what the figure shows, for who cannot see it; plain text.
-        class_: of the element.
+    The description is for who cannot see it, plain text; the class is the element's.
     """
     element = document[document.index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)

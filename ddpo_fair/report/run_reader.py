@@ -29,27 +29,16 @@ OF_ONE_RUN = ("seed", *description.INCIDENTAL)
 
 @dataclasses.dataclass(frozen=True, eq=False)  # a key of `measurements.of_run`
 class Record:
-    """One run's records.
-
-    Attributes:
-        folder: of the run.
-        settings: by full name, e.g. "sample.eta"; {} without a readable config.json.
-        about: the rest of config.json: version, commit, devices, ...
-        lines: of metrics.jsonl, one an epoch, in their order.
-        grids: the grid of images of an epoch.
-        evaluation: evaluation.json of the newest checkpoint; {} without one.
-        checksum: SHA-256 of metrics.jsonl, "" without it.
-        notes: what was missing or unreadable, a sentence each.
-    """
+    """One run's records."""
 
     folder: Path
-    settings: dict[str, Any]
-    about: dict[str, Any]
-    lines: tuple[dict[str, Any], ...]
-    grids: dict[int, Path]
-    evaluation: dict[str, Any]
-    checksum: str
-    notes: tuple[str, ...]
+    settings: dict[str, Any]  # by full name, "sample.eta"; {} without a config.json
+    about: dict[str, Any]  # the rest of config.json: version, commit, devices, ...
+    lines: tuple[dict[str, Any], ...]  # of metrics.jsonl, one an epoch, in their order
+    grids: dict[int, Path]  # the grid of images of an epoch
+    evaluation: dict[str, Any]  # evaluation.json of the newest checkpoint, or {}
+    checksum: str  # SHA-256 of metrics.jsonl, "" without it
+    notes: tuple[str, ...]  # what was missing or unreadable, a sentence each
 
     @property
     def name(self) -> str:
@@ -62,7 +51,9 @@ class Record:
         prompts = self.settings.get("prompts")
         if isinstance(prompts, list) and prompts:
             return [str(prompt) for prompt in prompts]
-        return list(dict.fromkeys(p for line in self.lines for p in by_prompt(line)))
+        return list(
+            dict.fromkeys(p for line in self.lines for p in parts(line, "prompts"))
+        )
 
     @property
     def target(self) -> float:
@@ -135,12 +126,12 @@ def series(record: Record, name: str) -> tuple[np.ndarray, np.ndarray]:
     return epochs, np.array([number(line, name) for line in record.lines], np.float64)
 
 
-def by_prompt(line: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The part of each prompt in a line; {} where there is one prompt only."""
-    parts = line.get("prompts")
-    if not isinstance(parts, dict):
+def parts(line: dict[str, Any], field: str) -> dict[str, dict[str, Any]]:
+    """The parts of a line by "prompts" or "attributes"; {} where it is not divided."""
+    found = line.get(field)
+    if not isinstance(found, dict):
         return {}
-    return {name: part for name, part in parts.items() if isinstance(part, dict)}
+    return {name: part for name, part in found.items() if isinstance(part, dict)}
 
 
 def groups(records: Iterable[Record]) -> list[list[Record]]:

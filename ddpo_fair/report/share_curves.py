@@ -138,23 +138,18 @@ def _draw_share(
         errors = np.maximum([q - low, high - q], 0.0)
         if alone and one:
             colour, dash, marker = plots.look(1)[0], "none", plots.look(1)[2]
-        plot.errorbar(
-            x if alone and one else x + 0.08 * (index + k),
-            q,
-            errors,
-            color=colour,
-            linestyle="none" if alone else dash,
-            marker=marker,
-            markersize=5,
-            elinewidth=1.2,
-            capsize=2.5,
-            label="fresh images" if alone else label,
-        )
+        x = x if alone and one else x + 0.08 * (index + k)
+        line = {"color": colour, "linestyle": "none" if alone else dash}
+        line["label"] = "fresh images" if alone else label
+        bars = {"marker": marker, "markersize": 5, "elinewidth": 1.2, "capsize": 2.5}
+        plot.errorbar(x, q, errors, **line, **bars)
 
 
 def distances(runs: Sequence[Record]) -> plots.Chart | None:
     """The mean bias over prompts in time, or distance; None without several prompts."""
-    several = [run for run in runs if any(map(run_reader.by_prompt, run.lines))]
+    several = [
+        run for run in runs if any(run_reader.parts(x, "prompts") for x in run.lines)
+    ]
     if not several:
         return None
     alone = all(map(measurements.of_gender_alone, runs))
@@ -172,14 +167,10 @@ def distances(runs: Sequence[Record]) -> plots.Chart | None:
                 table = plots.thinned(changes.over_time(run, fresh, name))
                 if not len(table):
                     continue
-                plot.plot(
-                    *table[:, :2].T,
-                    color=colour,
-                    linestyle=dash,
-                    marker=marker if fresh else None,
-                    alpha=opacity,
-                    label=_label(run, name, fresh, len(several), len(found)),
-                )
+                line = {"color": colour, "linestyle": dash, "alpha": opacity}
+                line["label"] = _label(run, name, fresh, len(several), len(found))
+                line["marker"] = marker if fresh else None
+                plot.plot(*table[:, :2].T, **line)
                 if fresh and index == 0 and np.isfinite(table[:, 2]).all():
                     plot.plot(*table[:, ::2].T, **plots.DASHED)
         plot.set(ylim=(0, 1.02), ylabel="points")

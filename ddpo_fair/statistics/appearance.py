@@ -45,11 +45,6 @@ def to_lab(pixels: np.ndarray) -> np.ndarray:
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
 
 
-def mean_colour(image: np.ndarray) -> np.ndarray:
-    """The mean CIE L*a*b* [3] of an image uint8 [H, W, 3]."""
-    return to_lab(image.reshape(-1, 3)).mean(axis=0)
-
-
 def tones(angles: np.ndarray) -> np.ndarray:
     """Index into `typology.TONES` of each angle, or UNKNOWN, int [N]."""
     classes = np.sum(angles[:, None] <= np.array(typology.ANGLES), axis=1)

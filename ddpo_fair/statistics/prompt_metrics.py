@@ -24,26 +24,16 @@ Figures = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """What was said of N images; the audit's arrays are NaN where nothing was said.
+    """What was said of N images; the audit's arrays are NaN where nothing was said."""
 
-    Attributes:
-        prompts: int [N], index of each image's prompt.
-        labels: int [N], FEMALE, MALE or NONE, by the run's classifier.
-        p_female: float [N], by the run's classifier.
-        margins: float [N], its confidence margins, see `accuracy`.
-        audit: float [N], the audit classifier's probability of female.
-        angles: float [N], typology angles, see `appearance`.
-        ages: float [N], years.
-        others: int [N], labels by each further attribute of the run.
-    """
-
-    prompts: np.ndarray
-    labels: np.ndarray
-    p_female: np.ndarray
-    margins: np.ndarray
-    audit: np.ndarray
-    angles: np.ndarray
-    ages: np.ndarray
+    prompts: np.ndarray  # int [N], index of each image's prompt
+    labels: np.ndarray  # int [N], FEMALE, MALE or NONE, by the run's classifier
+    p_female: np.ndarray  # float [N], by the run's classifier
+    margins: np.ndarray  # float [N], its confidence margins, see `accuracy`
+    audit: np.ndarray  # float [N], the audit classifier's probability of female
+    angles: np.ndarray  # float [N], typology angles, see `appearance`
+    ages: np.ndarray  # float [N], years
+    # int [N], labels by each further attribute of the run
     others: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def of(self, prompt: int) -> "Answers":
@@ -60,17 +50,14 @@ class Reference:
 
     The confusion matrices are int [2, 2], `confusion[true, said]` of recognised images,
     or None where they were not measured.
-
-    Attributes:
-        target: share of female, but for the prompts that `targets` has.
-        targets: by attribute and prompt, the shares of each class.
-        others: the classes and the target of each further attribute.
     """
 
-    target: float = 0.5
+    target: float = 0.5  # share of female, but for the prompts that `targets` has
     confusion: np.ndarray | None = None
     audit_confusion: np.ndarray | None = None
+    # By attribute and prompt, the shares of each class.
     targets: Targets = dataclasses.field(default_factory=dict)
+    # The classes and the target of each further attribute.
     others: Mapping[str, tuple[Sequence[str], Sequence[float]]] = dataclasses.field(
         default_factory=dict
     )
