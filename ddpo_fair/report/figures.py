@@ -17,9 +17,7 @@ def confusion_matrix(
 ) -> plots.Chart:
     """Paper's figure 3: what the classifier made of images whose class is known.
 
-    Args:
-        matrix: int [K, K], of `accuracy.confusion`.
-        classes: names, str [K].
+    The matrix is of `accuracy.confusion`.
     """
     matrix = np.asarray(matrix)
     share = np.trace(matrix) / max(matrix.sum(), 1)
@@ -39,10 +37,9 @@ def confusion_matrix(
 
 
 def accuracy_sheet(found: dict[str, Any]) -> figure.Figure:
-    """Confusion matrices with and without none, and calibration; inside `style()`.
+    """Confusion matrices with and without none, and calibration, of `accuracy.measure`.
 
-    Args:
-        found: of `accuracy.measure`.
+    To be made inside `style()`.
     """
     matrix = np.asarray(found["confusion"])
     page = figure.Figure(figsize=ACCURACY_SIZE)

@@ -160,5 +160,6 @@ TEMPLATES.globals |= {
     "evaluation_tables": evaluation_tables,
     "formatting": formatting,
     "image_source": image_source,
+    "plots": plots,
     "tables": tables,
 }
