@@ -1,0 +1,461 @@
+"""Our networks against PyTorch's: small ones, and those of the published sizes."""
+
+import tracemalloc
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import official_configs
+import parity
+import pytest
+from flax import traverse_util
+
+from ddpo_fair import errors
+from ddpo_fair.models import clip, unet, vae, vit, weights
+
+# Two levels, attention on one, as Stable Diffusion 1.x: convolutional projections.
+UNET_1 = {
+    "sample_size": 16,
+    "block_out_channels": (32, 64),
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "cross_attention_dim": 24,
+    "attention_head_dim": 4,
+}
+# As 2.x: linear projections, heads per level; and two layers, plain level first.
+UNET_2 = UNET_1 | {
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "layers_per_block": 2,
+    "attention_head_dim": (2, 4),
+    "use_linear_projection": True,
+    "upcast_attention": True,
+    "freq_shift": 1,
+    "flip_sin_to_cos": False,
+}
+# One level, where their number does not matter.
+ONE_LEVEL = UNET_1 | {
+    "sample_size": 8,
+    "block_out_channels": (32,),
+    "down_block_types": ("CrossAttnDownBlock2D",),
+    "up_block_types": ("CrossAttnUpBlock2D",),
+}
+VAE = {
+    "block_out_channels": (32, 64),
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "sample_size": 16,
+}
+# As the embedded model: more latent channels, no attention; and three levels.
+VAE_PLAIN = VAE | {
+    "block_out_channels": (32, 32, 64),
+    "down_block_types": ("DownEncoderBlock2D",) * 3,
+    "up_block_types": ("UpDecoderBlock2D",) * 3,
+    "latent_channels": 8,
+    "mid_block_add_attention": False,
+}
+VIT = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "image_size": 16,
+    "patch_size": 8,
+    "id2label": {0: "female", 1: "male", 2: "unsure"},
+    "label2id": {"female": 0, "male": 1, "unsure": 2},
+}
+TEXT = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 9,
+    "bos_token_id": 48,
+    "eos_token_id": 49,
+    "pad_token_id": 49,
+}
+TOKENS = np.array(
+    [[48, 3, 7, 1, 49, 49, 49, 49, 49], [48, 9, 9, 12, 30, 31, 2, 5, 49]], np.int32
+)
+MODULES = {
+    "unet": (unet, unet.UNet),
+    "vae": (vae, vae.AutoencoderKL),
+    "text": (clip, clip.TextEncoder),
+    "vit": (vit, vit.ImageClassifier),
+}
+
+
+def inputs_of(kind, config):
+    """Random inputs of a network: two of a small one, one of a published one."""
+    random = np.random.default_rng(0)
+    size = config.get("sample_size", config.get("image_size"))
+    count = 1 if size in (64, 224, 512) or config.get("vocab_size", 0) > 50 else 2
+
+    def normal(*shape):
+        return random.standard_normal((count, *shape), dtype=np.float32)
+
+    if kind == "unet":
+        times = np.array([3, 981][-count:], np.int32)
+        return normal(size, size, 4), times, normal(7, config["cross_attention_dim"])
+    if kind == "text":
+        if count == 2:
+            return (TOKENS,)
+        return (random.integers(0, config["vocab_size"], (1, 77), np.int32),)
+    size = min(size, 224)
+    return (
+        normal(size, size, 3).clip(-1, 1) if kind == "vae" else normal(size, size, 3),
+    )
+
+
+def make(kind, config):
+    """Our network of a kind, and the shapes of its parameters."""
+    module, network_class = MODULES[kind]
+    network = network_class(module.Config.from_dict(config))
+    inputs = inputs_of(kind, config)
+    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs]
+    return network, weights.init_template(network, *shapes)
+
+
+def torch_class(kind):
+    if kind in ("unet", "vae"):
+        diffusers = pytest.importorskip("diffusers")
+        both = (diffusers.UNet2DConditionModel, diffusers.AutoencoderKL)
+        return both[kind == "vae"]
+    transformers = pytest.importorskip("transformers")
+    both = transformers.ViTForImageClassification, transformers.CLIPTextModel
+    return both[kind == "text"]
+
+
+def make_torch(kind, config):
+    """The reference's network of a kind."""
+    network_class = torch_class(kind)
+    if kind in ("unet", "vae"):
+        return network_class.from_config(config)
+    return network_class(network_class.config_class(**config))
+
+
+def save_torch(torch, folder, kind, config):
+    """Such a network with random weights, in a folder."""
+    network = parity.randomise(torch, make_torch(kind, config))
+    network.save_pretrained(folder)
+    return network
+
+
+def load(kind, folder):
+    network, template = make(kind, weights.read_config(folder))
+    return network, weights.load(folder, template)
+
+
+def run_torch(torch, reference, kind, inputs):
+    """The reference's output, channels last; with its gradient where it is wanted."""
+    if kind == "text":
+        return reference(torch.from_numpy(inputs[0]).long()).last_hidden_state
+    images = parity.to_torch(torch, inputs[0])
+    if kind == "vit":
+        return reference(images).logits
+    others = [torch.from_numpy(x) for x in inputs[1:]]
+    return reference(images, *others).sample.permute(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        ("unet", UNET_2),
+        ("vae", VAE_PLAIN),
+        ("vit", VIT),
+        ("vit", VIT | {"qkv_bias": False, "layer_norm_eps": 1e-3}),
+        ("text", TEXT),
+        ("text", TEXT | {"hidden_act": "gelu"}),
+    ],
+    ids=["unet 2.x", "vae", "vit", "vit without bias", "text", "text, gelu"],
+)
+def test_output_equals_torch_and_torch_opens_what_we_save(
+    torch, tmp_path, kind, config
+):
+    reference = save_torch(torch, tmp_path, kind, config)
+    network, params = load(kind, tmp_path)
+    inputs = inputs_of(kind, config)
+    with torch.no_grad():
+        expected = run_torch(torch, reference, kind, inputs).numpy()
+    output = jax.jit(network.apply)({"params": params}, *inputs)
+    assert output.dtype == jnp.float32
+    # float32 sums in another order
+    assert parity.relative_error(output, expected) < 1e-4
+    (file,) = tmp_path.glob("*.safetensors")
+    reopened = parity.reopen(torch_class(kind), tmp_path, params, file.name)
+    with torch.no_grad():
+        again = run_torch(torch, reopened, kind, inputs).numpy()
+    np.testing.assert_array_equal(again, expected)
+
+
+def test_output_and_gradient_equal_torch(torch, tmp_path):
+    safetensors_torch = pytest.importorskip("safetensors.torch")
+    reference = save_torch(torch, tmp_path, "unet", UNET_1)
+    network, params = load("unet", tmp_path)
+    inputs = inputs_of("unet", UNET_1)
+    cotangent = np.random.default_rng(1).standard_normal(inputs[0].shape, np.float32)
+
+    expected = run_torch(torch, reference, "unet", inputs)
+    (expected * torch.from_numpy(cotangent)).sum().backward()
+    gradient = {k: p.grad.contiguous() for k, p in reference.named_parameters()}
+    (tmp_path / "gradient").mkdir()
+    safetensors_torch.save_file(gradient, tmp_path / "gradient" / "model.safetensors")
+    wanted = parity.flatten(weights.load(tmp_path / "gradient", params))
+
+    @jax.jit
+    def value_and_gradient(params):
+        output, pullback = jax.vjp(
+            lambda p: network.apply({"params": p}, *inputs), params
+        )
+        return output, pullback(jnp.asarray(cotangent))[0]
+
+    output, gradient = value_and_gradient(params)
+    # float32 sums in another order through some 30 layers
+    assert parity.relative_error(output, expected.detach().numpy()) < 1e-4
+    found = parity.flatten(gradient)
+    assert found.keys() == wanted.keys()
+    assert max(parity.relative_error(found[k], wanted[k]) for k in found) < 1e-3
+
+
+@pytest.fixture(scope="module")
+def one_level():
+    """A network, its parameters and inputs."""
+    network, template = make("unet", ONE_LEVEL)
+    return network, parity.draw(template), inputs_of("unet", ONE_LEVEL)
+
+
+@pytest.mark.long
+def test_recomputing_changes_no_gradient(one_level):
+    network, params, inputs = one_level
+    gradients = []
+    for remat in (False, True, "dots_saveable"):
+        of = unet.UNet(network.config, remat=remat)
+
+        def loss(params, of=of):
+            return jnp.square(of.apply({"params": params}, *inputs)).mean()
+
+        gradients.append(parity.flatten(jax.jit(jax.grad(loss))(params)))
+    expected, *recomputed = gradients
+    for found in recomputed:
+        assert found.keys() == expected.keys()
+        # XLA fuses the recomputed blocks differently
+        worst = max(parity.relative_error(found[k], expected[k]) for k in found)
+        assert worst < 1e-4
+
+
+def test_bfloat16_keeps_float32_and_a_scalar_timestep_means_all(one_level):
+    network, params, (latents, _, text_states) = one_level
+    inputs = (latents, jnp.full((2,), 7), text_states)
+    half = unet.UNet(network.config, jnp.bfloat16)
+    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs]
+    template = weights.init_template(half, *shapes)
+    assert {x.dtype for x in jax.tree.leaves(template)} == {jnp.dtype(jnp.float32)}
+    expected, output = (
+        jax.jit(of.apply)({"params": params}, *inputs) for of in (network, half)
+    )
+    assert output.dtype == jnp.float32
+    # bfloat16 keeps 8 bits: 0.4 % a rounding, some 10 layers
+    assert 0 < parity.relative_error(output, expected) < 0.05
+    one = jax.jit(network.apply)({"params": params}, latents, jnp.int32(7), text_states)
+    np.testing.assert_allclose(one, expected, rtol=1e-5, atol=1e-6)  # fused differently
+
+
+def test_encoder_and_decoder_equal_torch(torch, tmp_path):
+    reference = save_torch(torch, tmp_path, "vae", VAE)
+    network, params = load("vae", tmp_path)
+    (images,) = inputs_of("vae", VAE)
+    with torch.no_grad():
+        posterior = reference.encode(parity.to_torch(torch, images)).latent_dist
+        decoded = reference.decode(posterior.mean).sample
+
+    @jax.jit
+    def encode_and_decode(params, images):
+        mean, log_var = network.apply({"params": params}, images, method="encode")
+        decoded = network.apply({"params": params}, mean, method="decode")
+        return mean, log_var, decoded
+
+    found = encode_and_decode(params, images)
+    expected = (posterior.mean, posterior.logvar, decoded)
+    for ours, theirs in zip(found, expected, strict=True):
+        # float32 sums in another order
+        assert parity.relative_error(ours, parity.to_numpy(theirs)) < 1e-4
+    # The last four of eight channels are the log-variances, clipped as in torch.
+    params["quant_conv"]["bias"] = np.array([0] * 4 + [99, -99, 0, 0], np.float32)
+    _, log_var, _ = encode_and_decode(params, images)
+    assert (log_var[..., 0] == 20).all() and (log_var[..., 1] == -30).all()
+
+
+OLD_VAE = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+
+def old_vae_names(torch, tensors):
+    """The attention's names of older files: two networks, four layers, two each."""
+    found = {}
+    for name, tensor in tensors.items():
+        for new, old in OLD_VAE.items():
+            name = name.replace(f".{new}.", f".{old}.")
+        found[name] = tensor
+    assert len(found.keys() - tensors.keys()) == 16
+    return found
+
+
+def hub_text_names(torch, tensors):
+    """transformers 5 saves without text_model. and position_ids."""
+    prefix = (
+        "" if any(name.startswith("text_model.") for name in tensors) else "text_model."
+    )
+    named = {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+    return named | {"text_model.embeddings.position_ids": torch.arange(9)[None]}
+
+
+def with_pooler(torch, tensors):
+    shapes = {"weight": (32, 32), "bias": (32,)}
+    return tensors | {
+        f"vit.pooler.dense.{name}": torch.zeros(shape) for name, shape in shapes.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "rename"),
+    [
+        ("vae", VAE, old_vae_names),
+        ("text", TEXT, hub_text_names),
+        ("vit", VIT, with_pooler),
+    ],
+)
+def test_files_of_other_versions_are_read(torch, tmp_path, kind, config, rename):
+    safetensors_torch = pytest.importorskip("safetensors.torch")
+    save_torch(torch, tmp_path, kind, config)
+    _, expected = load(kind, tmp_path)
+    (file,) = tmp_path.glob("*.safetensors")
+    tensors = rename(torch, safetensors_torch.load_file(file))
+    safetensors_torch.save_file(tensors, file)
+    _, found = load(kind, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "change", "named"),
+    [
+        ("unet", UNET_1, {"class_embed_type": "timestep"}, "class_embed_type='timest"),
+        ("unet", UNET_1, {"act_fn": "gelu"}, "act_fn='gelu'"),
+        ("unet", UNET_1, {"addition_embed_type": "text_time"}, "type='text_time'"),
+        ("unet", UNET_1, {"mid_block_type": "UNetMidBlock2D"}, "='UNetMidBlock2D'"),
+        ("unet", UNET_1, {"a_new_option": 3}, "a_new_option=3"),
+        ("unet", UNET_1, {"down_block_types": ["AttnDownBlock2D"] * 2}, "AttnDownB"),
+        ("unet", UNET_1, {"transformer_layers_per_block": [1, 2]}, "transformer_lay"),
+        ("unet", UNET_1, {"attention_head_dim": 5}, "attention_head_dim=5"),
+        ("unet", UNET_1, {"norm_num_groups": 5}, "norm_num_groups=5"),
+        ("unet", UNET_1, {"block_out_channels": [32, 64, 64]}, "down_block_types"),
+        ("vae", VAE, {"shift_factor": 0.1}, "shift_factor=0.1"),
+        ("vae", VAE, {"use_quant_conv": False}, "use_quant_conv=False"),
+        ("vae", VAE, {"latents_mean": [0.0] * 4}, "latents_mean="),
+        ("vae", VAE, {"down_block_types": ["AttnDownEncoderBlock2D"] * 2}, "AttnDown"),
+        ("vae", VAE, {"norm_num_groups": 5}, "norm_num_groups=5"),
+        ("vae", VAE, {"scaling_factor": 1e-38}, "scaling_factor=1e-38 must be a num"),
+        ("vit", VIT, {"model_type": "deit"}, "'deit' must be .* choose a classifier"),
+        ("vit", VIT, {"architecture": "vit_base_patch16_224"}, "ecture=.*not timm"),
+        ("vit", VIT, {"hidden_act": "relu"}, "hidden_act='relu'"),
+        ("vit", VIT, {"image_size": 20}, "image_size=20"),
+        ("vit", VIT, {"image_size": [16, 16]}, "image_size="),
+        ("vit", VIT, {"num_attention_heads": 5}, "num_attention_heads=5"),
+        ("vit", VIT, {"id2label": {1: "a", 2: "b"}}, "id2label="),
+        ("text", TEXT, {"model_type": "t5"}, "type='t5'.*use a Stable Diffusion"),
+        ("text", TEXT, {"hidden_act": "relu"}, "hidden_act='relu'"),
+        ("text", TEXT, {"num_attention_heads": 5}, "num_attention_heads=5"),
+    ],
+    ids=lambda value: "" if value in (UNET_1, VAE, VIT, TEXT) else str(value)[:40],
+)
+def test_unsupported_option_is_refused_by_name(kind, config, change, named):
+    with pytest.raises(errors.UserError, match=named):
+        MODULES[kind][0].Config.from_dict(config | change)
+
+
+def test_options_that_change_nothing_are_read():
+    nothing = {"upcast_attention": None, "use_linear_projection": None, "decay": 0.9999}
+    nothing |= {"optimization_step": 500, "class_embed_type": None, "_unknown": 1}
+    nothing |= {"a_new_option": None, "_class_name": "X"}
+    assert unet.Config.from_dict(UNET_1 | nothing) == unet.Config.from_dict(UNET_1)
+    whole = {"model_type": "clip", "vision_config": {}, "text_config": TEXT}
+    assert clip.Config.from_dict(whole) == clip.Config.from_dict(TEXT)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "shapes", "named"),
+    [
+        ("unet", UNET_1, ((1, 15, 16, 4), (2,), (2, 7, 24)), "15 x 16 pixels"),
+        ("vit", VIT, ((1, 32, 32, 3),), r"\(32, 32, 3\)"),
+        ("text", TEXT, (jax.ShapeDtypeStruct((1, 10), jnp.int32),), "10 tokens"),
+    ],
+    ids=["unet", "vit", "text"],
+)
+def test_inputs_of_another_size_are_refused(kind, config, shapes, named):
+    module, network_class = MODULES[kind]
+    network = network_class(module.Config.from_dict(config))
+    with pytest.raises(errors.UserError, match=named):
+        weights.init_template(network, *shapes)
+
+
+# Number of parameters as published, or counted by torch.
+@pytest.mark.parametrize(
+    ("kind", "name", "count"),
+    [
+        ("unet", "UNET_1_5", 859_520_964),
+        ("unet", "UNET_2_1", 865_910_724),
+        ("vae", "VAE_1_5", 83_653_863),
+        ("text", "TEXT_1_5", 123_060_480),
+        ("text", "TEXT_2_1", 340_387_840),
+    ],
+)
+def test_tree_has_torch_names_and_shapes(torch, kind, name, count):
+    config = getattr(official_configs, name)
+    _, template = make(kind, config | {"sample_size": 64})
+    found = {  # under torch's names, in torch's order of axes
+        weights._tensor_name(path): weights._torch_shape(path, leaf.shape)
+        for path, leaf in traverse_util.flatten_dict(template).items()
+    }
+    with torch.device("meta"):
+        reference = make_torch(kind, config)
+    # transformers 5 left out the prefix that published files have
+    prefix = "text_model." if kind == "text" else ""
+    expected = {prefix + k: tuple(p.shape) for k, p in reference.named_parameters()}
+    assert found == expected
+    assert sum(map(np.prod, found.values())) == count
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("unet", "UNET_1_5"),
+        ("vae", "VAE_1_5"),
+        ("text", "TEXT_1_5"),
+        ("vit", "VIT_BASE"),
+    ],
+)
+def test_full_size_loads_lean_and_equals_torch(torch, tmp_path, kind, name):
+    config = getattr(official_configs, name)
+    inputs = inputs_of(kind, config)
+    reference = parity.randomise_norms(torch, make_torch(kind, config))
+    with torch.no_grad():
+        expected = run_torch(torch, reference, kind, inputs).numpy()
+    reference.save_pretrained(tmp_path)
+    del reference  # 3.4 GB for the UNet
+
+    network, template = make(kind, weights.read_config(tmp_path))
+    tracemalloc.start()  # NumPy tells it of its arrays
+    params = weights.load(tmp_path, template)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    output = jax.jit(network.apply)({"params": params}, *inputs)
+    # float32 sums in another order, over up to 11,520 terms and some 100 layers
+    error = parity.relative_error(output, expected)
+    print(f"{name}: relative error {error:.1e}, peak of loading {peak / size:.3f}")
+    assert error < 1e-4
+    assert peak < 1.3 * size
