@@ -1,0 +1,87 @@
+"""Whole runs with other settings than those of the tiny run."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny_model
+
+from ddpo_fair import config as configuration
+from ddpo_fair import train
+from ddpo_fair.loggers import run_log
+from ddpo_fair.training import run_folder
+
+pytestmark = pytest.mark.long
+
+
+def settings(tiny, root):
+    changes = {
+        "eval.every_epochs": 2,
+        "advantage.name": "per_prompt",
+        "advantage.min_count": 2,
+        "sample.explicit_share": 0.25,
+    }
+    return tiny_model.config(*tiny, root, **changes)
+
+
+def test_other_settings_train_too(tiny, tmp_path):
+    config = settings(tiny, tmp_path)
+    config.epochs = 2
+    config.prompts = tiny_model.PROMPTS
+    config.reward.name, config.advantage.name = "shift", "batch"
+    config.train.objective = "truly_ppo"
+    config.train.lora.rank = 0
+    config.train.updates_per_epoch, config.train.inner_epochs = 1, 2
+    config.train.skip_last_steps, config.train.timestep_fraction = 1, 0.7
+    config.train.microbatch = 4
+    config.train.remat = "full"
+    train.check(config, [])
+    train.train(config)
+    lines = run_log.read(run_folder.path_of(config))
+    for line in lines:
+        assert list(line["prompts"]) == list(tiny_model.PROMPTS)
+        parts = line["prompts"].values()
+        for name in ("num_female", "num_male", "num_none"):
+            assert sum(part[name] for part in parts) == line[name]
+        assert 0 <= line["reward_mean"] <= 1 and line["ratio_deviation"] <= 1e-5
+        assert {"eval_q", "q"} <= set(line["prompts"][tiny_model.PROMPTS[1]])
+
+
+def test_two_attributes_train_jointly(tiny, tmp_path):
+    """Of one classifier, whose labels mean classes of both; with targets by prompt."""
+    config = settings(tiny, tmp_path)
+    config.attributes = configuration.defaults(("gender", "style")).attributes
+    style = config.attributes.style
+    style.classifier = config.attributes.gender.classifier = tiny_model.save_classifier(
+        tmp_path / "both"
+    ).as_posix()
+    style.classes, style.target = ("man", "woman"), (0.3, 0.7)
+    for one in config.attributes.values():
+        one.confidence_threshold = 0.5
+    config.sample.explicit_share, config.sample.batches = 0.0, 4
+    config.epochs, config.reward.combine = 2, "joint"
+    table = tmp_path / "targets.json"
+    shares = {"man": 0.9, "woman": 0.1}
+    table.write_text(json.dumps({config.prompts[0]: {"style": shares}}))
+    config.targets = str(table)
+    train.check(config, [])
+    train.train(config)
+    for line in run_log.read(run_folder.path_of(config)):
+        found = line["attributes"]
+        assert list(found) == ["gender", "style", "gender x style"]
+        for one in found.values():
+            assert sum(one["counts"].values()) + one["num_none"] == line["images"]
+        # Their classes are each other's in another order.
+        counts = found["style"]["counts"]
+        assert (counts["woman"], counts["man"]) == (
+            line["num_female"],
+            line["num_male"],
+        )
+        cells = found["gender x style"]["counts"]
+        assert cells["female man"] == cells["male woman"] == 0
+        wanted = np.outer((0.5, 0.5), (0.9, 0.1)).ravel()
+        shares = np.array(list(found["gender x style"]["shares"].values()))
+        distance = np.abs(shares - wanted).sum() / 2
+        assert found["gender x style"]["distance"] == pytest.approx(distance)
+        assert line["ratio_deviation"] <= 1e-5
+    assert "eval_distance" in found["gender x style"]
