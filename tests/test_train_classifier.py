@@ -118,15 +118,15 @@ def test_an_attribute_that_is_not_embedded_is_refused(attribute, message, capsys
     assert message in capsys.readouterr().err
 
 
-def test_one_class_alone_is_refused(images, tmp_path, capsys):
+def test_one_class_alone_is_refused(tiny, tmp_path, capsys):
     lonely = made_images.folder(tmp_path / "data", {"train": (2, 0), "test": (1, 1)})
-    flags = [f"--data={lonely}", f"--output={tmp_path / 'vit'}", "--image_size=16"]
+    flags = [f"--data={lonely}", f"--output={tmp_path / 'vit'}", f"--start={tiny[1]}"]
     assert train_classifier.main(flags) == 2
     assert "has 2 images, but none that is male" in capsys.readouterr().err
     assert not (tmp_path / "vit").exists()
 
 
-def test_head_is_kept_where_it_tells_the_same(tiny):
+def test_start_is_kept_or_made_from_scratch(tiny, tmp_path):
     start = tiny[1]
     kept = classifier_training.begin(start, ("female", "male"), 0)
     before = classifier.load(start).params["classifier"]["kernel"]
@@ -139,9 +139,6 @@ def test_head_is_kept_where_it_tells_the_same(tiny):
     assert other.classifier.params["classifier"]["kernel"].shape == (16, 3)
     assert other.config["id2label"] == {"0": "female", "1": "male", "2": "none"}
     assert other.columns.tolist() == [0, 1, 2]
-
-
-def test_from_scratch_is_a_folder_that_can_be_read(tmp_path):
     folder = sources.classifier_folder("embedded")
     start = classifier_training.begin(folder, ("men", "women"), 3, image_size=16)
     classifier_training.save(tmp_path, start, start.classifier.params)

@@ -1,9 +1,7 @@
 import json
 import os
 import struct
-import subprocess
-import sys
-import textwrap
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -178,10 +176,17 @@ def test_message_names_each_tensor_that_does_not_fit(tmp_path, params):
     assert f"token.weight of {path} is of type I8" in message
 
 
-def test_long_list_of_misfits_is_cut(tmp_path):
+def test_too_many_tensors_or_axes_are_a_short_message(tmp_path):
     write(tmp_path / FILE, {f"x{i}": np.zeros(1, np.float32) for i in range(20)})
     with pytest.raises(errors.UserError, match="and 18 more"):  # 20 + 6 - 8
         weights.load(tmp_path, TEMPLATE)
+    shape = [1] * 100
+    header = {"x": {"dtype": "F32", "shape": shape, "data_offsets": [0, 4]}}
+    text = json.dumps(header).encode()
+    (tmp_path / FILE).write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
+    template = {"x": jax.ShapeDtypeStruct(shape, jnp.float32)}
+    with pytest.raises(errors.UserError, match=r"x of .* cannot be read"):
+        weights.load(tmp_path, template)
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "flax_model.msgpack"])
@@ -240,16 +245,6 @@ def test_a_mark_of_byte_order_is_no_matter(tmp_path, encoding):
     assert weights.read_config(tmp_path) == CONFIG
 
 
-def test_more_axes_than_numpy_has_are_a_user_error(tmp_path):
-    shape = [1] * 100
-    header = {"x": {"dtype": "F32", "shape": shape, "data_offsets": [0, 4]}}
-    text = json.dumps(header).encode()
-    (tmp_path / FILE).write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
-    template = {"x": jax.ShapeDtypeStruct(shape, jnp.float32)}
-    with pytest.raises(errors.UserError, match=r"x of .* cannot be read"):
-        weights.load(tmp_path, template)
-
-
 def test_unreadable_config_is_a_user_error(tmp_path):
     path = tmp_path / "config.json"
     with pytest.raises(errors.UserError, match="does not exist"):
@@ -276,33 +271,12 @@ def test_failed_save_leaves_the_old_files(tmp_path, params):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", FILE]
 
 
-@pytest.mark.long
 def test_loading_holds_one_tensor_more_than_the_weights(tmp_path):
-    """Anonymous memory of a fresh process: 64 tensors of 4 MiB, read as float32."""
-    shape = (1024, 1024)
+    shape = (128, 128)
     write(tmp_path / FILE, {f"x{i}.weight": np.ones(shape, "f4") for i in range(64)})
-    program = f"""
-        import numpy as np
-        from ddpo_fair.models import weights
-        def peak():
-            status = open("/proc/self/status").read()
-            return int(status.split("RssAnon:")[1].split()[0])
-        class Leaf:
-            shape = {shape}
-        template = {{f"x{{i}}": {{"kernel": Leaf}} for i in range(64)}}
-        seen = []
-        convert = weights.from_torch
-        weights.from_torch = lambda *args: (convert(*args), seen.append(peak()))[0]
-        before = peak()
-        params = weights.load({str(tmp_path)!r}, template)
-        print((max(seen) - before) / (64 * 4096))
-    """
-    if not sys.platform.startswith("linux"):
-        pytest.skip("/proc is Linux's")
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert float(result.stdout) < 1.3
+    leaf = {"kernel": jax.ShapeDtypeStruct(shape, jnp.float32)}
+    tracemalloc.start()  # NumPy tells it of its arrays
+    weights.load(tmp_path, {f"x{i}": leaf for i in range(64)})
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.3 * 64 * 4 * 128**2
