@@ -44,7 +44,11 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with whole runs come first: at the end one process would wait for them."""
-    whole = {item.path for item in items if item.get_closest_marker("long")}
+    whole = {
+        item.path
+        for item in items
+        if item.get_closest_marker("long") or "tiny" in item.fixturenames
+    }
     items.sort(key=lambda item: item.path not in whole)
 
 
@@ -74,3 +78,12 @@ def tiny(tmp_path_factory):
         tiny_model.save_model(root / "model"),
         tiny_model.save_classifier(root / "classifier"),
     )
+
+
+@pytest.fixture(scope="module")
+def sound(tiny):
+    """The folder with both, after importing what loading them imports."""
+    from ddpo_fair.diffusion import stable_diffusion
+
+    stable_diffusion.load(tiny[0])
+    return tiny[0].parent

@@ -19,7 +19,6 @@ from ddpo_fair import command_line, config_rules, process, train
 from ddpo_fair import config as configuration
 from ddpo_fair.errors import HostLost, UserError
 
-LARGE = f"--config={ROOT / 'configs' / 'mech_eng.py'}:sd15"
 LONG = 10_000
 
 
@@ -72,19 +71,9 @@ def test_command_lines(capsys, arguments, part):
         ("sample.eta=0", "sample.eta=0.0 must be at least 0.01"),
         ("sample.eta=nan", "sample.eta='nan' must be a number, like 1.0"),
         ("sample.eta=1e999", "sample.eta=inf must be at least 0.01"),
-        ("sample.eta=1e-30", "sample.eta=1e-30 must be at least 0.01 and at most 1;"),
         ("train.learning_rate=1e-320", "=1e-320 must be at least 1e-08 and at most 1;"),
         ("train.learning_rate=10", "must be at least 1e-08 and at most 1; 0.0003 is"),
-        ("train.kl_penalty=1e308", "must be at least 0 and at most 10000"),
-        ("train.clip_range=1e-30", "must be at least 1e-06"),
-        ("train.trust_region=1e308", "must be at least 1e-06 and at most 1000"),
-        ("train.lora.scale=1e-320", "must be at least 0.0001"),
-        ("train.adam_epsilon=1e-320", "must be at least 1e-15"),
-        ("train.max_grad_norm=1e-320", "must be at least 1e-06"),
         ("train.max_kl=1e308", "must be at least 0 and at most 1000000"),
-        ("train.ratio_tolerance=1e308", "must be at least 1e-06 and at most 1000"),
-        ("advantage.scale=1e-320", "must be at least 0.0001 and at most 10000"),
-        ("advantage.clip=1e308", "must be at least 0.001 and at most 10000"),
         ("distributed.cpu_devices=65", "at least 1 and at most 64; a core each is"),
         ("distributed.coordinator_address=a:0", "must be host:port of process 0"),
         ("distributed.coordinator_address=a:65536", "with a port of at most 65535"),
@@ -132,17 +121,13 @@ def test_command_lines(capsys, arguments, part):
         ("run.dir=s3:/bucket", "it is an address"),
         ("run.dir=$HOME/runs", "no shell has put in the value of $HOME"),
         ("log.wandb=a/b/c", "log.wandb='a/b/c' must be a project, or team/project"),
-        ("log.wandb=what?", "must be a project"),
         (f"log.wandb={129 * 'x'}", "must be a project"),
-        ("distributed.coordinator_address=here", "must be host:port of process 0"),
         ("distributed.timeout_seconds=1", "at least 5"),
         ("prompts=", "prompts[0]='' is empty; say what to draw"),
         ("prompts=()", "prompts=() must hold at least one text"),
         ("prompts=\u200b \u00ad", "is empty"),
         ("prompts=('a'", "must be texts"),
         ("prompts='a' of 'b'", 'must be texts, e.g. \'("one", "two")\''),
-        ("prompts=('a' 'b')", "must be texts"),
-        ("prompts={'a', 'b'}", "must be texts"),
         ("train.lora.target_modules=to_q,to_v", "e.g. ('to_q', 'to_v')"),
         ("attributes.gender.target='0.5, 0.5'", "must be numbers, e.g. '(0.5, 0.5)'"),
         ("prompts=(best quality) nurse", "where one begins with a bracket"),
@@ -183,18 +168,6 @@ def test_overrides(capsys, override, part):
 def test_overrides_that_do_not_fit_together(capsys, overrides, part):
     flags = [f"--config.{override}" for override in overrides.split()]
     assert part in refused(train.main, [CONFIG, *flags], capsys)
-
-
-ODD_PROMPTS = ["医生的脸", "وجه مهندس", "👩‍⚕️", "../../etc/passwd", "\u202egnp", "$(ls)"]
-
-
-@pytest.mark.parametrize("prompt", ODD_PROMPTS)
-def test_odd_prompts_are_only_prompts(prompt, monkeypatch, capsys):
-    seen = []
-    monkeypatch.setattr(train, "train", lambda config, *_, **__: seen.append(config))
-    assert train.main([LARGE, f"--config.prompts={prompt}"]) == 0
-    assert seen[0].prompts == (prompt,)
-    capsys.readouterr()
 
 
 START = (
@@ -273,21 +246,15 @@ def test_tables_of_targets(capsys, table, part, further, tmp_path):
     assert part in text and text.count("is none of the prompts") <= 8
 
 
-def test_a_frozen_config_is_only_a_config(tmp_path, capsys):
-    frozen = f"{START}c.seed = 3\n    return FrozenConfigDict(c)"
-    (tmp_path / "mine.py").write_text(frozen)
-    arguments = [f"--config={tmp_path / 'mine.py'}", "--config.epochs=5"]
-    command, problems = command_line.parse(arguments, "ddpo_fair.train")
-    assert problems == [] and (command.config.seed, command.config.epochs) == (3, 5)
-
-
-def test_a_config_file_may_define_dataclasses(tmp_path, capsys):
+def test_a_config_file_may_define_dataclasses_and_return_a_frozen_config(tmp_path):
     source = "from __future__ import annotations\nimport dataclasses\n" + START.replace(
         "def get", "@dataclasses.dataclass\nclass Mine:\n    seed: int = 3\ndef get"
     )
-    (tmp_path / "mine.py").write_text(f"{source}c.seed = Mine().seed{END}")
-    command, problems = command_line.parse([f"--config={tmp_path / 'mine.py'}"], "x")
-    assert problems == [] and command.config.seed == 3
+    source += "c.seed = Mine().seed\n    return FrozenConfigDict(c)"
+    (tmp_path / "mine.py").write_text(source)
+    arguments = [f"--config={tmp_path / 'mine.py'}", "--config.epochs=5"]
+    command, problems = command_line.parse(arguments, "ddpo_fair.train")
+    assert problems == [] and (command.config.seed, command.config.epochs) == (3, 5)
 
 
 def test_the_line_of_a_relative_config_file_is_named(tmp_path, monkeypatch, capsys):
@@ -398,7 +365,7 @@ def test_closed_and_full_streams(command, statuses, lines):
 
 
 # While it imports, and in the midst of its work.
-INTERRUPTIONS = [(m, s) for m in ("train", "report", "export") for s in (0.5, 1.5)]
+INTERRUPTIONS = [("train", 0.5), ("train", 1.5), ("report", 0.5), ("export", 1.5)]
 
 
 @pytest.mark.long

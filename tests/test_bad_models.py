@@ -19,12 +19,6 @@ from ddpo_fair.errors import UserError
 from ddpo_fair.models import vit
 
 
-@pytest.fixture(scope="module")
-def sound(tiny):
-    stable_diffusion.load(tiny[0])  # imports what is imported once
-    return tiny[0].parent
-
-
 @pytest.fixture
 def folders(sound, tmp_path):
     """A copy of them, to be damaged."""
@@ -124,17 +118,8 @@ HARMS = {
     "scale": (say("model/vae/config.json", scaling_factor=1e-38), "from 1e-12 to 1000"),
     "small": (say("model/vae/config.json", scaling_factor=1e-9), "from 0.001 to 1000;"),
     "grey": (say("model/vae/config.json", out_channels=1), "out_channels=1 must be 3"),
-    "labels": (
-        say("classifier/config.json", id2label={"0": "cat", "1": "dog"}),
-        "cat, dog",
-    ),
     "std": (say(EYES, image_std=[0, 1, 1]), "image_std=[0, 1, 1] must be a list of"),
-    "several": (
-        say("classifier/config.json", problem_type="multi_label_classification"),
-        "gives each image one label",
-    ),
     "linspace": (say(SCHEDULER, timestep_spacing="linspace"), "set timestep_spacing"),
-    "resample": (say(EYES, resample=1), "resample=1 must be 0 (nearest), 2 (bilinear)"),
     "no noise": (
         say(SCHEDULER, set_alpha_to_one=True, steps_offset=0),
         "standard deviation 0",
@@ -156,6 +141,8 @@ CONFIGS = {
     "text_encoder": {**tiny_model.TEXT, "vocab_size": 100},
     "unet": tiny_model.UNET,
     "vae": tiny_model.VAE,
+    "scheduler": {**tiny_model.SCHEDULER, "trained_betas": None},
+    "classifier": tiny_model.VIT,
 }
 
 
@@ -163,26 +150,14 @@ CONFIGS = {
 @given(value=JSON, place=st.sampled_from([(p, n) for p in CONFIGS for n in CONFIGS[p]]))
 def test_any_network_is_made_or_refused_in_words(value, place):
     part, name = place
-    configs = {**CONFIGS, part: {**CONFIGS[part], name: value}}
+    config = {**CONFIGS[part], name: value}
     try:
-        stable_diffusion.networks_of(configs, "float32")
+        if part == "scheduler":
+            ddim.schedule(config, 5, 1.0)
+        elif part == "classifier":
+            vit.Config.from_dict(config)
+        else:
+            stable_diffusion.networks_of({**CONFIGS, part: config}, "float32")
     except UserError as error:
-        assert "config.json" in str(error) and len(str(error)) < 1000
-
-
-@settings(STEADY, max_examples=200)
-@given(value=JSON, name=st.sampled_from([*tiny_model.SCHEDULER, "trained_betas"]))
-def test_any_schedule_is_made_or_refused_in_words(value, name):
-    try:
-        ddim.schedule({**tiny_model.SCHEDULER, name: value}, 5, 1.0)
-    except UserError as error:
-        assert name in str(error) and len(str(error)) < 1000
-
-
-@settings(STEADY, max_examples=100)
-@given(value=JSON, name=st.sampled_from(list(tiny_model.VIT)))
-def test_any_classifier_is_made_or_refused_in_words(value, name):
-    try:
-        vit.Config.from_dict({**tiny_model.VIT, name: value})
-    except UserError as error:
-        assert "config.json" in str(error) and len(str(error)) < 1000
+        said = name if part == "scheduler" else "config.json"
+        assert said in str(error) and len(str(error)) < 1000

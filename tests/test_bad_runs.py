@@ -10,16 +10,9 @@ from refusals import CONFIG, arguments_of, named, refused
 
 from ddpo_fair import evaluate, export, process, train
 from ddpo_fair.classifiers import evaluate_classifier, train_classifier
-from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.evaluation import evaluation_parts
 from ddpo_fair.report import __main__ as report
 from ddpo_fair.training import assembly, run_folder, saved_run
-
-
-@pytest.fixture(scope="module")
-def sound(tiny):
-    stable_diffusion.load(tiny[0])  # imports what is imported once
-    return tiny[0].parent
 
 
 @pytest.fixture
@@ -138,15 +131,12 @@ def test_settings_that_no_run_can_have_had(capsys, run):
     assert "train.lora.rank=-1 must be at least 0" in text and "Restore it" in text
 
 
-def test_lines_that_no_run_has_written(run):
+def test_lines_and_arrays_that_were_cut_short_are_none(run, tmp_path):
     lines = ['{"epoch": 0, "eval_q": 0.5}', '{"epoch": 1}', "5", '{"epoch": 2}']
     (run / "metrics.jsonl").write_bytes("\n".join(lines).encode() + b"\xff\n[")
     saved = saved_run.read(run)
     assert [line["epoch"] for line in saved.lines] == [0, 1]
     assert saved_run.result(saved, 2) == (None, None)
-
-
-def test_arrays_that_were_cut_short_are_none(tmp_path):
     path = tmp_path / "arrays.npz"
     evaluation_parts.save(path, {"a": np.arange(3)})
     assert evaluation_parts.load(path)["a"].tolist() == [0, 1, 2]

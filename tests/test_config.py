@@ -39,11 +39,8 @@ def parse(*arguments, path=ROOT / "configs" / "mech_eng.py", variant=":embedded"
     return command_line.parse([f"--config={path}{variant}", *arguments], "some.module")
 
 
-def test_promised_names_exist():
+def test_names_and_choices_that_are_promised_exist():
     assert set(PROMISED.split()) <= set(configuration.flatten(configuration.defaults()))
-
-
-def test_choices_are_functions_of_their_names():
     for module, names in (
         (losses, setting_rules.OBJECTIVES),
         (jax.checkpoint_policies, setting_rules.POLICIES),
@@ -95,6 +92,7 @@ def test_help_explains_every_setting():
         ('--config.prompts="a cat","a dog"', "prompts", ("a cat", "a dog")),
         ("--config.prompts='a cat'", "prompts", ("a cat",)),
         ('--config.prompts=a "cat"', "prompts", ('a "cat"',)),
+        ("--config.prompts=../../医生👩‍⚕️$(ls)", "prompts", ("../../医生👩‍⚕️$(ls)",)),
     ],
 )
 def test_overrides_have_the_type_of_the_default(argument, name, value):
@@ -153,7 +151,7 @@ def test_everything_wrong_is_said_at_once():
         assert text in str(error.value)
 
 
-def test_rules_hold_between_settings():
+def test_rules_hold_between_settings_and_devices():
     config = configuration.defaults()
     config.sample.batch_per_device, config.sample.batches = 6, 2
     config.train.updates_per_epoch = 4
@@ -163,9 +161,6 @@ def test_rules_hold_between_settings():
     # 12 images / 4 updates x 5 of 10 steps = 15 pairs, of which 4 is no divisor.
     (problem,) = config_rules.violations(config)
     assert "3 images x 5 steps = 15" in problem and "train.microbatch=3" in problem
-
-
-def test_the_number_of_devices_counts():
     config = configuration.defaults()
     config.sample.batch_per_device, config.train.updates_per_epoch = 1, 1
     config.train.microbatch = 1
@@ -193,16 +188,12 @@ def test_explicit_prompts_need_a_form_and_leave_images_to_compare():
         config_rules.validate(config, [], num_devices=1)
     config.sample.batches = 9  # 36 images, 32 (32.4) of explicit prompts
     config_rules.validate(config, [], num_devices=1)
-
-
-def test_a_share_of_no_image_is_refused():
-    config = configuration.defaults()
     config.sample.explicit_share = 1e-9
-    with pytest.raises(UserError, match=r"of 128 images per epoch is none; give at le"):
-        config_rules.validate(config, [], num_devices=2)
+    with pytest.raises(UserError, match=r"of 36 images per epoch is none; give at lea"):
+        config_rules.validate(config, [], num_devices=1)
 
 
-@pytest.mark.parametrize("port", [1, 9999, 10000, 60000, 65000, 65499, 65530, 65535])
+@pytest.mark.parametrize("port", [1, 9999, 65530, 65535])
 def test_every_port_is_taken(port):
     command, problems = parse(f"--config.distributed.coordinator_address=host:{port}")
     train.check(command.config, problems)

@@ -39,19 +39,13 @@ def entropy_coverage(kind: str, num_classes: int, images: int) -> float:
 
 @pytest.mark.parametrize("kind", ["uniform", "skewed", "one-sided"])
 @pytest.mark.parametrize("num_classes", [2, 3, 6])
-@pytest.mark.parametrize("images", [5, 24])
+@pytest.mark.parametrize("images", [5, 24, pytest.param(224, marks=pytest.mark.long)])
 def test_entropys_interval_covers(kind, num_classes, images):
     found = entropy_coverage(kind, num_classes, images)
     # Of few images the unlikeliest 5 % are seldom 5 %: then it covers more.
     assert found >= 0.93
-    assert found <= 0.985 or images == 5 or kind == "one-sided"
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("kind", ["uniform", "skewed", "one-sided"])
-@pytest.mark.parametrize("num_classes", [2, 3, 6])
-def test_entropys_interval_covers_with_many_images(kind, num_classes):
-    assert 0.93 <= entropy_coverage(kind, num_classes, 224) <= 0.975
+    few = images == 5 or (images == 24 and kind == "one-sided")
+    assert few or found <= (0.975 if images == 224 else 0.985)
 
 
 @pytest.mark.long
@@ -194,16 +188,6 @@ def test_feature_diversitys_interval_covers(images, prompts):
         return diversity.of_features(features.reshape(-1, 6), groups)
 
     assert coverage([of(images) for _ in range(1000)], of(4000).estimate) >= 0.91
-
-
-@pytest.mark.parametrize("kind", ["uniform", "skewed"])
-@pytest.mark.parametrize("num_classes", [2, 3, 6])
-def test_intervals_of_shares_hold_all_of_them(kind, num_classes):
-    truth = models(kind, num_classes)
-    draws = np.random.default_rng(0).multinomial(224, truth, DRAWS)
-    found = np.array([intervals.goodman(counts) for counts in draws])
-    held = (found[..., 1] <= truth) & (truth <= found[..., 2])
-    assert 0.93 <= held.all(axis=1).mean() <= 0.975
 
 
 @pytest.mark.parametrize(

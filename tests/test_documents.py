@@ -41,11 +41,8 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(target), link
 
 
-def test_readme_is_short():
+def test_readme_is_short_and_docs_are_light():
     assert len(text(ROOT / "README.md").split()) <= MOST_WORDS
-
-
-def test_docs_are_light():
     sizes = {path: path.stat().st_size for path in (ROOT / "docs").rglob("*.*")}
     assert max(sizes.values()) <= MOST_BYTES, max(sizes, key=sizes.get)
     assert sum(sizes.values()) <= MOST_IN_ALL

@@ -25,7 +25,7 @@ from ddpo_fair.evaluation import (
 from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Plan, Sampler
 from ddpo_fair.models import sources
 from ddpo_fair.prompts import Prompt
-from ddpo_fair.statistics import appearance, diversity, intervals, prompt_metrics
+from ddpo_fair.statistics import appearance, intervals, prompt_metrics
 from ddpo_fair.training import run_folder, saved_run
 
 NURSE = tiny_model.PROMPTS[0]
@@ -107,16 +107,13 @@ def test_model_that_learned_differs(result):
     assert min(steps) > 0
 
 
-def test_images_and_their_grids_are_kept(run, result):
+def test_images_are_kept_and_shown_side_by_side(run, result):
     images = run / "evaluation_0003" / "images"
     assert len(list(images.glob("*/*/*/*.png"))) == 5 * 3 * 2 + 5 * 2
     assert len(list(images.glob("*.png"))) == 3 * 2
     one = next(images.glob("*/before/000_*/0000.png"))
     with Image.open(one) as image:
         assert image.size == (16, 16)
-
-
-def test_samplers_are_shown_side_by_side(run, result):
     folder = run / "evaluation_0003"
     name = "before_000_photo_of_the_face_of_a_nurse.png"
     other = folder / "images" / "eta0_guidance1_steps1" / name
@@ -145,16 +142,13 @@ def test_evaluation_continues_where_it_stopped(run, result):
     assert all(path.stat().st_mtime_ns == when for path, when in others.items())
 
 
-def test_other_evaluation_in_the_same_folder_is_refused(run, result, capsys):
+def test_another_evaluation_in_the_same_folder_is_refused(
+    run, result, capsys, monkeypatch
+):
     assert evaluate.main([f"--run={run}", *FLAGS, "--seed=1"]) == 2
     error = capsys.readouterr().err
     assert "seed was 0 and is now 1" in error
     assert error.count("\n") == 1
-
-
-def test_evaluation_of_another_checkpoint_of_that_number_is_refused(
-    run, result, monkeypatch, capsys
-):
     monkeypatch.setattr(run_folder, "fingerprint", lambda folder, number: "other")
     assert evaluate.main([f"--run={run}", *FLAGS]) == 2
     assert "was begun with other settings: source was" in capsys.readouterr().err
@@ -208,10 +202,13 @@ def test_prompts_of_the_sets():
     assert not notes
 
 
-def test_prompts_without_an_article_have_no_other_forms():
+def test_explicit_forms_need_an_article():
     found, notes = prompts.build(["engineers"], prompts.SETS)
     assert found == (Prompt("engineers", "trained"),)
     assert len(notes) == 2
+    text = "A photo of the face of an artist, a person"
+    found = [p.text for p in prompts.explicit(text)]
+    assert found[0] == "A photo of the face of a female artist, a person"
 
 
 @pytest.mark.parametrize("text", ["a female pilot", "a woman flying", "men of a crew"])
@@ -220,12 +217,6 @@ def test_prompts_that_say_a_gender_have_no_explicit_form(text):
     assert not found
     assert text in note and note.endswith("or says it already.")
     assert len(prompts.explicit("a German pilot of a Boeing")) == 2
-
-
-def test_explicit_form_of_a_longer_prompt():
-    text = "A photo of the face of an artist, a person"
-    found = [p.text for p in prompts.explicit(text)]
-    assert found[0] == "A photo of the face of a female artist, a person"
 
 
 def test_jobs_cover_each_image_once():
@@ -370,6 +361,12 @@ def test_figures_of_a_set_by_hand():
     assert found["mean_bias_without_noise"] < found["mean_bias"]["estimate"]
     few = prompts[:2]
     assert prompt_metrics.change(few, few, "bias") is None
+    prompts = [figures((8, 1, 1), "explicit", 0), figures((3, 6, 1), "explicit", 1)]
+    assert [p["adherence"]["estimate"] for p in prompts] == [0.8, 0.6]
+    found = prompt_metrics.of_set(prompts)
+    assert found["adherence"]["estimate"] == pytest.approx(0.7)
+    assert found["audit"]["adherence"]["estimate"] == pytest.approx((0.8 + 0.7) / 2)
+    assert "mean_bias" not in found
 
 
 def test_changes_have_an_interval_over_prompts():
@@ -387,26 +384,6 @@ def test_changes_have_an_interval_over_prompts():
         assert (0.8 - end) ** 2 == pytest.approx(2.446912**2 * squares / 36, rel=1e-5)
 
 
-def test_diversity_has_an_interval_over_images():
-    even = diversity.of_counts([[50, 50]])
-    assert even.estimate == pytest.approx(1.0)
-    assert 0.9 < even.low < even.high <= 1.0
-    several = diversity.of_counts([[50, 50], [90, 10]])
-    one, further = diversity.normalised_entropy([90, 10]), 1 / (200 * math.log(2))
-    assert several.estimate == pytest.approx(math.sqrt((1 + further) * (one + further)))
-    assert several.low < several.estimate < several.high
-    assert math.isnan(diversity.of_counts([[0, 0]]).estimate)
-
-
-def test_explicit_prompts_are_measured_by_adherence():
-    prompts = [figures((8, 1, 1), "explicit", 0), figures((3, 6, 1), "explicit", 1)]
-    assert [p["adherence"]["estimate"] for p in prompts] == [0.8, 0.6]
-    found = prompt_metrics.of_set(prompts)
-    assert found["adherence"]["estimate"] == pytest.approx(0.7)
-    assert found["audit"]["adherence"]["estimate"] == pytest.approx((0.8 + 0.7) / 2)
-    assert "mean_bias" not in found
-
-
 def test_nothing_infinite_reaches_the_file():
     found = files.plain(
         {"a": [np.float64(math.nan), math.inf], "b": np.array([1, 2]), "c": (True,)}
@@ -414,14 +391,11 @@ def test_nothing_infinite_reaches_the_file():
     assert found == {"a": [None, None], "b": [1, 2], "c": [True]}
 
 
-def test_lab_of_known_colours():
+def test_skin_and_age_by_known_figures():
     # Reference values of sRGB white, red and middle grey under D65.
     found = appearance.to_lab(np.array([[255, 255, 255], [255, 0, 0], [119, 119, 119]]))
     expected = [[100, 0, 0], [53.24, 80.09, 67.20], [50.03, 0, 0]]
     np.testing.assert_allclose(found, expected, atol=0.02)
-
-
-def test_typology_angles_order_skin_by_lightness():
     skins = np.array([[244, 214, 190], [198, 145, 108], [92, 60, 44]], np.uint8)
     images = np.broadcast_to(skins[:, None, None], (3, 32, 32, 3))
     angles = appearance.typology_angles(images, appearance.central_boxes(3))
@@ -431,9 +405,6 @@ def test_typology_angles_order_skin_by_lightness():
     ]  # fmt: skip
     nowhere = np.full((3, 4), np.nan)
     assert np.isnan(appearance.typology_angles(images, nowhere)).all()
-
-
-def test_age_groups_by_hand():
     ages = np.array([18.0, 30, 59, 60, np.nan])
     assert appearance.age_groups(ages).tolist() == [0, 1, 1, 2, -1]
 

@@ -8,17 +8,9 @@ import numpy as np
 import pytest
 
 from ddpo_fair.report import figures, plots, run_reader
-from ddpo_fair.statistics import accuracy
 
 
-def test_confusion_counts_by_hand():
-    truth = [0, 0, 1, 1, 1, -1, -1]
-    labels = [0, -1, 1, 1, 0, 0, -1]
-    expected = [[1, 0, 1], [1, 2, 0], [1, 0, 1]]
-    np.testing.assert_array_equal(accuracy.confusion(truth, labels), expected)
-
-
-def test_confusion_matrix_says_its_numbers():
+def test_figures_say_their_numbers_in_the_colours_of_the_page():
     matrix = np.array([[60, 3, 5], [2, 70, 8], [9, 1, 34]])
     chart = figures.confusion_matrix(matrix)
     assert "192 images" in chart.caption
@@ -27,9 +19,6 @@ def test_confusion_matrix_says_its_numbers():
         document = plots.svg(chart.draw(plots.NARROW), chart.name)
     for number in matrix.ravel():
         assert f">{number}<" in document
-
-
-def test_inline_figures_take_the_colours_of_the_page():
     chart = figures.confusion_matrix(np.eye(3, dtype=int))
     with plots.style():
         document = plots.svg(chart.draw(plots.NARROW), chart.name)
@@ -51,11 +40,6 @@ def test_any_name_can_be_a_label(name):
         plot.plot([0, 1], label=label)
         plots.finish(plot, legend=True)
         assert "<svg" in plots.svg(sheet, "label")
-
-
-def test_each_of_many_runs_has_a_look_of_its_own():
-    looks = {str(plots.look(index)) for index in range(36)}
-    assert len(looks) == 36
 
 
 def test_seeds_of_an_experiment_differ_in_dash_alone():

@@ -49,13 +49,10 @@ def score(config, labels, names=None, targets=None, **further):
     )
 
 
-def test_one_attribute_is_its_own_goal():
+def test_goals_are_attributes_or_cells_numbered_row_by_row():
     (goal,) = goals.of(settings("gender"), {})
     assert goal.name == "gender" and goal.attributes == ("gender",)
     np.testing.assert_array_equal(goal.targets[PROMPT], TARGETS["gender"])
-
-
-def test_cells_are_numbered_row_by_row():
     config = settings("gender", "skin_tone", **{"reward.combine": "joint"})
     (goal,) = goals.of(config, {})
     labels = {"gender": np.array([0, 1, 1, NONE]), "skin_tone": np.array([2, 0, 2, 0])}
@@ -100,7 +97,7 @@ def test_whitening_lets_no_attribute_starve():
     np.testing.assert_allclose(found.advantages, expected, rtol=1e-5)
 
 
-def test_an_attribute_without_weight_is_only_measured():
+def test_each_attribute_has_its_target_weight_and_reward():
     config = settings("gender", "age")
     config.attributes.age.weight = 0.0
     labels = {"gender": np.array([0, 0, 1, 1]), "age": np.array([0, 1, 1, 1])}
@@ -108,18 +105,12 @@ def test_an_attribute_without_weight_is_only_measured():
     alone = score(settings("gender"), {"gender": labels["gender"]})
     np.testing.assert_array_equal(found.advantages, alone.advantages)
     np.testing.assert_array_equal(found.labels["age"], labels["age"])
-
-
-def test_a_prompts_own_target_counts_for_it_alone():
     config = settings("gender", prompts=("a", "b"), **{"reward.name": "balance"})
     labels = {"gender": np.array([0, 1, 0, 1])}
     names = ["a", "a", "b", "b"]
     found = score(config, labels, names, {"gender": {"b": (0.9, 0.1)}})
     # a: .3 and .7 wanted, half of each there; b: .9 and .1 wanted
     np.testing.assert_allclose(found.rewards, [-0.2, 0.2, 0.4, -0.4], rtol=1e-6)
-
-
-def test_shift_may_stand_beside_balance():
     config = settings("gender", "age", **{"reward.name": "balance"})
     config.attributes.gender.reward = "shift"
     labels = {"gender": np.array([0, 1]), "age": np.array([0, 1])}

@@ -168,6 +168,7 @@ def test_the_gradient_is_the_policy_gradient(sgd, model, texts):
     The reward, the mean of the images' first channel, can be differentiated through
     the sampler with its noise held fixed; DDPO must find the same from scores alone.
     """
+    jax.config.update("jax_disable_most_optimizations", False)  # it computes for long
     count, dims = 256, 8 * 8 * 4
     null, text = texts[0], np.repeat(texts[1:], count, axis=0)
 
@@ -252,25 +253,6 @@ def test_selection_does_not_know_the_number_of_devices(model):
         ]
 
     assert by_update(1, 8) == by_update(2, 4) == by_update(4, 2)
-
-
-def test_microbatches_hold_every_pair_once():
-    images = jnp.asarray([[0, 1], [1, 0]])
-    steps = jnp.arange(12).reshape(2, 2, 3)
-    turn_images, turn_steps = learner.microbatches(images, steps, 3)
-    assert turn_images.shape == turn_steps.shape == (2, 2, 3)
-    for device in range(2):
-        found = zip(
-            turn_images[:, device].ravel().tolist(),
-            turn_steps[:, device].ravel().tolist(),
-            strict=True,
-        )
-        expected = [
-            (int(images[device, m]), int(steps[device, m, s]))
-            for m in range(2)
-            for s in range(3)
-        ]
-        assert sorted(found) == sorted(expected)
 
 
 def test_the_learning_rate_warms_up_and_falls():

@@ -47,9 +47,20 @@ def trained(params, targets=lora.EVERYWHERE):
     return adapters
 
 
-def test_fresh_adapters_change_nothing(params):
+def test_adapters_change_their_own_layer_alone(params):
     merged = lora.merge(params, init(params, lora.EVERYWHERE))
     jax.tree.map(np.testing.assert_array_equal, merged, params)
+    alone, together = init(params, ("conv1",)), init(params, lora.EVERYWHERE)
+    path = "blocks.0.conv1"
+    np.testing.assert_array_equal(alone[path]["down"], together[path]["down"])
+    assert not np.allclose(
+        together["blocks.0.attn1.to_q"]["down"], together["not_to_q"]["down"]
+    )
+    merged = lora.merge(params, trained(params, ("conv1",)))
+    found, given = parity.flatten(merged), parity.flatten(params)
+    changed = {name for name in given if not np.array_equal(found[name], given[name])}
+    assert changed == {"blocks.0.conv1.kernel"}
+    assert found["not_to_q.kernel"] is given["not_to_q.kernel"]  # not copied
 
 
 def test_merged_dense_equals_factorised(params):
@@ -80,51 +91,22 @@ def test_merged_convolution_equals_factorised(params, stride, padding):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)  # sums reordered
 
 
-def test_target_modules_are_parts_of_paths(params):
+def test_other_networks_and_targets_are_refused(params):
     assert list(init(params, lora.EVERYWHERE)) == EVERY_PATH
     assert list(init(params, ("to_q", "conv1"))) == [EVERY_PATH[1], EVERY_PATH[2]]
     assert list(init(params, ("attn1.to_out.0",))) == [EVERY_PATH[0]]
     within = [path for path in EVERY_PATH if path.startswith("blocks.0.")]
     assert list(init(params, ("blocks.0",))) == within
-
-
-def test_adapter_depends_on_no_other_layer(params):
-    alone, together = init(params, ("conv1",)), init(params, lora.EVERYWHERE)
-    path = "blocks.0.conv1"
-    np.testing.assert_array_equal(alone[path]["down"], together[path]["down"])
-    assert not np.allclose(
-        together["blocks.0.attn1.to_q"]["down"], together["not_to_q"]["down"]
-    )
-
-
-def test_only_adapted_kernels_change(params):
-    merged = lora.merge(params, trained(params, ("conv1",)))
-    found, given = parity.flatten(merged), parity.flatten(params)
-    changed = {name for name in given if not np.array_equal(found[name], given[name])}
-    assert changed == {"blocks.0.conv1.kernel"}
-    assert found["not_to_q.kernel"] is given["not_to_q.kernel"]  # not copied
-
-
-def test_unknown_target_is_refused_with_the_known_ones(params):
     known = "blocks, conv1, not_to_q, to_out, to_q"
     with pytest.raises(errors.UserError, match=f"'to_x'.*{known}"):
         init(params, ("to_q", "to_x"))
-
-
-def test_a_rank_above_all_layers_is_refused(params):
     layers = [x.shape for x in jax.tree.leaves(params) if x.ndim > 1]
     most = max(min(shape[-2:]) for shape in layers)
     init(params, lora.EVERYWHERE, rank=most)
     with pytest.raises(errors.UserError, match=f"={most + 1} must be at most {most},"):
         init(params, lora.EVERYWHERE, rank=most + 1)
-
-
-def test_rank_must_be_positive(params):
     with pytest.raises(errors.UserError, match="rank=0"):
         init(params, lora.EVERYWHERE, rank=0)
-
-
-def test_adapters_of_another_network_are_refused(params):
     adapters = init(params, ("conv1",))
     with pytest.raises(errors.UserError, match=r"lacks: blocks\.0\.conv1"):
         lora.merge({"not_to_q": params["not_to_q"]}, adapters)

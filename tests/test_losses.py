@@ -91,32 +91,6 @@ def test_losses_and_derivatives_by_hand(case):
     check(*case)
 
 
-def test_truly_ppo_gradient_by_the_mean_is_the_hand_derivative():
-    # One image, two dimensions, sigma s: d(-r A + alpha KL / 2) / d mean
-    # = -r A (x - mean) / (2 s^2) + alpha (mean - mean_old) / (2 s^2).
-    train = config.defaults().train
-    train.update(trust_region=0.01, kl_penalty=5.0)
-    std, advantage = 0.5, 1.5
-    mean_old, mean, x = np.zeros(2), np.array([0.1, 0.2]), np.array([0.9, 0.7])
-
-    def mean_log_density(mean):
-        return jnp.mean(-jnp.square(x_device - mean) / (2 * std**2), keepdims=True)
-
-    def loss(mean):
-        kl = jnp.sum(jnp.square(mean), keepdims=True) / (2 * std**2)
-        ratio = jnp.exp(mean_log_density(mean) - mean_log_density(jnp.zeros(2)))
-        step = losses.Step(ratio, kl, jnp.array([advantage]), 2)
-        return losses.truly_ppo(step, train).loss[0]
-
-    x_device = jnp.array(x, jnp.float32)
-    actual = jax.grad(loss)(jnp.array(mean, jnp.float32))
-    ratio = np.exp((x**2 - (x - mean) ** 2).sum() / (2 * 2 * std**2))
-    expected = (-ratio * advantage * (x - mean) + 5.0 * (mean - mean_old)) / (
-        2 * std**2
-    )
-    np.testing.assert_allclose(actual, expected, rtol=1e-5)
-
-
 def test_flags_are_the_same_whatever_the_objective():
     ratio = jnp.array([1.05, 1.2, 0.8, 1.0])
     kl = jnp.array([INSIDE, OUTSIDE, INSIDE, OUTSIDE])
@@ -125,9 +99,6 @@ def test_flags_are_the_same_whatever_the_objective():
         surrogate = getattr(losses, name)(step, TRAIN)
         assert surrogate.clipped.tolist() == [False, True, True, False]
         assert surrogate.outside.tolist() == [False, True, False, True]
-
-
-def test_ppo_at_the_clip_of_ddpo_is_resolved_in_float32():
     # 1e-4 on the mean log-probability, the paper's clip, is 800 float32 steps at 1.
     train = config.defaults().train
     train.clip_range = 1e-4

@@ -401,18 +401,17 @@ def test_inputs_of_another_size_are_refused(kind, config, shapes, named):
         weights.init_template(network, *shapes)
 
 
-# Number of parameters as published, or counted by torch.
 @pytest.mark.parametrize(
-    ("kind", "name", "count"),
+    ("kind", "name"),
     [
-        ("unet", "UNET_1_5", 859_520_964),
-        pytest.param("unet", "UNET_2_1", 865_910_724, marks=pytest.mark.long),
-        ("vae", "VAE_1_5", 83_653_863),
-        ("text", "TEXT_1_5", 123_060_480),
-        ("text", "TEXT_2_1", 340_387_840),
+        ("unet", "UNET_1_5"),
+        pytest.param("unet", "UNET_2_1", marks=pytest.mark.long),
+        ("vae", "VAE_1_5"),
+        ("text", "TEXT_1_5"),
+        ("text", "TEXT_2_1"),
     ],
 )
-def test_tree_has_torch_names_and_shapes(torch, kind, name, count):
+def test_tree_has_torch_names_and_shapes(torch, kind, name):
     config = getattr(official_configs, name)
     _, template = make(kind, config | {"sample_size": 64})
     found = {  # under torch's names, in torch's order of axes
@@ -425,7 +424,6 @@ def test_tree_has_torch_names_and_shapes(torch, kind, name, count):
     prefix = "text_model." if kind == "text" else ""
     expected = {prefix + k: tuple(p.shape) for k, p in reference.named_parameters()}
     assert found == expected
-    assert sum(map(np.prod, found.values())) == count
 
 
 @pytest.mark.slow

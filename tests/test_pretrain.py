@@ -110,7 +110,7 @@ def test_the_learning_rate_warms_up_stays_and_falls():
     assert float(rate(1_000)) == 0.0
 
 
-def test_the_shipped_classifiers_are_those_of_the_stages():
+def test_the_shipped_classifiers_are_those_of_the_stages_and_small():
     made = {attribute.name: stage for stage, attribute in pretrain.CLASSIFIERS.items()}
     for name, folder in sources.CLASSIFIERS.items():
         attribute = classes.attribute(name)
@@ -120,9 +120,6 @@ def test_the_shipped_classifiers_are_those_of_the_stages():
         assert classifier.load(folder, attributes=(attribute,)).classes.tolist() == (
             np.eye(len(attribute.classes)).tolist()
         )
-
-
-def test_the_shipped_weights_are_small():
     files = [path for path in sources.WEIGHTS.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 20e6
 

@@ -10,15 +10,12 @@ CELLS = {"eval_shares": {"female light": 1.0}, "eval_distance": 0.375}
 OTHERS = {"gender": {}, "skin_tone": TONES, "gender x skin_tone": CELLS}
 
 
-def test_other_attributes_have_their_shares_and_cells_their_distance():
+def test_evaluations_are_said_in_a_line():
     text = progress.evaluation_text(GENDER | {"attributes": OTHERS})
     assert text == (
         "evaluation q 0.25 [0.20, 0.30]  skin_tone: light 0.50, dark 0.50"
         "  gender x skin_tone: distance 0.38"
     )
-
-
-def test_without_a_face_q_is_undefined():
     line = {"q": math.nan, "q_low": 0.0, "q_high": 1.0, "num_none": 8}
     assert progress.share_texts(line) == ["q undefined (no face recognised)", "none 8"]
 

@@ -15,19 +15,13 @@ from ddpo_fair.loggers import progress, run_log
 from ddpo_fair.models import clip, sources
 
 
-def test_every_prompt_has_its_share():
+def test_every_prompt_has_its_share_in_an_order_of_its_own():
     drawn = prompts.draw(3, 64, seed=0, epoch=5)
     assert sorted(np.bincount(drawn).tolist()) == [21, 21, 22]
-
-
-def test_the_order_is_new_every_epoch_and_the_same_again():
     first = prompts.draw(4, 64, seed=0, epoch=0)
     assert not np.array_equal(first, prompts.draw(4, 64, seed=0, epoch=1))
     assert not np.array_equal(first, prompts.draw(4, 64, seed=1, epoch=0))
     np.testing.assert_array_equal(first, prompts.draw(4, 64, seed=0, epoch=0))
-
-
-def test_the_odd_image_goes_round():
     favoured = {
         int(np.argmax(np.bincount(prompts.draw(3, 4, 0, epoch), minlength=3)))
         for epoch in range(30)
@@ -75,7 +69,7 @@ def test_any_script_has_tokens(model):
     assert ids.min() >= 0 and ids.max() < model.text_encoder.config.vocab_size
 
 
-def test_a_prompt_is_never_cut_in_silence(model):
+def test_a_prompt_is_never_cut_and_a_foreign_tokenizer_refused(model):
     words = 14 * "photo "  # with the two ends, just what fits
     assert clip_tokens.of(
         model.tokenizer, model.text_encoder.config, [words]
@@ -85,6 +79,10 @@ def test_a_prompt_is_never_cut_in_silence(model):
     )
     with pytest.raises(UserError, match="has 17 tokens, but the text encoder reads 16"):
         clip_tokens.of(model.tokenizer, model.text_encoder.config, [words + "photo"])
+    small = dataclasses.replace(model.text_encoder.config, vocab_size=5)
+    other = dataclasses.replace(model, text_encoder=clip.TextEncoder(small))
+    with pytest.raises(UserError, match="vocabulary is larger than the text"):
+        clip_tokens.of(other.tokenizer, small, ["photo of a nurse"])
 
 
 @pytest.mark.parametrize("copied", [False, True])
@@ -103,13 +101,6 @@ def test_the_embedded_model_tells_its_own_prompts_apart(copied, tmp_path):
     assert len(np.unique(ids, axis=0)) == len(texts)
 
 
-def test_a_tokenizer_of_another_model_is_refused(model):
-    small = dataclasses.replace(model.text_encoder.config, vocab_size=5)
-    other = dataclasses.replace(model, text_encoder=clip.TextEncoder(small))
-    with pytest.raises(UserError, match="vocabulary is larger than the text"):
-        clip_tokens.of(other.tokenizer, small, ["photo of a nurse"])
-
-
 def test_explicit_prompts_have_their_share():
     drawn = prompts.draw(3, 40, seed=1, epoch=2, num_explicit=6, explicit_images=12)
     counts = np.bincount(drawn, minlength=9)
@@ -117,9 +108,6 @@ def test_explicit_prompts_have_their_share():
     assert counts[3:].tolist() == [2] * 6
     again = prompts.draw(3, 40, seed=1, epoch=3, num_explicit=6, explicit_images=12)
     assert (drawn != again).any()
-
-
-def test_fewer_explicit_images_than_prompts_take_turns_over_the_epochs():
     seen = [set(prompts.draw(1, 8, 0, epoch, 20, 4)) - {0} for epoch in range(40)]
     assert all(len(one) == 4 for one in seen)
     assert set().union(*seen) == set(range(1, 21))

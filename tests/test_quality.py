@@ -18,15 +18,6 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def test_frechet_distance_by_hand_in_one_dimension():
-    # Means 0 and 3, variances 1 and 4: 3^2 + (sqrt(1) - sqrt(4))^2 = 10.
-    first = np.array([[-1.0], [0.0], [1.0]])
-    second = np.array([[1.0], [3.0], [5.0]])
-    assert image_quality.frechet_distance(first, second) == pytest.approx(
-        10.0, rel=1e-12
-    )
-
-
 def test_frechet_distance_is_the_published_formula():
     first, second = normal(0, 60, 5), 0.5 + normal(1, 40, 5) @ normal(2, 5, 5)
     one, two = np.cov(first, rowvar=False), np.cov(second, rowvar=False)
@@ -35,9 +26,6 @@ def test_frechet_distance_is_the_published_formula():
     expected = means @ means + np.trace(one + two - 2 * root)
     found = image_quality.frechet_distance(first, second)
     assert found == pytest.approx(expected, rel=1e-9)  # sqrtm's own error
-
-
-def test_frechet_distance_survives_fewer_images_than_features():
     features = normal(0, 8, 20)
     assert image_quality.frechet_distance(features, features) == pytest.approx(
         0, abs=1e-9
@@ -49,15 +37,12 @@ def test_frechet_distance_survives_fewer_images_than_features():
     )
 
 
-def test_kernel_distance_by_hand():
+def test_kernel_distance_is_by_hand_and_unbiased():
     # F = 1, k(x, y) = (x y + 1)^3; {0, 1} against {2, 3}:
     # within: k(0,1) = 1, k(2,3) = 343; across: (1 + 1 + 27 + 64) / 4 = 23.25.
     pair = np.array([[0.0], [1.0]]), np.array([[2.0], [3.0]])
     found = image_quality.kernel_distance(*pair, rng())
     assert found == pytest.approx(1 + 343 - 2 * 23.25, rel=1e-12)
-
-
-def test_kernel_distance_is_unbiased_where_nothing_differs():
     values = np.array(
         [
             image_quality.kernel_distance(
@@ -80,15 +65,12 @@ def test_paired_similarity_by_hand():
     assert same == pytest.approx((1.0, 1.0, 1.0))
 
 
-def test_diversity_by_hand():
+def test_diversity_is_the_mean_over_pairs():
     features = np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0], [4.0, 0.0], [9.0, 9.0]])
     # Prompt 0: one pair at right angles, 1. Prompt 1: one pair alike, 0. Prompt 2: one.
     groups = np.array([0, 0, 1, 1, 2])
     assert diversity.of_features(features, groups).estimate == pytest.approx(0.5)
     assert math.isnan(diversity.of_features(features[:1], groups[:1]).estimate)
-
-
-def test_diversity_is_the_mean_over_pairs():
     features = normal(0, 7, 4)
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     pairs = [1 - unit[i] @ unit[j] for i in range(7) for j in range(i)]

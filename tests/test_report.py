@@ -142,16 +142,13 @@ def test_seeds_are_summarised_together(tmp_path):
     assert "over 3 seeds" in found.sentence
 
 
-def test_impossible_counts_are_left_out():
+def test_a_long_run_is_thinned_and_impossible_counts_left_out():
     line = made_runs.line(0, 8, 56)
     assert measurements.of_line(line, 0, fresh=False).num_faces == 64
     for count in (10**300, 1e300, float("inf"), float("nan")):
         broken = line | {"num_female": count, "images": count}
         assert measurements.of_line(broken, 0, fresh=False) is None
         assert run_reader.count(broken, "images") == 0
-
-
-def test_a_long_run_is_thinned_to_its_last_points():
     thinned = plots.thinned(np.arange(100_000))
     assert len(thinned) == 2000 and thinned[-1] == 99_999
     np.testing.assert_array_equal(plots.thinned(np.arange(3)), [0, 1, 2])
@@ -324,27 +321,31 @@ def test_hostile_texts_stay_text(tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    "name",
-    ['"><svg onload=alert(1)>', "' onmouseover='x", "{{ 7 * 7 }}{% raw %}", "]]>"],
+HOSTILE_NAMES = (
+    '"><svg onload=alert(1)>',
+    "' onmouseover='x",
+    "{{ 7 * 7 }}{% raw %}",
+    "]]>",
 )
-def test_hostile_names_of_runs_stay_text(tmp_path, name):
+
+
+def test_hostile_names_of_runs_stay_text(tmp_path):
     folders = [
         made_runs.make(tmp_path / f"{name}{seed}", two_lines((1, 3), (2, 2)), (0, 1))
+        for name in HOSTILE_NAMES
         for seed in (1, 2)
     ]
-    text = read_page(*folders, made_runs.make(tmp_path / "x", [], model=name))
+    for name in HOSTILE_NAMES:
+        folders.append(made_runs.make(tmp_path / f"x{len(folders)}", [], model=name))
+    text = read_page(*folders)
     assert_harmless(text)
     assert "49{%" not in text
 
 
-def test_one_prompt_is_quoted_and_escaped(tmp_path):
+def test_parts_escape_all_but_markup(tmp_path):
     lines = two_lines((15, 113), (64, 64))
     sentence = one_summary(tmp_path / "run", lines, prompts=["<b>&'\""]).sentence
     assert "<q><bdi>&lt;b&gt;&amp;&#39;&#34;</bdi></q>" in sentence
-
-
-def test_parts_escape_all_but_markup():
     text = page.part("table", Table(["<a>", "b"], [['<i href="x">', "\x00\x1b\ud800"]]))
     assert "&lt;a&gt;" in text and "&lt;i href=&#34;x&#34;&gt;" in text
     assert "<td>\ufffd\ufffd\ufffd</td>" in text
@@ -386,6 +387,9 @@ def test_large_grids_are_made_smaller(tmp_path):
         path = folder / "samples" / f"epoch_{epoch:04d}.png"
         made_runs.grid(path, epoch, side=1200)
     assert read_page(folder).count("data:image/jpeg;base64,") == 2
+    # 0.1 points down are 0, not -0.
+    text = formatting.with_interval(intervals.Interval(-0.001, -0.101, 0.104), "points")
+    assert text.replace(formatting.SPACE, " ") == "0 points [-10, 10]"
 
 
 def test_command_names_the_page_or_the_mistake(tmp_path, capsys):
@@ -659,9 +663,3 @@ def test_odd_attributes_do_no_harm(tmp_path, target):
     settings = {"attributes.gender.target": target, "attributes.x.classes": HOSTILE}
     folder = made_runs.make(tmp_path / "run", lines, **settings)
     assert_harmless(read_page(folder))
-
-
-def test_no_share_is_less_than_nothing():
-    """0.1 points down are 0, not -0."""
-    text = formatting.with_interval(intervals.Interval(-0.001, -0.101, 0.104), "points")
-    assert text.replace(formatting.SPACE, " ") == "0 points [-10, 10]"

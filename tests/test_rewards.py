@@ -28,14 +28,11 @@ def equation_3(labels):
     return [abs(q - 0.5) * (2 * (label == minority) - 1) for label in labels]
 
 
-def test_labels_need_confidence():
+def test_shift_is_equation_1_and_labels_need_confidence():
     probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.69, 0.31], [0.3, 0.7]])
     assert classes.labels(probabilities).tolist() == [FEMALE, MALE, NONE, NONE]
     assert classes.labels(probabilities, 0.5).tolist() == [FEMALE, MALE, FEMALE, MALE]
     assert classes.labels(np.array([[np.nan, np.nan]])).tolist() == [NONE]
-
-
-def test_shift_is_equation_1():
     probabilities = np.array([[0.9, 0.1], [0.2, 0.8]], np.float32)
     actual = rewards.shift(probabilities, MALE)
     assert actual.dtype == np.float32
@@ -45,14 +42,11 @@ def test_shift_is_equation_1():
     )
 
 
-def test_underrepresented_is_found_per_prompt():
+def test_underrepresented_is_found_per_prompt_and_target():
     labels = np.array([MALE, MALE, FEMALE, FEMALE, FEMALE, NONE])
     prompts = ["engineer"] * 3 + ["nurse"] * 3
     actual = rewards.underrepresented(labels, prompts, EVEN)
     assert actual.tolist() == [FEMALE] * 3 + [MALE] * 3
-
-
-def test_underrepresented_follows_the_target():
     # Shares 1/4, 3/4 against a target of 0.1, 0.9: now class 1 is lacking.
     labels = np.array([0, 1, 1, 1])
     actual = rewards.underrepresented(labels, one_prompt(labels), (0.1, 0.9))
@@ -67,15 +61,12 @@ def test_balance_is_equation_3_for_every_batch(num_images):
         np.testing.assert_allclose(actual, equation_3(labels), rtol=1e-6, atol=1e-7)
 
 
-def test_balance_is_taken_per_prompt():
+def test_balance_is_taken_per_prompt_for_any_target():
     labels = np.array([MALE, FEMALE, MALE, FEMALE, MALE, FEMALE])
     prompts = ["a", "b", "a", "b", "a", "a"]
     # a: M M M F, q = 1/4; b: F F, q = 1.
     expected = [-0.25, -0.5, -0.25, -0.5, -0.25, 0.25]
     np.testing.assert_array_equal(rewards.balance(labels, prompts, EVEN), expected)
-
-
-def test_balance_takes_any_target():
     # Shares 2/4, 1/4, 1/4 against 0.2, 0.3, 0.5.
     labels = np.array([0, 0, 1, 2, NONE])
     expected = [-0.3, -0.3, 0.05, 0.25, -0.3]
@@ -88,29 +79,12 @@ def test_leave_one_out_by_hand():
     labels = np.array([FEMALE, MALE, MALE])
     actual = rewards.balance_loo(classes.one_hot(labels, 2), one_prompt(labels), EVEN)
     np.testing.assert_allclose(actual, [0.5, 0.0, 0.0], atol=1e-7)
-
-
-def test_leave_one_out_is_balance_with_the_image_removed():
-    # For a hard label, (target - P without i) is N/(N-1) of balance's reward plus a
-    # constant: f_without = (N f - 1) / (N - 1).
-    labels = np.array([0, 0, 1, 1, 1, 1, 2])
-    target = np.array([0.3, 0.3, 0.4])
-    actual = rewards.balance_loo(classes.one_hot(labels, 3), one_prompt(labels), target)
-    frequency = np.array([2, 4, 1]) / 7
-    expected = (target - (7 * frequency - 1) / 6)[labels]
-    np.testing.assert_allclose(actual, expected, rtol=1e-6)
-
-
-def test_leave_one_out_takes_probabilities():
     memberships = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]])
     # Image 0 sees the mean of rows 1 and 2, (0.3, 0.7): 0.2 * 0.9 - 0.2 * 0.1 = 0.16.
     # Image 1 sees (0.55, 0.45): -0.05 * 0.4 + 0.05 * 0.6 = 0.01.
     # Image 2 sees (0.65, 0.35): -0.15 * 0.2 + 0.15 * 0.8 = 0.09.
     actual = rewards.balance_loo(memberships, ["a"] * 3, EVEN)
     np.testing.assert_allclose(actual, [0.16, 0.01, 0.09], rtol=1e-6)
-
-
-def test_leave_one_out_treats_none_explicitly():
     labels = np.array([MALE, MALE, MALE, FEMALE, NONE])
     actual = rewards.balance_loo(classes.one_hot(labels, 2), one_prompt(labels), EVEN)
     # M sees (1/3, 2/3), F sees (0, 1), NONE sees (1/4, 3/4) and is charged 1/4.
@@ -122,30 +96,6 @@ def test_leave_one_out_of_too_few_is_zero(labels):
     memberships = classes.one_hot(np.array(labels), 2)
     actual = rewards.balance_loo(memberships, one_prompt(labels), EVEN)
     np.testing.assert_array_equal(actual, np.zeros(len(labels)))
-
-
-@pytest.mark.parametrize("num_images", [2, 3, 4])
-def test_leave_one_out_is_unbiased_by_enumeration(num_images):
-    # A policy with logits theta over 3 classes; E[sum_i r_i grad log p(i)] over all
-    # 3^N batches must be N grad J. The plain reward weighs P by (N - 1) / N only, and
-    # so aims elsewhere when the target is uneven.
-    theta, target = np.array([0.2, -0.7, 1.1]), np.array([0.2, 0.5, 0.3])
-    probabilities = np.exp(theta) / np.exp(theta).sum()
-    jacobian = np.diag(probabilities) - np.outer(probabilities, probabilities)
-    gradient = -(probabilities - target) @ jacobian  # of -1/2 ||P - target||^2
-    scores = np.eye(3) - probabilities  # grad log p of each class
-    estimate, plain = np.zeros(3), np.zeros(3)
-    for labels in itertools.product(range(3), repeat=num_images):
-        labels = np.array(labels)
-        weight = probabilities[labels].prod()
-        prompts = one_prompt(labels)
-        reward = rewards.balance_loo(classes.one_hot(labels, 3), prompts, target)
-        estimate += weight * reward @ scores[labels]
-        plain += weight * rewards.balance(labels, prompts, target) @ scores[labels]
-    np.testing.assert_allclose(estimate, num_images * gradient, rtol=1e-5, atol=1e-7)
-    share = (num_images - 1) / num_images
-    biased = -(share * probabilities - target) @ jacobian
-    np.testing.assert_allclose(plain, num_images * biased, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize(

@@ -136,9 +136,6 @@ def test_there_must_be_something_to_go_back_to(tmp_path):
     with pytest.raises(UserError, match="no checkpoint to go back to"):
         checkpoints.go_back({"weights": jnp.arange(3.0)}, 1)
     checkpoints.close()
-
-
-def test_attempts_have_numbers_of_their_own():
     found = {rng.attempt(e, r) for e in (0, 1, 999_999) for r in (0, 1, 1000)}
     assert len(found) == 9 and max(found) < 2**31
     assert rng.attempt(7, 0) == 7

@@ -38,12 +38,19 @@ def folder(config):
     return path
 
 
-def test_a_second_process_is_refused(folder):
+def test_another_process_is_refused_where_there_are_locks(folder, monkeypatch, caplog):
     descriptor = run_folder.lock(folder)
     with pytest.raises(UserError, match=f"another process.*process {os.getpid()} on"):
         run_folder.lock(folder)
     os.close(descriptor)
     os.close(run_folder.lock(folder))
+
+    def no_locks(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    os.close(run_folder.lock(folder))
+    assert "has no locks (Function not implemented)" in caplog.text
 
 
 @pytest.mark.long
@@ -75,10 +82,6 @@ def test_what_is_no_file_is_neither_waited_for_nor_followed(folder, config, name
     with nullcontext() if name == "metrics.jsonl" else pytest.raises(UserError):
         read[name]()
     assert precious.read_text() == "["
-
-
-def test_the_same_config_goes_on(folder, config):
-    run_folder.check(folder, config)
 
 
 def test_what_an_older_version_did_not_have_is_default(folder, config):
@@ -262,15 +265,6 @@ def test_without_its_config_a_checkpoint_says_what_the_run_was(folder, config):
     (folder / "config.json").write_text("[")
     with pytest.raises(UserError, match="or delete it, as the checkpoints hold a copy"):
         run_folder.check(folder, config, saved)
-
-
-def test_a_file_system_without_locks_is_said(folder, monkeypatch, caplog):
-    def no_locks(*_):
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-
-    monkeypatch.setattr("fcntl.flock", no_locks)
-    os.close(run_folder.lock(folder))
-    assert "has no locks (Function not implemented)" in caplog.text
 
 
 @pytest.fixture

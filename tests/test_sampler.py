@@ -80,10 +80,13 @@ def test_every_step_is_ddim_with_guidance(model, drawn):
         assert abs(unit.std() - 1) < 0.05 and abs(unit.mean()) < 0.1
 
 
-def test_the_noise_comes_again_from_the_key(drawn):
+def test_the_noise_comes_again_and_images_are_in_range(drawn, model):
     key = rng.key(7, "image", 3)
     first = sampler.initial_noise(key, (8, 8, 4))
     np.testing.assert_array_equal(np.asarray(first), drawn[0][3, 0])
+    images = sampler.decode(model, model.params["vae"], parallel.split(drawn[0][:, -1]))
+    assert images.shape == (8, 1, 16, 16, 3)
+    assert float(images.min()) >= 0 and float(images.max()) <= 1
 
 
 def test_an_image_depends_on_its_key_alone(model, drawn):
@@ -123,9 +126,3 @@ def test_eight_devices_equal_fewer(num_devices, tiny, drawn, tmp_path):
         # float32 sums in another order where a device has more images
         np.testing.assert_allclose(found["arr_0"], drawn[0], rtol=0, atol=1e-5)
         np.testing.assert_allclose(found["arr_1"], drawn[1], rtol=0, atol=1e-5)
-
-
-def test_images_are_in_range(model, drawn):
-    images = sampler.decode(model, model.params["vae"], parallel.split(drawn[0][:, -1]))
-    assert images.shape == (8, 1, 16, 16, 3)
-    assert float(images.min()) >= 0 and float(images.max()) <= 1

@@ -34,11 +34,10 @@ def test_unrecognised_images_cost_the_penalty_too():
     np.testing.assert_allclose(
         found.advantages, (found.rewards - mean) / 0.5, rtol=1e-6
     )
-
-
-def test_at_balance_only_the_penalty_is_left():
     found = score([FEMALE, MALE, UNSURE])
     np.testing.assert_allclose(found.rewards, [0, 0, -0.25])
+    found = score([FEMALE, MALE, UNSURE], **{"reward.name": "shift"})
+    np.testing.assert_allclose(found.rewards, [0.9, 0.2, 0.6 - 0.25], rtol=1e-6)
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -50,11 +49,6 @@ def test_leave_one_out_has_it_too(soft):
     # of (0, 0) the others' mean is (.5, .5), or (.55, .45) in probabilities
     deficit = 0.05 if soft else 0.0
     assert found.rewards[2] == pytest.approx(-deficit - 0.25)
-
-
-def test_shift_rewards_the_probability():
-    found = score([FEMALE, MALE, UNSURE], **{"reward.name": "shift"})
-    np.testing.assert_allclose(found.rewards, [0.9, 0.2, 0.6 - 0.25], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["balance", "shift", "balance_loo"])

@@ -9,7 +9,6 @@ import tiny_model
 from refusals import CONFIG, refused
 
 from ddpo_fair import command_line, train
-from ddpo_fair import config as configuration
 from ddpo_fair.errors import LONGEST, UserError, paragraph
 from ddpo_fair.evaluation import evaluation_parts, evaluation_plan
 from ddpo_fair.evaluation.evaluation_plan import Plan, Sampler
@@ -34,23 +33,15 @@ def test_nothing_in_the_package_runs_foreign_code():
         assert setting not in sources
 
 
-def test_a_config_file_is_the_only_code_that_is_run(capsys):
+def test_texts_give_a_terminal_and_python_no_orders(capsys):
     for text in ("__import__('os').abort()", "(__import__('os').abort(),)"):
         said = refused(train.main, [CONFIG, f"--config.prompts={text}"], capsys)
         assert "__import__" in said
     command, problems = command_line.parse([CONFIG, "--config.epochs=2+2"], "x")
     assert problems and command.config.epochs == 20
-
-
-HOSTILE_NAMES = ("../up", "..", ".", "/abs", "a/b", "a\0b", "~", "-rf", "a\nb", "é", "")
-
-
-@pytest.mark.parametrize("name", HOSTILE_NAMES)
-def test_a_run_stays_inside_its_folder(name):
-    config = configuration.defaults()
-    config.run.name = name
-    with pytest.raises(UserError, match=r"run\.name="):
-        train.check(config, [])
+    text = paragraph(UserError("a\x1b[2J\x07\u202eb\ud800\n c" + 10**6 * "x"))
+    assert text.startswith("a\\x1b[2J\\x07\\u202eb\\ud800 cxxx") and text.isprintable()
+    assert len(text) < LONGEST + 10
 
 
 @pytest.mark.parametrize("text", ["../../etc/passwd", "/abs", "..", "a\\b", "医", "."])
@@ -60,12 +51,6 @@ def test_images_stay_inside_the_evaluation(tmp_path, text):
     job = next(evaluation_plan.jobs(plan))
     path = evaluation_parts.image_path(tmp_path, job, plan, 0)
     assert path.resolve() == path and path.is_relative_to(tmp_path / "images")
-
-
-def test_messages_give_a_terminal_no_orders():
-    text = paragraph(UserError("a\x1b[2J\x07\u202eb\ud800\n c" + 10**6 * "x"))
-    assert text.startswith("a\\x1b[2J\\x07\\u202eb\\ud800 cxxx") and text.isprintable()
-    assert len(text) < LONGEST + 10
 
 
 def test_prompts_in_a_model_card_stay_text(tmp_path):

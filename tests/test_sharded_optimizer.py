@@ -57,7 +57,7 @@ def expected_bytes(tree, num_devices):
     )
 
 
-def test_it_trains_the_same(whole, sharded):
+def test_it_trains_the_same_with_less_on_each_device(whole, sharded):
     for found, expected in zip(sharded[1], whole[1], strict=True):
         assert found == pytest.approx(expected, rel=1e-5, abs=EXACT)
         assert found["skipped_updates"] == 0 and found["grad_norm"] > 0
@@ -68,9 +68,6 @@ def test_it_trains_the_same(whole, sharded):
         )
         for found, expected in pairs:
             np.testing.assert_allclose(found, expected, rtol=EXACT, atol=EXACT)
-
-
-def test_each_device_has_less(whole, sharded):
     before, after = (bytes_on_one(one[0].optimizer) for one in (whole, sharded))
     assert before == expected_bytes(whole[0].optimizer, 1)
     assert after == expected_bytes(sharded[0].optimizer, D)

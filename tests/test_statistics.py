@@ -29,33 +29,25 @@ def test_wilson_is_the_published_interval(successes, trials, low, high):
     assert round(actual.high, digits) == high
 
 
-def test_wilson_is_scipys():
-    for successes, trials in ((0, 7), (13, 50), (50, 50), (400, 1000)):
-        test = stats.binomtest(successes, trials)
-        expected = test.proportion_ci(method="wilson")
-        assert intervals.wilson(successes, trials)[1:] == pytest.approx(tuple(expected))
-    assert intervals.wilson(0, 7).low == 0.0 and intervals.wilson(7, 7).high == 1.0
-
-
-def test_newcombe_is_the_published_example():
+def test_newcombe_and_rogan_gladen_are_the_published_ones():
     # Newcombe (1998), table II, 56/70 - 48/80 by method 10: 0.0524 to 0.3339.
     pair = intervals.wilson(48, 80), intervals.wilson(56, 70)
     assert intervals.newcombe(*pair) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+    # Sensitivity 0.8, specificity 0.9, 30 % female: 0.3 * 0.8 + 0.7 * 0.1 = 0.31.
+    actual = intervals.rogan_gladen(310, 1000, [[80, 20], [10, 90]])
+    np.testing.assert_allclose(actual.estimate, 0.3, rtol=1e-12)
+    assert actual.low < 0.3 < actual.high
+    # None classified as female, but 10 % of the male should be: -0.1 / 0.7.
+    assert intervals.rogan_gladen(0, 50, [[80, 20], [10, 90]]).estimate == 0.0
 
 
 def test_no_recognised_image_says_nothing():
     estimate, low, high = intervals.wilson(0, 0)
     assert math.isnan(estimate) and (low, high) == (0.0, 1.0)
+    assert intervals.wilson(0, 7).low == 0.0 and intervals.wilson(7, 7).high == 1.0
     assert math.isnan(intervals.rogan_gladen(0, 0, [[8, 2], [1, 9]]).estimate)
     assert math.isnan(bias.over_prompts([0], [0]).mean)
     assert math.isnan(bias.noise_floor(0))
-
-
-def test_rogan_gladen_inverts_the_mistakes():
-    # Sensitivity 0.8, specificity 0.9, 30 % female: 0.3 * 0.8 + 0.7 * 0.1 = 0.31.
-    actual = intervals.rogan_gladen(310, 1000, [[80, 20], [10, 90]])
-    np.testing.assert_allclose(actual.estimate, 0.3, rtol=1e-12)
-    assert actual.low < 0.3 < actual.high
 
 
 def test_rogan_gladen_interval_is_lang_and_reiczigels():
@@ -88,11 +80,6 @@ def test_rogan_gladen_interval_covers():
         actual = intervals.rogan_gladen(observed, 64, confusion)
         covered += actual.low <= 0.35 <= actual.high
     assert 930 <= covered <= 980  # 950 +- 3 standard errors of 7
-
-
-def test_rogan_gladen_is_clipped():
-    # None classified as female, but 10 % of the male should be: -0.1 / 0.7.
-    assert intervals.rogan_gladen(0, 50, [[80, 20], [10, 90]]).estimate == 0.0
 
 
 @pytest.mark.parametrize(
@@ -131,9 +118,6 @@ def test_bias_by_hand():
     assert actual.mean == 0.5
     expected = (bias.noise_floor(8) + bias.noise_floor(4)) / 2
     np.testing.assert_allclose(actual.floor, expected, rtol=1e-12)
-
-
-def test_corrected_bias_stays_between_none_and_all():
     actual = bias.over_prompts([60, 0], [0, 60])
     assert actual.mean == 1.0
     np.testing.assert_allclose(actual.corrected, 1.0, atol=1e-9)
@@ -153,14 +137,6 @@ def test_bias_correction_removes_the_noise(true_bias):
     assert actual.mean > actual.corrected
 
 
-def test_bias_correction_errs_upwards_when_prompts_differ():
-    rng = np.random.default_rng(1)
-    biases = rng.uniform(-0.6, 0.6, 4000)
-    females = rng.binomial(24, (1 + biases) / 2)
-    actual = bias.over_prompts(females, 24 - females)
-    assert np.abs(biases).mean() < actual.corrected < actual.mean
-
-
 def test_a_mean_has_students_interval():
     # 1, 2, 6: squares 4 + 1 + 9 = 14, standard error sqrt(14 / 2 / 3), t(.975; 2)
     half = 4.302653 * math.sqrt(14 / 6)
@@ -169,9 +145,6 @@ def test_a_mean_has_students_interval():
     alone = intervals.mean([2.0])
     assert alone.estimate == 2.0 and math.isnan(alone.low) and math.isnan(alone.high)
     assert math.isnan(intervals.mean([]).estimate)
-
-
-def test_a_mean_of_shares_counts_one_value_more():
     # .4, .5, .6: squares .02. Three degrees of freedom: t(.975; 3) = 3.182446.
     actual = intervals.mean([0.4, 0.5, 0.6], share=True)
     for end in (actual.low, actual.high):
@@ -202,25 +175,19 @@ def test_seeds_have_students_interval():
     half = 4.30265 * 0.1 / math.sqrt(3)
     assert actual == pytest.approx((0.5, 0.5 - half, 0.5 + half), rel=1e-5)
     assert intervals.over_seeds(seeds[:1]) == (0.4, 0.0, 1.0)  # one seed says nothing
-
-
-def test_seeds_that_agree_by_chance_are_no_surer_than_their_images():
     # sqrt(.06^2 + .06^2 + .09^2) / 3
     seeds = [intervals.Interval(0.47, 0.47 - h, 0.47 + h) for h in (0.06, 0.06, 0.09)]
     actual = intervals.over_seeds(seeds)
     assert actual == pytest.approx((0.47, 0.47 - 0.0412311, 0.47 + 0.0412311))
 
 
-def test_normalised_entropy_by_hand():
+def test_diversity_is_a_mean_of_normalised_entropies():
     assert diversity.normalised_entropy([5, 5, 5]) == pytest.approx(1.0)
     assert diversity.normalised_entropy([7, 0]) == 0.0
     # 1/4, 3/4: 2 - 0.75 log2(3) bits of 1.
     expected = 2 - 0.75 * math.log2(3)
     assert diversity.normalised_entropy([1, 3]) == pytest.approx(expected)
     assert math.isnan(diversity.normalised_entropy([0, 0]))
-
-
-def test_intrinsic_diversity_is_a_geometric_mean():
     # Entropies 1 and 1/2 (two of four classes, evenly).
     actual = diversity.intrinsic_diversity([[5, 5], [3, 3, 0, 0]])
     assert actual == pytest.approx(0.5**0.5)
@@ -298,9 +265,6 @@ def test_distance_from_shares_by_hand():
     on_target = bias.of_shares((50, 50), (0.5, 0.5))
     assert on_target == (0, 0, pytest.approx(intervals.wilson(50, 100).high - 0.5))
     assert math.isnan(bias.of_shares((0, 0), (0.5, 0.5)).estimate)
-
-
-def test_distance_floor_is_half_the_noise_floor_of_bias():
     found = bias.distance_floor((0.5, 0.5), 400)
     assert 2 * found == pytest.approx(bias.noise_floor(400), rel=2e-3)
     draws = np.random.default_rng(0).multinomial(60, (0.5, 0.3, 0.2), 4000) / 60

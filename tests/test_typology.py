@@ -56,7 +56,7 @@ def test_probabilities_are_logistic_about_the_limits(monkeypatch):
     assert recognised.tolist() == [-1, -1, 0, 2, 1, 0, 2]
 
 
-def test_all_devices_classify():
+def test_it_classifies_by_skin_tone_on_all_devices():
     images = unit(skin_like())
     model = typology.Typology()
     found = classifier.classify((model,), (model.params,), parallel.split(images))
@@ -66,8 +66,5 @@ def test_all_devices_classify():
     darker = typology.Typology(limits=(28.5, -2.5))
     lighter = classifier.classify((darker,), (darker.params,), parallel.split(images))
     assert (parallel.gather(lighter)[:, 0] >= np.asarray(expected)[:, 0]).all()
-
-
-def test_it_classifies_by_skin_tone_alone():
     with pytest.raises(UserError, match="not by gender"):
         typology.Typology((classes.GENDER,))

@@ -86,12 +86,6 @@ def test_wandb_offline_has_the_numbers_and_grids_and_no_secret(
             assert sys.argv[0].encode() not in content, path
 
 
-def test_wandb_goes_on_with_the_same_run(tmp_path):
-    first = weights_and_biases._run_id(tmp_path)
-    assert weights_and_biases._run_id(tmp_path) == first
-    assert first.isalnum()
-
-
 def test_wandb_without_its_package_is_refused(config, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     (told,) = config_rules.violations(config)
@@ -100,6 +94,9 @@ def test_wandb_without_its_package_is_refused(config, tmp_path, monkeypatch):
         weights_and_biases.open_writer(tmp_path, config)
     config.log.wandb = ""
     assert not config_rules.violations(config)
+    first = weights_and_biases._run_id(tmp_path)
+    assert weights_and_biases._run_id(tmp_path) == first
+    assert first.isalnum()
 
 
 OPEN = """
