@@ -198,3 +198,13 @@ def test_distances_interval_covers(shares):
     draws = np.random.default_rng(0).multinomial(224, shares, DRAWS)
     found = [bias.of_shares(counts.tolist(), target) for counts in draws]
     assert coverage(found, np.abs(shares - target).sum() / 2) >= 0.93
+
+
+@pytest.mark.parametrize("kind", ["uniform", "skewed"])
+@pytest.mark.parametrize("num_classes", [2, 3, 6])
+def test_intervals_of_shares_hold_all_of_them(kind, num_classes):
+    truth = models(kind, num_classes)
+    draws = np.random.default_rng(0).multinomial(224, truth, DRAWS)
+    found = np.array([intervals.goodman(counts) for counts in draws])
+    held = (found[..., 1] <= truth) & (truth <= found[..., 2])
+    assert 0.93 <= held.all(axis=1).mean() <= 0.975

@@ -214,3 +214,9 @@ def test_diffusers_takes_the_same_steps(
         np.testing.assert_allclose(
             mean + std * noise, expected.numpy(), rtol=2e-4, atol=2e-4 * scale
         )
+
+
+def test_fifty_steps_are_those_of_ddpo():
+    schedule = ddim.schedule(STABLE_DIFFUSION, 50, 1.0)
+    assert schedule.timesteps.tolist() == [*range(981, 0, -20)]  # 981, 961, ..., 1
+    assert schedule.timesteps.dtype == np.int32

@@ -106,3 +106,29 @@ def test_flags_are_the_same_whatever_the_objective():
     surrogate = losses.ppo(losses.Step(ratio, jnp.zeros(2), jnp.ones(2), 10), train)
     assert surrogate.restrained.tolist() == [False, True]
     np.testing.assert_allclose(surrogate.loss, [-1.00005, -1.0001], rtol=2e-7)
+
+
+def test_truly_ppo_gradient_by_the_mean_is_the_hand_derivative():
+    # One image, two dimensions, sigma s: d(-r A + alpha KL / 2) / d mean
+    # = -r A (x - mean) / (2 s^2) + alpha (mean - mean_old) / (2 s^2).
+    train = config.defaults().train
+    train.update(trust_region=0.01, kl_penalty=5.0)
+    std, advantage = 0.5, 1.5
+    mean_old, mean, x = np.zeros(2), np.array([0.1, 0.2]), np.array([0.9, 0.7])
+
+    def mean_log_density(mean):
+        return jnp.mean(-jnp.square(x_device - mean) / (2 * std**2), keepdims=True)
+
+    def loss(mean):
+        kl = jnp.sum(jnp.square(mean), keepdims=True) / (2 * std**2)
+        ratio = jnp.exp(mean_log_density(mean) - mean_log_density(jnp.zeros(2)))
+        step = losses.Step(ratio, kl, jnp.array([advantage]), 2)
+        return losses.truly_ppo(step, train).loss[0]
+
+    x_device = jnp.array(x, jnp.float32)
+    actual = jax.grad(loss)(jnp.array(mean, jnp.float32))
+    ratio = np.exp((x**2 - (x - mean) ** 2).sum() / (2 * 2 * std**2))
+    expected = (-ratio * advantage * (x - mean) + 5.0 * (mean - mean_old)) / (
+        2 * std**2
+    )
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)

@@ -270,3 +270,19 @@ def test_distance_from_shares_by_hand():
     draws = np.random.default_rng(0).multinomial(60, (0.5, 0.3, 0.2), 4000) / 60
     mean = np.abs(draws - (0.5, 0.3, 0.2)).sum(axis=1).mean() / 2
     assert bias.distance_floor((0.5, 0.3, 0.2), 60) == pytest.approx(mean, rel=0.03)
+
+
+def test_wilson_is_scipys():
+    for successes, trials in ((0, 7), (13, 50), (50, 50), (400, 1000)):
+        test = stats.binomtest(successes, trials)
+        expected = test.proportion_ci(method="wilson")
+        assert intervals.wilson(successes, trials)[1:] == pytest.approx(tuple(expected))
+    assert intervals.wilson(0, 7).low == 0.0 and intervals.wilson(7, 7).high == 1.0
+
+
+def test_bias_correction_errs_upwards_when_prompts_differ():
+    rng = np.random.default_rng(1)
+    biases = rng.uniform(-0.6, 0.6, 4000)
+    females = rng.binomial(24, (1 + biases) / 2)
+    actual = bias.over_prompts(females, 24 - females)
+    assert np.abs(biases).mean() < actual.corrected < actual.mean
