@@ -48,9 +48,11 @@ def count(number: int, noun: str) -> str:
 
 
 def value_text(value: Any) -> str:
-    """A setting as a reader would write it."""
+    """A setting as a reader would write it, a float in six digits."""
     if isinstance(value, list):
         return ", ".join(value_text(item) for item in value)
+    if isinstance(value, float) and math.isfinite(value):
+        value = float(f"{value:.6g}")
     return value if isinstance(value, str) else json.dumps(value)
 
 
