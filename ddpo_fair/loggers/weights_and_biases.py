@@ -47,10 +47,8 @@ class Writer:
 
     def add(self, step: int, values: dict[str, float | np.ndarray]) -> None:
         """Adds numbers and images to the step's."""
-        import wandb  # of an extra
-
         logged = {
-            name: wandb.Image(value) if isinstance(value, np.ndarray) else value
+            name: _image(value) if isinstance(value, np.ndarray) else value
             for name, value in values.items()
         }
         self._ask(lambda run: run.log(logged, step=step))
@@ -76,6 +74,12 @@ class Writer:
                 " everything.",
                 file=sys.stderr,
             )
+
+
+def _image(pixels: np.ndarray) -> Any:
+    import wandb  # of an extra
+
+    return wandb.Image(pixels)
 
 
 def open_writer(folder: Path, config: ConfigDict) -> Writer:
