@@ -16,10 +16,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import gpu_setup
+import kill
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "mech_eng.py"
-CLOCKS = ("seconds", "per_second", "memory_gb")  # what no two runs share
 
 
 def train_embedded(options: Any) -> dict[str, Any]:
@@ -205,7 +205,9 @@ def _same(one: _Run, other: _Run) -> str:
     """How many of the other's epochs equal the one's, and where they first part."""
     pairs = list(zip(one.lines(), other.lines(), strict=False))
     for count, lines in enumerate(pairs):
-        a, b = ({k: v for k, v in x.items() if not k.endswith(CLOCKS)} for x in lines)
+        a, b = (
+            {k: v for k, v in x.items() if not k.endswith(kill.CLOCKS)} for x in lines
+        )
         parted = [f"{k} {a[k]} {b.get(k)}" for k in a if a[k] != b.get(k)]
         if parted:
             return f"{count} of {len(pairs)}; then {'; '.join(parted[:6])}"
