@@ -220,6 +220,11 @@ def _train(config: ConfigDict) -> None:
     config.train.trust_region = 0.16
     # Weight of truly_ppo's KL penalty outside the region; 5 in its paper.
     config.train.kl_penalty = 5.0
+    # Weight of the penalty on the exact KL to the base policy, the model as it came, in
+    # the steps that are trained. At 1 a nat of it costs what a nat of log-likelihood
+    # earns at an advantage of 1; 0 is none. Needs LoRA, and one more forward pass of
+    # each pair of an image and a step.
+    config.train.base_kl_weight = 0.0
     # Optimizer steps in one pass over the epoch's images.
     config.train.updates_per_epoch = 2
     # Passes over the epoch's images.

@@ -115,6 +115,12 @@ def _together(flat: dict[str, Any]) -> Iterator[str]:
                 f" prompt, but there is none of {shown(text)}: {prompts.NO_FORM};"
                 " reword it, or give 0."
             )
+    if flat["train.base_kl_weight"] and not flat["train.lora.rank"]:
+        yield (
+            f"{said('train.base_kl_weight')} compares with the model as it came, which"
+            " is kept under LoRA only; give train.lora.rank, e.g. 16, or"
+            " train.base_kl_weight=0."
+        )
     if 0 < flat["eval.images"] < len(flat["prompts"]):
         yield (
             f"{said('eval.images')} must be at least one for each of the"

@@ -64,6 +64,7 @@ RANGES = {
     "train.rollback": Range(0, 100),
     "train.trust_region": Range(1e-6, 1000),
     "train.kl_penalty": Range(0, 1e4),
+    "train.base_kl_weight": Range(0, 1e4),
     "train.updates_per_epoch": Range(1, 10**6),
     "train.inner_epochs": Range(1, 10**4),
     "train.timestep_fraction": Range(0.001, 1),

@@ -170,6 +170,15 @@ def test_rules_hold_between_settings_and_devices():
         config_rules.validate(config, [], num_devices=2)
 
 
+def test_a_penalty_on_the_base_kl_needs_lora():
+    config = configuration.defaults()
+    config.train.base_kl_weight = 0.5
+    assert config_rules.violations(config) == []
+    config.train.lora.rank = 0
+    (problem,) = config_rules.violations(config)
+    assert "base_kl_weight=0.5" in problem and "give train.lora.rank" in problem
+
+
 def test_explicit_prompts_need_a_form_and_leave_images_to_compare():
     config = configuration.defaults()
     config.prompts = ("photo of the face of a nurse", "Marie Curie")

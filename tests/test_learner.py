@@ -107,48 +107,84 @@ def test_ratio_is_one_on_policy(updated):
     assert metrics["clip_fraction"] == 0
 
 
-def test_gradient_is_that_of_the_written_out_loss(sgd, given, updated):
-    model, texts, adapters, trajectory, advantages = given
-    latents = parallel.gather(trajectory.latents)
-    old = parallel.gather(trajectory.log_probs)
+def written_out_mean(model, texts, params, x, now):
+    """Mean of the step `now` from x, guided."""
+    outputs = [
+        model.unet.apply({"params": params}, x[None], now.timesteps[None], text[None])
+        for text in texts
+    ]
+    output = outputs[0][0] + GUIDANCE * (outputs[1][0] - outputs[0][0])
+    return now.latents_scale * x + now.output_scale * output
 
+
+def check_gradient(one, given, found, *inputs):
+    """That `found` moved by the mean gradient of `one` over all images and steps.
+
+    `one` is of adapters, a step of the schedule, and that step's part of each input.
+    Returns its mean.
+    """
+    adapters, (new, metrics) = given[2], found
+    schedule = ddim.schedule(given[0].scheduler, T, 1.0)
     pairs = [(image, t) for image in range(D * N) for t in range(T)]
     images, steps = map(np.asarray, zip(*pairs, strict=True))
+    inputs = [x[images, steps] for x in inputs]
+    axes = (None, 0, *(0 for _ in inputs))
+    of_pairs = jax.jit(jax.vmap(jax.value_and_grad(one), axes))
+    values, gradients = of_pairs(adapters, schedule[steps], *inputs)
+    total = jax.tree.map(lambda x: x.mean(axis=0), gradients)
+    expected = np.concatenate([np.ravel(x) for x in jax.tree.leaves(total)])
+    moved = jax.tree.map(lambda new, old: (old - new) / RATE, new, adapters)
+    found = np.concatenate([np.ravel(x) for x in jax.tree.leaves(moved)])
+    error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    assert error < 1e-3  # float32, summed in another order
+    np.testing.assert_allclose(
+        metrics["grad_norm"], np.linalg.norm(expected), rtol=1e-3
+    )
+    return float(values.mean())
 
-    def one(tree, x, following, old, advantage, now):
+
+def test_gradient_is_that_of_the_written_out_loss(given, updated):
+    model, texts, _, trajectory, advantages = given
+    latents = parallel.gather(trajectory.latents)
+
+    def one(tree, now, x, following, old, advantage):
         """-A * ratio of one image and step; on policy nothing is clipped."""
         params = lora.merge(model.params["unet"], tree, 0.5)
-        outputs = [
-            model.unet.apply(
-                {"params": params}, x[None], now.timesteps[None], text[None]
-            )[0]
-            for text in texts
-        ]
-        output = outputs[0] + GUIDANCE * (outputs[1] - outputs[0])
-        mean = now.latents_scale * x + now.output_scale * output
+        mean = written_out_mean(model, texts, params, x, now)
         residual = (following - mean) / now.std
         constant = jnp.log(now.std) + 0.5 * np.log(2 * np.pi)
         log_prob = (-0.5 * residual**2 - constant).mean()
         return -advantage * jnp.exp(log_prob - old)
 
-    gradients = jax.jit(jax.vmap(jax.grad(one), in_axes=(None, 0, 0, 0, 0, 0)))(
-        adapters,
-        latents[images, steps],
-        latents[images, steps + 1],
-        old[images, steps],
-        advantages[images],
-        sgd.policy.schedule[steps],
-    )
-    total = jax.tree.map(lambda x: x.sum(axis=0), gradients)
-    expected = np.concatenate([np.ravel(x) for x in jax.tree.leaves(total)])
-    expected = expected / (D * N * T)
-    moved = jax.tree.map(lambda new, old: (old - new) / RATE, updated[0], adapters)
-    found = np.concatenate([np.ravel(x) for x in jax.tree.leaves(moved)])
-    error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
-    assert error < 1e-3  # float32, summed in another order
-    np.testing.assert_allclose(
-        updated[1]["grad_norm"], np.linalg.norm(expected), rtol=1e-3
-    )
+    old = parallel.gather(trajectory.log_probs)
+    of_steps = np.repeat(advantages[:, None], T, axis=1)
+    check_gradient(one, given, updated, latents[:, :-1], latents[:, 1:], old, of_steps)
+
+
+def test_the_penalty_is_the_written_out_kl_to_the_base_policy(model, given):
+    of = make_learner(model, optax.sgd(RATE), base_kl_weight=0.5)
+    _, texts, adapters, trajectory, _ = given
+    alone = (*given[:4], np.zeros(D * N, np.float32))  # nothing else pushes
+    found = update(of, alone)
+    latents = parallel.gather(trajectory.latents)[:, :-1]
+
+    def one(tree, now, x):
+        """Half of ||mean - mean_base||^2 / (2 std^2), per dimension."""
+        base = model.params["unet"]
+        means = [
+            written_out_mean(model, texts, params, x, now)
+            for params in (lora.merge(base, tree, 0.5), base)
+        ]
+        return 0.5 * ((means[0] - means[1]) ** 2).mean() / (2 * now.std**2)
+
+    penalty = check_gradient(one, given, found, latents)
+    np.testing.assert_allclose(found[1]["loss"], penalty, rtol=1e-4)
+    nats = 256 * penalty / 0.5  # of the 8 x 8 x 4 dimensions; the weight
+    np.testing.assert_allclose(found[1]["base_kl"], nats, rtol=1e-4)
+
+    untrained = {x: {**a, "up": 0 * a["up"]} for x, a in adapters.items()}
+    _, metrics = update(of, (*given[:2], untrained, *alone[3:]))
+    assert metrics["base_kl"] <= 1e-6  # the same weights, rounded otherwise
 
 
 def test_microbatches_change_nothing(model, given, updated):

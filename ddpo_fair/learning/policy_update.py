@@ -99,10 +99,13 @@ def surrogate_loss(
     params: Any,
     uncond_embedding: jax.Array,
     batch: dict[str, jax.Array],
+    base: Any = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Mean loss of a microbatch and its metrics (means, but `ratio_deviation`).
 
-    The learner names the objective; the rest is as for `step_log_prob`.
+    The learner names the objective; the rest is as for `step_log_prob`. The penalty on
+    the KL to the base policy, whose UNet has the weights `base`, is paired with the
+    ratio: it is on KL / dimensions, see `losses`.
     """
     policy, shape = learner.policy, learner.policy.model.latent_shape
     log_prob, mean, std = step_log_prob(policy, params, uncond_embedding, batch)
@@ -117,15 +120,22 @@ def surrogate_loss(
     step = losses.Step(ratio, kl, batch["advantage"], int(np.prod(shape)))
     objective = getattr(losses, learner.train.objective)
     surrogate = objective(step, learner.train)
+    loss, of_base = surrogate.loss, {}
+    if weight := learner.train.base_kl_weight:
+        _, base_mean, _ = step_log_prob(policy, base, uncond_embedding, batch)
+        base_kl = ddim.kl(mean, base_mean, std)
+        loss = loss + weight * base_kl / step.num_dims
+        of_base = {"base_kl": base_kl.mean()}
     metrics = {
-        "loss": surrogate.loss.mean(),
+        "loss": loss.mean(),
         "kl": kl.mean(),
         "clip_fraction": surrogate.clipped.mean(dtype=jnp.float32),
         "trust_region_fraction": surrogate.outside.mean(dtype=jnp.float32),
         "restrained_fraction": surrogate.restrained.mean(dtype=jnp.float32),
         "ratio_deviation": jnp.abs(ratio - 1.0).max(),
+        **of_base,
     }
-    return surrogate.loss.mean(), metrics
+    return loss.mean(), metrics
 
 
 @functools.lru_cache(maxsize=PROGRAMS)
@@ -173,7 +183,9 @@ def _update(
 
     def loss_of(weights: Any, microbatch: tuple) -> tuple[jax.Array, dict]:
         params = in_place(data.base, weights, scale)
-        loss = functools.partial(surrogate_loss, learner, params, data.uncond_embedding)
+        loss = functools.partial(
+            surrogate_loss, learner, params, data.uncond_embedding, base=data.base
+        )
         losses, metrics = jax.vmap(loss)(pairs(data, *microbatch))
         return losses.mean(), metrics
 

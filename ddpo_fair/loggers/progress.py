@@ -113,6 +113,7 @@ def line_text(line: dict[str, Any], num_epochs: int, seconds: float | None) -> s
         *share_texts(line),
         f"reward {line['reward_mean']:+.3f}",
         f"kl {kl:.2g} nats" if math.isfinite(kl) else "kl undefined",
+        *([f"to the base {line['base_kl']:.2g}"] if "base_kl" in line else []),
         f"clipped {line['clip_fraction']:.0%}",
     ]
     if line["advantage_max"] == 0:

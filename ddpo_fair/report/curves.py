@@ -45,6 +45,12 @@ FIELDS = (
         limit="train.trust_region",
     ),
     Field(
+        "base_kl",
+        "Distance to the base policy",
+        "KL to the model as it came, nats per denoising step that is trained, mean over"
+        " the epoch's updates.",
+    ),
+    Field(
         "none",
         "Recognised as neither",
         "Share of the epoch's images that the classifier calls neither female nor"
