@@ -224,7 +224,7 @@ def _override(
     config_flags.DEFINE_config_dict("config", fresh, "", values, sys_argv=ours)
     for name in values:
         if isinstance(names.get(name), tuple):
-            values[name].parser = _Tuple(type(names[name][0]))
+            values[name].parser = _Tuple(type((*names[name], "")[0]))
     rest, problems = read(values, arguments, "")
     problems += strangers(rest, [*known, *names])
     return configuration.renamed(values["config"].override_values), problems

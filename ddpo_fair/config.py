@@ -206,6 +206,12 @@ def _sample(config: ConfigDict) -> None:
     # and "a male ...", rewarded with the probability of the gender they ask for, which
     # keeps up prompt adherence; 0 for none.
     config.sample.explicit_share = 0.0
+    # Prompts whose images earn nothing and count for nothing: they only hold the policy
+    # to the base policy, by train.base_kl_weight. E.g. explicit forms, or occupations
+    # that shall stay as they are.
+    config.sample.preserve_prompts = ()
+    # Share of an epoch's images that are of preserve_prompts, if there are any.
+    config.sample.preserve_share = 0.25
 
 
 def _train(config: ConfigDict) -> None:

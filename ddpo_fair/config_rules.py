@@ -12,6 +12,7 @@ from ddpo_fair import attribute_rules, prompts, setting_rules
 from ddpo_fair import config as configuration
 from ddpo_fair.errors import UserError, shown
 
+MOST_BESIDE = 0.9  # of the images, of explicit and preservation prompts
 FEWEST_OF_A_CELL = 8  # images of a prompt in an epoch, of a joint target
 # What the rules between settings compute with.
 JOINT = {
@@ -25,6 +26,7 @@ JOINT = {
     "eval.images",
 }
 
+PRESERVE = "sample.preserve_prompts"
 INSTALL_WANDB = 'pip install "ddpo_fair[wandb]"; or leave log.wandb empty.'
 
 
@@ -54,6 +56,7 @@ def violations(config: ConfigDict) -> list[str]:
     return [
         *(f"{x}={shown(given[x])} must be {rule}." for x, rule in rules.items()),
         *prompts.problems(flat["prompts"]),
+        *prompts.problems(flat[PRESERVE], PRESERVE),
         *_wandb(flat["log.wandb"]),
         *([] if types else attribute_rules.problems(config)),
         *([] if rules.keys() & JOINT else _together(flat)),
@@ -121,10 +124,32 @@ def _together(flat: dict[str, Any]) -> Iterator[str]:
             " is kept under LoRA only; give train.lora.rank, e.g. 16, or"
             " train.base_kl_weight=0."
         )
+    yield from _preservation(flat, said)
     if 0 < flat["eval.images"] < len(flat["prompts"]):
         yield (
             f"{said('eval.images')} must be at least one for each of the"
             f" {len(flat['prompts'])} prompts, or 0."
+        )
+
+
+def _preservation(flat: dict[str, Any], said: Callable[[str], str]) -> Iterator[str]:
+    """Rules on the preservation prompts, if there are any."""
+    if not flat[PRESERVE]:
+        return
+    if not flat["train.base_kl_weight"]:
+        yield (
+            f"{said(PRESERVE)} act through the KL to the base policy alone; give"
+            " train.base_kl_weight, e.g. 0.1, or leave them out."
+        )
+    for text in sorted(set(flat[PRESERVE]) & set(flat["prompts"])):
+        yield (
+            f"{PRESERVE}: {shown(text)} is one of the prompts, which train it; keep it"
+            " in one of the two."
+        )
+    if flat["sample.preserve_share"] + flat["sample.explicit_share"] > MOST_BESIDE:
+        yield (
+            f"{said('sample.preserve_share')} and {said('sample.explicit_share')} must"
+            f" be at most {MOST_BESIDE} together; the rest is of the prompts."
         )
 
 
@@ -138,16 +163,25 @@ def _on_devices(config: ConfigDict, num_devices: int) -> Iterator[str]:
             f"sample.explicit_share={sample.explicit_share} of {images} images per"
             f" epoch is none; give at least {1 / images:.2g}, or 0."
         )
-    yield from _joint(config, images - explicit, num_devices)
-    least = 2 * len(config.prompts)
-    if images - explicit < least:
-        beside = f" beside {explicit} of explicit ones" if explicit else ""
-        batch = num_devices * sample.batch_per_device
-        more = next(
-            batches
-            for batches in itertools.count(1)
-            if batches * batch - explicit_images(config, batches * batch) >= least
+    preserved = preserved_images(config, images)
+    if sample.preserve_prompts and not preserved:
+        yield (
+            f"sample.preserve_share={sample.preserve_share} of {images} images per"
+            f" epoch is none; give at least {1 / images:.2g}, or leave"
+            f" {PRESERVE} out."
         )
+
+    def own(images: int) -> int:
+        others = explicit_images(config, images) + preserved_images(config, images)
+        return images - others
+
+    yield from _joint(config, own(images), num_devices)
+    least = 2 * len(config.prompts)
+    if own(images) < least:
+        beside = f" beside {explicit} of explicit ones" if explicit else ""
+        beside += f" beside {preserved} of preserve_prompts" if preserved else ""
+        batch = num_devices * sample.batch_per_device
+        more = next(x for x in itertools.count(1) if own(x * batch) >= least)
         yield (
             f"sample.batch_per_device={sample.batch_per_device} x sample.batches="
             f"{sample.batches} x {num_devices} devices = {images} images per epoch, but"
@@ -183,6 +217,12 @@ def explicit_prompts(config: ConfigDict) -> tuple[prompts.Prompt, ...]:
 def explicit_images(config: ConfigDict, num_images: int) -> int:
     """How many of an epoch's images are of explicit prompts."""
     return round(config.sample.explicit_share * num_images)
+
+
+def preserved_images(config: ConfigDict, num_images: int) -> int:
+    """How many of an epoch's images are of preservation prompts."""
+    share = config.sample.preserve_share if config.sample.preserve_prompts else 0.0
+    return round(share * num_images)
 
 
 def steps_per_update(flat: dict[str, Any]) -> int:

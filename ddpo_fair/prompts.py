@@ -34,8 +34,7 @@ def draw(
     num_images: int,
     seed: int,
     epoch: int,
-    num_explicit: int = 0,
-    explicit_images: int = 0,
+    *further: tuple[int, int],
 ) -> np.ndarray:
     """Index of each image's prompt, int [N], in an order drawn anew every epoch.
 
@@ -47,17 +46,18 @@ def draw(
         num_images: N, of the epoch.
         seed: of the run.
         epoch: its number.
-        num_explicit: the following indices are prompts that say a gender.
-        explicit_images: how many of the N are of those.
+        further: of each kind of other prompts, which the following indices are, how
+            many there are, and how many of the N images are of them.
     """
     random = np.random.default_rng([seed, zlib.crc32(b"prompts"), epoch])
-    favoured = random.permutation(num_prompts)
-    drawn = favoured[np.arange(num_images - explicit_images) % num_prompts]
-    if explicit_images:
-        explicit = num_prompts + random.permutation(num_explicit)
-        turns = explicit[np.arange(explicit_images) % num_explicit]
-        drawn = np.concatenate([drawn, turns])
-    return random.permutation(drawn)
+    own = num_images - sum(images for _, images in further)
+    drawn, first = [], 0
+    for count, images in ((num_prompts, own), *further):
+        if images:
+            favoured = first + random.permutation(count)
+            drawn.append(favoured[np.arange(images) % count])
+        first += count
+    return random.permutation(np.concatenate(drawn))
 
 
 def fixed(num_prompts: int, num_images: int) -> np.ndarray:
@@ -65,12 +65,12 @@ def fixed(num_prompts: int, num_images: int) -> np.ndarray:
     return np.arange(num_images) % num_prompts
 
 
-def problems(prompts: Sequence[str]) -> Iterator[str]:
-    """A sentence for each prompt that no model could be given."""
-    if not prompts:
+def problems(prompts: Sequence[str], setting: str = "prompts") -> Iterator[str]:
+    """A sentence for each prompt of a setting that no model could be given."""
+    if not prompts and setting == "prompts":
         yield "prompts=() must hold at least one text."
     for index, prompt in enumerate(prompts):
-        name = f"prompts[{index}]={shown(prompt)}"
+        name = f"{setting}[{index}]={shown(prompt)}"
         if all(unicodedata.category(c)[0] in "CZ" for c in prompt):
             yield f"{name} is empty; say what to draw."
             continue
@@ -87,11 +87,11 @@ def problems(prompts: Sequence[str]) -> Iterator[str]:
             )
     most = collections.Counter(prompts).most_common(1)
     if most and most[0][1] > 1:
-        yield f"prompts: {shown(most[0][0])} stands there twice; keep one."
+        yield f"{setting}: {shown(most[0][0])} stands there twice; keep one."
 
 
-def unknown(prompts: Sequence[str]) -> list[str]:
-    """A sentence for each prompt, a text, that the embedded model does not know."""
+def unknown(prompts: Sequence[str], setting: str = "prompts") -> list[str]:
+    """A sentence for each text of a setting that the embedded model does not know."""
     nouns = [*occupations.BY_NAME, *occupations.PLAIN]
     known = {noun.lower() for noun in nouns}
     listed = ", ".join(sorted(nouns, key=str.lower))
@@ -101,7 +101,7 @@ def unknown(prompts: Sequence[str]) -> list[str]:
         if match and match["noun"] in known:
             continue
         problems.append(
-            f"The embedded model does not know prompts={shown(prompt)}. It draws"
+            f"The embedded model does not know {setting}={shown(prompt)}. It draws"
             " 'photo of the face of a NOUN', with 'male' or 'female' before the noun if"
             f" you like; its nouns are {listed}."
             " For any other text choose another model, e.g. :sd15 after the config"

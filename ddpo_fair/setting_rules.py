@@ -60,6 +60,7 @@ RANGES = {
     "sample.batch_per_device": Range(1, 10**6),
     "sample.batches": Range(1, 10**6),
     "sample.explicit_share": Range(0, 0.9),
+    "sample.preserve_share": Range(0, 0.9),
     "train.clip_range": Range(1e-6, 1, "; DDPO has 0.0001, float32 resolves 1e-7"),
     "train.rollback": Range(0, 100),
     "train.trust_region": Range(1e-6, 1000),
@@ -136,7 +137,7 @@ def wrong_types(
     """Names of settings of a wrong type, and what they must be."""
     for name, default in defaults.items():
         value, kind = flat[name], type(default)
-        inside = type(default[0]) if kind is tuple else None
+        inside = type((*default, "")[0]) if kind is tuple else None
         if type(value) is not kind or (
             inside and any(type(item) is not inside for item in value)
         ):

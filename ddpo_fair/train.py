@@ -52,10 +52,12 @@ def _train_or_plan(arguments: Sequence[str]) -> None:
 def check(config: ConfigDict, problems: list[str]) -> None:
     """Raises a UserError with all that is wrong, before JAX is imported."""
     problems = list(problems)
-    if config.model == configuration.EMBEDDED and isinstance(config.prompts, tuple):
-        texts = [text for text in config.prompts if isinstance(text, str)]
-        if not any(prompts.problems(texts)):  # which `validate` tells
-            problems += prompts.unknown(texts)
+    flat = configuration.flatten(config)
+    for setting in ("prompts", config_rules.PRESERVE):
+        if config.model == configuration.EMBEDDED and isinstance(flat[setting], tuple):
+            texts = [text for text in flat[setting] if isinstance(text, str)]
+            if not any(prompts.problems(texts, setting)):  # which `validate` tells
+                problems += prompts.unknown(texts, setting)
     config_rules.validate(config, problems)
 
 

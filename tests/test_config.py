@@ -202,6 +202,34 @@ def test_explicit_prompts_need_a_form_and_leave_images_to_compare():
         config_rules.validate(config, [], num_devices=1)
 
 
+def test_preservation_prompts_need_the_penalty_and_images_of_their_own():
+    config = configuration.defaults()
+    config.sample.preserve_prompts = (*config.prompts, "photo of the face of a pilot")
+    config.sample.preserve_share, config.sample.explicit_share = 0.5, 0.5
+    penalty, both, share = config_rules.violations(config)
+    assert "give train.base_kl_weight" in penalty
+    assert "is one of the prompts" in both and "at most 0.9 together" in share
+    config.train.base_kl_weight, config.sample.explicit_share = 0.5, 0.0
+    config.sample.preserve_prompts = ("photo of the face of a wizard",)
+    with pytest.raises(UserError, match=r"know sample.preserve_prompts='photo of"):
+        train.check(config, [])
+    config.sample.batch_per_device, config.train.updates_per_epoch = 3, 1
+    config.train.microbatch = 1
+    with pytest.raises(UserError, match=r"need 2 beside 2 of preserve_p.*batches=2"):
+        config_rules.validate(config, [], num_devices=1)
+    config.sample.preserve_share = 0.1
+    with pytest.raises(UserError, match=r"of 3 images per epoch is none; give at lea"):
+        config_rules.validate(config, [], num_devices=1)
+    assert config_rules.preserved_images(configuration.defaults(), 64) == 0
+
+
+def test_preservation_prompts_are_read_from_the_command_line():
+    flag = """--config.sample.preserve_prompts=('a man', "a cat")"""
+    command, problems = parse(flag)
+    assert problems == []
+    assert command.config.sample.preserve_prompts == ("a man", "a cat")
+
+
 @pytest.mark.parametrize("port", [1, 9999, 65530, 65535])
 def test_every_port_is_taken(port):
     command, problems = parse(f"--config.distributed.coordinator_address=host:{port}")

@@ -102,12 +102,15 @@ def test_the_embedded_model_tells_its_own_prompts_apart(copied, tmp_path):
 
 
 def test_explicit_prompts_have_their_share():
-    drawn = prompts.draw(3, 40, seed=1, epoch=2, num_explicit=6, explicit_images=12)
+    drawn = prompts.draw(3, 40, 1, 2, (6, 12))
     counts = np.bincount(drawn, minlength=9)
     assert sorted(counts[:3]) == [9, 9, 10]  # 28 images of 3 prompts
     assert counts[3:].tolist() == [2] * 6
-    again = prompts.draw(3, 40, seed=1, epoch=3, num_explicit=6, explicit_images=12)
+    again = prompts.draw(3, 40, 1, 3, (6, 12))
     assert (drawn != again).any()
-    seen = [set(prompts.draw(1, 8, 0, epoch, 20, 4)) - {0} for epoch in range(40)]
+    seen = [set(prompts.draw(1, 8, 0, epoch, (20, 4))) - {0} for epoch in range(40)]
     assert all(len(one) == 4 for one in seen)
     assert set().union(*seen) == set(range(1, 21))
+    # Of another kind, 2 prompts, have 10 images; of none of the 6 there are any.
+    both = prompts.draw(3, 40, 1, 2, (6, 0), (2, 10))
+    assert np.bincount(both)[3:].tolist() == [0] * 6 + [5, 5]

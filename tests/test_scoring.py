@@ -67,6 +67,17 @@ def test_explicit_prompts_earn_what_they_ask_for(name):
     np.testing.assert_allclose(found.advantages[3:], advantages, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["batch", "per_prompt", "fixed"])
+def test_preservation_prompts_earn_nothing_and_change_nothing(name):
+    settings = {"advantage.name": name}
+    alone = score([FEMALE, MALE, MALE], **settings)
+    asked = [scoring.PRESERVED, classes.NONE, classes.NONE, classes.NONE]
+    found = score([FEMALE, FEMALE, MALE, MALE], asked, **settings)
+    np.testing.assert_array_equal(found.rewards, [0.0, *alone.rewards])
+    np.testing.assert_array_equal(found.advantages, [0.0, *alone.advantages])
+    assert found.history == alone.history
+
+
 def expected_gradient(policy, num_images, advantages_of):
     """E[sum_i A_i grad log p(i)] by the logits, over every batch; NONE is the last."""
     scores, total = np.eye(len(policy)) - policy, np.zeros(len(policy))

@@ -47,6 +47,23 @@ def test_other_settings_train_too(tiny, tmp_path):
         assert {"eval_q", "q"} <= set(line["prompts"][tiny_model.PROMPTS[1]])
 
 
+def test_a_penalty_keeps_the_policy_near_the_base_policy(tiny, tmp_path):
+    lines = {}
+    for weight in (1e-6, 1e3):
+        config = settings(tiny, tmp_path)
+        config.run.name, config.sample.explicit_share = f"weight_{weight}", 0.0
+        config.eval.images = 0
+        config.sample.preserve_prompts = tiny_model.PROMPTS[1:]
+        config.train.base_kl_weight, config.train.learning_rate = weight, 1e-3
+        train.check(config, [])
+        train.train(config)
+        lines[weight] = run_log.read(run_folder.path_of(config))
+        for line in lines[weight]:  # 4 of 16 images are of preservation prompts
+            assert line["num_female"] + line["num_male"] + line["num_none"] == 12
+    free, held = lines[1e-6][-1]["base_kl"], lines[1e3][-1]["base_kl"]
+    assert 0 < held < free / 4
+
+
 def test_two_attributes_train_jointly(tiny, tmp_path):
     """Of one classifier, whose labels mean classes of both; with targets by prompt."""
     config = settings(tiny, tmp_path)

@@ -15,6 +15,7 @@ from ddpo_fair.classifiers import classes
 from ddpo_fair.learning import advantages, rewards
 from ddpo_fair.learning.goals import Goal
 
+PRESERVED = -2  # asked of preservation prompts: no reward, no advantage
 History = dict[str, dict[str, list[float]]]  # rewards by goal and prompt
 
 
@@ -46,14 +47,14 @@ def score(
         probabilities: of each attribute, [N, K]; a row that is not finite is NONE.
         names: prompt of each image, str [N].
         asked: as in `Samples`. Explicit prompts earn the probability of that gender,
-            all others the goals' rewards.
+            preservation prompts nothing, all others the goals' rewards.
         target_classes: the class or cell that `shift` rewards, by goal and prompt.
         history: of the per-prompt advantages.
     """
     finite = np.all([classes.finite(x) for x in probabilities.values()], axis=0)
     known = {x: np.where(finite[:, None], p, 0.0) for x, p in probabilities.items()}
     labels = labels_of(config, known)
-    free, settings = asked == classes.NONE, config.advantage
+    free, explicit, settings = asked == classes.NONE, asked >= 0, config.advantage
     values, result = np.zeros((2, len(names)), np.float32)
     kept: History = {}
     for goal in goals:
@@ -76,13 +77,13 @@ def score(
         values[free] += np.float32(goal.weight) * own
         result[free] += np.float32(goal.weight) * pushed
     result = np.clip(result, -settings.clip, settings.clip)
-    if not free.all():
-        asked_for, gender = asked[~free], classes.GENDER.name
-        own = rewards.shift(known[gender][~free], asked_for)
-        values[~free] = own - _none_penalty(config, gender, labels)[~free]
+    if explicit.any():
+        asked_for, gender = asked[explicit], classes.GENDER.name
+        own = rewards.shift(known[gender][explicit], asked_for)
+        values[explicit] = own - _none_penalty(config, gender, labels)[explicit]
         # All that ask for one class have one baseline: of each prompt there are few.
-        result[~free] = advantages.fixed(
-            values[~free], asked_for.astype(str), settings.scale, settings.clip
+        result[explicit] = advantages.fixed(
+            values[explicit], asked_for.astype(str), settings.scale, settings.clip
         )
     return Scores(finite, labels, values, result, kept)
 

@@ -38,7 +38,7 @@ class Run:
     vae_params: Any
     classifier_params: tuple[Any, ...]
     explicit: tuple[prompts.Prompt, ...]  # rewarded for what they ask for; or ()
-    text: np.ndarray  # float32 [P + E, L, C], of each prompt, then each explicit one
+    text: np.ndarray  # float32 [P + E, L, C], of all `texts`
     uncond_embedding: jax.Array  # float32 [L, C], of the empty prompt
 
     @property
@@ -114,9 +114,9 @@ def remat_of(config: ConfigDict) -> bool | str:
 
 
 def texts(config: ConfigDict) -> list[str]:
-    """All prompts of a run: the config's, then their explicit forms."""
-    explicit = config_rules.explicit_prompts(config)
-    return [*config.prompts, *(prompt.text for prompt in explicit)]
+    """A run's prompts: those that learn, their explicit forms, preservation prompts."""
+    explicit = [prompt.text for prompt in config_rules.explicit_prompts(config)]
+    return [*config.prompts, *explicit, *config.sample.preserve_prompts]
 
 
 def assemble(

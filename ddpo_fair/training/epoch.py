@@ -25,7 +25,8 @@ class Samples:
     """The images of one epoch, on their way; batch b holds [D, B] of them."""
 
     names: np.ndarray  # str [N], the prompts
-    asked: np.ndarray  # int [N], the class that an explicit prompt wants; NONE: no such
+    # int [N], the class that an explicit prompt wants, else NONE; or PRESERVED.
+    asked: np.ndarray
     trajectories: list[sampler.Trajectory]
     probabilities: list[jax.Array]  # [D, B, K] each, K classes of all attributes
 
@@ -40,13 +41,14 @@ def sample(
     no further batch is started: on a CPU that waits for the one before.
     """
     size = run.config.sample.batch_per_device
+    preserved = run.config.sample.preserve_prompts
     drawn = prompts.draw(
         len(run.config.prompts),
         run.num_images,
         run.config.seed,
         epoch,
-        len(run.explicit),
-        config_rules.explicit_images(run.config, run.num_images),
+        (len(run.explicit), config_rules.explicit_images(run.config, run.num_images)),
+        (len(preserved), config_rules.preserved_images(run.config, run.num_images)),
     )
     key = rng.key(run.config.seed, epoch, "sample")
     first = np.arange(parallel.num_devices())[:, None] * run.images_per_device
@@ -62,6 +64,7 @@ def sample(
     names = np.array(assembly.texts(run.config))[drawn]
     asked = [classes.NONE] * len(run.config.prompts)
     asked += [prompt.wanted for prompt in run.explicit]
+    asked += [scoring.PRESERVED] * len(preserved)
     return Samples(names, np.array(asked)[drawn], trajectories, probabilities)
 
 
@@ -135,8 +138,8 @@ def line_of(run: Run, samples: Samples, scores: scoring.Scores) -> dict[str, Any
         own = labels, scores.rewards[rows], scores.finite[rows]
         return metrics.of_images(run.config, run.goals, prompts, *own)
 
-    explicit = samples.asked != classes.NONE
-    line = measure(~explicit, run.config.prompts)
+    line = measure(samples.asked == classes.NONE, run.config.prompts)
+    explicit = samples.asked >= 0
     if explicit.any():
         genders = scores.labels[classes.GENDER.name][explicit]
         adherent = genders == samples.asked[explicit]
