@@ -225,7 +225,25 @@ def test_unsound_file_is_a_user_error(tmp_path, params, harm):
     path.write_bytes(harm(path.read_bytes()))
     with pytest.raises(errors.UserError, match="no sound safetensors") as raised:
         weights.load(tmp_path, TEMPLATE)
-    assert str(path) in str(raised.value) and "download it again" in str(raised.value)
+    text = str(raised.value)
+    assert str(path) in text and text.endswith("; copy it again from where it came.")
+
+
+def test_a_damaged_file_of_the_hubs_cache_is_to_be_deleted(tmp_path, params):
+    """The blob: as long as it is there the hub's client only links it again."""
+    blob, folder = (
+        tmp_path / "models--o--n/blobs/1",
+        tmp_path / "models--o--n/snapshots/2",
+    )
+    weights.save(folder, params, CONFIG)
+    blob.parent.mkdir()
+    whole = (folder / FILE).read_bytes()
+    blob.write_bytes(whole[:-3])
+    (folder / FILE).unlink()
+    (folder / FILE).symlink_to(blob)
+    said = f"it has {len(whole) - 3:,} bytes, and by its header {len(whole):,}"
+    with pytest.raises(errors.UserError, match=f"{said}.*; delete {blob}; the same"):
+        weights.load(folder, TEMPLATE)
 
 
 def test_a_pointer_of_git_lfs_is_named(tmp_path):

@@ -43,7 +43,8 @@ def _way_out(folder: Path) -> str:
     for path in filter(Path.is_file, folder.glob("*.json")):
         if path.read_bytes().startswith(codecs.BOM_UTF8):
             return f"{path.name} begins with a byte-order mark: save it as UTF-8 alone"
-    return tensor_files.way_out(*folder.glob("*"))
+    again = tensor_files.again(folder)
+    return tensor_files.way_out(*folder.glob("*"), otherwise=again)
 
 
 def of(

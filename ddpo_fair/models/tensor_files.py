@@ -27,6 +27,7 @@ HALF = ("fp16", "bf16")  # variants that differ from the usual files by rounding
 MOST_NAMED = 8  # files that one message lists
 # What torch.compile, DistributedDataParallel and PEFT put around a module.
 WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|module|base_layer)\.")
+PACKAGE = pathlib.Path(__file__).parents[1]
 POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -38,15 +39,16 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
-            f"{path} cannot be read as JSON ({error}); {way_out(path)}."
+            f"{path} cannot be read as JSON ({error}{_size(path)}); {way_out(path)}."
         ) from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no JSON object; {way_out(path)}.")
     return content
 
 
-def way_out(*paths: pathlib.Path, otherwise: str = "download it again") -> str:
-    """What to do about files that cannot be read: what git-lfs says, or `otherwise`."""
+def way_out(*paths: pathlib.Path, otherwise: str = "") -> str:
+    """What to do about files that cannot be read: what git-lfs says, or `otherwise`,
+    or how to get the first of them again."""
     for path in filter(pathlib.Path.is_file, paths):
         with contextlib.suppress(OSError), open(path, "rb") as file:
             if file.read(len(POINTER)) == POINTER:
@@ -54,7 +56,31 @@ def way_out(*paths: pathlib.Path, otherwise: str = "download it again") -> str:
                     f"{path.name} is a pointer that git-lfs left in its place: run"
                     " `git lfs install` once and `git lfs pull` in the folder"
                 )
-    return otherwise
+    return otherwise or again(paths[0])
+
+
+def again(path: pathlib.Path) -> str:
+    """How to get a damaged file or folder again, which depends on where it lies."""
+    converted = files.cache() / "single_file"
+    for place in path.parents:
+        if place.parent == converted:
+            return f"delete {place}; the same command then converts it again"
+        if place.name.startswith("models--"):  # the hub's cache, whose files are links
+            target = path.resolve() if path.is_file() else place
+            return f"delete {target}; the same command then downloads it again"
+    if PACKAGE in path.parents:
+        return "install the package again"
+    return "copy it again from where it came"
+
+
+def _size(path: pathlib.Path) -> str:
+    """How many bytes a file has, and how many a safetensors header says it has."""
+    size, said = path.stat().st_size, ""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+        length, header = _header(path)
+        ends = [header[name]["data_offsets"][1] for name in header if name[:2] != "__"]
+        said = f", and by its header {8 + length + max(ends):,}"
+    return f"; it has {size:,} bytes{said}"
 
 
 def find(folder: pathlib.Path, variant: str | None) -> list[pathlib.Path]:
@@ -134,7 +160,7 @@ def instead(names: Iterable[str]) -> str:
 def _shards(index: pathlib.Path) -> list[pathlib.Path]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise UserError(f"{index} has no weight_map; download it again.")
+        raise UserError(f"{index} has no weight_map; {again(index)}.")
     names = sorted(set(map(str, weight_map.values())))
     for name in names:
         if os.path.basename(name) != name or not name.endswith(".safetensors"):
@@ -144,7 +170,8 @@ def _shards(index: pathlib.Path) -> list[pathlib.Path]:
             )
         if not (index.parent / name).is_file():
             raise UserError(
-                f"{index} names {name}, which does not exist; download it again."
+                f"{index} names {name}, which does not exist; copy it there, or choose"
+                " another model or revision."
             )
     return [index.parent / name for name in names]
 
@@ -155,7 +182,7 @@ def open_all(paths: list[pathlib.Path]) -> Tensors:
     for path in paths:
         with _sound(path, f"{path} is no sound safetensors file"):
             file = safetensors.safe_open(path, framework="numpy")
-            _check_names(path)
+            _header(path)
         for name in file.keys():  # noqa: SIM118 - not a dict
             plain = WRAPPERS.sub("", name)
             if plain in tensors:
@@ -173,17 +200,19 @@ def _sound(path: pathlib.Path, problem: str) -> Iterator[None]:
     try:
         yield
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{problem} ({error}); {way_out(path)}.") from None
+        raise UserError(f"{problem} ({error}{_size(path)}); {way_out(path)}.") from None
 
 
-def _check_names(path: pathlib.Path) -> None:
-    """Raises a ValueError if a header, sound else, holds a name twice.
+def _header(path: pathlib.Path) -> tuple[int, dict[str, Any]]:
+    """The length and the content of a header; a ValueError if it holds a name twice.
 
     safetensors takes the last one, other readers may take the first.
     """
     with open(path, "rb") as file:
-        header = file.read(int.from_bytes(file.read(8), "little"))
-    json.loads(header, object_pairs_hook=files.once)
+        length = int.from_bytes(file.read(8), "little")
+        if length > path.stat().st_size:
+            raise ValueError("it has no header")
+        return length, json.loads(file.read(length), object_pairs_hook=files.once)
 
 
 def read(tensors: Tensors, name: str) -> np.ndarray:
