@@ -365,6 +365,7 @@ def test_files_of_other_versions_are_read(torch, tmp_path, kind, config, rename)
         ("vit", VIT, {"image_size": [16, 16]}, "image_size="),
         ("vit", VIT, {"num_attention_heads": 5}, "num_attention_heads=5"),
         ("vit", VIT, {"id2label": {1: "a", 2: "b"}}, "id2label="),
+        ("vit", VIT, {"label2id": {"male": 0}}, "'male' is 1, label2id that it is 0"),
         ("text", TEXT, {"model_type": "t5"}, "type='t5'.*use a Stable Diffusion"),
         ("text", TEXT, {"hidden_act": "relu"}, "hidden_act='relu'"),
         ("text", TEXT, {"num_attention_heads": 5}, "num_attention_heads=5"),

@@ -59,6 +59,7 @@ class Config:
             sound = len(names) > 0 and set(names) == set(numbers)
             rule = ("id2label", sound, "names of the classes 0, 1, 2, ...")
             options.check(PLACE, json_dict, [rule])
+            _check_inverse(json_dict, names)
             json_dict = json_dict | {"id2label": [names[i] for i in numbers]}
         config = options.read(cls, json_dict, PLACE)
         rules = (
@@ -90,6 +91,18 @@ class Embeddings(nn.Module):
         tokens = jnp.broadcast_to(token, (N, 1, D)).astype(self.dtype)
         x = jnp.concatenate([tokens, patches.reshape(N, rows * columns, D)], axis=1)
         return x + positions.astype(self.dtype)
+
+
+def _check_inverse(json_dict: dict[str, Any], names: dict[str, str]) -> None:
+    """Raises a UserError if label2id has another number for a name of id2label."""
+    inverse = json_dict.get("label2id")
+    for name, number in inverse.items() if isinstance(inverse, dict) else ():
+        if name in names.values() and names.get(str(number)) != name:
+            known = next(index for index in names if names[index] == name)
+            raise errors.UserError(
+                f"{PLACE}: id2label says that {errors.shown(name)} is {known}, label2id"
+                f" that it is {errors.shown(number)}; correct the wrong one."
+            )
 
 
 class ImageClassifier(nn.Module):
