@@ -202,6 +202,7 @@ def test_splits_are_known_by_name_or_asked_for(splits, trained, tested):
         ),
         ("images.zip list_attr_celeba.txt", "link the images into FOLDER/female and"),
         ("cat/a.png man/b.png woman/c.png", "--classes=none,male,female[.]"),
+        ("man/train/a.png woman/test/b.png", "inside that of each class .*/man/x.png"),
         ("female/a.png dataset_info.json", "if it is a folder of images, remove"),
     ],
 )

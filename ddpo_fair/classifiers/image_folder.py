@@ -75,6 +75,12 @@ def read(root: Path) -> tuple[Files, list[str], str]:
             + hint(root)
         )
     order = sorted(known)
+    if not any(map(_purpose, places)) and all(map(_purpose, order)):
+        raise UserError(
+            f"{name} has a folder for each split ({', '.join(order)}) inside that of"
+            f" each class ({', '.join(places)}): make it FOLDER/{order[0]}/"
+            f"{next(iter(places))}/x.png and so on."
+        )
     numbered = {
         split: [(path, order.index(path.parent.name.lower())) for path in paths]
         for split, paths in images.items()
@@ -89,8 +95,14 @@ def _is_split(place: Path) -> bool:
     A class may hold a subfolder, and a split an image that belongs to none.
     """
     images, folders = _inside(place)
-    named = any(of_purpose([place.name], purpose) for purpose in PURPOSES)
-    return (named or not images) and any(_inside(folder)[0] for folder in folders)
+    return (_purpose(place.name) or not images) and any(
+        _inside(folder)[0] for folder in folders
+    )
+
+
+def _purpose(name: str) -> bool:
+    """Whether a split's name says what it is for."""
+    return any(of_purpose([name], purpose) for purpose in PURPOSES)
 
 
 def hint(root: Path) -> str:
