@@ -253,6 +253,11 @@ def test_attributes_of_tfds_are_labels(tmp_path):
         "celebrity_like", "Smiling", ("man", "woman"), data_dir=where
     )
     assert named.names == ("man", "woman")
+    (file,) = tmp_path.rglob("*.array_record*")
+    for damaged in (file.read_bytes()[:-3], file.read_bytes()[:65536]):
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match=f"{file} is damaged .* Copy it again"):
+            labelled_images.read(named, "train", (24, 24), BILINEAR)
 
 
 @pytest.mark.parametrize(

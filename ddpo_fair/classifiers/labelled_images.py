@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tqdm
 from PIL import Image, ImageOps
 
 from ddpo_fair import files
@@ -156,8 +155,9 @@ def read(data: LabelledImages, split: str, size: tuple[int, int], method: int) -
         labels = [number for _, number in source]
     else:
         source = tfds_source.examples(data.source, split, data.image, data.reference)
-        rows = tqdm.trange(len(source), desc=f"labels of {split}", disable=None)
-        labels = [int(tfds_source.at(source[row], data.label)) for row in rows]
+        labels = tfds_source.labels(
+            data.source, split, source, data.label, data.reference
+        )
     found = np.array(labels, np.int64)
     wrong = np.flatnonzero((found < 0) | (found >= len(data.names)))
     if len(wrong):

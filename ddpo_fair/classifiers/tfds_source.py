@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tqdm
 
 from ddpo_fair import errors
 from ddpo_fair.classifiers import classes
@@ -130,6 +131,26 @@ def examples(
             " without TensorFlow: give another --data_dir, where it is prepared as"
             " array_record."
         ) from error
+
+
+def labels(
+    builder: Any, split: str, examples: Sequence[Any], label: str, reference: str
+) -> list[int]:
+    """The label of each example; a UserError names a file that is damaged."""
+    found: list[int] = []
+    try:
+        for row in tqdm.trange(len(examples), desc=f"labels of {split}", disable=None):
+            found.append(int(at(examples[row], label)))
+    except Exception as error:  # array_record's, or of what it read
+        info = builder.info.splits[split]
+        ends = np.cumsum(info.shard_lengths)
+        path = info.filepaths[np.searchsorted(ends, len(found), side="right")]
+        raise UserError(
+            f"--data={shown(reference)}: {path} is damaged"
+            f" ({errors.first_line(error)}). Copy it again, or delete its folder to"
+            " have the data set prepared again."
+        ) from error
+    return found
 
 
 def at(example: dict[str, Any], path: str) -> Any:
