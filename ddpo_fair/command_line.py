@@ -29,6 +29,7 @@ from ddpo_fair import files, process
 from ddpo_fair.errors import UserError, shown
 
 ONE = "attributes.gender."  # whose settings --help shows for all attributes
+MOST_ATTRIBUTES = 50  # each of which has flags of its own
 LONGEST_REASON = 300  # characters of what a config file raises
 USAGE = """\
 python -m MODULE --config=configs/mech_eng.py[:embedded|:sd15] [--config.NAME=VALUE ...]
@@ -253,6 +254,8 @@ def _load(path: str, variant: str | None) -> tuple[ConfigDict, dict[str, Any]]:
             raise TypeError(f"get_config() returned {shown(found)}")
         if not found.get("attributes", True):
             raise ValueError("attributes is empty: give one, e.g. gender")
+        if (count := len(found.get("attributes", ()))) > MOST_ATTRIBUTES:
+            raise ValueError(f"{count} attributes; give {MOST_ATTRIBUTES} at most")
         given = configuration.flatten(found)
         config = configuration.of_settings(given)
     except (UserError, KeyboardInterrupt):

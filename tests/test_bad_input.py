@@ -194,6 +194,10 @@ PROMPT = configuration.defaults().prompts[0]
         (f"{START}c.epochs = 'many'\n", "line 5: TypeError"),
         (f"{START}c.attributes = ConfigDict(){END}", "attributes is empty: give one"),
         (
+            f"{START}c.attributes.update({{f'a{{i}}': 0 for i in range(10**4)}}){END}",
+            "10001 attributes; give 50 at most",
+        ),
+        (
             f"{START}{TONE.replace('tone', 'skin-tone')}{END}",
             "the name 'skin-tone' must",
         ),
