@@ -9,6 +9,7 @@ import errno
 import functools
 import io
 import os
+import resource
 import shlex
 import signal
 import sys
@@ -29,6 +30,7 @@ BUG, BAD_INPUT, UNREAD = 1, 2, 141
 DEBUG = "DDPO_FAIR_DEBUG"  # set, a bug ends with its traceback
 OF_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 OF_LIBRARIES = ("CUDA_", "HF_", "JAX_", "MPL", "SOURCE_DATE_", "TF_", "TPU_", "XLA_")
+LEAST_BYTES = 10**9  # of address space; measured: with .6e9 SciPy's import hangs
 PATIENCE_SECONDS = 3  # for what a Ctrl-C interrupts to end
 
 
@@ -63,6 +65,7 @@ def run(command: str, work: Callable[[], None], interrupted: str) -> int:
 
 def _status(command: str, work: Callable[[], None]) -> int:
     try:
+        _check_address_space()
         try:
             work()
         except Help as text:
@@ -89,6 +92,17 @@ def _status(command: str, work: Callable[[], None]) -> int:
 
         parallel.leave(status)
     return status
+
+
+def _check_address_space() -> None:
+    """Raises a UserError where libraries would hang in their import, or not load."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if resource.RLIM_INFINITY != allowed < LEAST_BYTES:
+        raise UserError(
+            f"This process may address {allowed / 1e9:.1f} GB, fewer than the"
+            f" {LEAST_BYTES / 1e9:.0f} GB that its libraries need: call `ulimit -v"
+            " unlimited`."
+        )
 
 
 def _unexpected(error: Exception) -> tuple[int, str]:
