@@ -8,10 +8,10 @@ from typing import Any
 __version__ = "0.1.0"
 
 
-def leave_early(*_: Any) -> None:
-    """Ends a command at Ctrl-C while it still imports what it needs."""
+def leave_early(number: int, *_: Any) -> None:
+    """Ends a command at a signal while it still imports what it needs."""
     os.write(2, b"\nInterrupted; nothing was begun.\n")
-    os._exit(130)
+    os._exit(130 if number == signal.SIGINT else 75)
 
 
 # True while `python -m` looks for a command of the package, and at no other import.
@@ -19,3 +19,5 @@ if sys.argv[:1] == ["-m"] and (
     signal.getsignal(signal.SIGINT) is signal.default_int_handler
 ):
     signal.signal(signal.SIGINT, leave_early)
+    if "ddpo_fair.train" in sys.orig_argv:  # the others know nothing of it
+        signal.signal(signal.SIGTERM, leave_early)

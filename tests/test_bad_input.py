@@ -369,12 +369,17 @@ def test_closed_and_full_streams(command, statuses, lines):
 
 
 # While it imports, and in the midst of its work.
-INTERRUPTIONS = [("train", 0.5), ("train", 1.5), ("report", 0.5), ("export", 1.5)]
+INTERRUPTIONS = [
+    ("train", 0.5, signal.SIGINT),
+    ("train", 0.0, signal.SIGTERM),
+    ("report", 0.5, signal.SIGINT),
+    ("export", 1.5, signal.SIGINT),
+]
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("module", "seconds"), INTERRUPTIONS)
-def test_ctrl_c_is_one_line(module, seconds, tmp_path):
+@pytest.mark.parametrize(("module", "seconds", "number"), INTERRUPTIONS)
+def test_an_interruption_is_one_line(module, seconds, number, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-X", "importtime", "-m", f"ddpo_fair.{module}", CONFIG],
         stderr=subprocess.PIPE,
@@ -386,7 +391,7 @@ def test_ctrl_c_is_one_line(module, seconds, tmp_path):
         if line.endswith(" ddpo_fair\n"):  # the package has been imported
             break
     time.sleep(seconds)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     text = process.communicate(timeout=60)[1]
     said = [line for line in text.splitlines() if line and "import time:" not in line]
     assert len(said) == 1, said
