@@ -87,45 +87,16 @@ def save_models(tiny: bool, folder: Path) -> None:
 
     The tokenizer knows few words, and the text encoder's table is as short.
     """
-    sys.path.insert(0, str(ROOT))
-    from ddpo_fair.diffusion import clip_tokens, stable_diffusion
-    from ddpo_fair.embedded import pretrain_tokenizer
-    from ddpo_fair.models import clip, unet, vae, vit, weights
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    import tiny_model
 
-    configs = gpu_setup.configs(SimpleNamespace(tiny=tiny))
-    model, tokenizer = folder / "model", folder / "model" / "tokenizer"
     prompts = [f"photo of the face of a {x}mechanical engineer" for x in ("", "male ")]
-    pretrain_tokenizer.save(tokenizer, prompts)
-    settings = json.loads((tokenizer / "tokenizer_config.json").read_text())
-    settings["model_max_length"] = 77
-    del settings[clip_tokens.CUT]  # only the embedded model's captions are cut
-    (tokenizer / "tokenizer_config.json").write_text(json.dumps(settings))
-    end = len(json.loads((tokenizer / "vocab.json").read_text())) - 1
-    text = {**configs["text_encoder"], "vocab_size": end + 1, "eos_token_id": end}
-    parts = {"text_encoder": text, "unet": configs["unet"], "vae": configs["vae"]}
-    templates = stable_diffusion.templates_of(
-        clip.TextEncoder(clip.Config.from_dict(text)),
-        unet.UNet(unet.Config.from_dict(parts["unet"])),
-        vae.AutoencoderKL(vae.Config.from_dict(parts["vae"])),
-    )
-    parts["text_encoder"]["model_type"] = "clip_text_model"
-    parts["unet"]["_class_name"] = "UNet2DConditionModel"
-    parts["vae"]["_class_name"] = "AutoencoderKL"
-    for part, config in parts.items():
-        params = gpu_setup.random_weights(templates[part])
-        file = ["model.safetensors"] if part == "text_encoder" else []
-        weights.save(model / part, params, config, *file)
-    (model / "scheduler").mkdir()
-    scheduler = {"_class_name": "DDIMScheduler", **configs["scheduler"]}
-    (model / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
-    config = {"model_type": "vit", "id2label": {"0": "female", "1": "male"}}
-    network = vit.ImageClassifier(vit.Config.from_dict(config))
-    params = gpu_setup.random_weights(weights.init_template(network, (1, 224, 224, 3)))
-    weights.save(folder / "classifier", params, config, "model.safetensors")
-    side, half = {"height": 224, "width": 224}, [0.5, 0.5, 0.5]
-    processor = {"size": side, "resample": 2, "image_mean": half, "image_std": half}
-    place = folder / "classifier" / "preprocessor_config.json"
-    place.write_text(json.dumps(processor))
+    found = gpu_setup.configs(SimpleNamespace(tiny=tiny))
+    configs = {part: {**tiny_model.KINDS[part], **found[part]} for part in found}
+    draw = gpu_setup.random_weights
+    tiny_model.save_model(folder / "model", prompts, configs, draw, 77)
+    vit = {"model_type": "vit", "id2label": {"0": "female", "1": "male"}}
+    tiny_model.save_vit(folder / "classifier", vit, 224, draw)
     (folder / "made").touch()
 
 

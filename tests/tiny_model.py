@@ -5,6 +5,7 @@
 
 import json
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -80,41 +81,13 @@ PREPROCESSOR = {
 }
 
 
-def save_model(folder: Path) -> Path:
-    """The text-to-image model, in the diffusers layout."""
-    pretrain_tokenizer.save(folder / "tokenizer", list(PROMPTS))
-    settings = folder / "tokenizer" / "tokenizer_config.json"
-    kept = json.loads(settings.read_text())
-    del kept[clip_tokens.CUT]  # as with all models but the embedded one
-    settings.write_text(json.dumps(kept))
-    vocabulary = json.loads((folder / "tokenizer" / "vocab.json").read_text())
-    end = len(vocabulary) - 1
-    text_config = {**TEXT, "vocab_size": end + 1, "eos_token_id": end}
-    configs = {"text_encoder": text_config, "unet": UNET, "vae": VAE}
-    templates = stable_diffusion.templates_of(
-        clip.TextEncoder(clip.Config.from_dict(text_config)),
-        unet.UNet(unet.Config.from_dict(UNET)),
-        vae.AutoencoderKL(vae.Config.from_dict(VAE)),
-    )
-    for part, config in configs.items():
-        name = (
-            "model.safetensors" if part == "text_encoder" else stable_diffusion.WEIGHTS
-        )
-        weights.save(folder / part, draw(templates[part]), config, name)
-    (folder / "scheduler").mkdir()
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
-    return folder
-
-
-def save_classifier(folder: Path, labels: tuple[str, ...] = ("Man", "Woman")) -> Path:
-    """The classifier, whose answers differ much from image to image."""
-    config = {**VIT, "id2label": {str(i): label for i, label in enumerate(labels)}}
-    network = vit.ImageClassifier(vit.Config.from_dict(config))
-    params = draw(weights.init_template(network, (1, 16, 16, 3)))
-    params["classifier"]["kernel"] *= 20.0
-    weights.save(folder, params, config, "model.safetensors")
-    (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
-    return folder
+CONFIGS = {"text_encoder": TEXT, "unet": UNET, "vae": VAE, "scheduler": SCHEDULER}
+KINDS = {  # what the folders' readers ask for, of any size
+    "text_encoder": {"model_type": "clip_text_model"},
+    "unet": {"_class_name": "UNet2DConditionModel"},
+    "vae": {"_class_name": "AutoencoderKL"},
+    "scheduler": {"_class_name": "DDIMScheduler"},
+}
 
 
 def draw(template: dict) -> dict:
@@ -128,6 +101,62 @@ def draw(template: dict) -> dict:
         return np.float32(array * 10.0 / math.sqrt(fan_in))  # parity.draw has 0.1
 
     return jax.tree_util.tree_map_with_path(rescale, flat)
+
+
+def save_model(
+    folder: Path,
+    prompts: Sequence[str] = PROMPTS,
+    configs: dict = CONFIGS,
+    draw: Callable = draw,
+    length: int | None = None,
+) -> Path:
+    """A model in the diffusers layout, whose tokenizer knows the words of prompts."""
+    pretrain_tokenizer.save(folder / "tokenizer", list(prompts))
+    settings = folder / "tokenizer" / "tokenizer_config.json"
+    kept = json.loads(settings.read_text())
+    del kept[clip_tokens.CUT]  # as with all models but the embedded one
+    kept["model_max_length"] = length or kept["model_max_length"]
+    settings.write_text(json.dumps(kept))
+    end = len(json.loads((folder / "tokenizer" / "vocab.json").read_text())) - 1
+    text = {**configs["text_encoder"], "vocab_size": end + 1, "eos_token_id": end}
+    templates = stable_diffusion.templates_of(
+        clip.TextEncoder(clip.Config.from_dict(text)),
+        unet.UNet(unet.Config.from_dict(configs["unet"])),
+        vae.AutoencoderKL(vae.Config.from_dict(configs["vae"])),
+    )
+    for part, config in {**configs, "text_encoder": text}.items():
+        if part == "scheduler":
+            (folder / part).mkdir()
+            (folder / part / "scheduler_config.json").write_text(json.dumps(config))
+            continue
+        name = (
+            "model.safetensors" if part == "text_encoder" else stable_diffusion.WEIGHTS
+        )
+        weights.save(folder / part, draw(templates[part]), config, name)
+    return folder
+
+
+def save_classifier(folder: Path, labels: tuple[str, ...] = ("Man", "Woman")) -> Path:
+    """The classifier, whose answers differ much from image to image."""
+
+    def steep(template: dict) -> dict:
+        params = draw(template)
+        params["classifier"]["kernel"] *= 20.0
+        return params
+
+    config = {**VIT, "id2label": {str(i): label for i, label in enumerate(labels)}}
+    return save_vit(folder, config, 16, steep)
+
+
+def save_vit(folder: Path, config: dict, side: int, draw: Callable) -> Path:
+    """A classifier of images of so many pixels, in the layout of transformers."""
+    network = vit.ImageClassifier(vit.Config.from_dict(config))
+    params = draw(weights.init_template(network, (1, side, side, 3)))
+    weights.save(folder, params, config, "model.safetensors")
+    size = {"size": {"height": side, "width": side}}
+    content = json.dumps(PREPROCESSOR | size)
+    (folder / "preprocessor_config.json").write_text(content)
+    return folder
 
 
 def config(model: Path, classifier: Path, runs: Path, **changes):
