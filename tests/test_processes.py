@@ -92,17 +92,6 @@ def alone(tiny, root):
     return run_folder.path_of(config)
 
 
-def test_two_processes_equal_one(alone, tiny, root):
-    config = settings(tiny, root, "two")
-    (output, _), (silence, _) = tiny_run.finish(*start_two(root, config))
-    folder = run_folder.path_of(config)
-    assert_same_run(folder, alone)
-    assert "on 8 x cpu" in output and f"Finished: {folder}" in output
-    lines = [line for line in silence.splitlines() if "[Gloo]" not in line]
-    assert lines == []  # the main process talks
-    assert saved_run.read(folder).record["num_devices"] == 8
-
-
 def test_a_refusal_ends_all_processes(tiny, root):
     config = settings(tiny, root, "refused")
     folder = run_folder.path_of(config)
@@ -137,5 +126,9 @@ def test_who_leaves_takes_the_others_along_and_all_continue(alone, tiny, root):
         assert survivor.returncode == stopping.INTERRUPTED, errors
         assert "same command on all hosts" in errors
         processes[lost].communicate()
-    tiny_run.finish(*start_two(root, config))
+    (output, _), (silence, _) = tiny_run.finish(*start_two(root, config))
+    assert "on 8 x cpu" in output and f"Finished: {folder}" in output
+    lines = [line for line in silence.splitlines() if "[Gloo]" not in line]
+    assert lines == []  # the main process talks
+    assert saved_run.read(folder).record["num_devices"] == 8
     assert_same_run(folder, alone)
