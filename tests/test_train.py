@@ -2,17 +2,23 @@
 
 import json
 import re
+import signal
 
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import tiny_model
+import tiny_run
 from PIL import Image
-from tiny_run import checksums
+from tiny_run import checksums, numbers
 
 from ddpo_fair import train
 from ddpo_fair.loggers import run_log
 from ddpo_fair.report import summary
-from ddpo_fair.training import run_folder
+from ddpo_fair.training import evaluation, run_folder, stopping
+
+pytestmark = pytest.mark.long
 
 EPOCHS = 4
 
@@ -27,6 +33,16 @@ FIELDS = re.findall(
     """,
 )
 EVALUATION_FIELDS = ["eval_q", "eval_q_low", "eval_q_high", "eval_none"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """Not here, nor in the processes started here: a run as its user has it."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+        yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +123,113 @@ def test_a_finished_run_stays_as_it_is(unbroken, tiny, root, monkeypatch, capsys
     assert "ZeroDivisionError" in printed and not page.exists()
     command = f"python -m ddpo_fair.report {unbroken} --output=PAGE.html writes it"
     assert command in printed
+
+
+def test_a_request_to_stop_loses_nothing(unbroken, tiny, root, monkeypatch):
+    """Not even the evaluation that was under way."""
+    config, stop = settings(tiny, root, "stopped"), stopping.Stop()
+    start = evaluation.start
+
+    def start_and_stop(run, params, epoch):
+        if epoch == 2:
+            stop.requested = True
+        return start(run, params, epoch)
+
+    monkeypatch.setattr(evaluation, "start", start_and_stop)
+    with pytest.raises(stopping.Interrupted, match="3"):  # epochs that are done
+        train.train(config, stop)
+    folder = run_folder.path_of(config)
+    assert len(run_log.read(folder)) == 2
+    monkeypatch.undo()
+    train.train(config)
+    assert numbers(folder) == numbers(unbroken)
+    assert checksums(folder)[EPOCHS] == checksums(unbroken)[EPOCHS]
+
+
+def has_lines(folder, count):
+    """Whether the run has written so many lines."""
+    return lambda: len(run_log.read(folder)) >= count
+
+
+def test_killed_and_continued_equals_unbroken(unbroken, tiny, root):
+    config = settings(tiny, root, "killed")
+    folder = run_folder.path_of(config)
+
+    process = tiny_run.start(config, root)
+    assert process.stdout.readline().startswith("Model: ")
+    process.send_signal(signal.SIGINT)  # nothing would be lost: it leaves at once
+    assert "SIGINT" in process.stderr.readline() + process.stderr.readline()
+    tiny_run.finish(process, status=stopping.INTERRUPTED)
+
+    process = tiny_run.start(config, root)
+    tiny_run.wait_for(has_lines(folder, 1), process)
+    process.send_signal(signal.SIGINT)
+    ((_, errors),) = tiny_run.finish(process, status=stopping.INTERRUPTED)
+    assert "The same command continues" in errors
+
+    process = tiny_run.start(config, root)
+    more = has_lines(folder, len(run_log.read(folder)) + 1)
+    tiny_run.wait_for(more, process)
+    process.kill()
+    process.communicate()
+
+    ((output, _),) = tiny_run.finish(tiny_run.start(config, root))
+    assert "continues after epoch" in output
+    assert numbers(folder) == numbers(unbroken)
+    assert checksums(folder)[EPOCHS] == checksums(unbroken)[EPOCHS]
+
+
+# What magnifies a difference in the parameters of 1e-7, and steers nothing: the tiny
+# classifier, which is steep, and sums and differences of terms near 1 that cancel.
+MAGNIFYING = {
+    "eval_p_female": {"rel": 1e-3},
+    "eval_polarisation": {"rel": 1e-3},
+    "loss": {"rel": 1e-6, "abs": 1e-6},
+    "kl": {"rel": 1e-4, "abs": 1e-6},
+    "kl_last": {"rel": 1e-4, "abs": 1e-6},
+    "grad_norm": {"rel": 1e-4},
+}
+
+
+def test_killed_on_eight_devices_and_continued_on_one(unbroken, tiny, root):
+    config = settings(tiny, root, "moved")
+    folder = run_folder.path_of(config)
+    process = tiny_run.start(config, root)
+    saved = (folder / "checkpoints").glob
+    tiny_run.wait_for(lambda: any(saved("[0-9]")), process)
+    process.kill()
+    process.communicate()
+
+    config.sample.batch_per_device, config.train.microbatch = 8, 32
+    ((output, _),) = tiny_run.finish(tiny_run.start(config, root, num_devices=1))
+    assert "continues after epoch" in output
+    for found, expected in zip(numbers(folder), numbers(unbroken), strict=True):
+        assert set(found) == set(expected)
+        for name, number in expected.items():
+            if isinstance(number, int):
+                assert found[name] == number, name
+            elif name == "ratio_deviation":
+                assert found[name] < 1e-5
+            elif isinstance(number, float):
+                near = MAGNIFYING.get(name, {"rel": 1e-6})
+                assert found[name] == pytest.approx(number, **near), name
+    for name, found in arrays(folder).items():
+        expected = arrays(unbroken)[name]
+        error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+        assert error < 1e-6, name
+
+
+def arrays(folder):
+    """Parameters and optimizer after the last epoch, each as one float64 vector."""
+    path = (folder / "checkpoints" / str(EPOCHS) / "state").resolve()
+    host = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    reader = ocp.PyTreeCheckpointer()
+    described = reader.metadata(path).item_metadata.tree
+    wanted = jax.tree.map(lambda _: ocp.ArrayRestoreArgs(sharding=host), described)
+    state = reader.restore(path, restore_args=wanted)
+    return {
+        name: np.concatenate(
+            [np.ravel(x).astype(np.float64) for x in jax.tree.leaves(state[name])]
+        )
+        for name in ("params", "optimizer")
+    }
