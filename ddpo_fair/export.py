@@ -20,7 +20,7 @@ import ddpo_fair
 from ddpo_fair import command_line, files, process
 from ddpo_fair.diffusion import scheduler_settings, stable_diffusion
 from ddpo_fair.errors import UserError
-from ddpo_fair.models import lora, sources, weights
+from ddpo_fair.models import lora, lora_files, sources, weights
 from ddpo_fair.training import saved_run
 
 MOST_EPOCHS = 10**6
@@ -87,9 +87,9 @@ def export(
                 "rank": str(settings.rank),
                 "ddpo_fair": ddpo_fair.__version__,
             }
-            of_both = (lora.DIFFUSERS, lora.PEFT)
-            for name in of_both if format == "lora" else (lora.KOHYA,):
-                lora.save(folder, adapters, settings.scale, metadata, name)
+            of_both = (lora_files.DIFFUSERS, lora_files.PEFT)
+            for name in of_both if format == "lora" else (lora_files.KOHYA,):
+                lora_files.save(folder, adapters, settings.scale, metadata, name)
         text = model_card.write(saved, number, format)
         (folder / "README.md").write_text(text, encoding="utf-8")
     return target

@@ -9,14 +9,14 @@ import made_runs
 import numpy as np
 import parity
 import pytest
-import safetensors
+import safetensors.numpy
 import tiny_model
 import tiny_run
 
 from ddpo_fair import export
 from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.errors import UserError
-from ddpo_fair.models import lora, sources
+from ddpo_fair.models import lora, lora_files, sources
 from ddpo_fair.report import model_card
 from ddpo_fair.training import description, run_folder, saved_run
 
@@ -133,6 +133,66 @@ def test_readers_of_adapters_predict_the_same(torch, folders, exported, inputs, 
     assert parity.relative_error(found, expected) < 1e-4
 
 
+def trained_adapters(folders):
+    """The base's UNet parameters, and the adapters of LoRA's run."""
+    base = stable_diffusion.load(folders["model"]).params["unet"]
+    return base, saved_run.trained_params(saved_run.read(folders["lora"]), 3, base)
+
+
+@pytest.mark.parametrize(
+    "name", [lora_files.DIFFUSERS, lora_files.PEFT, lora_files.KOHYA]
+)
+def test_adapters_are_read_back(folders, exported, name):
+    base, trained = trained_adapters(folders)
+    folder = exported["kohya" if name == lora_files.KOHYA else "lora"]
+    found = lora.adapted(base, lora_files.load(folder / name, base))
+    expected = lora.adapted(base, trained, SCALE)
+    assert found.keys() == expected.keys()
+    for layer, kernel in found.items():  # the scale is rounded into one factor
+        np.testing.assert_allclose(kernel, expected[layer], rtol=1e-5, atol=1e-6)
+
+
+def test_a_scale_beside_the_adapters_is_read(folders, exported, tmp_path):
+    base, trained = trained_adapters(folders)
+    folder = shutil.copytree(exported["lora"], tmp_path / "peft")
+    (folder / lora_files.DIFFUSERS).unlink()
+    settings = json.loads((folder / lora_files.PEFT_CONFIG).read_text())
+    changed = {**settings, "lora_alpha": 6 * settings["r"]}
+    (folder / lora_files.PEFT_CONFIG).write_text(json.dumps(changed))
+    tensors = safetensors.numpy.load_file(exported["kohya"] / lora_files.KOHYA)
+    six = {x: 6 * y if x.endswith(".alpha") else y for x, y in tensors.items()}
+    safetensors.numpy.save_file(six, tmp_path / "six.safetensors")
+    expected = lora.adapted(base, trained, 6 * SCALE)["conv_in"]
+    for place in (folder, tmp_path / "six.safetensors"):
+        found = lora.adapted(base, lora_files.load(place, base))["conv_in"]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    changed["use_rslora"] = True
+    (folder / lora_files.PEFT_CONFIG).write_text(json.dumps(changed))
+    with pytest.raises(UserError, match="use_rslora"):
+        lora_files.load(folder, base)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"lora_te_text_model.alpha": np.ones(1)}, "lora_te_text_model.alpha"),
+        ({"lora_unet_conv_in.lora_up.weight": None}, "lora_unet_conv_in.lora_down"),
+        ({"lora_unet_conv_in.lora_up.weight": np.ones((16, 2))}, "shape \\(16, 2\\)"),
+        (
+            {"lora_unet_conv_in.lora_up.weight": np.full((16, 2, 1, 1), np.nan)},
+            "not finite",
+        ),
+    ],
+)
+def test_strange_adapters_are_refused(folders, exported, tmp_path, changes, said):
+    tensors = safetensors.numpy.load_file(exported["kohya"] / lora_files.KOHYA)
+    changed = {x: y for x, y in (tensors | changes).items() if y is not None}
+    safetensors.numpy.save_file(changed, tmp_path / "strange.safetensors")
+    base = saved_run.unet_template(folders["model"])
+    with pytest.raises(UserError, match=said):
+        lora_files.load(tmp_path / "strange.safetensors", base)
+
+
 def test_other_parts_keep_their_official_config(folders, exported):
     output = exported["diffusers"]
     for part in ("unet", "vae", "text_encoder"):
@@ -199,7 +259,7 @@ def test_only_files_of_the_model_are_handed_on(folders, tmp_path):
 
 def test_adapters_say_where_they_come_from(folders, exported):
     output = exported["lora"]
-    with safetensors.safe_open(output / lora.DIFFUSERS, "numpy") as file:
+    with safetensors.safe_open(output / lora_files.DIFFUSERS, "numpy") as file:
         metadata = file.metadata()
     assert metadata["base_model"] == str(folders["model"])
     assert json.loads(metadata["prompts"]) == [tiny_model.PROMPTS[0]]
@@ -229,7 +289,7 @@ def test_the_card_says_use_effect_and_limits(exported):
     ):
         assert words in card
     assert "ComfyUI and AUTOMATIC1111 read neither" in card
-    for name in (lora.DIFFUSERS, lora.PEFT, lora.PEFT_CONFIG):
+    for name in (lora_files.DIFFUSERS, lora_files.PEFT, lora_files.PEFT_CONFIG):
         assert name in card and (output / name).is_file()
     # Newcombe: 0.35 - sqrt(0.09^2 + 0.07^2), 0.35 + sqrt(0.09^2 + 0.05^2)
     assert "+35.0 points [+23.6, +45.3]" in card
@@ -238,8 +298,8 @@ def test_the_card_says_use_effect_and_limits(exported):
 def test_the_card_of_kohyas_file_says_where_it_goes(exported):
     output = exported["kohya"]
     card = (output / "README.md").read_text()
-    assert "`models/loras` of ComfyUI" in card and f'"{lora.KOHYA}")' in card
-    assert {path.name for path in output.iterdir()} == {"README.md", lora.KOHYA}
+    assert "`models/loras` of ComfyUI" in card and f'"{lora_files.KOHYA}")' in card
+    assert {path.name for path in output.iterdir()} == {"README.md", lora_files.KOHYA}
 
 
 def test_the_card_has_rows_of_each_attribute(folders, tmp_path):

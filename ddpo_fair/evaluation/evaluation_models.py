@@ -69,26 +69,39 @@ def load(
     folder = sources.model_folder(config.model, config.variant)
     model = stable_diffusion.load(folder, dtype, variant=config.variant or None)
     try:
-        text = stable_diffusion.encode_prompts(model, ["", *prompts])
+        models = of_model(model, prompts, seed)
     except UserError as error:  # of a prompt that the sets brought along
         raise UserError(f"{error} Or draw fewer sets: --sets=trained.") from error
-    base = parallel.replicate(model.params["unet"])
+    base = models.unets[BEFORE]
     trained = saved_run.trained_params(saved, checkpoint, jax.eval_shape(lambda: base))
     if config.train.lora.rank:
         trained = jax.jit(lora.merge)(base, trained, config.train.lora.scale)
     loaded = [classifier.load(place, dtype) for place in classifiers]
     others = assembly.load_classifiers(config, dtype, beside=classes.GENDER.name)
     loaded, others = (tuple(map(_placed, some)) for some in (loaded, others))
+    return dataclasses.replace(
+        models,
+        unets={BEFORE: base, AFTER: trained},
+        classifiers=loaded,
+        others=others,
+    )
+
+
+def of_model(
+    model: stable_diffusion.Model, prompts: Sequence[str], seed: int
+) -> EvaluationModels:
+    """A text-to-image model alone, as `BEFORE`; a UserError for a prompt too long."""
+    text = stable_diffusion.encode_prompts(model, ["", *prompts])
     return EvaluationModels(
         model=dataclasses.replace(model, params={}),
-        unets={BEFORE: base, AFTER: trained},
+        unets={BEFORE: parallel.replicate(model.params["unet"])},
         vae_params=parallel.replicate(model.params["vae"]),
         text=text[1:],
         uncond_embedding=parallel.replicate(text[0]),
         prompt_numbers=np.array([zlib.crc32(p.encode()) for p in prompts], np.uint32),
         seed=seed,
-        classifiers=loaded,
-        others=others,
+        classifiers=(),
+        others=(),
     )
 
 

@@ -54,10 +54,22 @@ def save(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def image_path(folder: Path, job: Job, plan: Plan, row: int) -> Path:
     """Where the image of a job's row lies."""
-    prompt = int(job.prompts[row])
-    words = re.sub(r"[^a-z0-9]+", "_", plan.prompts[prompt].text.lower())[-60:]
     place = folder / "images" / job.sampler.name / job.model
-    return place / f"{prompt:03d}_{words.strip('_')}" / f"{job.images[row]:04d}.png"
+    prompt = int(job.prompts[row])
+    return place / image_name(prompt, plan.prompts[prompt].text, job.images[row])
+
+
+def image_name(prompt: int, text: str, image: int) -> Path:
+    """A folder of a prompt's number and words, and an image's number in it."""
+    words = re.sub(r"[^a-z0-9]+", "_", text.lower())[-60:].strip("_")
+    return Path(f"{prompt:03d}_{words}", f"{image:04d}.png")
+
+
+def save_image(path: Path, image: np.ndarray) -> None:
+    """Writes an image uint8 [H, W, 3] as a PNG, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.replacing(path) as part:
+        Image.fromarray(image).save(part, "PNG")
 
 
 def write_grids(folder: Path, plan: Plan) -> None:

@@ -157,16 +157,25 @@ def jobs(plan: Plan) -> Iterator[Job]:
         images = np.concatenate(
             [np.repeat(np.arange(plan.images), len(turn)) for turn in turns]
         )
-        # Batches of one size, as few and as full as can be.
-        num_batches = -(-len(prompts) // plan.batch)
-        share = -(-len(prompts) // (num_batches * plan.num_devices))
-        size = share * plan.num_devices
         for model in (BEFORE, AFTER):
-            for number in range(num_batches):
-                rows = np.arange(number * size, (number + 1) * size)
-                count = int(np.sum(rows < len(prompts)))
-                rows = rows % len(prompts)
-                yield Job(sampler, model, number, prompts[rows], images[rows], count)
+            for batch in batches(prompts, images, plan.batch, plan.num_devices):
+                yield Job(sampler, model, *batch)
+
+
+def batches(
+    prompts: np.ndarray, images: np.ndarray, most: int, num_devices: int
+) -> Iterator[tuple[int, np.ndarray, np.ndarray, int]]:
+    """Batches of one size, as few and as full as can be: what a `Job` ends with.
+
+    Of int [N] each, what each image is; at most `most` images together.
+    """
+    total = len(prompts)
+    num_batches = -(-total // most)
+    size = -(-total // (num_batches * num_devices)) * num_devices
+    for number in range(num_batches):
+        rows = np.arange(number * size, (number + 1) * size)
+        count = int(np.sum(rows < total))
+        yield number, prompts[rows % total], images[rows % total], count
 
 
 def classifier_folders(plan: Plan) -> list[Path]:

@@ -1,13 +1,14 @@
 """An evaluation run: batch after batch, each one's figures kept on disk."""
 
 import dataclasses
-import itertools
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image
 
 from ddpo_fair import parallel, prompts
 from ddpo_fair.classifiers import audit_classifier, classes, classifier
@@ -42,24 +43,50 @@ def draw(plan: Plan, folder: Path, models: EvaluationModels) -> None:
     """
     jobs = list(evaluation_plan.jobs(plan))
     missing = [job for job in jobs if not _is_done(plan, folder, job)]
+
+    # One for each sampler: a program is compiled for the object.
+    policy_of = functools.cache(
+        functools.partial(evaluation_models.make_policy, models)
+    )
+
+    def start(job: Job) -> EvaluationBatch:
+        policy = policy_of(job.sampler)
+        batch = evaluation_models.draw(models, policy, job)
+        if _measures_kl(plan, job):
+            kl = evaluation_models.trajectory_kl(models, policy, batch.trajectory)
+            batch = dataclasses.replace(batch, kl=kl)
+        return batch
+
+    finish = functools.partial(_finish, plan, folder, models)
+    opening = _opening(plan, folder, len(jobs), len(missing))
+    in_turn(opening, folder, len(jobs), missing, start, finish)
+
+
+def in_turn(
+    opening: str,
+    folder: Path,
+    total: int,
+    missing: Sequence[Job],
+    start: Callable[[Job], Any],
+    finish: Callable[[Job, Any, progress.Progress], None],
+) -> None:
+    """Starts each of the missing jobs, of `total`, before the last one is finished.
+
+    Raises:
+        UserError: if nothing can be written.
+    """
     bar = progress.Progress()
-    bar.say(_opening(plan, folder, len(jobs), len(missing)))
-    bar.start(len(jobs), len(jobs) - len(missing))
+    bar.say(opening)
+    bar.start(total, total - len(missing))
     pending = None
     try:
-        for how, group in itertools.groupby(missing, key=lambda job: job.sampler):
-            policy = evaluation_models.make_policy(models, how)
-            for job in group:
-                batch = evaluation_models.draw(models, policy, job)
-                if _measures_kl(plan, job):
-                    of = models, policy, batch.trajectory
-                    kl = evaluation_models.trajectory_kl(*of)
-                    batch = dataclasses.replace(batch, kl=kl)
-                if pending is not None:
-                    _finish(plan, folder, models, *pending, bar)
-                pending = job, batch
+        for job in missing:
+            batch = start(job)
+            if pending is not None:
+                finish(*pending, bar)
+            pending = job, batch
         if pending is not None:
-            _finish(plan, folder, models, *pending, bar)
+            finish(*pending, bar)
     except OSError as error:
         raise UserError(
             f"{folder} cannot be written ({error.strerror or error}); free some space,"
@@ -144,6 +171,11 @@ def _opening(plan: Plan, folder: Path, total: int, missing: int) -> str:
     )
 
 
+def pixels(images: jax.Array) -> np.ndarray:
+    """Drawn images [D, n, H, W, 3] in [0, 1] as uint8 [N, H, W, 3]."""
+    return np.uint8(np.round(np.nan_to_num(parallel.gather(images)) * 255))
+
+
 def _finish(
     plan: Plan,
     folder: Path,
@@ -155,8 +187,7 @@ def _finish(
     """Waits for a batch, audits it, and writes its images and figures."""
     bar.wait([batch.classified[-1][0]], f"{job.sampler.name}, {job.model}")
     rows = slice(job.count)
-    images = np.nan_to_num(parallel.gather(batch.images)[rows])
-    images = np.uint8(np.round(images * 255))
+    images = pixels(batch.images)[rows]
     classified = [
         tuple(parallel.gather(x)[rows] for x in one) for one in batch.classified
     ]
@@ -169,8 +200,7 @@ def _finish(
         faces = audit_classifier.Faces(unknown, unknown, boxes)
     for row, image in enumerate(images):
         path = evaluation_parts.image_path(folder, job, plan, row)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path)
+        evaluation_parts.save_image(path, image)
     arrays = {
         "prompts": job.prompts[rows],
         "images": job.images[rows],

@@ -6,31 +6,22 @@ These are the two layers of diffusers' and PEFT's format (lora_A and lora_B).
 """
 
 import functools
-import os
 import zlib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 from flax import traverse_util
 
-from ddpo_fair import files
 from ddpo_fair.errors import UserError
-from ddpo_fair.models import layers, weights
+from ddpo_fair.models import layers
 
 Adapters = dict[str, dict[str, jax.Array]]  # by the dotted path of the layer
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 EVERYWHERE = ("",)
-
-# What load_lora_weights(folder) and PeftModel.from_pretrained(unet, folder) look for.
-DIFFUSERS, PEFT = "pytorch_lora_weights.safetensors", "adapter_model.safetensors"
-PEFT_CONFIG = "adapter_config.json"
-KOHYA = "kohya_lora.safetensors"  # ComfyUI and AUTOMATIC1111 take any name
 
 
 def init(
@@ -51,7 +42,7 @@ def init(
     """
     if rank < 1:
         raise UserError(f"LoRA rank={rank} must be at least 1.")
-    kernels = _kernels(params)
+    kernels = kernels_of(params)
     chosen = set()
     for target in target_modules:
         matches = {path for path in kernels if has_part(path, target)}
@@ -107,7 +98,7 @@ def adapted(
 
     Of the shapes of those in `params`: [in, out] or [k, k, in, out].
     """
-    kernels = _kernels(params)
+    kernels = kernels_of(params)
     strangers = sorted(lora.keys() - kernels.keys())
     if strangers:
         raise UserError(
@@ -133,7 +124,7 @@ def replace(params: dict[str, Any], kernels: dict[str, jax.Array]) -> dict[str, 
     return traverse_util.path_aware_map(choose, params)
 
 
-def _kernels(params: dict[str, Any]) -> dict[str, Any]:
+def kernels_of(params: dict[str, Any]) -> dict[str, Any]:
     """The kernel of every layer that has one, by the dotted path of the layer."""
     leaves = traverse_util.flatten_dict(params).items()
     return {".".join(path[:-1]): leaf for path, leaf in leaves if path[-1] == "kernel"}
@@ -142,56 +133,3 @@ def _kernels(params: dict[str, Any]) -> dict[str, Any]:
 def has_part(path: str, target: str) -> bool:
     """Whether a target module of `init` names the layer at a dotted path."""
     return target == "" or f".{target}." in f".{path}."
-
-
-def tensors(adapters: Adapters, scale: float, file: str) -> dict[str, np.ndarray]:
-    """Float32 tensors by their names in a file: `DIFFUSERS`, `PEFT` or `KOHYA`.
-
-    Readers add (alpha / rank) * up @ down to a weight, and some know no alpha but the
-    rank. So the scale, which is alpha / rank in training, is multiplied into `up`, and
-    the file means the same to every reader.
-    """
-    named = {}
-    for path, adapter in adapters.items():
-        down = weights.to_torch("kernel", adapter["down"])
-        up = np.asarray(adapter["up"], np.float32) * np.float32(scale)
-        up = weights.to_torch("kernel", up)
-        if file == KOHYA:
-            name = f"lora_unet_{path.replace('.', '_')}"
-            named[f"{name}.lora_down.weight"] = down
-            named[f"{name}.lora_up.weight"] = up
-            named[f"{name}.alpha"] = np.asarray(len(down), np.float32)
-            continue
-        name = f"{'unet' if file == DIFFUSERS else 'base_model.model'}.{path}"
-        named[f"{name}.lora_A.weight"] = down
-        named[f"{name}.lora_B.weight"] = up
-    return named
-
-
-def save(
-    folder: str | os.PathLike,
-    adapters: Adapters,
-    scale: float,
-    metadata: Mapping[str, str],
-    file: str,
-) -> None:
-    """Writes `tensors` and metadata to a folder; a UserError if one is not finite."""
-    named = tensors(adapters, scale, file)
-    for name, array in named.items():
-        if not np.isfinite(array).all():
-            raise UserError(
-                f"{name} of the adapters is not finite: training has broken down;"
-                " export an earlier checkpoint."
-            )
-    path = Path(folder) / file
-    safetensors.numpy.save_file(named, path, metadata={"format": "pt", **metadata})
-    if file == PEFT:
-        rank = int(metadata["rank"])
-        config = {
-            "base_model_name_or_path": metadata["base_model"],
-            "peft_type": "LORA",
-            "r": rank,
-            "lora_alpha": rank,
-            "target_modules": list(adapters),
-        }
-        files.replace(path.with_name(PEFT_CONFIG), files.json_text(config, indent=2))

@@ -11,7 +11,7 @@ import jinja2
 from ml_collections import ConfigDict
 
 from ddpo_fair import config as configuration
-from ddpo_fair.models import lora, sources
+from ddpo_fair.models import lora_files, sources
 from ddpo_fair.report import (
     attribute_tables,
     changes,
@@ -93,7 +93,7 @@ def write(run: saved_run.SavedRun, number: int, format: str) -> str:
         fingerprints=[(x, y["fingerprint"]) for x, y in known.items() if y],
         settings=[(x, _plain(json.dumps(flat[x]))) for x in shown],
         devices=", ".join(map(str, devices)) if type(devices) is list else "",
-        files=lora,
+        files=lora_files,
     )
 
 
