@@ -23,7 +23,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 import ddpo_fair
-from ddpo_fair import attribute_rules, command_line, files, process
+from ddpo_fair import attribute_rules, command_line, errors, files, process
 from ddpo_fair import config as configuration
 from ddpo_fair.classifiers import classes
 from ddpo_fair.errors import UserError, shown
@@ -77,7 +77,7 @@ def audit(options: flags.FlagValues) -> list[str]:
     output = files.output("--output", options.output, RESULT)
     config = settings(options)
     listed = image_list.of_folder(root, options.prompt, options.prompts)
-    calibrations = by_attribute(options.calibration, config.attributes)
+    calibrations = by_attribute("calibration", options.calibration, config.attributes)
     baseline = {}
     if options.baseline is not None:
         baseline = _baseline(options.baseline, set(config.attributes))
@@ -142,7 +142,8 @@ def audit(options: flags.FlagValues) -> list[str]:
     except OSError as error:
         raise UserError(f"{output} cannot be written ({error}).") from error
     above = list(figures.above(content))
-    print(*content["notes"], *audit_page.sentences(content), *above, sep="\n")
+    said = [*content["notes"], *audit_page.sentences(content), *above]
+    print(*map(errors.paragraph, said), sep="\n")
     print(f"Wrote {output / RESULT} and {output / PAGE}.")
     return above
 
@@ -157,8 +158,9 @@ def settings(options: flags.FlagValues) -> ConfigDict:
     if not known:
         raise UserError("--attributes is empty; give one, e.g. gender.")
     config = configuration.defaults(known)
-    targets = by_attribute(options.target, known)
-    references = by_attribute(["embedded", *options.classifier], known)
+    targets = by_attribute("target", options.target, known)
+    chosen = ["embedded", *options.classifier]
+    references = by_attribute("classifier", chosen, known)
     for name, reference in references.items():
         names, target = known[name].classes, ()
         if name in targets:
@@ -175,12 +177,23 @@ def settings(options: flags.FlagValues) -> ConfigDict:
     return config
 
 
-def by_attribute(values: Sequence[str], names: Iterable[str]) -> dict[str, str]:
-    """What a flag says of each attribute: NAME=VALUE of one, VALUE of all others."""
+def by_attribute(
+    flag: str, values: Sequence[str], names: Iterable[str]
+) -> dict[str, str]:
+    """What a flag says of each attribute: NAME=VALUE of one, VALUE of all others.
+
+    Raises:
+        UserError: if it is about an attribute that is not audited.
+    """
     own: dict[str, str] = {}
     rest: dict[str, str] = {}
     for value in values:
         name, equals, said = value.partition("=")
+        if equals and name in classes.DEFAULTS and name not in names:
+            raise UserError(
+                f"--{flag}={shown(value)} is about {name}, but --attributes are"
+                f" {', '.join(names)}; add it, or leave this out."
+            )
         if equals and name in names:
             own[name] = said
         else:

@@ -18,8 +18,8 @@ class HostLost(UserError):
     """Another process or a device is gone: the same command continues the run."""
 
 
-def paragraph(error: Exception) -> str:
-    """An error's text as commands print it: one line, nothing a terminal would obey."""
+def paragraph(error: Exception | str) -> str:
+    """A text as commands print it: one line, nothing a terminal would obey."""
     text = " ".join(str(error).split())
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."

@@ -57,11 +57,12 @@ def test_counts_shares_and_unreadable_files(tmp_path, capsys):
         (own / name).write_bytes(content)
     (own / "nowhere.png").symlink_to(tmp_path / "nowhere")
     (own / "again").symlink_to(images)  # in a circle
+    (own / "~\x1b[31m.png").write_bytes(b"x")  # what no terminal shall obey
     status, found = run(images, tmp_path / "audit")
     assert status == 0 and found["images"] == 14
     unread = [name for name, _ in found["unreadable"]]
-    assert unread == [f"a nurse/{name}" for name in broken]
-    assert found["skipped"][".txt files"] == 1 and len(found["skipped"]) == 2
+    assert unread == [f"a nurse/{name}" for name in (*broken, "~\x1b[31m.png")]
+    assert found["skipped"][".txt files"] == 1 and sum(found["skipped"].values()) == 3
     other, nurse = found["attributes"]["skin_tone"]["prompts"]
     assert nurse["counts"] == [6, 3, 1] and nurse["none"] == 0
     # Goodman: Wilson's at the normal quantile of 1 - 0.025 / 3.
@@ -74,7 +75,8 @@ def test_counts_shares_and_unreadable_files(tmp_path, capsys):
     assert "<script" not in page and "&lt;script&gt;alert(1)" in page
     assert "http" not in page.replace("http-equiv", "")
     assert "Errors of the classifier are not corrected" in page
-    assert "a nurse/broken.png" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "a nurse/broken.png" in printed and "\x1b" not in printed
 
 
 def test_any_mode_and_a_table_of_prompts(tmp_path):
@@ -95,7 +97,7 @@ def test_several_attributes_a_limit_and_a_baseline(tiny, tmp_path, capsys):
     first, second = paint(tmp_path / "first", 9, 3), paint(tmp_path / "second", 4, 4, 4)
     flags = ("--prompt=a nurse", "--target=skin_tone=0.25,0.5,0.25")
     own = (*flags, "--attributes=gender,skin_tone", f"--classifier=gender={tiny[1]}")
-    assert audit.by_attribute(["x", "b=y"], ("a", "b")) == {"a": "x", "b": "y"}
+    assert audit.by_attribute("x", ["x", "b=y"], ("a", "b")) == {"a": "x", "b": "y"}
     _, old = run(first, tmp_path / "old", *own)
     assert old["attributes"]["gender"]["classifier"] == str(tiny[1])
     limit, before = "--fail-above=0.25", f"--baseline={tmp_path / 'old'}"
@@ -212,19 +214,23 @@ def garbage(root: Path) -> str:
         ("--prompt= ", "is empty"),
         ("", "Name one for all with --prompt"),
         (garbage, "None of 3 files can be read"),
-        ("name,text\na.png,b\n", "line 2 has no file"),
+        ("name,text\na.png,b\n", "its columns are 'name, text'"),
+        ("file,prompt\n,x", "line 2 has no file"),
         ("file,prompt\n", "has no line"),
         ("file,prompt\n\xff\xfe,x", "utf-8"),
         ('file,prompt\n"a,b', "unexpected end of data"),
-        ("file,prompt\na.png,b\na.png,c", "has another prompt"),
+        ("file,prompt\na.png,b\n./x/../a.png,c", "has another prompt"),
         ("file,prompt\n../a.png,b", "holds no images"),
         ("[1]", "line 1 is no object"),
         ('{"file": 1, "prompt": "x"}', "line 1 has no file"),
-        ("{", "cannot be read"),
+        ('{"file": "a.png", "file": "b.png"}', "stands there twice"),
+        ("[1\n{", "line 1 is no JSON"),
         ('{"file": "a\\u0000.png", "prompt": "x"}', "no images"),
         (lambda x: os.mkfifo(x / "t.csv") or f"--prompts={x}/t.csv", "not a file"),
         ("--attributes=height", "has no classes"),
         ("--target=0.9,0.9,0", "with sum 1"),
+        ("--target=gender=0.9,0.1", "is about gender"),
+        ("--fail-above=nan", "in the range"),
         ("--classifier=no/such/folder", "no/such/folder"),
         ("--baseline={empty}", "no audit.json"),
         ("--calibration={empty}", "--calibration"),

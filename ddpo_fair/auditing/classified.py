@@ -1,6 +1,7 @@
 """What classifiers say of image files, which stream through in batches."""
 
 import concurrent.futures
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,7 +92,10 @@ def _batches(
     images: Sequence[Path], forms: Sequence[Form], size: int
 ) -> Iterator[tuple[np.ndarray, dict[Form, np.ndarray], dict[int, str]]]:
     """Rows int [n], their pixels in each form, and why others cannot be read."""
-    with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
+    with (
+        warnings.catch_warnings(action="ignore"),  # Pillow's, of what it reads
+        concurrent.futures.ThreadPoolExecutor(READERS) as pool,
+    ):
         started: list[Any] = []
 
         def start(first: int) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ddpo_fair import errors
 from ddpo_fair.classifiers.classes import NONE
-from ddpo_fair.errors import UserError
+from ddpo_fair.errors import UserError, shown
 from ddpo_fair.statistics import bias, correction, intervals, prompt_metrics
 from ddpo_fair.statistics.intervals import Interval
 
@@ -149,7 +149,7 @@ def notes(content: Figures) -> Iterator[str]:
         name, why = unread[0]
         yield f"{len(unread):,} of the files cannot be read, the first: {name} ({why})."
     if missing := content["missing"]:
-        yield f"{len(missing):,} of the table's files are missing: {missing[0]}."
+        yield f"{len(missing):,} of the table's files are missing: {shown(missing[0])}."
     if content["skipped"]:
         each = [f"{count:,} {kind}" for kind, count in content["skipped"].items()]
         yield f"Left out: {', '.join(each[:9])}."

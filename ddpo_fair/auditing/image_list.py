@@ -20,8 +20,8 @@ from ddpo_fair.errors import UserError, shown
 
 COLUMNS = ("file", "prompt")
 FORM = (
-    "a table is a CSV with the columns file and prompt, or JSON lines"
-    ' {"file": "a.png", "prompt": "photo of a nurse"}'
+    "a table is, in UTF-8, a .csv with the columns file and prompt and commas between,"
+    ' or a .jsonl with lines {"file": "a.png", "prompt": "photo of a nurse"}'
 )
 
 
@@ -66,7 +66,8 @@ def of_folder(root: Path, prompt: str | None, table: str | None) -> ImageList:
     found = list(_walk(root, skipped))
     missing: list[str] = []
     if table is not None:
-        places = {root / file: text for file, text in read_table(table)}
+        rows = read_table(table)
+        places = {root / os.path.normpath(file): text for file, text in rows}
         pairs = [(x, text) for x, text in places.items() if os.path.isfile(x)]
         missing = [os.path.relpath(x, root) for x in places.keys() - dict(pairs).keys()]
         left = [path for path in found if path not in places]
@@ -95,11 +96,16 @@ def of_folder(root: Path, prompt: str | None, table: str | None) -> ImageList:
 def _walk(root: Path, skipped: collections.Counter[str]) -> Iterator[Path]:
     """The image files below a folder in order; links are followed, but in no circle."""
     seen = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
+
+    def closed(_: OSError) -> None:
+        skipped["folders that cannot be opened"] += 1
+
+    for folder, folders, names in os.walk(root, onerror=closed, followlinks=True):
         real = os.path.realpath(folder)
         folders[:] = sorted(x for x in folders if not x.startswith(image_folder.HIDDEN))
         if real in seen:
             folders.clear()
+            skipped["links to a folder that is read already"] += 1
             continue
         seen.add(real)
         for path in (Path(folder, x) for x in sorted(names)):
@@ -132,7 +138,7 @@ def read_table(text: str) -> list[tuple[str, str]]:
             for column, value in zip(COLUMNS, (file, prompt), strict=True):
                 if not isinstance(value, str) or not value.strip():
                     raise ValueError(f"line {number} has no {column}")
-            if known.setdefault(file, prompt) != prompt:
+            if known.setdefault(os.path.normpath(file), prompt) != prompt:
                 raise ValueError(f"line {number}: {shown(file)} has another prompt")
             rows.append((file, prompt))
     except (OSError, ValueError, csv.Error, RecursionError) as error:
@@ -145,9 +151,16 @@ def read_table(text: str) -> list[tuple[str, str]]:
 def _rows(path: Path, content: str) -> Iterator[tuple[int, object]]:
     if path.suffix.lower() == ".csv":
         reader = csv.DictReader(io.StringIO(content, newline=""), strict=True)
+        columns = reader.fieldnames or ()
+        if columns and not set(COLUMNS) <= set(columns):
+            raise ValueError(f"its columns are {shown(', '.join(columns))}")
         for row in reader:
             yield reader.line_num, row
         return
     for number, line in enumerate(content.split("\n"), 1):
-        if line.strip():
-            yield number, json.loads(line)
+        try:
+            if line.strip():
+                yield number, json.loads(line, object_pairs_hook=files.once)
+        except json.JSONDecodeError as error:
+            what = f"line {number} is no JSON: {error.msg} at column {error.colno}"
+            raise ValueError(what) from None
