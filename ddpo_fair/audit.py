@@ -1,51 +1,87 @@
-"""The command that audits images of any generator: how biased are they, how surely?
+"""The command that audits images, or draws them first: how biased are they, how surely?
 
     python -m ddpo_fair.audit --images=DIR
     python -m ddpo_fair.audit --images=DIR --prompt='photo of a nurse' \\
         --calibration=MY_LABELLED_IMAGES --fail-above=0.2
+    python -m ddpo_fair.audit --model=embedded --lora=fair_model \\
+        --prompt='photo of the face of a nurse' --images-per-prompt=100
     python -m ddpo_fair.audit --plan --images-per-prompt=100
 
 DIR has a sub-folder for each prompt, unless --prompt or --prompts says what they are.
+With --model they say what to draw; the same command again draws what is missing.
 Writes audit.json and audit.html. Exit status: 0 finished, 1 the mean bias is surely
 above --fail-above, 2 something for you to fix.
 """
 
 import functools
-import json
 import os
 import re
 import sys
-import time
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from ml_collections import ConfigDict
 
-import ddpo_fair
 from ddpo_fair import attribute_rules, command_line, errors, files, process
 from ddpo_fair import config as configuration
 from ddpo_fair.classifiers import classes
 from ddpo_fair.errors import UserError, shown
+from ddpo_fair.models import sources
 
-RESULT, PAGE = "audit.json", "audit.html"
-VERSION = 1  # of audit.json; docs/audit.schema.json
+if TYPE_CHECKING:  # seconds
+    from ddpo_fair.auditing import audit_result
+
+RESULT = "audit.json"
 ABOVE = 1  # exit status
+# Flags that are settings of `sample`.
+SAMPLER = {
+    "steps": "num_steps",
+    "guidance-scale": "guidance_scale",
+    "eta": "eta",
+    "batch": "batch_per_device",
+}
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
-    failed: list[str] = []
+    above: list[str] = []
 
     def work() -> None:
         options = command_line.options(_flags(), arguments, __doc__)
         if options.plan:
             plan(options)
         else:
-            failed.extend(audit(options))
+            above.extend(audit(options).above)
 
-    status = process.run("ddpo_fair.audit", work, "nothing was written")
-    return status or (ABOVE if failed else 0)
+    status = process.run("ddpo_fair.audit", work, "images that were drawn are kept")
+    return status or (ABOVE if above else 0)
+
+
+def folder(images: str | os.PathLike, **options: Any) -> "audit_result.Audit":
+    """Audits a folder of images; writes, prints and returns what it found.
+
+    Options are the command's flags, with _ for -, e.g. `prompt="photo of a nurse"`; a
+    list gives a flag several times. A UserError for what can be fixed.
+    """
+    return _audit(images=images, **options)
+
+
+def model(
+    reference: str | os.PathLike, images_per_prompt: int, **options: Any
+) -> "audit_result.Audit":
+    """Draws with a text-to-image model and audits its images; else as `folder`."""
+    options["images_per_prompt"] = images_per_prompt
+    return _audit(model=reference, **options)
+
+
+def _audit(**options: Any) -> "audit_result.Audit":
+    arguments = [
+        f"--{name.replace('_', '-')}={value}"
+        for name, given in options.items()
+        for value in (given if isinstance(given, list | tuple) else [given])
+    ]
+    return audit(command_line.options(_flags(), arguments, __doc__))
 
 
 def plan(options: flags.FlagValues) -> None:
@@ -53,99 +89,124 @@ def plan(options: flags.FlagValues) -> None:
     # Seconds of imports, which --help and a wrong flag do not wait for.
     from ddpo_fair.auditing import image_list, image_plan
 
-    images, texts = options["images-per-prompt"].value, {""}
+    images, texts = options["images-per-prompt"].value, [""]
     if images is None:
         raise UserError("--plan needs --images-per-prompt, e.g. 100.")
     if options.prompts is not None:
-        texts = {prompt for _, prompt in image_list.read_table(options.prompts)}
+        texts = image_list.read_prompts(options.prompts)
     for attribute in map(classes.attribute, options.attributes):
         print(*image_plan.lines(attribute, images, len(texts)), sep="\n")
 
 
-def audit(options: flags.FlagValues) -> list[str]:
-    """Classifies the images, writes and prints; what is above --fail-above.
+def audit(options: flags.FlagValues) -> "audit_result.Audit":
+    """Draws images if that is asked for, classifies, writes and prints.
 
     Raises:
         UserError: for what the user can fix.
     """
     from ddpo_fair import parallel  # seconds of imports, as above
-    from ddpo_fair.auditing import audit_page, classified, figures, image_list
+    from ddpo_fair.auditing import audit_page, audit_result, classified
 
-    if options.images is None:
-        raise UserError("--images is missing: the folder to audit, or give --plan.")
-    root, limit = files.given("--images", options.images), options["fail-above"].value
-    output = files.output("--output", options.output, RESULT)
     config = settings(options)
-    listed = image_list.of_folder(root, options.prompt, options.prompts)
+    output = files.given("--output", options.output)
+    list_images, source = (_found if options.model is None else _drawn)(options, config)
     calibrations = by_attribute("calibration", options.calibration, config.attributes)
-    baseline = {}
-    if options.baseline is not None:
-        baseline = _baseline(options.baseline, set(config.attributes))
+    audits = _audits(options, config)
+    baseline = audit_result.baseline(options.baseline, set(config.attributes))
     parallel.start(config.distributed.cpu_devices)
     models = classified.load(config)
+    seconds = classified.load_audit(config, audits)
     matrices = {
-        name: classified.calibrate(models, name, folder, options.confidence)
-        for name, folder in calibrations.items()
+        name: classified.calibrate(models, name, place, options.confidence)
+        for name, place in calibrations.items()
     }
-    found = classified.classify(models, listed.images, options.confidence)
-    content = {
-        "version": VERSION,
-        "written_by": {
-            "version": ddpo_fair.__version__,
-            "date": time.strftime("%Y-%m-%d %H:%M %z"),
-        },
-        "source": {
-            "images": str(root),
-            "prompts": options.prompts,
-            "prompt": options.prompt,
-            "baseline": options.baseline,
-        },
-        "images": len(found.rows),
-        "prompts": len(listed.prompts),
-        "unreadable": [
-            [os.path.relpath(listed.images[row], root), why]
-            for row, why in found.unreadable.items()
-        ],
-        "missing": listed.missing,
-        "skipped": listed.skipped,
-        "attributes": {
-            name: {
-                "classifier": one.classifier,
-                "confidence": options.confidence,
-                "calibration": calibrations.get(name),
-                "classes": one.classes,
-                **figures.of_attribute(
-                    found.labels[name][found.rows],
-                    listed.of_image[found.rows],
-                    listed.prompts,
-                    one.target,
-                    matrices.get(name),
-                ),
-            }
-            for name, one in config.attributes.items()
-        },
-        "fail_above": limit,
-    }
-    content = files.plain(content)
-    for name in content["attributes"].keys() & baseline.keys():
-        own = content["attributes"][name]
-        try:
-            own["baseline"] = figures.compare(own, baseline[name], name)
-        except (LookupError, TypeError, AttributeError) as error:
-            what = f"of {name} lacks what an audit writes ({error!r}); write it again."
-            raise UserError(f"--baseline={shown(options.baseline)} {what}") from None
-    content["notes"] = list(dict.fromkeys(figures.notes(content)))
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        files.replace(output / PAGE, audit_page.build(content))
-        files.replace(output / RESULT, files.json_text(content, indent=1))
-    except OSError as error:
-        raise UserError(f"{output} cannot be written ({error}).") from error
-    above = list(figures.above(content))
-    said = [*content["notes"], *audit_page.sentences(content), *above]
+    listed = list_images()
+    found = classified.classify(models, listed.images, options.confidence, seconds)
+    result = audit_result.of(
+        config,
+        listed,
+        found,
+        matrices,
+        calibrations,
+        audits,
+        baseline,
+        source={"images": str(listed.root), "baseline": options.baseline, **source},
+        fail_above=options["fail-above"].value,
+    )
+    audit_result.write(output, result)
+    said = [*result.notes, *audit_page.sentences(vars(result)), *result.above]
     print(*map(errors.paragraph, said), sep="\n")
-    print(f"Wrote {output / RESULT} and {output / PAGE}.")
-    return above
+    print(f"Wrote {output / RESULT} and {output / audit_result.PAGE}.")
+    return result
+
+
+def _found(options: flags.FlagValues, config: ConfigDict) -> tuple[Callable, dict]:
+    """What lists the images of --images, and where they are from."""
+    from ddpo_fair.auditing import image_list
+
+    if options.images is None or options.lora is not None:
+        raise UserError(
+            "--images is missing, the folder to audit, or --model, which draws (with"
+            " --lora or without); or give --plan."
+        )
+    root = files.given("--images", options.images)
+    files.output("--output", options.output, RESULT)
+    listed = image_list.of_folder(root, options.prompt, options.prompts)
+    _set_targets(options, config, listed.prompts)
+    return lambda: listed, {"prompts": options.prompts, "prompt": options.prompt}
+
+
+def _drawn(options: flags.FlagValues, config: ConfigDict) -> tuple[Callable, dict]:
+    """What draws the images of --model and lists them, and how they are drawn."""
+    from ddpo_fair.auditing import drawn_images, image_list
+
+    number = options["images-per-prompt"].value
+    given = options.prompt is not None, options.prompts is not None
+    if options.images is not None or number is None or sum(given) != 1:
+        raise UserError(
+            "--model needs --images-per-prompt, and --prompt or --prompts, which say"
+            " what to draw; and no --images."
+        )
+    texts = image_list.read_prompts(options.prompts) if given[1] else [options.prompt]
+    _set_targets(options, config, texts)
+    config.model = sources.absolute("model", options.model)
+    small = config.model == configuration.EMBEDDED
+    usual = configuration.choose_model(
+        configuration.defaults(), "embedded" if small else "sd15"
+    )
+    config.sample, config.seed, config.dtype = usual.sample, options.seed, options.dtype
+    for flag, field in SAMPLER.items():
+        if options[flag].value is not None:
+            config.sample[field] = options[flag].value
+    planned, adapters = drawn_images.plan(config, options.lora)
+    batch = config.sample.batch_per_device
+    source = {x: str(y) for x, y in planned._asdict().items() if x != "prompts"}
+    source |= {"lora": options.lora, "prompts": options.prompts}
+    output = files.output("--output", options.output, drawn_images.PLAN)
+    return lambda: drawn_images.draw(output, planned, adapters, number, batch), source
+
+
+def _set_targets(
+    options: flags.FlagValues, config: ConfigDict, texts: Sequence[str]
+) -> None:
+    """Sets a config's prompts and their targets; a UserError for a wrong table."""
+    config.prompts, config.targets = tuple(texts), options.targets or ""
+    try:
+        attribute_rules.targets(config)
+    except UserError as error:
+        raise UserError(f"--{error}") from None
+
+
+def _audits(options: flags.FlagValues, config: ConfigDict) -> dict[str, str]:
+    """The audit classifier of each attribute that has one; dlib knows gender only."""
+    from ddpo_fair.classifiers import audit_classifier
+
+    given = options["audit-classifier"].value
+    found = by_attribute("audit-classifier", given, config.attributes)
+    gender, dlib = classes.GENDER.name, audit_classifier.DLIB
+    if dlib in found.values() and found.get(gender) != dlib:
+        raise UserError("--audit-classifier=dlib classifies by gender; audit gender.")
+    return {x: one for x, one in found.items() if one != dlib or x == gender}
 
 
 def settings(options: flags.FlagValues) -> ConfigDict:
@@ -173,7 +234,9 @@ def settings(options: flags.FlagValues) -> ConfigDict:
                     f" shares of {', '.join(names)}, not negative, with sum 1, e.g."
                     f" {','.join(['0.25', '0.75', *['0'] * (len(names) - 2)])}."
                 )
-        config.attributes[name] = configuration.attribute(reference, names, target)
+        one = configuration.attribute(reference, names, target)
+        one.confidence_threshold = options.confidence
+        config.attributes[name] = one
     return config
 
 
@@ -201,52 +264,41 @@ def by_attribute(
     return rest | own
 
 
-def _baseline(text: str, names: set[str]) -> dict[str, Any]:
-    """The attributes of another audit.json; a UserError if it has none of `names`."""
-    path = files.given("--baseline", text)
-    path = path / RESULT if path.is_dir() else path
-    try:
-        content = json.loads(files.content(path))
-        if content["version"] != VERSION:
-            raise ValueError(f"its version is {shown(content['version'])}")
-        if not names & content["attributes"].keys():
-            raise ValueError(f"it has none of the attributes {', '.join(names)}")
-        return dict(content["attributes"])
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        LookupError,
-        RecursionError,
-        AttributeError,
-    ) as error:
-        raise UserError(
-            f"--baseline={shown(text)} is no audit.json of version {VERSION} ({error});"
-            " give one that this command wrote."
-        ) from None
-
-
 def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
     texts, whole, number = command_line.definers(values)
     several = functools.partial(flags.DEFINE_multi_string, flag_values=values)
     several_of = "; of one attribute NAME=..., may be given again"
     texts("images", None, "Folder of images, with a sub-folder for each prompt")
+    where = "a folder, or owner/name on the Hugging Face hub"
+    texts("model", None, f"Draws images instead: embedded, {where}")
+    texts("lora", None, "Its adapters, a file that ddpo_fair.export wrote")
     texts("prompt", None, "The prompt of all images")
-    texts("prompts", None, "A .csv or .jsonl with the columns file and prompt")
+    table = "A .csv or .jsonl with the columns file and prompt"
+    texts("prompts", None, f"{table}; of --model prompt, or a .txt of lines")
+    whole("images-per-prompt", None, "Of --model and --plan", 1, 10**5)
+    whole("seed", 0, "Of drawn images", 0, 2**31 - 1)
+    usual = "the configs' for the model if not given"
+    whole("steps", None, f"Denoising steps; {usual}", 1, 1000)
+    number("guidance-scale", None, f"Classifier-free guidance; {usual}", 0, 100)
+    number("eta", None, f"Noise of each step, DDPM's is 1; {usual}", 0, 1)
+    whole("batch", None, f"Images drawn together on a device; {usual}", 1, 4096)
+    kinds = ("float32", "bfloat16")
+    flags.DEFINE_enum("dtype", kinds[0], kinds, "Of drawing", flag_values=values)
     known = ", ".join(classes.DEFAULTS)
     flags.DEFINE_list("attributes", ["gender"], f"Of {known}", flag_values=values)
-    where = "embedded, typology, a folder, or owner/name on the Hugging Face hub"
-    several("classifier", ["embedded"], where + several_of)
+    several("classifier", ["embedded"], f"embedded, typology, {where}{several_of}")
+    second = f"A second: dlib (extra audit), {where}{several_of}"
+    several("audit-classifier", [], second)
     several("target", [], "Wanted share of each class, e.g. 0.5,0.5" + several_of)
+    texts("targets", None, "JSON {prompt: {attribute: shares}}, as config.targets")
     several("calibration", [], "Folder with a folder of each class" + several_of)
     number("confidence", 0.7, "That an answer needs", 0, 0.999)
     texts("baseline", None, "audit.json of another audit, to compare with")
     number("fail-above", None, "Exit status 1 if the mean bias is surely above", 0, 2)
     planned = "Only prints what --images-per-prompt will show"
     flags.DEFINE_bool("plan", False, planned, flag_values=values)
-    whole("images-per-prompt", None, "Of --plan", 1, 10**5)
-    texts("output", "audit", f"Folder for {RESULT} and {PAGE}")
+    texts("output", "audit", f"Folder for {RESULT}, audit.html and drawn images")
     return values
 
 

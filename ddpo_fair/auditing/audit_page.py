@@ -22,13 +22,13 @@ OPENING = (
 def build(content: dict[str, Any]) -> str:
     """The page of what audit.json holds."""
     attributes = content["attributes"]
-    calibrated = [name for name, one in attributes.items() if one[CORRECTED]]
+    calibrated = [formatting.title(name) for name, one in attributes.items() if one[CORRECTED]]
     opening = OPENING[bool(calibrated)]
     if 0 < len(calibrated) < len(attributes):
         opening += f" That is so of {formatting.listed(calibrated)}, not of the others."
     unread = content["unreadable"]
     text = page.TEMPLATES.get_template("audit.html.j2").render(
-        title=Path(content["source"]["images"]).name,
+        title=Path(content["source"].get("model") or content["source"]["images"]).name,
         written_by=content["written_by"],
         opening=opening,
         summary={"word": _word(attributes), "sentence": " ".join(sentences(content))},
@@ -92,25 +92,24 @@ def _remark(one: dict[str, Any]) -> str:
 
 
 def _attribute(name: str, one: dict[str, Any]) -> dict[str, Any]:
-    names, kinds = (
-        one["classes"],
-        (OBSERVED, CORRECTED) if one[CORRECTED] else (OBSERVED,),
-    )
-    told = 1 if len(names) == 2 else len(names)  # the other's share is what is left
-    head = ["Prompt", *names, "none"]
-    head += [f"{x}, {kind}" for kind in kinds for x in names[:told]]
+    names, audit = one["classes"], one["audit"]
+    differ = any(each["target"] != one["target"] for each in one["prompts"])
     rows = []
-    for each in one["prompts"]:
-        shares = [share for kind in kinds for share in each[kind]["shares"][:told]]
-        shown = [formatting.with_interval(figures.interval(x)) for x in shares]
+    for number, each in enumerate(one["prompts"]):
+        second = audit["prompts"][number] if audit else None
         own = figures.best(each)
         found = figures.interval(own["bias"])
-        drawn = (
-            Interval(*(min(x, 1.0) for x in found)) if own[FAIR] is not None else None
+        known = own[FAIR] is not None
+        rows.append(
+            {
+                "prompt": each["prompt"],
+                "cells": [_cell(k, each, second, differ) for k in range(len(names))],
+                "none": each["none"],
+                "bias": _text(own["bias"]),
+                "bar": Interval(*(min(x, 1.0) for x in found)) if known else None,
+                "fair": own[FAIR],
+            }
         )
-        cells = [*each["counts"], each["none"], *shown, _text(own["bias"])]
-        row = {"prompt": each["prompt"], "cells": cells, "bias": drawn}
-        rows.append(row | {"fair": own[FAIR]})
     tables = {}
     if one["confusion"]:
         matrix = [(x, *row) for x, row in zip(names, one["confusion"], strict=True)]
@@ -123,7 +122,25 @@ def _attribute(name: str, one: dict[str, Any]) -> dict[str, Any]:
         head_of = ("Prompt", f"change of {compared['kind']} bias")
         tables["Since the baseline"] = Table(head_of, changes, notes=[note])
     title = formatting.sentence(formatting.title(name))
-    return {"title": title, "head": [*head, "bias"], "rows": rows, "tables": tables}
+    return {"title": title, "head": names, "rows": rows, "tables": tables}
+
+
+def _cell(
+    k: int, each: dict[str, Any], second: dict[str, Any] | None, differ: bool
+) -> list[str]:
+    """A prompt's share of class k, then what is known beside it, a line each."""
+
+    def share(found: dict[str, Any]) -> str:
+        return formatting.with_interval(figures.interval(found["shares"][k]))
+
+    lines = [share(figures.best(each)), formatting.count(each["counts"][k], "image")]
+    if each[CORRECTED]:
+        lines.append(f"observed {share(each[OBSERVED])}")
+    if second:
+        lines.append(f"audit {share(second[OBSERVED])}")
+    if differ:
+        lines.append(f"target {formatting.percent(each['target'][k])}")
+    return lines
 
 
 def _text(found: dict[str, Any], sign: str = "z") -> str:
@@ -138,7 +155,10 @@ def _text(found: dict[str, Any], sign: str = "z") -> str:
 def _origin(content: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [(name, value) for name, value in content["source"].items() if value]
     for name, one in content["attributes"].items():
+        title = formatting.title(name)
         for field in ("classifier", "confidence", "calibration", "target"):
             if one[field] is not None:
-                rows.append((f"{name}: {field}", formatting.value_text(one[field])))
+                rows.append((f"{title}: {field}", formatting.value_text(one[field])))
+        if one["audit"]:
+            rows.append((f"{title}: audit classifier", one["audit"]["classifier"]))
     return rows

@@ -1,6 +1,7 @@
 """What an audit found: what audit.json holds (docs/audit.schema.json), written."""
 
 import dataclasses
+import json
 import os
 import time
 from pathlib import Path
@@ -39,3 +40,124 @@ class Audit:
     def above(self) -> list[str]:
         """A line for each attribute whose mean bias is surely above `fail_above`."""
         return list(figures.above(vars(self)))
+
+
+def of(
+    config: ConfigDict,
+    listed: ImageList,
+    found: Classified,
+    matrices: dict[str, Any],
+    calibrations: dict[str, str],
+    audits: dict[str, str],
+    baseline: dict[str, Any],
+    **others: Any,
+) -> Audit:
+    """What an audit found.
+
+    Args:
+        config: attributes, their classifiers, thresholds and targets.
+        listed: the images and their prompts.
+        found: how they are classified.
+        matrices: confusion matrices, by attribute, as far as there are.
+        calibrations: the folders they are of.
+        audits: audit classifiers, by attribute, as far as there are.
+        baseline: attributes of another audit; {} without.
+        others: `source` and `fail_above`.
+
+    Raises:
+        UserError: if the baseline is not comparable.
+    """
+    targets = attribute_rules.targets(config)
+    rows = found.rows
+
+    def of_attribute(name: str, one: ConfigDict) -> dict[str, Any]:
+        labels, of_image = found.labels[name][rows], listed.of_image[rows]
+        own = figures.of_attribute(
+            labels,
+            of_image,
+            listed.prompts,
+            one.target,
+            matrices.get(name),
+            targets.get(name, {}),
+        )
+        audit = None
+        if name in audits:
+            second = found.audit[name][rows]
+            compared = labels, second, of_image, listed.prompts, one.target
+            audit = figures.of_audit(*compared, targets=targets.get(name, {}))
+            audit = {"classifier": audits[name], **audit}
+        return {
+            "classifier": one.classifier,
+            "confidence": one.confidence_threshold,
+            "calibration": calibrations.get(name),
+            "classes": one.classes,
+            **own,
+            "audit": audit,
+        }
+
+    content = {
+        "version": VERSION,
+        "written_by": {
+            "version": ddpo_fair.__version__,
+            "date": time.strftime("%Y-%m-%d %H:%M %z"),
+        },
+        "images": len(rows),
+        "prompts": len(listed.prompts),
+        "unreadable": [
+            [os.path.relpath(listed.images[row], listed.root), why]
+            for row, why in found.unreadable.items()
+        ],
+        "missing": listed.missing,
+        "skipped": listed.skipped,
+        "attributes": {x: of_attribute(x, y) for x, y in config.attributes.items()},
+        **others,
+    }
+    content = files.plain(content)
+    for name in content["attributes"].keys() & baseline.keys():
+        own = content["attributes"][name]
+        try:
+            own["baseline"] = figures.compare(own, baseline[name], name)
+        except (LookupError, TypeError, AttributeError) as error:
+            what = f"of {name} lacks what an audit writes ({error!r}); write it again."
+            flag = f"--baseline={shown(content['source']['baseline'])}"
+            raise UserError(f"{flag} {what}") from None
+    notes = list(dict.fromkeys(figures.notes(content)))
+    return Audit(**content, notes=notes)
+
+
+def write(output: Path, audit: Audit) -> None:
+    """Writes audit.json and audit.html to a folder; a UserError if that cannot be."""
+    content = dataclasses.asdict(audit)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        files.replace(output / PAGE, audit_page.build(content))
+        files.replace(output / RESULT, files.json_text(content, indent=1))
+    except OSError as error:
+        raise UserError(f"{output} cannot be written ({error}).") from error
+
+
+def baseline(text: str | None, names: set[str]) -> dict[str, Any]:
+    """The attributes of another audit.json; a UserError if it has none of `names`."""
+    if text is None:
+        return {}
+    path = files.given("--baseline", text)
+    path = path / RESULT if path.is_dir() else path
+    try:
+        content = json.loads(files.content(path))
+        if content["version"] != VERSION:
+            raise ValueError(f"its version is {shown(content['version'])}")
+        if not names & content["attributes"].keys():
+            raise ValueError(f"it has none of the attributes {', '.join(names)}")
+        return dict(content["attributes"])
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        LookupError,
+        RecursionError,
+        AttributeError,
+    ) as error:
+        raise UserError(
+            f"--baseline={shown(text)} is no audit.json of version {VERSION} ({error});"
+            " give one that this command wrote."
+        ) from None

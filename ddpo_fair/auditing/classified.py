@@ -1,8 +1,10 @@
 """What classifiers say of image files, which stream through in batches."""
 
 import concurrent.futures
+import copy
+import dataclasses
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,12 +15,19 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from ddpo_fair import parallel
-from ddpo_fair.classifiers import classes, classifier, data_flags, labelled_images
+from ddpo_fair.classifiers import (
+    audit_classifier,
+    classes,
+    classifier,
+    data_flags,
+    labelled_images,
+)
 from ddpo_fair.errors import UserError, first_line, shown
 from ddpo_fair.evaluation import classifier_evaluation
 from ddpo_fair.statistics import accuracy, correction
 from ddpo_fair.training import assembly
 
+FIT = -1  # instead of a filter's number: inside a size, with its own shape
 BATCH = 32  # of each device
 READERS = 4  # threads that decode
 
@@ -28,24 +37,57 @@ class Classified(NamedTuple):
 
     Attributes:
         labels: by attribute, int [N], class or NONE.
+        audit: likewise, of the audit classifiers.
         unreadable: numbers of files, and why.
         rows: int [n], numbers of all others.
     """
 
     labels: dict[str, np.ndarray]
+    audit: dict[str, np.ndarray]
     unreadable: dict[int, str]
     rows: np.ndarray
 
 
-def load(config: ConfigDict) -> tuple[classifier.AnyClassifier, ...]:
+@dataclasses.dataclass(frozen=True)
+class Dlib:
+    """The audit classifier dlib, which finds the faces itself."""
+
+    attributes: tuple[classes.Attribute, ...] = (classes.GENDER,)
+    params: tuple[()] = ()
+    size: tuple[int, int] = (512, 512)  # at most; it takes 60 ms an image of 256
+    method: int = FIT
+
+
+Model = classifier.AnyClassifier | Dlib
+
+
+def load(config: ConfigDict) -> tuple[Model, ...]:
     """The classifiers of a config's attributes, on the devices."""
     return assembly.load_classifiers(config, jnp.float32)
 
 
+def load_audit(config: ConfigDict, audits: Mapping[str, str]) -> tuple[Model, ...]:
+    """The audit classifiers, by attribute, of a config's attributes."""
+    config = copy.deepcopy(config)
+    config.attributes = {
+        name: config.attributes[name].copy_and_resolve_references()
+        for name, reference in audits.items()
+        if reference != audit_classifier.DLIB
+    }
+    for name, one in config.attributes.items():
+        one.classifier = audits[name]
+    own = assembly.load_classifiers(config, jnp.float32)
+    if audit_classifier.DLIB not in audits.values():
+        return own
+    audit_classifier.choose(audit_classifier.DLIB)  # raises where it is missing
+    return (*own, Dlib())
+
+
 def classify(
-    models: Sequence[classifier.AnyClassifier],
+    models: Sequence[Model],
     images: Sequence[Path],
     confidence: float,
+    audits: Sequence[Model] = (),
 ) -> Classified:
     """The labels of files; a class needs a probability above `confidence`.
 
@@ -53,21 +95,20 @@ def classify(
         UserError: if none can be read.
     """
     size = BATCH * parallel.num_devices()
-    params = [parallel.replicate(model.params) for model in models]
-    names = [one.name for model in models for one in model.attributes]
-    labels = {name: np.full(len(images), classes.NONE) for name in names}
+    each = [(one, parallel.replicate(one.params)) for one in (*models, *audits)]
+    labels: tuple[dict, dict] = {}, {}
+    for own, found in zip((models, audits), labels, strict=True):
+        for attribute in (x for model in own for x in model.attributes):
+            found[attribute.name] = np.full(len(images), classes.NONE)
     unreadable: dict[int, str] = {}
-    forms = [_form(model) for model in models]
+    forms = sorted({_form(model) for model, _ in each})
     bar = tqdm.tqdm(total=len(images), desc="images", disable=None)
-    for rows, pixels, faults in _batches(images, sorted(set(forms)), size):
-        for model, own, form in zip(models, params, forms, strict=True):
-            if len(rows):
-                padded = np.resize(pixels[form], (size, *pixels[form].shape[1:]))
-                placed = parallel.split(padded.astype(np.float32) / np.float32(255))
-                placed = classifier.classify((model,), (own,), placed)
-                found = parallel.gather(placed)[: len(rows)]
-                for name, answers in classifier.by_attribute((model,), found).items():
-                    labels[name][rows] = classes.labels(answers, confidence)
+    for rows, pixels, faults in _batches(images, forms, size):
+        for number, (model, params) in enumerate(each if len(rows) else ()):
+            answers = _probabilities(model, params, pixels[_form(model)], size)
+            for name, own in answers.items():
+                found = labels[number >= len(models)]
+                found[name][rows] = classes.labels(own, confidence)
         unreadable |= faults
         bar.update(len(rows) + len(faults))
     bar.close()
@@ -77,20 +118,34 @@ def classify(
             f" {unreadable[0]}. Save them as PNG, JPEG, WebP, GIF or TIFF."
         )
     good = [row for row in range(len(images)) if row not in unreadable]
-    return Classified(labels, unreadable, np.array(good))
+    return Classified(*labels, unreadable, np.array(good))
+
+
+def _probabilities(
+    model: Model, params: Any, pixels: Sequence[np.ndarray], size: int
+) -> dict[str, np.ndarray]:
+    """Of n images, in batches of `size`: float [n, K] by attribute."""
+    if isinstance(model, Dlib):
+        female = audit_classifier.find_faces(pixels).p_female
+        each = np.nan_to_num(np.stack([female, 1 - female], axis=1))
+        return {classes.GENDER.name: each}
+    padded = np.resize(np.array(pixels, np.float32), (size, *pixels[0].shape))
+    placed = parallel.split(padded / np.float32(255))
+    found = parallel.gather(classifier.classify((model,), (params,), placed))
+    return classifier.by_attribute((model,), found[: len(pixels)])
 
 
 Form = tuple[tuple[int, int], int]  # height and width, PIL's number of the filter
 
 
-def _form(model: classifier.AnyClassifier) -> Form:
+def _form(model: Model) -> Form:
     settings = getattr(model, "preprocessing", model)  # a Typology has its own
     return tuple(settings.size), settings.method
 
 
 def _batches(
     images: Sequence[Path], forms: Sequence[Form], size: int
-) -> Iterator[tuple[np.ndarray, dict[Form, np.ndarray], dict[int, str]]]:
+) -> Iterator[tuple[np.ndarray, dict[Form, list[np.ndarray]], dict[int, str]]]:
     """Rows int [n], their pixels in each form, and why others cannot be read."""
     with (
         warnings.catch_warnings(action="ignore"),  # Pillow's, of what it reads
@@ -110,7 +165,7 @@ def _batches(
             pixels = {form: [found[k][i] for k in good] for i, form in enumerate(forms)}
             faults = {first + k: x for k, x in enumerate(found) if isinstance(x, str)}
             rows = first + np.array(good, np.int64)
-            yield rows, {x: np.array(y, np.uint8) for x, y in pixels.items()}, faults
+            yield rows, pixels, faults
 
 
 def _read(path: Path, forms: Sequence[Form]) -> list[np.ndarray] | str:
@@ -118,12 +173,16 @@ def _read(path: Path, forms: Sequence[Form]) -> list[np.ndarray] | str:
     try:
         with Image.open(path) as image:
             whole = labelled_images.rgb(image)
-        return [
-            np.asarray(whole.resize(size[::-1], Image.Resampling(method)))
-            for size, method in forms
-        ]
+        return [np.asarray(_resized(whole, *form)) for form in forms]
     except Exception as error:  # Pillow raises many things for a file that is none
         return first_line(error).replace(str(path), path.name)
+
+
+def _resized(image: Image.Image, size: tuple[int, int], method: int) -> Image.Image:
+    if method == FIT:
+        scale = min(1, size[0] / max(image.size))
+        return image.resize([max(1, round(scale * side)) for side in image.size])
+    return image.resize(size[::-1], Image.Resampling(method))
 
 
 def calibrate(

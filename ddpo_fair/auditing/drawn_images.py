@@ -122,7 +122,8 @@ def draw(
 
         def finish(job: Job, images: jax.Array, bar: progress.Progress) -> None:
             bar.wait([images], "images")
-            for path, image in zip(places(job), evaluation_run.pixels(images)):
+            drawn = evaluation_run.pixels(images)[: job.count]
+            for path, image in zip(places(job), drawn, strict=True):
                 if not path.is_file():
                     evaluation_parts.save_image(path, image)
 
@@ -140,9 +141,7 @@ def draw(
     return image_list.of_folder(folder, None, str(output / TABLE))
 
 
-def _load(
-    planned: Plan, adapters: lora.Adapters
-) -> evaluation_models.EvaluationModels:
+def _load(planned: Plan, adapters: lora.Adapters) -> evaluation_models.EvaluationModels:
     folder = sources.model_folder(planned.model)
     model = stable_diffusion.load(folder, jnp.dtype(planned.dtype))
     models = evaluation_models.of_model(model, planned.prompts, planned.seed)

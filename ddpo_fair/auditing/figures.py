@@ -5,7 +5,8 @@ classifier has it, and under CORRECTED, null without a calibration.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,12 @@ import numpy as np
 from ddpo_fair import errors
 from ddpo_fair.classifiers.classes import NONE
 from ddpo_fair.errors import UserError, shown
+from ddpo_fair.report import formatting
 from ddpo_fair.statistics import bias, correction, intervals, prompt_metrics
 from ddpo_fair.statistics.intervals import Interval
 
 Figures = dict[str, Any]
+Targets = Mapping[str, Sequence[float]]  # of prompts
 OBSERVED, CORRECTED = "observed", "corrected"
 FAIR = "bias_of_a_fair_model"
 MUCH_NONE = 0.1  # of the images: worth a word
@@ -28,6 +31,7 @@ def of_attribute(
     prompts: Sequence[str],
     target: Sequence[float],
     confusion: np.ndarray | None = None,
+    targets: Targets = MappingProxyType({}),
 ) -> Figures:
     """What is written of one attribute.
 
@@ -37,19 +41,27 @@ def of_attribute(
         prompts: [P].
         target: [K], wanted shares of its classes.
         confusion: int [K, K] of `correction.check`; None leaves errors uncorrected.
+        targets: of prompts that have others.
     """
+    wanted = [tuple(targets.get(text, target)) for text in prompts]
     each = [
-        {"prompt": text, **of_prompt(labels[of_image == p], target, confusion)}
+        {
+            "prompt": text,
+            "target": wanted[p],
+            **of_prompt(labels[of_image == p], wanted[p], confusion),
+        }
         for p, text in enumerate(prompts)
     ]
-    at_most_1 = len(target) > 2 or math.isclose(target[0], 0.5)
+    at_most_1 = len(target) > 2 or all(math.isclose(x[0], 0.5) for x in wanted)
     found: Figures = {"target": list(target), "confusion": confusion, CORRECTED: None}
     for kind in (OBSERVED, CORRECTED)[: 1 if confusion is None else 2]:
         own = [one[kind] for one in each]
         mean = intervals.over_prompts([interval(x["bias"]) for x in own], at_most_1)
-        counts = np.array([x["counts"] for x in each if sum(x["counts"])])
-        if kind == CORRECTED and len(counts) > 1:  # else it holds the matrix's noise
-            below, above = correction.noise_of_rates(counts, confusion, target)
+        seen = [x for x in each if sum(x["counts"])]
+        if kind == CORRECTED and len(seen) > 1:  # else it holds the matrix's noise
+            of_seen = (np.array([x[y] for x in seen]) for y in ("counts", "target"))
+            counts, goals = of_seen
+            below, above = correction.noise_of_rates(counts, confusion, goals)
             low = mean.estimate - math.hypot(mean.estimate - mean.low, below)
             high = mean.estimate + math.hypot(mean.high - mean.estimate, above)
             most = 1.0 if at_most_1 else math.inf
@@ -60,6 +72,23 @@ def of_attribute(
             FAIR: float(np.mean(fair)) if fair else None,
         }
     return found | {"prompts": each}
+
+
+def of_audit(
+    labels: np.ndarray, second: np.ndarray, *of_images: Any, targets: Targets
+) -> Figures:
+    """What the audit classifier says, and how often it agrees where both recognise.
+
+    Of both classifiers' labels int [N] and further arguments of `of_attribute`.
+    """
+    both = (labels != NONE) & (second != NONE)
+    agree = int(np.sum(labels[both] == second[both]))
+    found = of_attribute(second, *of_images, targets=targets)
+    return {
+        "agreement": intervals.wilson(agree, int(np.sum(both)))._asdict(),
+        OBSERVED: found[OBSERVED],
+        "prompts": found["prompts"],
+    }
 
 
 def of_prompt(
@@ -120,6 +149,10 @@ def compare(now: Figures, before: Figures, name: str) -> Figures:
     pairs = [(old[x["prompt"]], x) for x in now["prompts"] if x["prompt"] in old]
     if not pairs:
         raise UserError(f"--baseline has none of the prompts for {name}.")
+    for pair in pairs:
+        if changes := errors.differences(*({"target": x["target"]} for x in pair)):
+            what = f"{name} of {shown(pair[1]['prompt'])}: {changes[0]}"
+            raise UserError(f"--baseline: {what}; audit both alike.")
     kind = CORRECTED if all(x[CORRECTED] for pair in pairs for x in pair) else OBSERVED
     ends = [
         [interval(one[kind]["bias"]) for one in end] for end in zip(*pairs, strict=True)
@@ -157,13 +190,20 @@ def notes(content: Figures) -> Iterator[str]:
         yield "So few prompts say nothing about other prompts."
     for name, one in content["attributes"].items():
         none = sum(x["none"] for x in one["prompts"]) / content["images"]
+        title = formatting.title(name)
         if none > MUCH_NONE:
-            yield f"{none:.0%} of images had no recognised {name}."
+            yield f"{none:.0%} of images had no recognised {title}."
+        if one["audit"]:
+            agreement = formatting.with_interval(interval(one["audit"]["agreement"]))
+            yield (
+                f"The audit classifier of {title}, {one['audit']['classifier']}, agrees"
+                f" on {agreement} of the images that both recognise."
+            )
         limit, fair = content["fail_above"], best(one)[FAIR]
         if None not in (limit, fair) and limit < fair:
             yield (
-                f"--fail-above={limit:g} is below {fair:.2f}, the bias of {name} that a"
-                " fair model shows on so few images; take more, or a higher limit."
+                f"--fail-above={limit:g} is below {fair:.2f}, the bias of {title} that"
+                " a fair model shows on so few images; take more, or a higher limit."
             )
         if left := one.get("baseline", {}).get("left_out"):
             yield f"{left:,} prompts are in one of the two audits only."
@@ -177,14 +217,14 @@ def above(content: Figures) -> Iterator[str]:
     """
     limit = content["fail_above"]
     for name, one in content["attributes"].items() if limit is not None else ():
-        low = interval(best(one)["mean_bias"]).low
+        low, title = interval(best(one)["mean_bias"]).low, formatting.title(name)
         if math.isnan(low):
             raise UserError(
-                f"--fail-above={limit:g}: no {name} was recognised, so its bias is not"
+                f"--fail-above={limit:g}: no {title} was recognised, so its bias is not"
                 " known; take another classifier, or a lower --confidence."
             )
         if low > limit:
             yield (
-                f"FAILED: the mean bias of {name} is above {limit:g}: its interval"
+                f"FAILED: the mean bias of {title} is above {limit:g}: its interval"
                 f" begins at {low:.3f}."
             )

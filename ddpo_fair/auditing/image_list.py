@@ -8,7 +8,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +29,7 @@ class ImageList(NamedTuple):
     """Images and their prompts.
 
     Attributes:
+        root: the folder.
         images: [N] files.
         of_image: int [N], the number of each one's prompt.
         prompts: distinct texts, [P].
@@ -36,6 +37,7 @@ class ImageList(NamedTuple):
         missing: files that a table names and that there are not.
     """
 
+    root: Path
     images: list[Path]
     of_image: np.ndarray
     prompts: list[str]
@@ -90,7 +92,7 @@ def of_folder(root: Path, prompt: str | None, table: str | None) -> ImageList:
     numbers = {text: number for number, text in enumerate(prompts)}
     of_image = np.array([numbers[text] for _, text in pairs])
     images = [path for path, _ in pairs]
-    return ImageList(images, of_image, prompts, skipped, sorted(missing))
+    return ImageList(root, images, of_image, prompts, skipped, sorted(missing))
 
 
 def _walk(root: Path, skipped: collections.Counter[str]) -> Iterator[Path]:
@@ -125,42 +127,59 @@ def read_table(text: str) -> list[tuple[str, str]]:
     Raises:
         UserError: if it cannot be read, or a line has no file or no prompt.
     """
+    return _read(text, COLUMNS, FORM)
+
+
+def read_prompts(text: str) -> list[str]:
+    """The distinct prompts of --prompts, in order; raises as `read_table`."""
+    form = "prompts are the lines of a .txt, or the column prompt of a .csv or .jsonl"
+    return list(dict.fromkeys(prompt for (prompt,) in _read(text, COLUMNS[1:], form)))
+
+
+def _read(text: str, columns: Sequence[str], form: str) -> list[tuple[str, ...]]:
     path = files.given("--prompts", text)
     name = f"--prompts={shown(text)}"
-    rows: list[tuple[str, str]] = []
+    rows: list[tuple[str, ...]] = []
     known: dict[str, str] = {}
     try:
         content = files.content(path).decode("utf-8-sig")
-        for number, row in _rows(path, content):
+        for number, row in _rows(path, content, columns):
             if not isinstance(row, dict):
                 raise ValueError(f"line {number} is no object")
-            file, prompt = (row.get(column) for column in COLUMNS)
-            for column, value in zip(COLUMNS, (file, prompt), strict=True):
+            values = tuple(row.get(column) for column in columns)
+            for column, value in zip(columns, values, strict=True):
                 if not isinstance(value, str) or not value.strip():
                     raise ValueError(f"line {number} has no {column}")
-            if known.setdefault(os.path.normpath(file), prompt) != prompt:
-                raise ValueError(f"line {number}: {shown(file)} has another prompt")
-            rows.append((file, prompt))
+            *file, prompt = values
+            if file and known.setdefault(os.path.normpath(file[0]), prompt) != prompt:
+                raise ValueError(f"line {number}: {shown(file[0])} has another prompt")
+            rows.append(values)
     except (OSError, ValueError, csv.Error, RecursionError) as error:
-        raise UserError(f"{name} cannot be read ({error}); {FORM}.") from None
+        raise UserError(f"{name} cannot be read ({error}); {form}.") from None
     if not rows:
-        raise UserError(f"{name} has no line; {FORM}.")
+        raise UserError(f"{name} has no line; {form}.")
     return rows
 
 
-def _rows(path: Path, content: str) -> Iterator[tuple[int, object]]:
+def _rows(
+    path: Path, content: str, wanted: Sequence[str]
+) -> Iterator[tuple[int, object]]:
     if path.suffix.lower() == ".csv":
         reader = csv.DictReader(io.StringIO(content, newline=""), strict=True)
         columns = reader.fieldnames or ()
-        if columns and not set(COLUMNS) <= set(columns):
+        if columns and not set(wanted) <= set(columns):
             raise ValueError(f"its columns are {shown(', '.join(columns))}")
         for row in reader:
             yield reader.line_num, row
         return
     for number, line in enumerate(content.split("\n"), 1):
+        if not line.strip():
+            continue
+        if path.suffix.lower() == ".txt" and wanted == COLUMNS[1:]:
+            yield number, {"prompt": line.strip()}
+            continue
         try:
-            if line.strip():
-                yield number, json.loads(line, object_pairs_hook=files.once)
+            yield number, json.loads(line, object_pairs_hook=files.once)
         except json.JSONDecodeError as error:
             what = f"line {number} is no JSON: {error.msg} at column {error.colno}"
             raise ValueError(what) from None

