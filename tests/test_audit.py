@@ -111,7 +111,7 @@ def test_several_attributes_a_limit_and_a_baseline(tiny, tmp_path, capsys):
     assert math.isclose(change["low"], change["estimate"] - low)
     status, _ = run(first, tmp_path / "failed", *flags, "--fail-above=0.2")
     assert one.low > 0.2 and status == 1
-    assert "FAILED: the mean bias of skin_tone is above 0.2" in capsys.readouterr().out
+    assert "FAILED: the mean bias of skin tone is above 0.2" in capsys.readouterr().out
     again = [f"--images={second}", "--prompt=x", *TONE, before]
     problem = refusals.refused(audit.main, [*again, f"--output={tmp_path}/x"], capsys)
     assert "skin_tone.target was [0.25, 0.5, 0.25]" in problem

@@ -160,7 +160,10 @@ def test_a_scale_beside_the_adapters_is_read(folders, exported, tmp_path):
     changed = {**settings, "lora_alpha": 6 * settings["r"]}
     (folder / lora_files.PEFT_CONFIG).write_text(json.dumps(changed))
     tensors = safetensors.numpy.load_file(exported["kohya"] / lora_files.KOHYA)
-    six = {x: np.asarray(6 * y, np.float32) if x.endswith(".alpha") else y for x, y in tensors.items()}
+    six = {
+        x: np.asarray(6 * y, np.float32) if x.endswith(".alpha") else y
+        for x, y in tensors.items()
+    }
     safetensors.numpy.save_file(six, tmp_path / "six.safetensors")
     expected = lora.adapted(base, trained, 6 * SCALE)["conv_in"]
     for place in (folder, tmp_path / "six.safetensors"):

@@ -22,7 +22,9 @@ OPENING = (
 def build(content: dict[str, Any]) -> str:
     """The page of what audit.json holds."""
     attributes = content["attributes"]
-    calibrated = [formatting.title(name) for name, one in attributes.items() if one[CORRECTED]]
+    calibrated = [
+        formatting.title(name) for name, one in attributes.items() if one[CORRECTED]
+    ]
     opening = OPENING[bool(calibrated)]
     if 0 < len(calibrated) < len(attributes):
         opening += f" That is so of {formatting.listed(calibrated)}, not of the others."
