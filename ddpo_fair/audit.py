@@ -130,7 +130,12 @@ def audit(options: flags.FlagValues) -> "audit_result.Audit":
         calibrations,
         audits,
         baseline,
-        source={"images": str(listed.root), "baseline": options.baseline, **source},
+        source={
+            "images": str(listed.root),
+            "targets": options.targets,
+            "baseline": options.baseline,
+            **source,
+        },
         fail_above=options["fail-above"].value,
     )
     audit_result.write(output, result)

@@ -15,7 +15,7 @@ OPENING = (
     "Errors of the classifier are not corrected: the shares are of what it says. Give"
     " --calibration, a folder with images of your own for each class, to correct them.",
     "Shares and bias are corrected for the classifier's errors on the calibration"
-    " images, unless a column says observed.",
+    " images, unless a line says observed.",
 )
 
 
