@@ -80,6 +80,7 @@ def _audit(**options: Any) -> "audit_result.Audit":
         f"--{name.replace('_', '-')}={value}"
         for name, given in options.items()
         for value in (given if isinstance(given, list | tuple) else [given])
+        if value is not None
     ]
     return audit(command_line.options(_flags(), arguments, __doc__))
 
@@ -109,11 +110,11 @@ def audit(options: flags.FlagValues) -> "audit_result.Audit":
 
     config = settings(options)
     output = files.given("--output", options.output)
+    parallel.start(config.distributed.cpu_devices)
     list_images, source = (_found if options.model is None else _drawn)(options, config)
     calibrations = by_attribute("calibration", options.calibration, config.attributes)
     audits = _audits(options, config)
     baseline = audit_result.baseline(options.baseline, set(config.attributes))
-    parallel.start(config.distributed.cpu_devices)
     models = classified.load(config)
     seconds = classified.load_audit(config, audits)
     matrices = {
@@ -280,16 +281,16 @@ def _flags() -> flags.FlagValues:
     texts("lora", None, "Its adapters, a file that ddpo_fair.export wrote")
     texts("prompt", None, "The prompt of all images")
     table = "A .csv or .jsonl with the columns file and prompt"
-    texts("prompts", None, f"{table}; of --model prompt, or a .txt of lines")
-    whole("images-per-prompt", None, "Of --model and --plan", 1, 10**5)
-    whole("seed", 0, "Of drawn images", 0, 2**31 - 1)
-    usual = "the configs' for the model if not given"
+    texts("prompts", None, f"{table}; with --model also a .txt with a prompt a line")
+    whole("images-per-prompt", None, "To draw with --model, or of --plan", 1, 10**5)
+    whole("seed", 0, "Of the images that are drawn", 0, 2**31 - 1)
+    usual = "if not given ddpo_fair.train's, with :sd15 if not embedded"
     whole("steps", None, f"Denoising steps; {usual}", 1, 1000)
     number("guidance-scale", None, f"Classifier-free guidance; {usual}", 0, 100)
     number("eta", None, f"Noise of each step, DDPM's is 1; {usual}", 0, 1)
     whole("batch", None, f"Images drawn together on a device; {usual}", 1, 4096)
     kinds = ("float32", "bfloat16")
-    flags.DEFINE_enum("dtype", kinds[0], kinds, "Of drawing", flag_values=values)
+    flags.DEFINE_enum("dtype", kinds[0], kinds, "In which it draws", flag_values=values)
     known = ", ".join(classes.DEFAULTS)
     flags.DEFINE_list("attributes", ["gender"], f"Of {known}", flag_values=values)
     several("classifier", ["embedded"], f"embedded, typology, {where}{several_of}")

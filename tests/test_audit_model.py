@@ -2,12 +2,16 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import refusals
 import tiny_model
+import tiny_run
 from PIL import Image
 
 from ddpo_fair import audit
@@ -78,6 +82,35 @@ def test_a_drawing_that_was_killed_goes_on(tiny, tmp_path, monkeypatch):
         (broken / path.relative_to(whole)).unlink()
     draw(tiny, broken, *flags, "--batch=2")
     np.testing.assert_allclose(pixels(broken), pixels(whole), atol=1)
+
+
+@pytest.mark.long
+def test_sigkill_in_a_process_of_its_own(tiny, tmp_path):
+    environment = {x: y for x, y in os.environ.items() if x != "XLA_FLAGS"}
+    command = [sys.executable, "-m", "ddpo_fair.audit", f"--model={tiny[0]}"]
+    command += [*SAMPLER, f"--prompt={NURSE}", "--images-per-prompt=40"]
+    command += [f"--classifier={tiny[1]}", "--confidence=0.5"]
+
+    def start(name):
+        process = subprocess.Popen(
+            [*command, f"--output={tmp_path / name}"],
+            cwd=tiny_run.ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        return process, lambda: len(list((tmp_path / name).rglob("*.png")))
+
+    whole, _ = start("whole")
+    tiny_run.finish(whole)
+    broken, count = start("broken")
+    tiny_run.wait_for(lambda: count() > 4, broken)
+    broken.kill()
+    broken.communicate()
+    assert count() < 40 and not (tmp_path / "broken" / audit.RESULT).exists()
+    tiny_run.finish(start("broken")[0])
+    assert content(tmp_path / "broken") == content(tmp_path / "whole")
 
 
 def test_what_is_there_is_not_drawn(tiny, tmp_path, monkeypatch, capsys):

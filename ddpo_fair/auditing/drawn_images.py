@@ -117,6 +117,7 @@ def draw(
 
     missing = [job for job in jobs if not all(x.is_file() for x in places(job))]
     if missing:
+        there = sum(path.is_file() for job in jobs for path in places(job))
         models = _load(planned, adapters)
         policy = evaluation_models.make_policy(models, how)
 
@@ -128,10 +129,9 @@ def draw(
                     evaluation_parts.save_image(path, image)
 
         evaluation_run.in_turn(
-            f"Drawing {num_images:,} images of each of {len(names):,} prompts in"
-            f" {len(jobs):,} batches with {planned.model} ({how.name}), on"
-            f" {', '.join(parallel.describe())}; {len(jobs) - len(missing):,} batches"
-            " are there.",
+            f"Drawing {num_images:,} images of each of {len(names):,} prompts with"
+            f" {planned.model} ({how.name}), on {', '.join(parallel.describe())};"
+            f" {there:,} of {len(of_rows[0]):,} are there.",
             folder,
             len(jobs),
             missing,
