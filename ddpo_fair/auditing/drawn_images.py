@@ -23,7 +23,7 @@ from ddpo_fair.evaluation import (
 )
 from ddpo_fair.evaluation.evaluation_plan import BEFORE, Job, Sampler
 from ddpo_fair.loggers import progress
-from ddpo_fair.models import lora, lora_files, sources
+from ddpo_fair.models import lora, lora_files, options, sources
 from ddpo_fair.training import saved_run
 
 PLAN, IMAGES, TABLE = "drawing.json", "images", "prompts.jsonl"
@@ -55,9 +55,12 @@ def plan(config: ConfigDict, file: str | None) -> tuple[Plan, lora.Adapters]:
     if wrong:
         raise UserError(f"--prompts: {' '.join(wrong)}")
     folder = sources.model_folder(config.model)
-    template, adapters, found = saved_run.unet_template(folder), {}, ""
+    configs = stable_diffusion.read_configs(folder)
+    with options.of(folder):  # raises for networks of another kind
+        stable_diffusion.networks_of(configs, jnp.float32)
+    adapters, found = {}, ""
     if file is not None:
-        adapters = lora_files.load(file, template)
+        adapters = lora_files.load(file, saved_run.unet_template(folder))
         digest = hashlib.sha256()
         for array in jax.tree.leaves(adapters):
             digest.update(array.tobytes())
