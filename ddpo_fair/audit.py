@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # seconds
 
 RESULT = "audit.json"
 ABOVE = 1  # exit status
+OWN, DIFFUSERS = "ddpo_fair", "diffusers"  # engines
 # Flags that are settings of `sample`.
 SAMPLER = {
     "steps": "num_steps",
@@ -176,6 +177,8 @@ def _drawn(options: flags.FlagValues, config: ConfigDict) -> tuple[Callable, dic
     texts = image_list.read_prompts(options.prompts) if given[1] else [options.prompt]
     _set_targets(options, config, texts)
     config.model = sources.absolute("model", options.model)
+    if options.engine == DIFFUSERS:
+        return _drawn_by_diffusers(options, config)
     small = config.model == configuration.EMBEDDED
     usual = configuration.choose_model(
         configuration.defaults(), "embedded" if small else "sd15"
@@ -190,6 +193,30 @@ def _drawn(options: flags.FlagValues, config: ConfigDict) -> tuple[Callable, dic
     source |= {"lora": options.lora, "prompts": options.prompts}
     output = files.output("--output", options.output, drawn_images.PLAN)
     return lambda: drawn_images.draw(output, planned, adapters, number, batch), source
+
+
+def _drawn_by_diffusers(
+    options: flags.FlagValues, config: ConfigDict
+) -> tuple[Callable, dict]:
+    """As `_drawn`, of another engine; what is not given is the pipeline's own."""
+    from ddpo_fair.auditing import diffusers_engine, drawn_images
+
+    planned = diffusers_engine.plan(
+        config.model,
+        options.lora,
+        options.dtype,
+        options.seed,
+        config.prompts,
+        num_inference_steps=options.steps,
+        guidance_scale=options["guidance-scale"].value,
+        eta=options.eta,
+    )
+    source = planned | planned["settings"]
+    source = {x: str(y) for x, y in source.items() if isinstance(y, str | int | float)}
+    source |= {"lora": options.lora, "prompts": options.prompts}
+    output = files.output("--output", options.output, drawn_images.PLAN)
+    rest = options.lora, options["images-per-prompt"].value, options.batch or 1
+    return lambda: diffusers_engine.draw_all(output, planned, *rest), source
 
 
 def _set_targets(
@@ -279,6 +306,8 @@ def _flags() -> flags.FlagValues:
     where = "a folder, or owner/name on the Hugging Face hub"
     texts("model", None, f"Draws images instead: embedded, {where}")
     texts("lora", None, "Its adapters, a file that ddpo_fair.export wrote")
+    engines = "Draws: our networks, or diffusers (extra torch), whatever it can load"
+    flags.DEFINE_enum("engine", OWN, (OWN, DIFFUSERS), engines, flag_values=values)
     texts("prompt", None, "The prompt of all images")
     table = "A .csv or .jsonl with the columns file and prompt"
     texts("prompts", None, f"{table}; with --model also a .txt with a prompt a line")

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from ddpo_fair import audit
 from ddpo_fair.auditing import diffusers_engine
 from ddpo_fair.errors import UserError
 
@@ -203,3 +204,28 @@ def test_a_seed_is_of_the_prompt_and_the_image():
     given = [(0, "a", 0), (1, "a", 0), (0, "b", 0), (0, "a", 1)]
     seeds = {diffusers_engine.seed(*one) for one in given}
     assert len(seeds) == 4 and all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_an_audit_draws_once_and_goes_on(tmp_path):
+    sd1(tmp_path).save_pretrained(tmp_path / "model")
+    arguments = [
+        f"--model={tmp_path / 'model'}",
+        "--engine=diffusers",
+        "--steps=1",
+        "--prompt=a nurse",
+        "--attributes=skin_tone",
+        "--classifier=typology",
+        "--confidence=0",
+        f"--output={tmp_path / 'audit'}",
+    ]
+    assert audit.main([*arguments, "--images-per-prompt=2"]) == 0
+    images = tmp_path / "audit" / "images"
+    first, second = sorted(images.rglob("*.png"))
+    kept, drawn = first.read_bytes(), second.read_bytes()
+    first.write_bytes(drawn)
+    second.unlink()
+    assert audit.main([*arguments, "--images-per-prompt=3", "--batch=2"]) == 0
+    assert first.read_bytes() == drawn != kept  # what is there is not drawn again
+    found = json.loads((tmp_path / "audit" / "audit.json").read_text())
+    assert found["images"] == 3 and found["source"]["engine"] == "diffusers"
+    assert audit.main([*arguments, "--images-per-prompt=3", "--seed=1"]) == 2

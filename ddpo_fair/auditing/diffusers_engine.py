@@ -5,15 +5,19 @@ The second engine of an audit, extra `torch`: models that our own networks do no
 
 import inspect
 import json
+import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tqdm
 
 from ddpo_fair import files
+from ddpo_fair.auditing import drawn_images, image_list
 from ddpo_fair.errors import UserError, first_line, shown
+from ddpo_fair.evaluation import evaluation_parts
 from ddpo_fair.models import sources
 
 INDEX = "model_index.json"
@@ -52,11 +56,74 @@ def fingerprint(model: str) -> str:
     return sources.fingerprint({x.relative_to(place).as_posix(): x for x in read})[0]
 
 
-def load(model: str, lora: Path | None = None) -> Any:
+def plan(
+    model: str,
+    lora: str | None,
+    dtype: str,
+    number: int,
+    prompts: Sequence[str],
+    **settings: float | None,
+) -> dict[str, Any]:
+    """All that decides what an image is; reads no weights but for their fingerprint.
+
+    Args:
+        model: --model.
+        lora: --lora, a *.safetensors.
+        dtype: of drawing, "float32" or "bfloat16".
+        number: --seed.
+        prompts: [P].
+        settings: of `draw`.
+
+    Raises:
+        UserError: if that cannot be drawn.
+    """
+    # JAX, which classifies, would take the memory of a GPU on which torch draws.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    adapters = ""
+    if lora is not None:
+        file = files.given("--lora", lora)
+        if file.suffix != ".safetensors" or not file.is_file():
+            raise UserError(f"--lora={shown(lora)} is no *.safetensors; give one.")
+        adapters = sources.fingerprint({file.name: file})[0]
+    return {
+        "engine": "diffusers",
+        "model": model,
+        "fingerprint": fingerprint(model),
+        "lora": adapters,
+        "dtype": dtype,
+        "seed": number,
+        "settings": settings,
+        "prompts": tuple(prompts),
+    }
+
+
+def draw_all(
+    output: Path, planned: dict[str, Any], lora: str | None, num_images: int, batch: int
+) -> image_list.ImageList:
+    """Draws what a folder has not yet, as `drawn_images.draw`; returns its images."""
+    names = drawn_images.begin(output, planned, num_images)
+    folder, pipeline = output / drawn_images.IMAGES, None
+    bar = tqdm.tqdm(total=len(names) * num_images, desc="drawing", disable=None)
+    for text, own in zip(planned["prompts"], names, strict=True):
+        missing = [k for k, name in enumerate(own) if not (folder / name).is_file()]
+        bar.update(num_images - len(missing))
+        for first in range(0, len(missing), batch):
+            if pipeline is None:
+                pipeline = load(planned["model"], lora, planned["dtype"])
+            numbers = missing[first : first + batch]
+            seeds = [seed(planned["seed"], text, number) for number in numbers]
+            images = draw(pipeline, text, seeds, **planned["settings"])
+            for number, image in zip(numbers, images, strict=True):
+                evaluation_parts.save_image(folder / own[number], image)
+            bar.update(len(numbers))
+    bar.close()
+    return image_list.of_folder(folder, None, str(output / drawn_images.TABLE))
+
+
+def load(model: str, lora: str | None = None, dtype: str = "float32") -> Any:
     """The pipeline of --model with the adapters of --lora, on the GPU if there is one.
 
-    In bfloat16 on a GPU, in float32 elsewhere. Its safety checker, which would put
-    black images in the place of some, is left out.
+    Its safety checker, which would put black images in the place of some, is left out.
 
     Raises:
         UserError: if diffusers cannot load it, or it draws no images of a prompt.
@@ -64,18 +131,18 @@ def load(model: str, lora: Path | None = None) -> Any:
     torch, diffusers = _packages()
     diffusers.utils.logging.set_verbosity_error()
     place = folder(model)
-    gpu = torch.cuda.is_available()
     try:
         pipeline = diffusers.DiffusionPipeline.from_pretrained(
             place,
             use_safetensors=True,
             trust_remote_code=False,
-            torch_dtype=torch.bfloat16 if gpu else torch.float32,
+            torch_dtype=getattr(torch, dtype),
         )
         if lora is not None:
-            file = str(lora.parent), {"weight_name": lora.name, "use_safetensors": True}
-            pipeline.load_lora_weights(file[0], **file[1])
-        pipeline.to("cuda" if gpu else "cpu")
+            file = files.given("--lora", lora)
+            own = {"weight_name": file.name, "use_safetensors": True}
+            pipeline.load_lora_weights(str(file.parent), **own)
+        pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     except Exception as error:  # whatever its many models raise
         raise _refusal(model, error) from error
     parameters = inspect.signature(pipeline.__call__).parameters

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -93,20 +93,7 @@ def draw(
         num_images: of each prompt.
         batch: most images together on a device.
     """
-    files.bind(output / PLAN, planned._asdict(), "--output")
-    names = [
-        [
-            evaluation_parts.image_name(number, text, image).as_posix()
-            for image in range(num_images)
-        ]
-        for number, text in enumerate(planned.prompts)
-    ]
-    rows = [
-        json.dumps({"file": name, "prompt": text}) + "\n"
-        for text, own in zip(planned.prompts, names, strict=True)
-        for name in own
-    ]
-    files.replace(output / TABLE, "".join(rows))
+    names = begin(output, planned._asdict(), num_images)
     folder, devices = output / IMAGES, parallel.num_devices()
     how = Sampler(planned.eta, planned.guidance_scale, planned.steps)
     each = np.arange(len(names)), np.arange(num_images)
@@ -142,6 +129,29 @@ def draw(
             finish,
         )
     return image_list.of_folder(folder, None, str(output / TABLE))
+
+
+def begin(output: Path, planned: dict[str, Any], num_images: int) -> list[list[str]]:
+    """Keeps what is planned, and which image is of which prompt: their names [P][N].
+
+    Raises:
+        UserError: if the folder is that of another plan.
+    """
+    files.bind(output / PLAN, planned, "--output")
+    names = [
+        [
+            evaluation_parts.image_name(number, text, image).as_posix()
+            for image in range(num_images)
+        ]
+        for number, text in enumerate(planned["prompts"])
+    ]
+    rows = [
+        json.dumps({"file": name, "prompt": text}) + "\n"
+        for text, own in zip(planned["prompts"], names, strict=True)
+        for name in own
+    ]
+    files.replace(output / TABLE, "".join(rows))
+    return names
 
 
 def _load(planned: Plan, adapters: lora.Adapters) -> evaluation_models.EvaluationModels:
