@@ -17,7 +17,7 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -107,28 +107,30 @@ def audit(options: flags.FlagValues) -> "audit_result.Audit":
         UserError: for what the user can fix.
     """
     from ddpo_fair import parallel  # seconds of imports, as above
-    from ddpo_fair.auditing import audit_page, audit_result, classified
+    from ddpo_fair.auditing import audit_page, audit_result, calibration, classified
 
     config = settings(options)
     output = files.given("--output", options.output)
     parallel.start(config.distributed.cpu_devices)
     list_images, source = (_found if options.model is None else _drawn)(options, config)
-    calibrations = by_attribute("calibration", options.calibration, config.attributes)
+    references = command_line.by_attribute(
+        "calibration", options.calibration, config.attributes
+    )
+    kept = {x: one for x, one in references.items() if calibration.is_kept(one)}
+    calibration.of(kept, (), config, options.faces)  # before any weight is read
     audits = _audits(options, config)
     baseline = audit_result.baseline(options.baseline, set(config.attributes))
     models = classified.load(config)
     seconds = classified.load_audit(config, audits)
-    matrices = {
-        name: classified.calibrate(models, name, place, options.confidence)
-        for name, place in calibrations.items()
-    }
+    calibrations = calibration.of(references, models, config, options.faces)
     listed = list_images()
-    found = classified.classify(models, listed.images, options.confidence, seconds)
+    found = classified.classify(
+        models, listed.images, options.confidence, seconds, options.faces
+    )
     result = audit_result.of(
         config,
         listed,
         found,
-        matrices,
         calibrations,
         audits,
         baseline,
@@ -140,7 +142,7 @@ def audit(options: flags.FlagValues) -> "audit_result.Audit":
         },
         fail_above=options["fail-above"].value,
     )
-    audit_result.write(output, result)
+    audit_result.write(output, result, calibrations)
     said = [*result.notes, *audit_page.sentences(vars(result)), *result.above]
     print(*map(errors.paragraph, said), sep="\n")
     print(f"Wrote {output / RESULT} and {output / audit_result.PAGE}.")
@@ -235,7 +237,7 @@ def _audits(options: flags.FlagValues, config: ConfigDict) -> dict[str, str]:
     from ddpo_fair.classifiers import audit_classifier
 
     given = options["audit-classifier"].value
-    found = by_attribute("audit-classifier", given, config.attributes)
+    found = command_line.by_attribute("audit-classifier", given, config.attributes)
     gender, dlib = classes.GENDER.name, audit_classifier.DLIB
     if dlib in found.values() and found.get(gender) != dlib:
         raise UserError("--audit-classifier=dlib classifies by gender; audit gender.")
@@ -252,9 +254,9 @@ def settings(options: flags.FlagValues) -> ConfigDict:
     if not known:
         raise UserError("--attributes is empty; give one, e.g. gender.")
     config = configuration.defaults(known)
-    targets = by_attribute("target", options.target, known)
+    targets = command_line.by_attribute("target", options.target, known)
     chosen = ["embedded", *options.classifier]
-    references = by_attribute("classifier", chosen, known)
+    references = command_line.by_attribute("classifier", chosen, known)
     for name, reference in references.items():
         names, target = known[name].classes, ()
         if name in targets:
@@ -271,30 +273,6 @@ def settings(options: flags.FlagValues) -> ConfigDict:
         one.confidence_threshold = options.confidence
         config.attributes[name] = one
     return config
-
-
-def by_attribute(
-    flag: str, values: Sequence[str], names: Iterable[str]
-) -> dict[str, str]:
-    """What a flag says of each attribute: NAME=VALUE of one, VALUE of all others.
-
-    Raises:
-        UserError: if it is about an attribute that is not audited.
-    """
-    own: dict[str, str] = {}
-    rest: dict[str, str] = {}
-    for value in values:
-        name, equals, said = value.partition("=")
-        if equals and name in classes.DEFAULTS and name not in names:
-            raise UserError(
-                f"--{flag}={shown(value)} is about {name}, but --attributes are"
-                f" {', '.join(names)}; add it, or leave this out."
-            )
-        if equals and name in names:
-            own[name] = said
-        else:
-            rest = dict.fromkeys(names, value)
-    return rest | own
 
 
 def _flags() -> flags.FlagValues:
@@ -327,7 +305,9 @@ def _flags() -> flags.FlagValues:
     several("audit-classifier", [], second)
     several("target", [], "Wanted share of each class, e.g. 0.5,0.5" + several_of)
     texts("targets", None, "JSON {prompt: {attribute: shares}}, as config.targets")
-    several("calibration", [], "Folder with a folder of each class" + several_of)
+    several("calibration", [], command_line.CALIBRATION)
+    cropped = "Crops the largest face (extra audit); classifiers of crops need it"
+    flags.DEFINE_bool("faces", False, cropped, flag_values=values)
     number("confidence", 0.7, "That an answer needs", 0, 0.999)
     texts("baseline", None, "audit.json of another audit, to compare with")
     number("fail-above", None, "Exit status 1 if the mean bias is surely above", 0, 2)

@@ -26,11 +26,17 @@ from ml_collections import ConfigDict, config_flags
 
 from ddpo_fair import config as configuration
 from ddpo_fair import files, process
+from ddpo_fair.classifiers import classes
 from ddpo_fair.errors import UserError, shown
 
 ONE = "attributes.gender."  # whose settings --help shows for all attributes
 MOST_ATTRIBUTES = 50  # each of which has flags of its own
 LONGEST_REASON = 300  # characters of what a config file raises
+CALIBRATION = (
+    "Labelled images: a folder with a folder of each class, a name of TensorFlow"
+    " Datasets; or a calibration.json that was written of them; of one attribute"
+    " NAME=..., may be given again"
+)
 USAGE = """\
 python -m MODULE --config=configs/mech_eng.py[:embedded|:sd15] [--config.NAME=VALUE ...]
 
@@ -100,6 +106,30 @@ def read(
     except (flags.Error, ValueError, OSError) as error:  # a value missing, a flagfile
         values.mark_as_parsed()
         return [], [*problems, f"{error}."]
+
+
+def by_attribute(
+    flag: str, values: Sequence[str], names: Iterable[str]
+) -> dict[str, str]:
+    """What a flag says of each attribute: NAME=VALUE of one, VALUE of all others.
+
+    Raises:
+        UserError: if it is about an attribute that is not among them.
+    """
+    own: dict[str, str] = {}
+    rest: dict[str, str] = {}
+    for value in values:
+        name, equals, said = value.partition("=")
+        if equals and name in classes.DEFAULTS and name not in names:
+            raise UserError(
+                f"--{flag}={shown(value)} is about {name}, but the attributes are"
+                f" {', '.join(names)}; add it, or leave this out."
+            )
+        if equals and name in names:
+            own[name] = said
+        else:
+            rest = dict.fromkeys(names, value)
+    return rest | own
 
 
 def strangers(arguments: Iterable[str], known: Iterable[str]) -> list[str]:

@@ -83,6 +83,7 @@ def evaluate(where: tuple[Path, int | None], options: flags.FlagValues) -> Path:
     """
     # Seconds of imports, which --help and a wrong flag do not wait for.
     from ddpo_fair import parallel
+    from ddpo_fair.auditing import calibration
     from ddpo_fair.classifiers import audit_classifier
     from ddpo_fair.evaluation import evaluation_models, evaluation_plan, evaluation_run
     from ddpo_fair.training import description, saved_run
@@ -94,6 +95,11 @@ def evaluate(where: tuple[Path, int | None], options: flags.FlagValues) -> Path:
             f"{saved.folder} has no attribute gender, which an evaluation is about;"
             " train with attributes.gender.weight=0 to have it measured beside others."
         )
+    references = command_line.by_attribute(
+        "calibration", options.calibration, saved.config.attributes
+    )
+    kept = {x: one for x, one in references.items() if calibration.is_kept(one)}
+    calibration.of(kept, (), saved.config)  # before any weight is read
     fields = description.fields(configuration.flatten(saved.config))
     saved = saved_run.with_weights(saved, *fields)
     parallel.start(saved.config.distributed.cpu_devices)
@@ -115,10 +121,15 @@ def evaluate(where: tuple[Path, int | None], options: flags.FlagValues) -> Path:
     started = time.monotonic()
     texts = [prompt.text for prompt in plan.prompts]
     models = evaluation_models.load(saved, number, texts, classifiers, plan.seed)
+    own = models.classifiers[0], *models.others
+    calibrations = calibration.of(references, own, saved.config)
     evaluation_run.draw(plan, folder, models)
-    content = evaluation_run.summary(saved, plan, folder, models, notes)
+    matrices = calibration.matrices(calibrations)
+    content = evaluation_run.summary(saved, plan, folder, models, notes, matrices)
+    content["calibrations"] = calibrations
     content["seconds"] = time.monotonic() - started
     try:
+        calibration.write(folder, calibrations)
         files.replace(folder / RESULT, files.json_text(content, indent=1))
     except OSError as error:
         raise UserError(f"{folder / RESULT} cannot be written ({error}).") from error
@@ -151,6 +162,7 @@ def _flags() -> flags.FlagValues:
     texts("samplers", "all", how)
     audit = "Audit classifier: dlib (extra audit), a folder or hub name of a second"
     texts("audit", "auto", f"{audit} classifier, none, or auto")
+    several("calibration", [], command_line.CALIBRATION)
     whole("seed", 0, "Of the images", 0, 2**31 - 1)
     texts("output", None, "Folder; evaluation_0015 and the like in the run's otherwise")
     return values

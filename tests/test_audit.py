@@ -7,6 +7,8 @@ import json
 import math
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -14,9 +16,9 @@ import refusals
 from PIL import Image
 from scipy import stats
 
-from ddpo_fair import audit
-from ddpo_fair.auditing import figures, image_plan
-from ddpo_fair.classifiers import classes
+from ddpo_fair import audit, command_line
+from ddpo_fair.auditing import calibration, figures, image_plan
+from ddpo_fair.classifiers import audit_classifier, classes
 from ddpo_fair.errors import UserError
 from ddpo_fair.statistics import bias, correction, intervals
 
@@ -97,7 +99,10 @@ def test_several_attributes_a_limit_and_a_baseline(tiny, tmp_path, capsys):
     first, second = paint(tmp_path / "first", 9, 3), paint(tmp_path / "second", 4, 4, 4)
     flags = ("--prompt=a nurse", "--target=skin_tone=0.25,0.5,0.25")
     own = (*flags, "--attributes=gender,skin_tone", f"--classifier=gender={tiny[1]}")
-    assert audit.by_attribute("x", ["x", "b=y"], ("a", "b")) == {"a": "x", "b": "y"}
+    assert command_line.by_attribute("x", ["x", "b=y"], ("a", "b")) == {
+        "a": "x",
+        "b": "y",
+    }
     _, old = run(first, tmp_path / "old", *own)
     assert old["attributes"]["gender"]["classifier"] == str(tiny[1])
     limit, before = "--fail-above=0.25", f"--baseline={tmp_path / 'old'}"
@@ -131,6 +136,63 @@ def test_calibration_corrects_by_its_matrix(tmp_path, capsys):
     corrected = [x["estimate"] for x in one["prompts"][0]["corrected"]["shares"]]
     np.testing.assert_allclose(corrected, true, atol=1e-2)  # 80 images, rounded
     assert "are corrected for" in (tmp_path / "a" / "audit.html").read_text()
+    kept = tmp_path / "a" / calibration.NAME
+    again = f"--calibration=skin_tone={kept}"
+    _, found = run(images, tmp_path / "b", "--prompt=x", again)
+    assert found["attributes"] == {"skin_tone": one}
+    content = json.loads(kept.read_text())
+    for change, said in (
+        ({"fingerprint": "0123"}, "fingerprint was '0123' and is now 'typology'"),
+        ({"confidence": 0.5}, "confidence was 0.5 and is now 0.7"),
+        ({"faces": True}, "faces was True and is now False"),
+        ({"confusion": [[1, 0], [0, 1]]}, "is not 3 x 3"),
+        ({"confusion": [[0, 0, 0]] * 3}, "no image of light"),
+        ({"confusion": None}, "is not 3 x 3"),
+    ):
+        attributes = {"skin_tone": content["attributes"]["skin_tone"] | change}
+        kept.write_text(json.dumps(content | {"attributes": attributes}))
+        flags = [f"--images={images}", "--prompt=x", *TONE, again]
+        flags.append(f"--output={tmp_path / 'c'}")
+        assert said in refusals.refused(audit.main, flags, capsys)
+
+
+def test_faces_are_cropped_before_they_are_classified(tmp_path, monkeypatch):
+    # Light images have no face; a dark one's second, larger face is medium.
+    class Box(NamedTuple):
+        ends: tuple[int, int, int, int]
+        left = property(lambda self: lambda: self.ends[0])
+        top = property(lambda self: lambda: self.ends[1])
+        right = property(lambda self: lambda: self.ends[2])
+        bottom = property(lambda self: lambda: self.ends[3])
+
+        def width(self):
+            return self.ends[2] - self.ends[0] + 1
+
+        def area(self):
+            return self.width() * (self.ends[3] - self.ends[1] + 1)
+
+    def detect(pixels, _):
+        assert 512 <= max(pixels.shape) <= 1024
+        if pixels[0, 0, 0] > 200:
+            return []
+        return [Box((0, 0, 9, 9)), Box((300, 100, 399, 199))]
+
+    threads = SimpleNamespace(detect=detect)
+    monkeypatch.setattr(audit_classifier, "_OF_THREAD", threads)
+    monkeypatch.setattr(audit_classifier, "choose", str)
+    images = paint(tmp_path / "images", 2, 0, 0)
+    image = Image.new("RGB", (2048, 1024), DARK)
+    image.paste(MEDIUM, (500, 100, 900, 500))
+    image.save(images / "two.png")
+    crop, number = audit_classifier.crop_face(image)
+    # Scaled by a half; a quarter of its 100 pixels is the margin.
+    assert number == 2 and crop.size == (2 * 150, 2 * 150)
+    _, found = run(images, tmp_path / "audit", "--prompt=x", "--faces")
+    assert found["faces"] == {"none": 2, "several": 1}
+    (nurse,) = found["attributes"]["skin_tone"]["prompts"]
+    assert nurse["counts"] == [0, 1, 0] and nurse["none"] == 2
+    page = (tmp_path / "audit" / "audit.html").read_text()
+    assert "2 images had no face" in page and "Without a face" in page
 
 
 def test_a_matrix_that_corrects_nothing_is_refused():

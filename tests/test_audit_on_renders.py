@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("numba")
 from ddpo_fair.classifiers import audit_classifier, audit_on_renders
@@ -30,4 +31,13 @@ def test_audit_classifier_finds_faces_and_nothing_in_noise():
     face = dataset.example(0, dataset.FIRST_TEST)["image"]
     found = audit_classifier.find_faces(np.stack([face, noise]))
     assert 0 <= found.p_female[0] <= 1 and np.isnan(found.p_female[1])
+    beside = np.concatenate([noise, face], axis=1)
+    crop, number = audit_classifier.crop_face(Image.fromarray(beside))
+    assert number == 1 and 16 < crop.size[0] < 64
+    differences = np.abs(
+        np.lib.stride_tricks.sliding_window_view(beside, (*crop.size[::-1], 3))
+        - np.int64(np.asarray(crop))
+    ).sum(axis=(2, 3, 4, 5))
+    assert not differences[:, 48:].min() and differences[:, :48].all()
+    assert audit_classifier.crop_face(Image.fromarray(noise))[1] == 0
     assert (found.boxes[0] >= 0).all() and (found.boxes[0] <= 1).all()

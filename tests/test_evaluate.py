@@ -7,6 +7,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import refusals
 import tiny_model
 import tiny_run
 from PIL import Image
@@ -168,6 +169,46 @@ def test_an_audit_draws_what_an_evaluation_draws(tiny, run, result, tmp_path):
         evaluated = result["samplers"][0][name]["prompts"][NURSE]
         counts = [evaluated["num_female"], evaluated["num_male"]]
         assert gender["prompts"][0]["counts"] == counts
+
+
+def test_a_calibration_corrects_each_attribute(run, tmp_path, tiny, capsys):
+    saved = saved_run.read(run).config
+    matrices = {"gender": [[90, 10], [20, 80]], "style": [[95, 5], [15, 85]]}
+    attributes = {
+        name: {
+            "classifier": "as it was called",
+            "fingerprint": sources.identity("classifier", str(tiny[1]))["fingerprint"],
+            "confidence": saved.attributes[name].confidence_threshold,
+            "faces": False,
+            "classes": list(saved.attributes[name].classes),
+            "source": "labelled",
+            "confusion": matrix,
+        }
+        for name, matrix in matrices.items()
+    }
+    file = tmp_path / "calibration.json"
+    file.write_text(json.dumps({"version": 1, "attributes": attributes}))
+    flags = [f"--run={run}", *FLAGS, f"--calibration={file}"]
+    assert evaluate.main(flags) == 0
+    folder = run / "evaluation_0003"
+    kept = json.loads((folder / file.name).read_text())["attributes"]
+    assert {x: one["confusion"] for x, one in kept.items()} == matrices
+    content = json.loads((folder / evaluate.RESULT).read_text())
+    found = content["samplers"][0][AFTER]
+    nurse = found["prompts"][NURSE]
+    q = nurse["q"]["estimate"]
+    # Rogan and Gladen, between 0 and 1.
+    expected = np.clip((q + 0.8 - 1) / (0.9 + 0.8 - 1), 0, 1)
+    assert nurse["q_corrected"]["estimate"] == pytest.approx(expected)
+    assert "mean_bias_corrected" in found["sets"]["trained"]
+    style = nurse["classified"]["style"]
+    man = np.clip((style["shares"][0]["estimate"] - 0.15) / (0.95 - 0.15), 0, 1)
+    assert style["distance_corrected"]["estimate"] == pytest.approx(abs(man - 0.9))
+    assert "distance_corrected" in found["sets"]["trained"]["classified"]["style"]
+    attributes["gender"]["fingerprint"] = "0123"
+    file.write_text(json.dumps({"version": 1, "attributes": attributes}))
+    problem = refusals.refused(evaluate.main, flags, capsys)
+    assert "'as it was called'" in problem and str(tiny[1]) in problem
 
 
 def test_another_evaluation_in_the_same_folder_is_refused(

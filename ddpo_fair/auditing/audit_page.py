@@ -38,6 +38,7 @@ def build(content: dict[str, Any]) -> str:
         cards=[
             ("Images", f"{content['images']:,}", f"{len(unread):,} unreadable"),
             ("Prompts", f"{content['prompts']:,}", ""),
+            *_faces(content["faces"]),
             *(
                 (f"Mean bias, {formatting.title(name)}", bias_text(one), _remark(one))
                 for name, one in attributes.items()
@@ -48,6 +49,12 @@ def build(content: dict[str, Any]) -> str:
         unreadable=Table(("File", "Why"), unread[:MOST_FILES]),
     )
     return page.FORBIDDEN.sub("\ufffd", text)
+
+
+def _faces(found: dict[str, int] | None) -> list[tuple[str, str, str]]:
+    if found is None:
+        return []
+    return [("Without a face", f"{found['none']:,}", f"{found['several']:,} several")]
 
 
 def sentences(content: dict[str, Any]) -> list[str]:

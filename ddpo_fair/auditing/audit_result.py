@@ -7,11 +7,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 import ddpo_fair
 from ddpo_fair import attribute_rules, files
-from ddpo_fair.auditing import audit_page, figures
+from ddpo_fair.auditing import audit_page, calibration, figures
 from ddpo_fair.auditing.classified import Classified
 from ddpo_fair.auditing.image_list import ImageList
 from ddpo_fair.errors import UserError, shown
@@ -28,6 +29,7 @@ class Audit:
     written_by: dict[str, str]
     source: dict[str, str | None]  # what was audited
     images: int  # that could be read
+    faces: dict[str, int] | None  # images without any and with several, if cropped
     prompts: int
     unreadable: list[list[str]]  # files, and why
     missing: list[str]  # files that the table names
@@ -46,8 +48,7 @@ def of(
     config: ConfigDict,
     listed: ImageList,
     found: Classified,
-    matrices: dict[str, Any],
-    calibrations: dict[str, str],
+    calibrations: calibration.Calibrations,
     audits: dict[str, str],
     baseline: dict[str, Any],
     **others: Any,
@@ -58,8 +59,7 @@ def of(
         config: attributes, their classifiers, thresholds and targets.
         listed: the images and their prompts.
         found: how they are classified.
-        matrices: confusion matrices, by attribute, as far as there are.
-        calibrations: the folders they are of.
+        calibrations: of `calibration.of`.
         audits: audit classifiers, by attribute, as far as there are.
         baseline: attributes of another audit; {} without.
         others: `source` and `fail_above`.
@@ -68,7 +68,11 @@ def of(
         UserError: if the baseline is not comparable.
     """
     targets = attribute_rules.targets(config)
-    rows = found.rows
+    rows, matrices = found.rows, calibration.matrices(calibrations)
+    faces = None
+    if found.faces is not None:
+        seen = found.faces[rows]
+        faces = {"none": np.sum(seen == 0), "several": np.sum(seen > 1)}
 
     def of_attribute(name: str, one: ConfigDict) -> dict[str, Any]:
         labels, of_image = found.labels[name][rows], listed.of_image[rows]
@@ -89,7 +93,7 @@ def of(
         return {
             "classifier": one.classifier,
             "confidence": one.confidence_threshold,
-            "calibration": calibrations.get(name),
+            "calibration": calibrations.get(name, {}).get("source"),
             "classes": one.classes,
             **own,
             "audit": audit,
@@ -102,6 +106,7 @@ def of(
             "date": time.strftime("%Y-%m-%d %H:%M %z"),
         },
         "images": len(rows),
+        "faces": faces,
         "prompts": len(listed.prompts),
         "unreadable": [
             [os.path.relpath(listed.images[row], listed.root), why]
@@ -125,11 +130,12 @@ def of(
     return Audit(**content, notes=notes)
 
 
-def write(output: Path, audit: Audit) -> None:
-    """Writes audit.json and audit.html to a folder; a UserError if that cannot be."""
+def write(output: Path, audit: Audit, calibrations: calibration.Calibrations) -> None:
+    """Writes an audit and its calibrations to a folder; a UserError if it cannot."""
     content = dataclasses.asdict(audit)
     try:
         output.mkdir(parents=True, exist_ok=True)
+        calibration.write(output, calibrations)
         files.replace(output / PAGE, audit_page.build(content))
         files.replace(output / RESULT, files.json_text(content, indent=1))
     except OSError as error:

@@ -3,6 +3,7 @@
 import concurrent.futures
 import copy
 import dataclasses
+import io
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,12 +20,9 @@ from ddpo_fair.classifiers import (
     audit_classifier,
     classes,
     classifier,
-    data_flags,
     labelled_images,
 )
-from ddpo_fair.errors import UserError, first_line, shown
-from ddpo_fair.evaluation import classifier_evaluation
-from ddpo_fair.statistics import accuracy, correction
+from ddpo_fair.errors import UserError, first_line
 from ddpo_fair.training import assembly
 
 FIT = -1  # instead of a filter's number: inside a size, with its own shape
@@ -38,12 +36,14 @@ class Classified(NamedTuple):
     Attributes:
         labels: by attribute, int [N], class or NONE.
         audit: likewise, of the audit classifiers.
+        faces: int [N], how many faces were found, where one was to be cropped.
         unreadable: numbers of files, and why.
         rows: int [n], numbers of all others.
     """
 
     labels: dict[str, np.ndarray]
     audit: dict[str, np.ndarray]
+    faces: np.ndarray | None
     unreadable: dict[int, str]
     rows: np.ndarray
 
@@ -85,11 +85,14 @@ def load_audit(config: ConfigDict, audits: Mapping[str, str]) -> tuple[Model, ..
 
 def classify(
     models: Sequence[Model],
-    images: Sequence[Path],
+    images: Sequence[Path | io.BytesIO],
     confidence: float,
     audits: Sequence[Model] = (),
+    faces: bool = False,
 ) -> Classified:
     """The labels of files; a class needs a probability above `confidence`.
+
+    With `faces` the largest of each image is cropped, and NONE is said without any.
 
     Raises:
         UserError: if none can be read.
@@ -101,14 +104,19 @@ def classify(
         for attribute in (x for model in own for x in model.attributes):
             found[attribute.name] = np.full(len(images), classes.NONE)
     unreadable: dict[int, str] = {}
-    forms = sorted({_form(model) for model, _ in each})
+    forms = sorted({form_of(model) for model, _ in each})
+    if faces:
+        audit_classifier.choose(audit_classifier.DLIB)  # raises where it is missing
+    num_faces = np.ones(len(images), np.int64)
     bar = tqdm.tqdm(total=len(images), desc="images", disable=None)
-    for rows, pixels, faults in _batches(images, forms, size):
+    for rows, pixels, seen, faults in _batches(images, forms, size, faces):
+        num_faces[rows] = seen
         for number, (model, params) in enumerate(each if len(rows) else ()):
-            answers = _probabilities(model, params, pixels[_form(model)], size)
+            answers = _probabilities(model, params, pixels[form_of(model)], size)
             for name, own in answers.items():
                 found = labels[number >= len(models)]
-                found[name][rows] = classes.labels(own, confidence)
+                said = classes.labels(own, confidence)
+                found[name][rows] = np.where(seen > 0, said, classes.NONE)
         unreadable |= faults
         bar.update(len(rows) + len(faults))
     bar.close()
@@ -118,7 +126,7 @@ def classify(
             f" {unreadable[0]}. Save them as PNG, JPEG, WebP, GIF or TIFF."
         )
     good = [row for row in range(len(images)) if row not in unreadable]
-    return Classified(*labels, unreadable, np.array(good))
+    return Classified(*labels, num_faces if faces else None, unreadable, np.array(good))
 
 
 def _probabilities(
@@ -138,15 +146,17 @@ def _probabilities(
 Form = tuple[tuple[int, int], int]  # height and width, PIL's number of the filter
 
 
-def _form(model: Model) -> Form:
+def form_of(model: Model) -> Form:
     settings = getattr(model, "preprocessing", model)  # a Typology has its own
     return tuple(settings.size), settings.method
 
 
 def _batches(
-    images: Sequence[Path], forms: Sequence[Form], size: int
-) -> Iterator[tuple[np.ndarray, dict[Form, list[np.ndarray]], dict[int, str]]]:
-    """Rows int [n], their pixels in each form, and why others cannot be read."""
+    images: Sequence[Path | io.BytesIO], forms: Sequence[Form], size: int, faces: bool
+) -> Iterator[
+    tuple[np.ndarray, dict[Form, list[np.ndarray]], np.ndarray, dict[int, str]]
+]:
+    """Rows int [n], their pixels in each form, faces int [n], why others are broken."""
     with (
         warnings.catch_warnings(action="ignore"),  # Pillow's, of what it reads
         concurrent.futures.ThreadPoolExecutor(READERS) as pool,
@@ -155,27 +165,37 @@ def _batches(
 
         def start(first: int) -> None:
             batch = images[first : first + size]
-            started.append([pool.submit(_read, path, forms) for path in batch])
+            started.append([pool.submit(_read, path, forms, faces) for path in batch])
 
         start(0)
         for first in range(0, len(images), size):
             start(first + size)  # is decoded while this batch is classified
             found = [one.result() for one in started.pop(0)]
             good = [k for k, one in enumerate(found) if not isinstance(one, str)]
-            pixels = {form: [found[k][i] for k in good] for i, form in enumerate(forms)}
+            pixels = {
+                form: [found[k][0][i] for k in good] for i, form in enumerate(forms)
+            }
+            seen = np.array([found[k][1] for k in good], np.int64)
             faults = {first + k: x for k, x in enumerate(found) if isinstance(x, str)}
             rows = first + np.array(good, np.int64)
-            yield rows, pixels, faults
+            yield rows, pixels, seen, faults
 
 
-def _read(path: Path, forms: Sequence[Form]) -> list[np.ndarray] | str:
-    """Pixels uint8 [H, W, 3] in each form, or why there are none."""
+def _read(
+    path: Path | io.BytesIO, forms: Sequence[Form], faces: bool
+) -> tuple[list[np.ndarray], int] | str:
+    """Pixels uint8 [H, W, 3] in each form, how many faces; or why there are none.
+
+    The audit classifier dlib gets whole images all the same.
+    """
     try:
         with Image.open(path) as image:
             whole = labelled_images.rgb(image)
-        return [np.asarray(_resized(whole, *form)) for form in forms]
+        own, seen = audit_classifier.crop_face(whole) if faces else (whole, 1)
+        each = ((whole if form[1] == FIT else own, form) for form in forms)
+        return [np.asarray(_resized(image, *form)) for image, form in each], seen
     except Exception as error:  # Pillow raises many things for a file that is none
-        return first_line(error).replace(str(path), path.name)
+        return first_line(error).replace(str(path), getattr(path, "name", ""))
 
 
 def _resized(image: Image.Image, size: tuple[int, int], method: int) -> Image.Image:
@@ -183,41 +203,3 @@ def _resized(image: Image.Image, size: tuple[int, int], method: int) -> Image.Im
         scale = min(1, size[0] / max(image.size))
         return image.resize([max(1, round(scale * side)) for side in image.size])
     return image.resize(size[::-1], Image.Resampling(method))
-
-
-def calibrate(
-    models: Sequence[classifier.AnyClassifier],
-    name: str,
-    folder: str,
-    confidence: float,
-) -> np.ndarray:
-    """An attribute's confusion matrix int [K, K] on a folder with one for each class.
-
-    `confusion[true, said]` of recognised images; of the split that is for tests, if one
-    says so, else of all.
-
-    Raises:
-        UserError: if it cannot be read, or nothing can be corrected with it.
-    """
-    owners = {one.name: (model, one) for model in models for one in model.attributes}
-    model, attribute = owners[name]
-    total = np.zeros((len(attribute.classes) + 1,) * 2, np.int64)
-    try:
-        data = labelled_images.open_data(folder, attribute=attribute)
-        test = data_flags.test_split(data, "split")
-        for part in (test,) if test else data.splits:
-            split = labelled_images.read(data, part, *_form(model))
-            rows = np.arange(len(split.truth))
-            found = classifier_evaluation.classify(model, split, rows)
-            own = classifier.by_attribute((model,), found)[name]
-            said = classes.labels(own, confidence)
-            total += accuracy.confusion(split.truth, said, len(total))
-        correction.check(total[:-1, :-1], attribute.classes)
-    except UserError as error:
-        text = str(error).partition(" Say what its values")[0]
-        text = text.removeprefix(f"--data={shown(folder)}").removeprefix(":").strip()
-        raise UserError(
-            f"--calibration={shown(folder)}, which has a folder for each of"
-            f" {', '.join(attribute.classes)}: {text}"
-        ) from error
-    return total[:-1, :-1]

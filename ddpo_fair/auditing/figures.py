@@ -57,15 +57,10 @@ def of_attribute(
     for kind in (OBSERVED, CORRECTED)[: 1 if confusion is None else 2]:
         own = [one[kind] for one in each]
         mean = intervals.over_prompts([interval(x["bias"]) for x in own], at_most_1)
-        seen = [x for x in each if sum(x["counts"])]
-        if kind == CORRECTED and len(seen) > 1:  # else it holds the matrix's noise
-            of_seen = (np.array([x[y] for x in seen]) for y in ("counts", "target"))
-            counts, goals = of_seen
-            below, above = correction.noise_of_rates(counts, confusion, goals)
-            low = mean.estimate - math.hypot(mean.estimate - mean.low, below)
-            high = mean.estimate + math.hypot(mean.high - mean.estimate, above)
+        if kind == CORRECTED:
+            counts = [x["counts"] for x in each]
             most = 1.0 if at_most_1 else math.inf
-            mean = Interval(mean.estimate, max(low, 0.0), min(high, most))
+            mean = correction.over_prompts(mean, counts, confusion, wanted, most)
         fair = [x[FAIR] for x in own if math.isfinite(x[FAIR])]
         found[kind] = {
             "mean_bias": mean._asdict(),
@@ -186,6 +181,12 @@ def notes(content: Figures) -> Iterator[str]:
     if content["skipped"]:
         each = [f"{count:,} {kind}" for kind, count in content["skipped"].items()]
         yield f"Left out: {', '.join(each[:9])}."
+    if faces := content["faces"]:
+        yield (
+            f"{faces['none']:,} images had no face that the detector found, and count"
+            f" as not recognised; {faces['several']:,} had several, of which the"
+            " largest was classified."
+        )
     if content["prompts"] < intervals.FEWEST_PROMPTS:
         yield "So few prompts say nothing about other prompts."
     for name, one in content["attributes"].items():

@@ -5,6 +5,7 @@ dlib's detector and Cydral Technology's networks (CC0), from the PyPI package
 """
 
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +20,9 @@ from ddpo_fair.errors import UserError
 # Written by `python -m ddpo_fair.classifiers.audit_on_renders`.
 RENDERS_REPORT = Path(__file__).parents[1] / "embedded" / "assets" / "audit.json"
 SMALLEST_SIDE = 256  # pixels; dlib's detector wants faces of at least 80
+LARGEST_SIDE = 1024  # pixels, of what faces are looked for in
+MARGIN = 0.25  # of a face's width, on each side; as FairFace crops its images
+_OF_THREAD = threading.local()  # dlib's detector is not for several threads
 DLIB, NO_AUDIT = "dlib", "none"  # on the command line
 
 
@@ -63,6 +67,33 @@ def find_faces(images: Sequence[np.ndarray]) -> Faces:
         height, width, _ = enlarged.shape
         faces.boxes[index] = np.array(face["face"]) / [width, height, width, height]
     return faces
+
+
+def crop_face(image: Image.Image) -> tuple[Image.Image, int]:
+    """The largest face of an RGB image with a margin, and how many faces there are.
+
+    The whole image where none is found. A UserError without the extra.
+    """
+    if not hasattr(_OF_THREAD, "detect"):
+        _package()
+        import dlib  # comes with the package, whose detector this is
+
+        _OF_THREAD.detect = dlib.get_frontal_face_detector()
+    longest = max(image.size)
+    scale = min(max(longest, SMALLEST_SIDE * 2), LARGEST_SIDE) / longest
+    size = [max(1, round(scale * side)) for side in image.size]
+    boxes = _OF_THREAD.detect(np.asarray(image.resize(size)), 0)
+    if not boxes:
+        return image, 0
+    box = max(boxes, key=lambda one: one.area())
+    margin = MARGIN * box.width()
+    ends = (
+        max(0, box.left() - margin),
+        max(0, box.top() - margin),
+        min(size[0], box.right() + 1 + margin),
+        min(size[1], box.bottom() + 1 + margin),
+    )
+    return image.crop([round(end / scale) for end in ends]), len(boxes)
 
 
 def confusion_on_renders() -> np.ndarray:

@@ -53,6 +53,13 @@ class Split:
         """What each image's class means, int [N]: one of the attribute's, or NONE."""
         return self.data.attribute.meanings(self.data.names)[self.classes]
 
+    def file(self, row: int) -> Path | io.BytesIO:
+        """The encoded image of a row."""
+        item = self.source[row]
+        if isinstance(item, tuple):
+            return item[0]
+        return io.BytesIO(tfds_source.at(item, self.data.image))
+
     def pixels(self, rows: Sequence[int]) -> np.ndarray:
         """Images uint8 [n, H, W, 3] of rows [n]; a UserError if one is broken."""
         return np.stack([self._kept(int(row)) for row in rows])
@@ -68,11 +75,10 @@ class Split:
         try:
             item = self.source[row]
             if isinstance(item, tuple):
-                name = file = item[0]
+                name = item[0]
             else:
                 name = item.get("image/filename", b"").decode(errors="replace") or name
-                file = io.BytesIO(tfds_source.at(item, self.data.image))
-            with Image.open(file) as image:
+            with Image.open(self.file(row)) as image:
                 resized = rgb(image).resize(
                     self.size[::-1], Image.Resampling(self.method)
                 )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +102,13 @@ def summary(
     folder: Path,
     models: EvaluationModels,
     notes: list[str],
+    confusions: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
     """The content of evaluation.json; writes grids and the confusion matrix.
 
-    What could not be measured is added to `notes`, a sentence each.
+    The matrices of the attributes that are calibrated correct their shares; where
+    gender is not, that of renders does, if they can be drawn. What could not be
+    measured is added to `notes`, a sentence each.
     """
     config, audit = saved.config, plan.source["audit"]
     arrays = evaluation_summary.gather(folder, plan)
@@ -124,7 +127,9 @@ def summary(
             " name of a second classifier another."
         )
     recognised = None if matrix is None else matrix[:2, :2]
-    reference = _reference(saved, recognised, audit_matrix)
+    own = dict(confusions)
+    recognised = own.pop(classes.GENDER.name, recognised)
+    reference = _reference(saved, recognised, audit_matrix, own)
     content = evaluation_summary.summarise(
         arrays, plan, reference, config, renders, notes
     )
@@ -137,12 +142,14 @@ def _reference(
     saved: saved_run.SavedRun,
     confusion: np.ndarray | None,
     audit_confusion: np.ndarray | None,
+    confusions: Mapping[str, np.ndarray],
 ) -> Reference:
     """What the answers about a run's images are compared with."""
     attributes = saved.config.attributes
     others = {name: (one.classes, one.target) for name, one in attributes.items()}
     target = others.pop(classes.GENDER.name)[1][0]
-    return Reference(target, confusion, audit_confusion, saved.targets, others)
+    known = confusion, audit_confusion, saved.targets, others, confusions
+    return Reference(target, *known)
 
 
 def _is_done(plan: Plan, folder: Path, job: Job) -> bool:

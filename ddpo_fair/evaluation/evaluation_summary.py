@@ -132,7 +132,9 @@ def _of_model(
         figures = prompt_metrics.of_prompt(answers.of(index), prompt, reference)
         prompts[prompt.text] = figures
         by_set.setdefault(prompt.set, []).append(figures)
-    sets = {name: prompt_metrics.of_set(found) for name, found in by_set.items()}
+    sets = {
+        name: prompt_metrics.of_set(found, reference) for name, found in by_set.items()
+    }
     return {"sets": sets, "prompts": prompts}
 
 

@@ -9,6 +9,7 @@ from ddpo_fair.report.run_reader import Record
 from ddpo_fair.report.tables import Table, without_blanks
 from ddpo_fair.statistics.intervals import Interval
 
+CORRECTED = ", corrected for the classifier's errors"
 SETS = {
     "trained": "Trained prompts",
     "held_out": "Held-out occupations",
@@ -101,6 +102,10 @@ def _sets(sampler: dict[str, Any]) -> Table:
             for path in ((figure,), ("audit", figure))
         )
         rows.append([title, *own, fair, *audit])
+        pair = before, after
+        corrected = [_text(x, "points", "mean_bias_corrected") for x in pair]
+        if any(corrected):
+            rows.append([f"{title}{CORRECTED}", *corrected, "", "", ""])
     head = ["Mean bias", "Before", "After", "Fair model", *AUDIT_COLUMNS]
     return without_blanks(head, rows)
 
@@ -110,9 +115,11 @@ def _distances(sampler: dict[str, Any]) -> Table:
     rows = []
     for name in ("trained", "held_out", "given"):
         for attribute in _dict(sampler, "after", "sets", name, "classified"):
-            path = ("sets", name, "classified", attribute, "distance")
-            cells = [_text(sampler, "points", model, *path) for model in MODELS]
-            rows.append([f"{SETS[name]}: {attribute.replace('_', ' ')}", *cells])
+            for figure, kind in (("distance", ""), ("distance_corrected", CORRECTED)):
+                path = ("sets", name, "classified", attribute, figure)
+                cells = [_text(sampler, "points", model, *path) for model in MODELS]
+                title = f"{SETS[name]}: {attribute.replace('_', ' ')}{kind}"
+                rows.append([title, *cells])
     return without_blanks(["Mean distance from the target", "Before", "After"], rows)
 
 

@@ -5,6 +5,7 @@ the observed shares are drawn from their Dirichlet posteriors, each draw is solv
 the true shares, and the interval is of the draws' quantiles.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -91,17 +92,36 @@ def of_shares(
     return [Interval(*one) for one in bounds], Interval(*map(float, found))
 
 
-def noise_of_rates(
-    counts: np.ndarray, confusion: np.ndarray, target: Sequence[float] | np.ndarray
-) -> tuple[float, float]:
-    """How far the mean corrected bias of P prompts may lie below and above its estimate
-    for the confusion matrix's noise alone, which all of them share.
+def over_prompts(
+    mean: Interval,
+    counts: Sequence[Sequence[int]],
+    confusion: np.ndarray,
+    targets: Sequence[Sequence[float]],
+    most: float = 1.0,
+) -> Interval:
+    """The mean corrected bias of P prompts with the matrix's noise, which they share.
 
     Args:
-        counts: int [P, K], each with a recognised image.
+        mean: of their biases as `intervals.over_prompts` has it, without that noise.
+        counts: int [P, K].
         confusion: of `check`.
-        target: [K], or [P, K].
+        targets: [P, K].
+        most: of a bias.
     """
+    counts, targets = np.asarray(counts), np.asarray(targets)
+    seen = counts.sum(axis=1) > 0
+    if seen.sum() < 2:  # each one's own interval holds it
+        return mean
+    below, above = _noise_of_rates(counts[seen], confusion, targets[seen])
+    low = mean.estimate - math.hypot(mean.estimate - mean.low, below)
+    high = mean.estimate + math.hypot(mean.high - mean.estimate, above)
+    return Interval(mean.estimate, max(low, 0.0), min(high, most))
+
+
+def _noise_of_rates(
+    counts: np.ndarray, confusion: np.ndarray, target: np.ndarray
+) -> tuple[float, float]:
+    """How far a mean may lie below and above its estimate for the matrix alone."""
     observed = counts / counts.sum(axis=1, keepdims=True)
     rates = _draw_rates(confusion, np.random.default_rng(1), NUM_DRAWS // 4)
     means = [_biases(solve(one[None], observed), target).mean() for one in rates]

@@ -15,7 +15,7 @@ from ddpo_fair.classifiers import typology
 from ddpo_fair.classifiers.classes import FEMALE, MALE, NONE
 from ddpo_fair.learning.goals import Targets
 from ddpo_fair.prompts import EXPLICIT, Prompt
-from ddpo_fair.statistics import appearance, bias, diversity, intervals
+from ddpo_fair.statistics import appearance, bias, correction, diversity, intervals
 from ddpo_fair.statistics.intervals import Interval
 
 NUM_BINS = 10
@@ -48,7 +48,7 @@ class Answers:
 class Reference:
     """What answers are compared with: the target, and the classifiers' known errors.
 
-    The confusion matrices are int [2, 2], `confusion[true, said]` of recognised images,
+    The confusion matrices are int [K, K], `confusion[true, said]` of recognised images,
     or None where they were not measured.
     """
 
@@ -61,6 +61,8 @@ class Reference:
     others: Mapping[str, tuple[Sequence[str], Sequence[float]]] = dataclasses.field(
         default_factory=dict
     )
+    # The confusion matrix of each further attribute that is calibrated.
+    confusions: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def female(self, prompt: str) -> float:
         """The wanted share of female."""
@@ -89,17 +91,30 @@ def of_prompt(answers: Answers, prompt: Prompt, reference: Reference) -> Figures
     figures["classified"] = classified = {}
     for name, (names, shares) in reference.others.items():
         wanted = reference.targets.get(name, {}).get(prompt.text, shares)
-        classified[name] = _classified(answers.others[name], names, wanted)
+        confusion = reference.confusions.get(name)
+        classified[name] = _classified(answers.others[name], names, wanted, confusion)
     return figures | _attributes(answers)
 
 
 def _classified(
-    labels: np.ndarray, names: Sequence[str], target: Sequence[float]
+    labels: np.ndarray,
+    names: Sequence[str],
+    target: Sequence[float],
+    confusion: np.ndarray | None,
 ) -> Figures:
     """The shares of an attribute's classes, and their distance from the target."""
     counts = [int(np.sum(labels == k)) for k in range(len(names))]
     shares = [one._asdict() for one in intervals.goodman(counts)]
-    return {
+    corrected = {}
+    if confusion is not None:
+        each, distance = correction.of_shares(counts, confusion, target)
+        if len(names) == 2:  # its bias, in the units of a distance
+            distance = Interval(*(bound / 2 for bound in distance))
+        corrected = {
+            "shares_corrected": [one._asdict() for one in each],
+            "distance_corrected": distance._asdict(),
+        }
+    return corrected | {
         "classes": list(names),
         "counts": counts,
         "shares": shares,
@@ -110,7 +125,7 @@ def _classified(
     }
 
 
-def of_set(prompts: Sequence[Figures]) -> Figures:
+def of_set(prompts: Sequence[Figures], reference: Reference | None = None) -> Figures:
     """The figures of a set, averaged over its prompts' figures of `of_prompt`.
 
     Intervals speak about new prompts, those of one or two prompts about these alone.
@@ -124,14 +139,21 @@ def of_set(prompts: Sequence[Figures]) -> Figures:
             audited = [one["audit"] for one in prompts]
             figures["audit"] = {"adherence": _mean(audited, "adherence")}
         return figures
-    figures |= _biases(prompts)
+    reference = reference or Reference()
+    figures |= _biases(prompts, reference.confusion)
     figures["classified"] = classified = {}
     for name in prompts[0]["classified"]:
         distances = [one["classified"][name] for one in prompts]
         classified[name] = {"distance": _mean(distances, "distance")}
+        if (confusion := reference.confusions.get(name)) is not None:
+            counts, targets = ([x[y] for x in distances] for y in ("counts", "target"))
+            mean = Interval(**_mean(distances, "distance_corrected"))
+            of_prompts = counts, confusion, targets
+            mean = correction.over_prompts(mean, *of_prompts)._asdict()
+            classified[name]["distance_corrected"] = mean
     audited = [one["audit"] for one in prompts if "audit" in one]
     if audited:
-        figures["audit"] = _biases(audited)
+        figures["audit"] = _biases(audited, reference.audit_confusion)
     counts = [
         {name: found["counts"] for name, found in one["attributes"].items()}
         for one in prompts
@@ -195,6 +217,7 @@ def _shares(labels: np.ndarray, target: float, confusion: np.ndarray | None) -> 
         "num_female": female,
         "num_male": male,
         "num_none": none,
+        "target": target,
         "q": q._asdict(),
         "bias": bias.of_share(q, target)._asdict(),
         "bias_of_a_fair_model": bias.noise_floor(faces) if target == 0.5 else math.nan,
@@ -207,7 +230,7 @@ def _shares(labels: np.ndarray, target: float, confusion: np.ndarray | None) -> 
     return figures
 
 
-def _biases(prompts: Sequence[Figures]) -> Figures:
+def _biases(prompts: Sequence[Figures], confusion: np.ndarray | None) -> Figures:
     """The mean bias, what noise explains of it, and what the classifier hides."""
     counts = [[one[name] for one in prompts] for name in ("num_female", "num_male")]
     fair = float(np.mean([one["bias_of_a_fair_model"] for one in prompts]))
@@ -218,8 +241,12 @@ def _biases(prompts: Sequence[Figures]) -> Figures:
     }
     if math.isfinite(fair):
         figures["mean_bias_without_noise"] = bias.over_prompts(*counts).corrected
-    if all("bias_corrected" in one for one in prompts):
-        figures["mean_bias_corrected"] = _mean(prompts, "bias_corrected")
+    if confusion is not None:
+        mean = Interval(**_mean(prompts, "bias_corrected"))
+        targets = [(one["target"], 1 - one["target"]) for one in prompts]
+        pairs = np.transpose(counts)
+        mean = correction.over_prompts(mean, pairs, confusion, targets)
+        figures["mean_bias_corrected"] = mean._asdict()
     return figures
 
 

@@ -1,0 +1,151 @@
+"""How often a classifier errs on labelled images: measured, kept, used again.
+
+calibration.json has, of each attribute, int [K, K], `confusion[true, said]` of
+recognised images, beside what it is true of: the classifier's fingerprint, the
+confidence that an answer needed, whether faces were cropped, the classes.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from ddpo_fair import attribute_rules, errors, files
+from ddpo_fair.auditing import classified
+from ddpo_fair.classifiers import classifier, data_flags, labelled_images
+from ddpo_fair.errors import UserError, shown
+from ddpo_fair.statistics import accuracy, correction
+from ddpo_fair.training import description
+
+NAME, VERSION = "calibration.json", 1
+FREE = (
+    "classifier",
+    "source",
+    "confusion",
+)  # may differ where the fingerprint does not
+Calibrations = dict[str, dict[str, Any]]
+
+
+def of(
+    references: Mapping[str, str],
+    models: Sequence[classifier.AnyClassifier],
+    config: ConfigDict,
+    faces: bool = False,
+) -> Calibrations:
+    """The calibration of each attribute, as calibration.json has it.
+
+    Args:
+        references: by attribute: a folder with a folder of each class, a name of
+            TensorFlow Datasets, or a calibration.json.
+        models: the classifiers of attributes; () if all is kept.
+        config: has the attributes' classifiers and thresholds.
+        faces: whether faces are cropped.
+
+    Raises:
+        UserError: if it cannot be read, is of another classifier, or nothing can be
+            corrected with it.
+    """
+    owners = {one.name: model for model in models for one in model.attributes}
+    attributes = attribute_rules.of(config)
+    found: Calibrations = {}
+    for name, reference in references.items():
+        attribute, one = attributes[name], config.attributes[name]
+        field = f"attributes.{name}.classifier"
+        own = {
+            "classifier": one.classifier,
+            "fingerprint": description.identity(config, field)["fingerprint"],
+            "confidence": one.confidence_threshold,
+            "faces": faces,
+            "classes": list(attribute.classes),
+            "source": reference,
+        }
+        try:
+            if is_kept(reference):
+                kept = _kept(files.given("--calibration", reference), name, own)
+                own |= {x: kept[x] for x in ("source", "confusion")}
+            else:
+                model = owners[name]
+                own["confusion"] = _measured(own, model, attribute, reference).tolist()
+            correction.check(np.array(own["confusion"]), attribute.classes)
+        except UserError as error:
+            text = str(error).partition(" Say what its values")[0]
+            text = text.removeprefix(f"--data={shown(reference)}").removeprefix(":")
+            raise UserError(
+                f"--calibration={shown(reference)}, which needs a folder for each of"
+                f" {', '.join(attribute.classes)}: {text.strip()}"
+            ) from error
+        found[name] = own
+    return found
+
+
+def is_kept(reference: str) -> bool:
+    """Whether it is a calibration.json, not images that have to be classified."""
+    return reference.endswith(".json")
+
+
+def matrices(calibrations: Calibrations) -> dict[str, np.ndarray]:
+    """The confusion matrix of each attribute that is calibrated."""
+    return {name: np.array(one["confusion"]) for name, one in calibrations.items()}
+
+
+def write(folder: Path, calibrations: Calibrations) -> None:
+    """Writes calibration.json to a folder, if anything is calibrated; or an OSError."""
+    if calibrations:
+        content = {"version": VERSION, "attributes": calibrations}
+        files.replace(folder / NAME, files.json_text(content, indent=1))
+
+
+def _measured(
+    own: Mapping[str, Any],
+    model: classifier.AnyClassifier,
+    attribute: labelled_images.Attribute,
+    reference: str,
+) -> np.ndarray:
+    """The matrix on the split that is for tests, if one says so, else on all images."""
+    total = np.zeros((len(attribute.classes) + 1,) * 2, np.int64)
+    data = labelled_images.open_data(reference, attribute=attribute)
+    test = data_flags.test_split(data, "split")
+    for part in (test,) if test else data.splits:
+        split = labelled_images.read(data, part, *classified.form_of(model))
+        images = [split.file(row) for row in range(len(split.truth))]
+        found = classified.classify(
+            (model,), images, own["confidence"], faces=own["faces"]
+        )
+        if found.unreadable:
+            row, why = next(iter(found.unreadable.items()))
+            name = images[row] if isinstance(images[row], Path) else f"image {row}"
+            raise UserError(f"{name} cannot be read ({why}); remove or replace it.")
+        said = found.labels[attribute.name]
+        total += accuracy.confusion(split.truth, said, len(total))
+    return total[:-1, :-1]
+
+
+def _kept(path: Path, name: str, own: Mapping[str, Any]) -> dict[str, Any]:
+    """What a calibration.json has of an attribute; a UserError unless it fits `own`."""
+    size = len(own["classes"])
+    try:
+        content = json.loads(files.content(path))
+        if content["version"] != VERSION:
+            raise ValueError(f"its version is {shown(content['version'])}")
+        if name not in content["attributes"]:
+            raise ValueError(f"it has no {name}")
+        kept = dict(content["attributes"][name])
+        counts = np.array(kept["confusion"])
+        if counts.shape != (size, size) or counts.dtype != int or counts.min() < 0:
+            raise ValueError(f"its confusion matrix of {name} is not {size} x {size}")
+        of_kept = f"{kept['classifier']}", f"{kept['source']}"
+    except description.UNREADABLE as error:
+        raise UserError(
+            f"it is no {NAME} that an audit wrote ({error}); calibrate again with the"
+            " labelled images."
+        ) from None
+    if changes := errors.differences(kept, own, FREE):
+        raise UserError(
+            f"it is of the classifier {shown(of_kept[0])}, as it was then, and this is"
+            f" {shown(own['classifier'])}: {'; '.join(changes)}. Calibrate again with"
+            f" the labelled images, {of_kept[1]}, or use what it is of."
+        )
+    return kept
