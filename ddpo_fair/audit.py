@@ -111,6 +111,8 @@ def audit(options: flags.FlagValues) -> "audit_result.Audit":
 
     config = settings(options)
     output = files.given("--output", options.output)
+    if options.engine == DIFFUSERS:  # JAX would take the memory that torch draws in
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     parallel.start(config.distributed.cpu_devices)
     list_images, source = (_found if options.model is None else _drawn)(options, config)
     references = command_line.by_attribute(

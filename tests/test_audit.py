@@ -156,7 +156,7 @@ def test_calibration_corrects_by_its_matrix(tmp_path, capsys):
         assert said in refusals.refused(audit.main, flags, capsys)
 
 
-def test_faces_are_cropped_before_they_are_classified(tmp_path, monkeypatch):
+def test_faces_are_cropped_before_they_are_classified(tmp_path, monkeypatch, capsys):
     # Light images have no face; a dark one's second, larger face is medium.
     class Box(NamedTuple):
         ends: tuple[int, int, int, int]
@@ -191,6 +191,10 @@ def test_faces_are_cropped_before_they_are_classified(tmp_path, monkeypatch):
     assert found["faces"] == {"none": 2, "several": 1}
     (nurse,) = found["attributes"]["skin_tone"]["prompts"]
     assert nurse["counts"] == [0, 1, 0] and nurse["none"] == 2
+    flags = [f"--images={images}", "--prompt=x", *TONE, f"--output={tmp_path / 'x'}"]
+    flags.append(f"--baseline={tmp_path / 'audit'}")
+    problem = refusals.refused(audit.main, flags, capsys)
+    assert "cropped was True and is now False" in problem
     page = (tmp_path / "audit" / "audit.html").read_text()
     assert "2 images had no face" in page and "Without a face" in page
 

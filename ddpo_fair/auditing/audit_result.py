@@ -93,6 +93,7 @@ def of(
         return {
             "classifier": one.classifier,
             "confidence": one.confidence_threshold,
+            "cropped": faces is not None,
             "calibration": calibrations.get(name, {}).get("source"),
             "classes": one.classes,
             **own,

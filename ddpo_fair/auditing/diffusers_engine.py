@@ -5,7 +5,6 @@ The second engine of an audit, extra `torch`: models that our own networks do no
 
 import inspect
 import json
-import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,8 +76,6 @@ def plan(
     Raises:
         UserError: if that cannot be drawn.
     """
-    # JAX, which classifies, would take the memory of a GPU on which torch draws.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     adapters = ""
     if lora is not None:
         file = files.given("--lora", lora)

@@ -136,7 +136,7 @@ def compare(now: Figures, before: Figures, name: str) -> Figures:
     Raises:
         UserError: if there is no such prompt, or the audits differ.
     """
-    settings = ("classifier", "confidence", "classes", "target")
+    settings = ("classifier", "confidence", "cropped", "classes", "target")
     old_and_new = [{x: one.get(x) for x in settings} for one in (before, now)]
     if changes := errors.differences(*old_and_new):
         raise UserError(f"--baseline: {name}.{'; '.join(changes)}; audit both alike.")
