@@ -200,6 +200,34 @@ def test_pickles_and_code_are_refused(tmp_path, fault):
     assert not mark.exists()
 
 
+def test_adapters_change_what_is_drawn(tmp_path):
+    peft = pytest.importorskip("peft")
+    pipeline = sd1(tmp_path)
+    pipeline.save_pretrained(tmp_path / "model")
+    config = peft.LoraConfig(
+        r=2, target_modules=["conv_out"], init_lora_weights="gaussian"
+    )
+    pipeline.unet.add_adapter(config)
+    for name, weight in pipeline.unet.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=10)
+    state = peft.get_peft_model_state_dict(pipeline.unet)
+    lora = tmp_path / "lora"
+    pipeline.save_lora_weights(lora, unet_lora_layers=state)
+    one, other = (
+        diffusers_engine.draw(
+            diffusers_engine.load(str(tmp_path / "model"), given),
+            "a nurse",
+            [1],
+            num_inference_steps=1,
+        )[0]
+        for given in (None, str(lora))
+    )
+    assert np.abs(one - np.int64(other)).max() > 10
+    with pytest.raises(UserError, match="no folder with"):
+        diffusers_engine.plan("x", str(tmp_path / "model"), "float32", 0, ("a",))
+
+
 def test_a_seed_is_of_the_prompt_and_the_image():
     given = [(0, "a", 0), (1, "a", 0), (0, "b", 0), (0, "a", 1)]
     seeds = {diffusers_engine.seed(*one) for one in given}

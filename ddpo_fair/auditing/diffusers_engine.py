@@ -17,7 +17,7 @@ from ddpo_fair import files
 from ddpo_fair.auditing import drawn_images, image_list
 from ddpo_fair.errors import UserError, first_line, shown
 from ddpo_fair.evaluation import evaluation_parts
-from ddpo_fair.models import sources
+from ddpo_fair.models import lora_files, sources
 
 INDEX = "model_index.json"
 
@@ -67,7 +67,7 @@ def plan(
 
     Args:
         model: --model.
-        lora: --lora, a *.safetensors.
+        lora: --lora, a *.safetensors or its folder.
         dtype: of drawing, "float32" or "bfloat16".
         number: --seed.
         prompts: [P].
@@ -78,9 +78,7 @@ def plan(
     """
     adapters = ""
     if lora is not None:
-        file = files.given("--lora", lora)
-        if file.suffix != ".safetensors" or not file.is_file():
-            raise UserError(f"--lora={shown(lora)} is no *.safetensors; give one.")
+        file = _adapters(lora)
         adapters = sources.fingerprint({file.name: file})[0]
     return {
         "engine": "diffusers",
@@ -136,7 +134,7 @@ def load(model: str, lora: str | None = None, dtype: str = "float32") -> Any:
             torch_dtype=getattr(torch, dtype),
         )
         if lora is not None:
-            file = files.given("--lora", lora)
+            file = _adapters(lora)
             own = {"weight_name": file.name, "use_safetensors": True}
             pipeline.load_lora_weights(str(file.parent), **own)
         pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -194,6 +192,18 @@ def seed(seed: int, prompt: str, image: int) -> int:
     """The seed of an image of a prompt: none of another prompt has the same noise."""
     sequence = np.random.SeedSequence([seed, zlib.crc32(prompt.encode()), image])
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _adapters(lora: str) -> Path:
+    """The file of --lora, which may be its folder."""
+    file = files.given("--lora", lora)
+    file = file / lora_files.DIFFUSERS if file.is_dir() else file
+    if file.suffix != ".safetensors" or not file.is_file():
+        raise UserError(
+            f"--lora={shown(lora)} is no *.safetensors and no folder with"
+            f" {lora_files.DIFFUSERS}; give one."
+        )
+    return file
 
 
 def _refusal(model: str, error: Exception) -> UserError:
