@@ -58,7 +58,7 @@ def train_sd15(options: Any) -> dict[str, Any]:
         "reward.name": "shift",
         "attributes.gender.target_class": "female",
         "advantage.name": "batch",  # the images hardly differ
-        "sample.num_steps": 20,
+        "sample.num_steps": gpu_setup.STEPS,
         "sample.batch_per_device": options.batch,
         "sample.batches": 1,
         "train.microbatch": options.batch // 2,
@@ -73,12 +73,17 @@ def train_sd15(options: Any) -> dict[str, Any]:
     run.kill_after(2)
     begin = time.monotonic()
     run.finish()
-    resuming = {"resuming_seconds": time.monotonic() - begin}
+    resuming, numbers = time.monotonic() - begin, _numbers(run)
+    skipped = flags.get("train.skip_last_steps", 2)  # 2 is sd15's
+    pairs = options.batch * (flags["sample.num_steps"] - skipped)
     return {
         "epochs": len(run.lines()),
         "saving_seconds": made,
-        **resuming,
-        **_numbers(run),
+        "resuming_seconds": resuming,
+        # Sampled, decoded and classified; and updated with log-probs computed again.
+        "sampled_per_second": options.batch / numbers["sample_seconds"],
+        "pairs_per_second": pairs / numbers["update_seconds"],
+        **numbers,
     }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-STEPS, TINY_STEPS = 50, 4
+STEPS, TINY_STEPS = 20, 4
 GUIDANCE, RANK = 5.0, 16
 TURNS = 4  # microbatches of an update
 
