@@ -59,7 +59,7 @@ def measure(flags: list[str]) -> dict[str, dict[str, float]]:
 
     def update() -> Any:
         nonlocal state
-        state, _ = policy_update.program(run.learner)(state, data, *chosen)
+        state, *_ = policy_update.program(run.learner)(state, data, *chosen)
         return state
 
     square = parallel.split(jnp.ones((2 * config.distributed.cpu_devices, 2048, 2048)))
@@ -77,7 +77,7 @@ def measure(flags: list[str]) -> dict[str, dict[str, float]]:
     }
     flops = {
         name: value * parallel.num_devices()
-        for name, value in plan.flops(config).items()
+        for name, value in plan.flops(config, parallel.num_devices()).items()
     }
     assert config.sample.batches == 1, "the programs are timed on one batch"
     flops[PRODUCT] = 2 * square.shape[0] * square.shape[1] * 2048**3

@@ -97,7 +97,7 @@ def update(options: Any) -> dict[str, Any]:
     holder = [state]
 
     def once() -> None:
-        holder[0], _ = update(holder[0], *arguments)
+        holder[0], *_ = update(holder[0], *arguments)
         jax.block_until_ready(holder[0].updates)
 
     timing = gpu_setup.time_of(once, repeats=3)
@@ -126,7 +126,7 @@ def ratio(options: Any) -> dict[str, Any]:
         setup.policy, setup.unet, setup.keys, setup.text, setup.null
     )
     update, state, arguments = gpu_setup.update(options, setup, trajectory, setup.steps)
-    _, metrics = jax.device_get(update(state, *arguments))
+    _, metrics, _ = jax.device_get(update(state, *arguments))
     names = ("ratio_deviation", "kl", "grad_norm")
     return {name: float(metrics[name]) for name in names}
 

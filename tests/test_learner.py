@@ -90,7 +90,7 @@ def arguments_of(of, model, texts, adapters, trajectory, advantages):
 
 def update(of, given):
     """New adapters and metrics after one update of plain gradient descent."""
-    new, metrics = policy_update.program(of)(*arguments_of(of, *given))
+    new, metrics, _ = policy_update.program(of)(*arguments_of(of, *given))
     assert int(new.updates) == 1
     return jax.device_get((new.params, metrics))
 

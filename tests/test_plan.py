@@ -1,6 +1,7 @@
 """A plan is what the compiler says of the run's own programs."""
 
 import importlib.util
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -32,13 +33,12 @@ def lowered_by_the_run(config):
     advantages = parallel.split(np.ones(run.num_images, np.float32))
     n = run.images_per_device
     chosen = learner.selection(rng.key(0), run.learner, parallel.num_devices(), n)
-    together = [np.concatenate(x, axis=1) for x in chosen]
     chosen = [np.asarray(x[0]) for x in chosen]
     null, scorer = run.uncond_embedding, run.classifier_params
-    data = again = policy_update.EpochData(run.base, epoch, advantages, null)
+    data = policy_update.EpochData(run.base, epoch, advantages, null)
     if config.train.recompute_log_probs:
-        means = parallel.spread(np.zeros_like(epoch.latents[:, :, 1:]))
-        again = data.replace(trajectory=epoch.replace(means=means))
+        data = data.replace(trajectory=policy_update.with_means(epoch))
+        chosen += [True]
     always = bytes_on_one(run.base, state, run.vae_params, scorer)
     merged = bytes_on_one(weights) if run.base else 0
     batch = bytes_on_one(first)
@@ -57,14 +57,8 @@ def lowered_by_the_run(config):
             classifier.program(run.classifiers).lower(scorer, images),
             always + merged - bytes_on_one(scorer) + 2 * batch,
         ),
-        "recomputing": (
-            policy_update.old_policy_program(run.learner).lower(
-                state.params, data, *together
-            ),
-            bytes_on_one(state.optimizer, run.vae_params, scorer, both),
-        ),
         "updating": (
-            policy_update.program(run.learner).lower(state, again, *chosen),
+            policy_update.program(run.learner).lower(state, data, *chosen),
             bytes_on_one(run.vae_params, scorer, both),
         ),
     }
@@ -88,7 +82,24 @@ def test_a_plan_is_of_the_runs_own_programs(tiny, tmp_path, rank):
         for field in ("argument", "output", "alias", "temp"):
             name = f"{field}_size_in_bytes"
             assert getattr(sizes, name) == getattr(own, name), (program.name, name)
-    assert set(expected) <= ({"recomputing"} if rank else set())
+    assert not expected
+
+
+@pytest.mark.parametrize(("devices", "updating"), [(1, 90 + 40 * 3 / 5), (8, 180)])
+def test_recomputed_log_probs_count_as_a_forward_pass(monkeypatch, devices, updating):
+    def lower(_):
+        for name, flops in (("sampling", 4.0), ("updating", 9.0)):
+            lowered = SimpleNamespace(
+                cost_analysis=lambda flops=flops: {"flops": flops}
+            )
+            yield programs.Program(f"{name} so many", lowered, 5, 2, 0)
+
+    config = configuration.defaults()
+    config.sample.num_steps, config.train.skip_last_steps = 5, 2
+    config.train.recompute_log_probs = True
+    monkeypatch.setattr(programs, "read", lambda _: ())
+    monkeypatch.setattr(programs, "lower", lower)
+    assert plan.flops(config, devices) == {"sampling": 40, "updating": updating}
 
 
 def test_the_command_prints_a_plan_and_runs_nothing(tiny, capsys, monkeypatch):

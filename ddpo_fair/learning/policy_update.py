@@ -5,7 +5,7 @@ subset of their denoising steps, in microbatches, inside one `lax.scan`.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -100,8 +100,10 @@ def surrogate_loss(
     uncond_embedding: jax.Array,
     batch: dict[str, jax.Array],
     base: Any = None,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Mean loss of a microbatch and its metrics (means, but `ratio_deviation`).
+) -> tuple[jax.Array, tuple[dict[str, jax.Array], tuple]]:
+    """Mean loss of a microbatch, its metrics, and its log-probs [b] and means.
+
+    The metrics are means, but `ratio_deviation`, a maximum.
 
     The learner names the objective; the rest is as for `step_log_prob`. The penalty on
     the KL to the base policy, whose UNet has the weights `base`, is paired with the
@@ -135,11 +137,11 @@ def surrogate_loss(
         "ratio_deviation": jnp.abs(ratio - 1.0).max(),
         **of_base,
     }
-    return loss.mean(), metrics
+    return loss.mean(), (metrics, (log_prob, mean))
 
 
 @functools.lru_cache(maxsize=PROGRAMS)
-def program(learner: Learner) -> Callable[..., tuple[TrainState, dict]]:
+def program(learner: Learner) -> Callable[..., tuple]:
     """The jitted update of a learner; it starts and does not wait.
 
     Arguments:
@@ -147,26 +149,17 @@ def program(learner: Learner) -> Callable[..., tuple[TrainState, dict]]:
         data: of the epoch.
         images: int32 [D, m], places on their own device.
         steps: int32 [D, m, S], of each of these images.
+        learn: with `recompute_log_probs` only; whether to change the state.
 
     Returns:
-        The state after it, and its metrics: means, but `ratio_deviation`, a maximum.
+        The state after it, its metrics: means, but `ratio_deviation`, a maximum; and,
+        with `recompute_log_probs`, log-probs [turns, D, b] and means of its pairs.
     """
     return jax.jit(
         functools.partial(_update, learner),
         donate_argnums=0,
-        compiler_options=_rounding(learner),
-        out_shardings=(learner.sharding, None),  # None: the compiler's choice
+        out_shardings=(learner.sharding, None, None),  # None: the compiler's choice
     )
-
-
-def _rounding(learner: Learner) -> dict[str, bool]:
-    """Compiler options of the learner's programs: whether all round alike.
-
-    XLA may leave out a rounding to bfloat16 where it fuses, which is faster but
-    differs from program to program.
-    """
-    recompute = learner.train.recompute_log_probs
-    return {"xla_allow_excess_precision": False} if recompute else {}
 
 
 def _update(
@@ -175,38 +168,54 @@ def _update(
     data: EpochData,
     images: jax.Array,
     steps: jax.Array,
-) -> tuple[TrainState, dict[str, jax.Array]]:
+    learn: jax.Array | bool = True,
+) -> tuple[TrainState, dict[str, jax.Array], tuple]:
     scale = learner.lora_scale
     weights, vjp = jax.vjp(
         lambda params: trained_weights(data.base, params, scale), state.params
     )
 
-    def loss_of(weights: Any, microbatch: tuple) -> tuple[jax.Array, dict]:
+    def loss_of(microbatch: tuple, weights: Any) -> tuple[jax.Array, tuple]:
         params = in_place(data.base, weights, scale)
         loss = functools.partial(
             surrogate_loss, learner, params, data.uncond_embedding, base=data.base
         )
-        losses, metrics = jax.vmap(loss)(pairs(data, *microbatch))
-        return losses.mean(), metrics
+        losses, found = jax.vmap(loss)(pairs(data, *microbatch))
+        return losses.mean(), found
 
-    def accumulate(total: Any, microbatch: tuple) -> tuple[Any, dict]:
-        gradient, metrics = jax.grad(loss_of, has_aux=True)(weights, microbatch)
-        return jax.tree.map(jnp.add, total, gradient), metrics
+    def accumulate(total: Any, microbatch: tuple) -> tuple[Any, tuple]:
+        loss = functools.partial(loss_of, microbatch)
+        if not learner.train.recompute_log_probs:
+            gradient, (metrics, _) = jax.grad(loss, has_aux=True)(weights)
+            return jax.tree.map(jnp.add, total, gradient), (metrics, ())
+        one, backward, found = jax.vjp(loss, weights, has_aux=True)
+
+        def added() -> Any:
+            return jax.tree.map(jnp.add, total, *backward(jnp.ones_like(one)))
+
+        # Among several devices a condition would keep XLA from adding their gradients
+        # up once, behind the loop.
+        alone = len(images) == 1
+        return jax.lax.cond(learn, added, lambda: total) if alone else added(), found
 
     zeros = jax.tree.map(jnp.zeros_like, weights)
     chosen = microbatches(images, steps, learner.train.microbatch)
-    total, metrics = jax.lax.scan(accumulate, zeros, chosen)
+    total, (metrics, again) = jax.lax.scan(accumulate, zeros, chosen)
     count = len(metrics["loss"])
     (gradient,) = vjp(jax.tree.map(lambda g: g / count, total))
     summary = {name: values.mean() for name, values in metrics.items()}
     summary["ratio_deviation"] = metrics["ratio_deviation"].max()
-    return _step(learner, state, gradient, summary)
+    return *_step(learner, state, gradient, summary, learn), again
 
 
 def _step(
-    learner: Learner, state: TrainState, gradient: Any, summary: dict[str, jax.Array]
+    learner: Learner,
+    state: TrainState,
+    gradient: Any,
+    summary: dict[str, jax.Array],
+    learn: jax.Array | bool,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """The optimizer's step, taken only if everything about it is finite."""
+    """The optimizer's step, if it shall learn and everything about it is finite."""
     with jax.numpy_dtype_promotion("standard"):  # optax mixes float and int
         changes, optimizer = learner.optimizer.update(
             gradient, state.optimizer, state.params
@@ -218,55 +227,61 @@ def _step(
     finite &= jnp.isfinite(optax.tree.norm(params))
     summary |= {"grad_norm": norm, "skipped_updates": 1.0 - finite.astype(jnp.float32)}
     # Decided on the devices, so that no host waits.
-    return jax.tree.map(lambda x, y: jnp.where(finite, x, y), new, state), summary
+    take = finite if learn is True else finite & learn
+    return jax.tree.map(lambda x, y: jnp.where(take, x, y), new, state), summary
 
 
-@functools.lru_cache(maxsize=PROGRAMS)
-def old_policy_program(
-    learner: Learner,
-) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """The jitted program that computes the old policy again, in the learner's way.
+def with_old_policy(
+    learner: Learner, state: TrainState, data: EpochData, chosen: Sequence[tuple]
+) -> tuple[TrainState, EpochData]:
+    """State, and data with log-probs and means by the program that will compare them.
 
-    Sampler and learner are two programs; in bfloat16 they round differently, and ratio
-    and KL would take that for a change of the policy.
+    Two programs round differently, in bfloat16 by several nats of KL on a GPU, which
+    ratio and KL would take for a change of the policy. So the old ones come from the
+    update itself, which learns nothing in these calls. It costs a forward pass of each
+    pair on one device, and on several a whole update.
 
-    Arguments:
-        params: of the train state, those that sampled.
+    Args:
+        learner: with `recompute_log_probs`.
+        state: that sampled; it is used up.
         data: of the epoch.
-        images: int32 [D, m], those of all updates of the epoch.
-        steps: int32 [D, m, S].
-
-    Returns:
-        The trajectory's log-probs, float32 [D, n, T], and means, [D, n, T, h, w, C].
-        Those of other images and steps stay as they are, and zero.
+        chosen: images int32 [D, m] and steps [D, m, S] of each of its updates.
     """
-    options = _rounding(learner)
-    return jax.jit(functools.partial(_old_policy, learner), compiler_options=options)
+    trajectory = with_means(data.trajectory)
+    blank = data.replace(trajectory=trajectory)
+    for images, steps in chosen:
+        state, _, found = program(learner)(state, blank, images, steps, False)
+        places = microbatches(images, steps, learner.train.microbatch)
+        trajectory = _put(trajectory, places, found)
+    return state, data.replace(trajectory=trajectory)
 
 
-def _old_policy(
-    learner: Learner, params: Any, data: EpochData, images: jax.Array, steps: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    weights = trained_weights(data.base, params, learner.lora_scale)
-    log_prob = functools.partial(
-        step_log_prob,
-        learner.policy,
-        in_place(data.base, weights, learner.lora_scale),
-        data.uncond_embedding,
-    )
+def with_means(trajectory: sampler.Trajectory) -> sampler.Trajectory:
+    """The trajectory, or its shapes, with room for means: zeros."""
+    latents = trajectory.latents
+    D, n, states, *shape = latents.shape
+    room = D, n, states - 1, *shape
+    if isinstance(latents, jax.ShapeDtypeStruct):
+        means = jax.ShapeDtypeStruct(room, jnp.float32, sharding=latents.sharding)
+    else:
+        means = jnp.zeros(room, device=latents.sharding)
+    return trajectory.replace(means=means)
 
-    def compute(nothing: None, microbatch: tuple) -> tuple[None, tuple]:
-        return nothing, jax.vmap(log_prob)(pairs(data, *microbatch))[:2]
 
-    chosen = microbatches(images, steps, learner.train.microbatch)
-    _, (log_probs, means) = jax.lax.scan(compute, None, chosen)
-    image, step = (x.swapaxes(0, 1).reshape(len(images), -1) for x in chosen)
+@jax.jit
+def _put(
+    trajectory: sampler.Trajectory, places: tuple, found: tuple
+) -> sampler.Trajectory:
+    """Log-probs and means [turns, D, b, ...] at images and steps [turns, D, b]."""
+    image, step = (x.swapaxes(0, 1).reshape(x.shape[1], -1) for x in places)
 
     def put(old: jax.Array, image: Any, step: Any, new: jax.Array) -> jax.Array:
         return old.at[image, step].set(new.reshape(len(image), *old.shape[2:]))
 
-    old = data.trajectory.log_probs, jnp.zeros_like(data.trajectory.latents[:, :, 1:])
-    return tuple(
+    log_probs, means = (
         jax.vmap(put)(whole, image, step, new.swapaxes(0, 1))
-        for whole, new in zip(old, (log_probs, means), strict=True)
+        for whole, new in zip(
+            (trajectory.log_probs, trajectory.means), found, strict=True
+        )
     )
+    return trajectory.replace(log_probs=log_probs, means=means)

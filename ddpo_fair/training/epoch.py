@@ -112,14 +112,11 @@ def update(
         )
         chosen += zip(np.asarray(images), np.asarray(steps), strict=True)
     if run.config.train.recompute_log_probs:
-        again = policy_update.old_policy_program(run.learner)
-        together = (np.concatenate(x, axis=1) for x in zip(*chosen, strict=True))
-        log_probs, means = again(state.params, data, *together)
-        trajectory = trajectory.replace(log_probs=log_probs, means=means)
-        data = data.replace(trajectory=trajectory)
-    measured = []
+        state, data = policy_update.with_old_policy(run.learner, state, data, chosen)
+    program, measured = policy_update.program(run.learner), []
     for of_update in chosen:
-        state, summary = policy_update.program(run.learner)(state, data, *of_update)
+        learn = (True,) if run.config.train.recompute_log_probs else ()
+        state, summary, _ = program(state, data, *of_update, *learn)
         measured.append(summary)
     return state, measured
 

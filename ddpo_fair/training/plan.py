@@ -12,6 +12,7 @@ import jax
 from jax.experimental import topologies
 from ml_collections import ConfigDict
 
+from ddpo_fair import config as configuration
 from ddpo_fair import config_rules, parallel
 from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.errors import UserError, shown
@@ -74,6 +75,7 @@ def write(config: ConfigDict, target: str | None, say: Say = print) -> None:
     models = programs.read(config)
     with parallel.made_for(devices):
         config_rules.validate(config, [], parallel.num_devices())
+        count = parallel.num_devices()
         place = "at hand" if target is None else "not at hand"
         say(_heading(config, models[0], f"{', '.join(parallel.describe())}, {place}"))
         say(_row("GB of each device", COLUMNS))
@@ -82,7 +84,7 @@ def write(config: ConfigDict, target: str | None, say: Say = print) -> None:
             for program in programs.lower(config, *models)
         }
     say(_verdict(needs, devices.memory))
-    work = {name: x / 1e12 for name, x in flops(config).items()}
+    work = {name: x / 1e12 for name, x in flops(config, count).items()}
     parts = ", ".join(f"{name} {x:,.3f}" for name, x in work.items())
     total = sum(work.values())
     say(
@@ -91,13 +93,18 @@ def write(config: ConfigDict, target: str | None, say: Say = print) -> None:
     )
 
 
-def flops(config: ConfigDict) -> dict[str, float]:
-    """Operations of each device in an epoch, by program, as XLA counts them."""
+def flops(config: ConfigDict, num_devices: int) -> dict[str, float]:
+    """Operations of each of the devices in an epoch, by program, as XLA counts them."""
     found = {}
     with parallel.made_for(parallel.one_cpu()):
         for program in programs.lower(config, *programs.read(config)):
             turn = program.lowered.cost_analysis()["flops"]  # XLA counts one of a loop
             found[program.name.split()[0]] = turn * program.turns * program.calls
+    if config.train.recompute_log_probs:  # see `with_old_policy`
+        steps = config_rules.steps_per_update(configuration.flatten(config))
+        share = config.train.inner_epochs * steps / config.sample.num_steps
+        forward = found["sampling"] * share
+        found["updating"] += forward if num_devices == 1 else found["updating"]
     return found
 
 

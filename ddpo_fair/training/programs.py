@@ -97,7 +97,7 @@ def _drawing(run: assembly.Run, state: learner.TrainState) -> list[Program]:
 def _learning(
     run: assembly.Run, state: learner.TrainState, batch: Any
 ) -> Iterator[Program]:
-    """The update, and what recomputes the old log-probs where the config wants it.
+    """The update, which also recomputes the old log-probs where the config wants it.
 
     `batch` has the shapes of the trajectories of one batch.
     """
@@ -114,18 +114,10 @@ def _learning(
     beside += num_bytes(epoch) if batches > 1 else 0  # the batches that were joined
     advantages = parallel.spread_shapes(_shape(D, num_images))
     data = policy_update.EpochData(run.base, epoch, advantages, run.uncond_embedding)
-    if train.recompute_log_probs:
-        program = policy_update.old_policy_program(run.learner)
-        together = _shape(D, calls * m, dtype=jnp.int32)
-        steps = _shape(D, calls * m, S, dtype=jnp.int32)
-        lowered = program.lower(state.params, data, together, steps)
-        others, pairs = beside + num_bytes(state.optimizer), calls * m * S
-        yield Program(
-            f"recomputing {pairs} log-probs", lowered, calls * turns, 1, others
-        )
-        means = parallel.spread_shapes(lowered.out_info[1])
-        data = data.replace(trajectory=epoch.replace(means=means))
-    lowered = policy_update.program(run.learner).lower(state, data, *chosen)
+    learn = (True,) if train.recompute_log_probs else ()
+    if learn:
+        data = data.replace(trajectory=policy_update.with_means(epoch))
+    lowered = policy_update.program(run.learner).lower(state, data, *chosen, *learn)
     name = f"updating {m * S} pairs of image and step"
     yield Program(name, lowered, turns, calls, beside)
 
