@@ -239,7 +239,7 @@ class Refused:
 def test_a_program_that_the_compiler_refuses_does_not_fit(tiny, monkeypatch):
     program = programs.Program("sampling 9 images", Refused(), 1, 1, 0)
     monkeypatch.setattr(programs, "lower", lambda *_: [program])
-    monkeypatch.setattr(plan, "flops", lambda _: {"sampling": 2e14})
+    monkeypatch.setattr(plan, "flops", lambda *_: {"sampling": 2e14})
     lines = []
     plan.write(tiny_model.config(*tiny, tiny[0]), None, lines.append)
     printed = "\n".join(lines)
