@@ -3,7 +3,7 @@
     python -m ddpo_fair.audit --images=DIR
     python -m ddpo_fair.audit --images=DIR --prompt='photo of a nurse' \\
         --calibration=MY_LABELLED_IMAGES --fail-above=0.2
-    python -m ddpo_fair.audit --model=embedded --lora=fair_model \\
+    python -m ddpo_fair.audit --model=embedded --lora=fair_lora \\
         --prompt='photo of the face of a nurse' --images-per-prompt=100
     python -m ddpo_fair.audit --plan --images-per-prompt=100
 
@@ -42,6 +42,7 @@ SAMPLER = {
     "eta": "eta",
     "batch": "batch_per_device",
 }
+OF_DRAWING = ("lora", "engine", "images-per-prompt", "seed", "dtype", *SAMPLER)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -63,7 +64,7 @@ def folder(images: str | os.PathLike, **options: Any) -> "audit_result.Audit":
     """Audits a folder of images; writes, prints and returns what it found.
 
     Options are the command's flags, with _ for -, e.g. `prompt="photo of a nurse"`; a
-    list gives a flag several times. A UserError for what can be fixed.
+    list is for a flag that takes several. A UserError for what can be fixed.
     """
     return _audit(images=images, **options)
 
@@ -77,13 +78,14 @@ def model(
 
 
 def _audit(**options: Any) -> "audit_result.Audit":
-    arguments = [
-        f"--{name.replace('_', '-')}={value}"
-        for name, given in options.items()
-        for value in (given if isinstance(given, list | tuple) else [given])
-        if value is not None
-    ]
-    return audit(command_line.options(_flags(), arguments, __doc__))
+    arguments, known = [], _flags()
+    for name, given in options.items():
+        flag = name.replace("_", "-")
+        values = given if isinstance(given, list | tuple) else [given]
+        if flag in known and not isinstance(known[flag], flags.MultiFlag) and values:
+            values = [",".join(map(str, values))] if len(values) > 1 else values
+        arguments += [f"--{flag}={value}" for value in values if value is not None]
+    return audit(command_line.options(known, arguments, __doc__))
 
 
 def plan(options: flags.FlagValues) -> None:
@@ -94,6 +96,8 @@ def plan(options: flags.FlagValues) -> None:
     images, texts = options["images-per-prompt"].value, [""]
     if images is None:
         raise UserError("--plan needs --images-per-prompt, e.g. 100.")
+    if options.target or options.targets:
+        raise UserError("--plan is of equal shares; leave --target and --targets out.")
     if options.prompts is not None:
         texts = image_list.read_prompts(options.prompts)
     for attribute in map(classes.attribute, options.attributes):
@@ -155,10 +159,16 @@ def _found(options: flags.FlagValues, config: ConfigDict) -> tuple[Callable, dic
     """What lists the images of --images, and where they are from."""
     from ddpo_fair.auditing import image_list
 
-    if options.images is None or options.lora is not None:
+    if options.images is None:
         raise UserError(
             "--images is missing, the folder to audit, or --model, which draws (with"
             " --lora or without); or give --plan."
+        )
+    drawing = [f"--{x}" for x in OF_DRAWING if options[x].present]
+    if drawing:
+        raise UserError(
+            f"{', '.join(drawing)} is for images that are drawn, but --images are"
+            " there; leave it out, or give --model in the place of --images."
         )
     root = files.given("--images", options.images)
     files.output("--output", options.output, RESULT)
@@ -257,8 +267,8 @@ def settings(options: flags.FlagValues) -> ConfigDict:
         raise UserError("--attributes is empty; give one, e.g. gender.")
     config = configuration.defaults(known)
     targets = command_line.by_attribute("target", options.target, known)
-    chosen = ["embedded", *options.classifier]
-    references = command_line.by_attribute("classifier", chosen, known)
+    references = dict.fromkeys(known, configuration.EMBEDDED)
+    references |= command_line.by_attribute("classifier", options.classifier, known)
     for name, reference in references.items():
         names, target = known[name].classes, ()
         if name in targets:
@@ -285,7 +295,7 @@ def _flags() -> flags.FlagValues:
     texts("images", None, "Folder of images, with a sub-folder for each prompt")
     where = "a folder, or owner/name on the Hugging Face hub"
     texts("model", None, f"Draws images instead: embedded, {where}")
-    texts("lora", None, "Its adapters, a file that ddpo_fair.export wrote")
+    texts("lora", None, "Its adapters, a file or folder that ddpo_fair.export wrote")
     engines = "Draws: our networks, or diffusers (extra torch), whatever it can load"
     flags.DEFINE_enum("engine", OWN, (OWN, DIFFUSERS), engines, flag_values=values)
     texts("prompt", None, "The prompt of all images")
@@ -302,7 +312,7 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_enum("dtype", kinds[0], kinds, "In which it draws", flag_values=values)
     known = ", ".join(classes.DEFAULTS)
     flags.DEFINE_list("attributes", ["gender"], f"Of {known}", flag_values=values)
-    several("classifier", ["embedded"], f"embedded, typology, {where}{several_of}")
+    several("classifier", [], f"embedded, if not given, typology, {where}{several_of}")
     second = f"A second: dlib (extra audit), {where}{several_of}"
     several("audit-classifier", [], second)
     several("target", [], "Wanted share of each class, e.g. 0.5,0.5" + several_of)

@@ -114,10 +114,20 @@ def by_attribute(
     """What a flag says of each attribute: NAME=VALUE of one, VALUE of all others.
 
     Raises:
-        UserError: if it is about an attribute that is not among them.
+        UserError: if it is about an attribute that is not among them, or says two
+            things of one.
     """
     own: dict[str, str] = {}
     rest: dict[str, str] = {}
+
+    def once(value: str, before: str | None) -> None:
+        if before not in (None, value):
+            raise UserError(
+                f"--{flag} is given twice, as {shown(before)} and {shown(value)}; leave"
+                " out one, or say of which attributes they are, with NAME= before"
+                " each."
+            )
+
     for value in values:
         name, equals, said = value.partition("=")
         if equals and name in classes.DEFAULTS and name not in names:
@@ -126,8 +136,10 @@ def by_attribute(
                 f" {', '.join(names)}; add it, or leave this out."
             )
         if equals and name in names:
+            once(said, own.get(name))
             own[name] = said
         else:
+            once(value, next(iter(rest.values()), None))
             rest = dict.fromkeys(names, value)
     return rest | own
 

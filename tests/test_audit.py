@@ -103,6 +103,8 @@ def test_several_attributes_a_limit_and_a_baseline(tiny, tmp_path, capsys):
         "a": "x",
         "b": "y",
     }
+    with pytest.raises(UserError, match="given twice, as 'x' and 'z'"):
+        command_line.by_attribute("x", ["x", "b=y", "z"], ("a", "b"))
     _, old = run(first, tmp_path / "old", *own)
     assert old["attributes"]["gender"]["classifier"] == str(tiny[1])
     limit, before = "--fail-above=0.25", f"--baseline={tmp_path / 'old'}"
@@ -116,7 +118,9 @@ def test_several_attributes_a_limit_and_a_baseline(tiny, tmp_path, capsys):
     assert math.isclose(change["low"], change["estimate"] - low)
     status, _ = run(first, tmp_path / "failed", *flags, "--fail-above=0.2")
     assert one.low > 0.2 and status == 1
-    assert "FAILED: the mean bias of skin tone is above 0.2" in capsys.readouterr().out
+    said = "FAILED: the mean bias of skin tone is above 0.2"
+    assert said in capsys.readouterr().out
+    assert said in (tmp_path / "failed" / "audit.html").read_text()
     again = [f"--images={second}", "--prompt=x", *TONE, before]
     problem = refusals.refused(audit.main, [*again, f"--output={tmp_path}/x"], capsys)
     assert "skin_tone.target was [0.25, 0.5, 0.25]" in problem
@@ -266,6 +270,20 @@ def test_plan_is_the_binomial_power(capsys):
     assert "by chance" in printed and "0.196" in printed  # binom(16, 8) / 2^16
 
 
+def test_lists_from_python(tiny, tmp_path, capsys):
+    images = paint(tmp_path / "images", 2, 2)
+    found = audit.folder(
+        images,
+        prompt="a nurse",
+        attributes=["gender", "skin_tone"],
+        classifier=[f"gender={tiny[1]}", "skin_tone=typology"],
+        output=tmp_path / "out",
+    )
+    assert list(found.attributes) == ["gender", "skin_tone"]
+    given = ["--plan", "--images-per-prompt=8", "--target=0.3,0.7"]
+    assert "equal shares" in refusals.refused(audit.main, given, capsys)
+
+
 def garbage(root: Path) -> str:
     for path in root.rglob("*.*"):
         path.write_bytes(b"GIF89a")
@@ -301,6 +319,8 @@ def garbage(root: Path) -> str:
         ("--baseline={empty}", "no audit.json"),
         ("--calibration={empty}", "--calibration"),
         ("--plan", "--images-per-prompt"),
+        ("--engine=diffusers", "--engine is for images that are drawn"),
+        ("--seed=3", "--seed is for images that are drawn"),
         ("--output=.", "is not empty"),
     ],
     ids=refusals.named,

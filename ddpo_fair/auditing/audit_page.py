@@ -6,6 +6,7 @@ from typing import Any
 
 from ddpo_fair.auditing import figures
 from ddpo_fair.auditing.figures import CORRECTED, FAIR, OBSERVED
+from ddpo_fair.errors import UserError
 from ddpo_fair.report import formatting, page
 from ddpo_fair.report.tables import Table
 from ddpo_fair.statistics.intervals import Interval
@@ -34,7 +35,7 @@ def build(content: dict[str, Any]) -> str:
         written_by=content["written_by"],
         opening=opening,
         summary={"word": _word(attributes), "sentence": " ".join(sentences(content))},
-        remarks=content["notes"],
+        remarks=[*_failed(content), *content["notes"]],
         cards=[
             ("Images", f"{content['images']:,}", f"{len(unread):,} unreadable"),
             ("Prompts", f"{content['prompts']:,}", ""),
@@ -49,6 +50,13 @@ def build(content: dict[str, Any]) -> str:
         unreadable=Table(("File", "Why"), unread[:MOST_FILES]),
     )
     return page.FORBIDDEN.sub("\ufffd", text)
+
+
+def _failed(content: dict[str, Any]) -> list[str]:
+    try:
+        return list(figures.above(content))
+    except UserError:  # nothing was recognised, which the command says
+        return []
 
 
 def _faces(found: dict[str, int] | None) -> list[tuple[str, str, str]]:
