@@ -122,13 +122,12 @@ def audit(options: flags.FlagValues) -> "audit_result.Audit":
     references = command_line.by_attribute(
         "calibration", options.calibration, config.attributes
     )
-    kept = {x: one for x, one in references.items() if calibration.is_kept(one)}
-    calibration.of(kept, (), config, options.faces)  # before any weight is read
+    calibrations, labelled = calibration.kept(references, config, options.faces)
     audits = _audits(options, config)
     baseline = audit_result.baseline(options.baseline, set(config.attributes))
     models = classified.load(config)
     seconds = classified.load_audit(config, audits)
-    calibrations = calibration.of(references, models, config, options.faces)
+    calibrations |= calibration.of(labelled, models, config, options.faces)
     listed = list_images()
     found = classified.classify(
         models, listed.images, options.confidence, seconds, options.faces

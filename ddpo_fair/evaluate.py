@@ -98,8 +98,7 @@ def evaluate(where: tuple[Path, int | None], options: flags.FlagValues) -> Path:
     references = command_line.by_attribute(
         "calibration", options.calibration, saved.config.attributes
     )
-    kept = {x: one for x, one in references.items() if calibration.is_kept(one)}
-    calibration.of(kept, (), saved.config)  # before any weight is read
+    calibrations, labelled = calibration.kept(references, saved.config)
     fields = description.fields(configuration.flatten(saved.config))
     saved = saved_run.with_weights(saved, *fields)
     parallel.start(saved.config.distributed.cpu_devices)
@@ -122,7 +121,7 @@ def evaluate(where: tuple[Path, int | None], options: flags.FlagValues) -> Path:
     texts = [prompt.text for prompt in plan.prompts]
     models = evaluation_models.load(saved, number, texts, classifiers, plan.seed)
     own = models.classifiers[0], *models.others
-    calibrations = calibration.of(references, own, saved.config)
+    calibrations |= calibration.of(labelled, own, saved.config)
     evaluation_run.draw(plan, folder, models)
     matrices = calibration.matrices(calibrations)
     content = evaluation_run.summary(saved, plan, folder, models, notes, matrices)

@@ -63,9 +63,9 @@ def of(
             "source": reference,
         }
         try:
-            if is_kept(reference):
-                kept = _kept(files.given("--calibration", reference), name, own)
-                own |= {x: kept[x] for x in ("source", "confusion")}
+            if _is_kept(reference):
+                known = _kept(files.given("--calibration", reference), name, own)
+                own |= {x: known[x] for x in ("source", "confusion")}
             else:
                 model = owners[name]
                 own["confusion"] = _measured(own, model, attribute, reference).tolist()
@@ -81,7 +81,19 @@ def of(
     return found
 
 
-def is_kept(reference: str) -> bool:
+def kept(
+    references: Mapping[str, str], config: ConfigDict, faces: bool = False
+) -> tuple[Calibrations, dict[str, str]]:
+    """What calibration.json files have, read before any weight; the other references.
+
+    As for `of`, which classifies those of the others.
+    """
+    read = {name: one for name, one in references.items() if _is_kept(one)}
+    rest = {name: one for name, one in references.items() if name not in read}
+    return of(read, (), config, faces), rest
+
+
+def _is_kept(reference: str) -> bool:
     """Whether it is a calibration.json, not images that have to be classified."""
     return reference.endswith(".json")
 
