@@ -1,5 +1,6 @@
 """The one exception that means: the user can fix this."""
 
+import resource
 from collections.abc import Container, Mapping
 
 LONGEST_ECHO = 60  # characters of a value that a message repeats
@@ -16,6 +17,13 @@ class UserError(ValueError):
 
 class HostLost(UserError):
     """Another process or a device is gone: the same command continues the run."""
+
+
+def check_address_space(least: int, why: str) -> None:
+    """Raises a UserError, which ends with `why`, where fewer bytes can be addressed."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if resource.RLIM_INFINITY != allowed < least:
+        raise UserError(f"This process may address {allowed / 1e9:.1f} GB, {why}")
 
 
 def paragraph(error: Exception | str) -> str:

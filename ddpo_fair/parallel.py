@@ -19,7 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ddpo_fair import accelerator, files
+from ddpo_fair import accelerator, errors, files
 from ddpo_fair.errors import UserError, first_line, shown
 
 AXIS = "data"
@@ -169,13 +169,11 @@ def start(cpu_devices: int, distributed: Any = None) -> None:
     Joins other hosts if `distributed`, of a config, says so. A UserError if that cannot
     be, JAX has no such devices, or its address space is limited.
     """
-    allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if resource.RLIM_INFINITY != allowed < LEAST_BYTES:
-        raise UserError(
-            f"This process may address {allowed / 1e9:.1f} GB, but JAX reserves more"
-            f" than it uses, {LEAST_BYTES / 1e9:.0f} GB at least. Call `ulimit -v"
-            " unlimited`, or ask the cluster for as much virtual memory."
-        )
+    errors.check_address_space(
+        LEAST_BYTES,
+        f"but JAX reserves more than it uses, {LEAST_BYTES / 1e9:.0f} GB at least. Call"
+        " `ulimit -v unlimited`, or ask the cluster for as much virtual memory.",
+    )
     if jax.config.jax_compilation_cache_dir is None:  # else a variable of JAX's own
         jax.config.update("jax_compilation_cache_dir", str(files.cache() / "jax"))
     _divide_cpu(cpu_devices)

@@ -9,7 +9,6 @@ import errno
 import functools
 import io
 import os
-import resource
 import shlex
 import signal
 import sys
@@ -65,7 +64,11 @@ def run(command: str, work: Callable[[], None], interrupted: str) -> int:
 
 def _status(command: str, work: Callable[[], None]) -> int:
     try:
-        _check_address_space()
+        errors.check_address_space(
+            LEAST_BYTES,
+            f"fewer than the {LEAST_BYTES / 1e9:.0f} GB that its libraries need: call"
+            " `ulimit -v unlimited`.",
+        )
         try:
             work()
         except Help as text:
@@ -92,17 +95,6 @@ def _status(command: str, work: Callable[[], None]) -> int:
 
         parallel.leave(status)
     return status
-
-
-def _check_address_space() -> None:
-    """Raises a UserError where libraries would hang in their import, or not load."""
-    allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if resource.RLIM_INFINITY != allowed < LEAST_BYTES:
-        raise UserError(
-            f"This process may address {allowed / 1e9:.1f} GB, fewer than the"
-            f" {LEAST_BYTES / 1e9:.0f} GB that its libraries need: call `ulimit -v"
-            " unlimited`."
-        )
 
 
 def _unexpected(error: Exception) -> tuple[int, str]:
