@@ -111,11 +111,12 @@ def update(
             key, run.learner, parallel.num_devices(), run.images_per_device
         )
         chosen += zip(np.asarray(images), np.asarray(steps), strict=True)
+    learn = ()
     if run.config.train.recompute_log_probs:
         state, data = policy_update.with_old_policy(run.learner, state, data, chosen)
+        learn = (True,)
     program, measured = policy_update.program(run.learner), []
     for of_update in chosen:
-        learn = (True,) if run.config.train.recompute_log_probs else ()
         state, summary, _ = program(state, data, *of_update, *learn)
         measured.append(summary)
     return state, measured
