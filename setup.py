@@ -42,6 +42,7 @@ SECURITY = [
     "pip-audit>=2.9",  # tests/test_dependencies.py
 ]
 NOTEBOOKS = ["nbclient>=0.10", "ipykernel>=6.29"]  # to run notebooks/
+DOCS = ["sphinx>=8", "myst-parser>=4", "furo"]  # the documents as a site
 TORCH = ["torch==2.13.0", "diffusers>=0.36", "peft>=0.17"]  # what tests compare with
 
 setup(
@@ -68,9 +69,10 @@ setup(
         "wandb": WANDB,
         "torch": TORCH,
         "notebooks": NOTEBOOKS,
+        "docs": DOCS,
         "test": [
             *("pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6", "ruff>=0.9"),
-            *(*TORCH, *DATA, *AUDIT, *NOTEBOOKS, *SECURITY),
+            *(*TORCH, *DATA, *AUDIT, *NOTEBOOKS, *DOCS, *SECURITY),
         ],
     },
 )

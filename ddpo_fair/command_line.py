@@ -17,7 +17,7 @@ import sys
 import textwrap
 import tokenize
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -314,20 +314,26 @@ def _load(path: str, variant: str | None) -> tuple[ConfigDict, dict[str, Any]]:
     return config, given
 
 
-def _settings() -> str:
-    """Every setting with its default and its comment."""
+def settings() -> Iterator[tuple[str, object, object, list[str]]]:
+    """Every setting: name, defaults of the embedded model and :sd15, its comment."""
     known, large = (
         configuration.flatten(configuration.choose_model(configuration.defaults(), x))
         for x in configuration.VARIANTS
     )
-    meaning, lines = [], ["Settings and their defaults; a config file may change them:"]
+    meaning: list[str] = []
     for line in inspect.getsource(configuration).splitlines():
         field = re.match(r"    config\.([\w.]+) = ", line)
         found = [x for x in known if field and x in (field[1], ONE + field[1])]
         if found and meaning:
-            small, other = known[found[0]], large[found[0]]
-            differs = f"   (:sd15 {other!r})" if other != small else ""
-            lines += [f"  --config.{found[0]}={small!r}{differs}", *meaning]
+            yield found[0], known[found[0]], large[found[0]], meaning
         comment = re.fullmatch(r"    # (.*)", line)
-        meaning = [*meaning, f"      {comment[1]}"] if comment else []
+        meaning = [*meaning, comment[1]] if comment else []
+
+
+def _settings() -> str:
+    lines = ["Settings and their defaults; a config file may change them:"]
+    for name, small, large, meaning in settings():
+        differs = f"   (:sd15 {large!r})" if large != small else ""
+        lines.append(f"  --config.{name}={small!r}{differs}")
+        lines += [f"      {line}" for line in meaning]
     return "\n".join(lines)
