@@ -207,8 +207,8 @@ def _sample(config: ConfigDict) -> None:
     # keeps up prompt adherence; 0 for none.
     config.sample.explicit_share = 0.0
     # Prompts whose images earn nothing and count for nothing: they only hold the policy
-    # to the base policy, by train.base_kl_weight. E.g. explicit forms, or occupations
-    # that shall stay as they are.
+    # to the base policy, by train.base_kl_weight. "explicit" stands for the explicit
+    # forms of all prompts. E.g. occupations that shall stay as they are.
     config.sample.preserve_prompts = ()
     # Share of an epoch's images that are of preserve_prompts, if there are any.
     config.sample.preserve_share = 0.25

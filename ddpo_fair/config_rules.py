@@ -27,6 +27,7 @@ JOINT = {
 }
 
 PRESERVE = "sample.preserve_prompts"
+EXPLICIT_FORMS = "explicit"  # in it: for the explicit forms of all prompts
 INSTALL_WANDB = 'pip install "ddpo_fair[wandb]"; or leave log.wandb empty.'
 
 
@@ -111,12 +112,14 @@ def _together(flat: dict[str, Any]) -> Iterator[str]:
             f"{said('distributed.process_id')} must be below"
             f" {said('distributed.num_processes')}: processes are numbered from 0."
         )
-    for text in flat["prompts"] if flat["sample.explicit_share"] else ():
+    asking = [x for x in ("sample.explicit_share",) if flat[x]]
+    asking += [PRESERVE] if EXPLICIT_FORMS in flat[PRESERVE] else []
+    for setting, text in itertools.product(asking, flat["prompts"]):
         if not prompts.explicit(text):
             yield (
-                f"{said('sample.explicit_share')} needs an explicit form of every"
+                f"{said(setting)} needs an explicit form of every"
                 f" prompt, but there is none of {shown(text)}: {prompts.NO_FORM};"
-                " reword it, or give 0."
+                f" reword it, or give {'()' if setting == PRESERVE else 0}."
             )
     if flat["train.base_kl_weight"] and not flat["train.lora.rank"]:
         yield (
@@ -164,7 +167,7 @@ def _on_devices(config: ConfigDict, num_devices: int) -> Iterator[str]:
             f" epoch is none; give at least {1 / images:.2g}, or 0."
         )
     preserved = preserved_images(config, images)
-    if sample.preserve_prompts and not preserved:
+    if preserved_prompts(config) and not preserved:
         yield (
             f"sample.preserve_share={sample.preserve_share} of {images} images per"
             f" epoch is none; give at least {1 / images:.2g}, or leave"
@@ -221,8 +224,17 @@ def explicit_images(config: ConfigDict, num_images: int) -> int:
 
 def preserved_images(config: ConfigDict, num_images: int) -> int:
     """How many of an epoch's images are of preservation prompts."""
-    share = config.sample.preserve_share if config.sample.preserve_prompts else 0.0
+    share = config.sample.preserve_share if preserved_prompts(config) else 0.0
     return round(share * num_images)
+
+
+def preserved_prompts(config: ConfigDict) -> list[str]:
+    """The preservation prompts, with the explicit forms that they may stand for."""
+    given = config.sample.preserve_prompts
+    forms = (form.text for text in config.prompts for form in prompts.explicit(text))
+    added = forms if EXPLICIT_FORMS in given else ()
+    found = dict.fromkeys([*(x for x in given if x != EXPLICIT_FORMS), *added])
+    return [text for text in found if text not in config.prompts]
 
 
 def steps_per_update(flat: dict[str, Any]) -> int:

@@ -223,6 +223,21 @@ def test_preservation_prompts_need_the_penalty_and_images_of_their_own():
     assert config_rules.preserved_images(configuration.defaults(), 64) == 0
 
 
+def test_explicit_stands_for_the_explicit_forms_of_all_prompts():
+    config = configuration.defaults()
+    config.sample.preserve_prompts = ("explicit", "photo of the face of a pilot")
+    config.train.base_kl_weight = 0.1
+    train.check(config, [])
+    assert config_rules.preserved_prompts(config) == [
+        "photo of the face of a pilot",
+        "photo of the face of a female mechanical engineer",
+        "photo of the face of a male mechanical engineer",
+    ]
+    config.prompts = (*config.prompts, "photo of the face of a male nurse")
+    (problem,) = config_rules.violations(config)
+    assert "male nurse" in problem and "or give ()." in problem
+
+
 def test_preservation_prompts_are_read_from_the_command_line():
     flag = """--config.sample.preserve_prompts=('a man', "a cat")"""
     command, problems = parse(flag)

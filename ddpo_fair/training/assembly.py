@@ -116,7 +116,7 @@ def remat_of(config: ConfigDict) -> bool | str:
 def texts(config: ConfigDict) -> list[str]:
     """A run's prompts: those that learn, their explicit forms, preservation prompts."""
     explicit = [prompt.text for prompt in config_rules.explicit_prompts(config)]
-    return [*config.prompts, *explicit, *config.sample.preserve_prompts]
+    return [*config.prompts, *explicit, *config_rules.preserved_prompts(config)]
 
 
 def assemble(

@@ -41,7 +41,7 @@ def sample(
     no further batch is started: on a CPU that waits for the one before.
     """
     size = run.config.sample.batch_per_device
-    preserved = run.config.sample.preserve_prompts
+    preserved = config_rules.preserved_prompts(run.config)
     drawn = prompts.draw(
         len(run.config.prompts),
         run.num_images,
