@@ -25,7 +25,7 @@ COUNTS = (
     *("num_female", "num_male", "num_none", "reward_mean"),
 )
 EVALUATED = (
-    *("set", "images", "num_female", "num_male", "num_none", "q", "obeyed"),
+    *("set", "images", "num_female", "num_male", "num_none", "q"),
     *("adherence", "p_female_histogram", "audit"),
 )
 AUDITED = ("num_female", "num_male", "num_none", "q")

@@ -1,9 +1,4 @@
-"""evaluation.json: the figures of all batches of an evaluation together.
-
-Files written before 0.1.0 have other names: gap for bias, mean_gap for mean_bias (and
-with them gap_of_a_fair_model, gap_corrected, mean_gap_corrected,
-mean_gap_without_noise), obeyed for adherence, polarisation for mean_confidence_margin.
-"""
+"""evaluation.json: the figures of all batches of an evaluation together."""
 
 import time
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """The report's part about evaluation.json: sets, samplers, quality, attributes."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ddpo_fair.report import formatting, run_reader
@@ -21,11 +21,6 @@ ATTRIBUTES = {
     "gender": "Gender, as classified",
     "skin_tone": "Skin tone",
     "age": "Age, as estimated",
-}
-OLD_KEYS = {  # of an evaluation.json before these names
-    "mean_bias": "mean_gap",
-    "bias_of_a_fair_model": "gap_of_a_fair_model",
-    "adherence": "obeyed",
 }
 QUALITY = {  # by the name of a column
     "Like the same seed before": ("similarity_to_base",),
@@ -51,8 +46,7 @@ class Evaluation(NamedTuple):
 
 def of_run(run: Record) -> Evaluation | None:
     """What the newest evaluation says; None without one."""
-    content = run.evaluation
-    samplers = [one for one in _list(content, "samplers") if isinstance(one, dict)]
+    content, samplers = run.evaluation, _drawn_with(run)
     if not samplers:
         return None
     opening = (
@@ -70,42 +64,45 @@ def of_run(run: Record) -> Evaluation | None:
         _quality(content),
         _entropies(first),
     ]
-    notes = [str(note) for note in _list(content, "notes")]
+    notes = content.get("notes")
+    notes = list(map(str, notes)) if isinstance(notes, list) else []
     return Evaluation(opening, [table for table in tables if table.rows], notes)
 
 
 def second_opinion(run: Record) -> str | None:
     """What the audit classifier says of the trained prompt; None without one."""
-    samplers = _list(run.evaluation, "samplers")
-    if not samplers or len(run.prompts) != 1:
+    place = "after", "prompts", run.prompts[0], "audit"
+    samplers = _drawn_with(run)[:1] if len(run.prompts) == 1 else []
+    audit = [_text(x, "%", *place, y) for x in samplers for y in ("q", "q_corrected")]
+    if not any(audit):
         return None
-    audit = _walk(samplers[0], "after", "prompts", run.prompts[0], "audit")
-    share, corrected = _text(audit, "%", "q"), _text(audit, "%", "q_corrected")
+    share, corrected, *_ = audit
     known = f"; corrected for its known mistakes: {corrected}" if corrected else ""
-    if not share:
-        return None
     return f"By an audit classifier, {share} are classified as female{known}."
+
+
+def _drawn_with(run: Record) -> list[dict[str, Any]]:
+    """The figures of each sampler; the first is training's."""
+    found = run.evaluation.get("samplers")
+    found = found if isinstance(found, list) else []
+    return [one for one in found if isinstance(one, dict)]
 
 
 def _sets(sampler: dict[str, Any]) -> Table:
     rows = []
     for name, title in SETS.items():
-        before, after = (_walk(sampler, model, "sets", name) for model in MODELS)
-        figure, unit = "mean_bias", "points"
-        floor = run_reader.number({"": _walk(after, "bias_of_a_fair_model")}, "")
-        fair = f"{100 * floor:.0f}" if math.isfinite(floor) else ""
+        figure, unit, place = "mean_bias", "points", ("sets", name)
         if name == "explicit":
-            figure, unit, fair = "adherence", "%", ""
-            title = f"{title}: prompt adherence"
-        own, audit = (
-            [_text(model, unit, *path) for model in (before, after)]
-            for path in ((figure,), ("audit", figure))
+            figure, unit, title = "adherence", "%", f"{title}: prompt adherence"
+        own, audit, corrected = (
+            _pair(sampler, unit, *place, *path)
+            for path in ((figure,), ("audit", figure), ("mean_bias_corrected",))
         )
+        floor = _dict(sampler, "after", *place)
+        floor = run_reader.number(floor, "bias_of_a_fair_model")
+        fair = f"{100 * floor:.0f}" if math.isfinite(floor) else ""
         rows.append([title, *own, fair, *audit])
-        pair = before, after
-        corrected = [_text(x, "points", "mean_bias_corrected") for x in pair]
-        if any(corrected):
-            rows.append([f"{title}{CORRECTED}", *corrected, "", "", ""])
+        rows.append([f"{title}{CORRECTED}", *corrected, "", "", ""])
     head = ["Mean bias", "Before", "After", "Fair model", *AUDIT_COLUMNS]
     return without_blanks(head, rows)
 
@@ -114,20 +111,24 @@ def _distances(sampler: dict[str, Any]) -> Table:
     """Total variation distances from the target, of the run's further attributes."""
     rows = []
     for name in ("trained", "held_out", "given"):
-        for attribute in _dict(sampler, "after", "sets", name, "classified"):
+        place = "sets", name, "classified"
+        for attribute in _dict(sampler, "after", *place):
+            title = f"{SETS[name]}: {attribute.replace('_', ' ')}"
             for figure, kind in (("distance", ""), ("distance_corrected", CORRECTED)):
-                path = ("sets", name, "classified", attribute, figure)
-                cells = [_text(sampler, "points", model, *path) for model in MODELS]
-                title = f"{SETS[name]}: {attribute.replace('_', ' ')}{kind}"
-                rows.append([title, *cells])
+                pair = _pair(sampler, "points", *place, attribute, figure)
+                rows.append([f"{title}{kind}", *pair])
     return without_blanks(["Mean distance from the target", "Before", "After"], rows)
 
 
 def _samplers(samplers: list[dict[str, Any]]) -> Table:
     """One prompt's share classified as female, or the bias of several; by sampler."""
-    figure, unit, title = "mean_bias", "points", "mean bias of the trained prompts"
-    if all(_only_prompt(one, "before") for one in samplers):
-        figure, unit, title = "q", "%", "classified as female"
+    place, figure, unit = ("sets", "trained"), "mean_bias", "points"
+    prompts = _dict(samplers[0], "before", "prompts").items()
+    trained = [text for text, one in prompts if _walk(one, "set") == "trained"]
+    title = "mean bias of the trained prompts"
+    if len(trained) == 1:
+        place, figure, unit = ("prompts", *trained), "q", "%"
+        title = "classified as female"
     rows = []
     for one in samplers:
         eta, guidance, steps = (
@@ -136,26 +137,11 @@ def _samplers(samplers: list[dict[str, Any]]) -> Table:
         )
         name = f"eta {eta}, guidance {guidance}, {steps} steps"
         row = [f"{name} (training)" if one.get("of_training") else name]
-        for path, of in (
-            ((figure,), unit),
-            (("none",), "%"),
-            (("audit", figure), unit),
-        ):
-            for model in MODELS:
-                part = _only_prompt(one, model)
-                if part is None or path[-1] == "mean_bias":
-                    part = _walk(one, model, "sets", "trained")
-                row.append(_text(part, of, *path))
+        for path, of in ((figure,), unit), (("none",), "%"), (("audit", figure), unit):
+            row += _pair(one, of, *place, *path)
         rows.append(row)
     head = ["Before", "After", "None before", "None after", *AUDIT_COLUMNS]
     return without_blanks([f"Sampler, {title}", *head], rows)
-
-
-def _only_prompt(sampler: dict[str, Any], model: str) -> dict[str, Any] | None:
-    """The figures of the one trained prompt; None if there are several."""
-    prompts = _dict(sampler, model, "prompts").values()
-    trained = [one for one in prompts if _walk(one, "set") == "trained"]
-    return trained[0] if len(trained) == 1 else None
 
 
 def _quality(content: dict[str, Any]) -> Table:
@@ -180,17 +166,25 @@ def _quality(content: dict[str, Any]) -> Table:
 
 
 def _entropies(sampler: dict[str, Any]) -> Table:
-    places = {
-        f"{SETS[name]}, {model}": (model, "sets", name, "entropies")
-        for name in ("trained", "held_out")
-        for model in MODELS
-    }
+    names = "trained", "held_out"
     rows = [
-        [title, *(_text(sampler, "", *path, name) for path in places.values())]
+        [
+            title,
+            *(
+                x
+                for y in names
+                for x in _pair(sampler, "", "sets", y, "entropies", name)
+            ),
+        ]
         for name, title in ATTRIBUTES.items()
     ]
-    head = ["Balance of classes (entropy; 1: all equal)", *places]
-    return without_blanks(head, rows)
+    head = [f"{SETS[name]}, {model}" for name in names for model in MODELS]
+    return without_blanks(["Balance of classes (entropy; 1: all equal)", *head], rows)
+
+
+def _pair(sampler: dict[str, Any], unit: str, *path: str) -> list[str]:
+    """The intervals at a path before and after."""
+    return [_text(sampler, unit, model, *path) for model in MODELS]
 
 
 def _text(found: Any, unit: str, *path: str) -> str:
@@ -206,19 +200,12 @@ def _text(found: Any, unit: str, *path: str) -> str:
 
 
 def _walk(found: Any, *path: str) -> Any:
-    """What lies at a path, under its name of today or of before."""
+    """What lies at a path; None where it ends before."""
     for name in path:
-        if not isinstance(found, dict):
-            return None
-        found = found.get(name, found.get(OLD_KEYS.get(name)))
+        found = found.get(name) if isinstance(found, dict) else None
     return found
 
 
 def _dict(found: Any, *path: str) -> Mapping[str, Any]:
     part = _walk(found, *path)
     return part if isinstance(part, dict) else {}
-
-
-def _list(content: dict[str, Any], name: str) -> Sequence[Any]:
-    part = content.get(name)
-    return part if isinstance(part, list) else []
