@@ -106,7 +106,7 @@ def open_log(folder: Path, epoch: int, *further: Any) -> RunLog:
 
 def _keep_before(folder: Path, epoch: int) -> tuple[str, ...]:
     """Takes back the lines from `epoch` on; complaints about the others."""
-    lines, damaged = _split(folder)
+    lines, damaged = split(folder)
     kept = [line for line in lines if line["epoch"] < epoch]
     missing = sorted(set(range(epoch)) - {line["epoch"] for line in kept})
     complaints = []
@@ -127,10 +127,10 @@ def _keep_before(folder: Path, epoch: int) -> tuple[str, ...]:
 
 def read(folder: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl, without those that are damaged or were cut short."""
-    return _split(folder)[0]
+    return split(folder)[0]
 
 
-def _split(folder: Path) -> tuple[list[dict[str, Any]], list[bytes]]:
+def split(folder: Path) -> tuple[list[dict[str, Any]], list[bytes]]:
     """Lines of metrics.jsonl, and those that are none but the last, if it was cut."""
     lines: list[dict[str, Any]] = []
     damaged: list[bytes] = []

@@ -6,24 +6,23 @@ from ddpo_fair.report import changes, formatting, measurements
 from ddpo_fair.report.changes import AttributeChange, Change
 from ddpo_fair.report.run_reader import Record
 from ddpo_fair.report.tables import Table, without_blanks
-from ddpo_fair.statistics import bias
+
+RANGES = (
+    "Of recognised images, from 0 to 100 %. Hollow: before. Filled: after. Bars: 95 %"
+    " intervals. Long tick: the target."
+)
+HEAD = ("Target", "Before", "After", "Difference")
 
 
 def classes(found: AttributeChange) -> Table:
     """A row for each class, one for images of none, one for the distance."""
-    texts = formatting.with_interval
-    rows = [
-        [name, _target(one.target), texts(one.before), texts(one.after), _points(one)]
-        for name, one in found.classes.items()
-    ]
+    rows = [[name, *_texts(one)] for name, one in found.classes.items()]
     none = [formatting.percent(x) if math.isfinite(x) else "" for x in found.none]
     rows.append(["no class recognised", "", *none, ""])
     if found.distance is not None:
-        far = found.distance.before, found.distance.after
-        far = [texts(x, "points") for x in far]
-        rows.append(["distance from target", "", *far, _points(found.distance)])
+        rows.append([found.measure, *_texts(found.distance, "points")])
     title = formatting.sentence(formatting.title(found.name))
-    return without_blanks([title, "Target", "Before", "After", "Difference"], rows)
+    return without_blanks([title, *HEAD], rows)
 
 
 def cells(found: AttributeChange, run: Record) -> Table | None:
@@ -41,34 +40,31 @@ def cells(found: AttributeChange, run: Record) -> Table | None:
     return Table([" and ".join(map(formatting.title, names[:-1])), *columns], rows)
 
 
-def prompts(found: AttributeChange, run: Record) -> Table | None:
-    """A row for each of several prompts."""
-    ends = changes.ends_by_prompt(run, found.name)
-    if len(ends) < 2 or found.distance is None:
+def prompts(run: Record, name: str) -> Table | None:
+    """Rows for each of several prompts, each with its change to draw.
+
+    Of two classes the first says all; of more the distance stands below them.
+    """
+    texts, rows, what = measurements.prompts(run), [], "Share"
+    if len(texts) < 2:
         return None
-    names = list(found.classes)
-    shown = names[:1] if len(names) == 2 else names
-    rows = []
-    for prompt, (*pair, _) in ends.items():
-        target = measurements.target(run, found.name, [prompt])
-        row = [prompt]
-        for k in range(len(shown)):
-            each = (
-                formatting.percent(x.shares[k].estimate) if x else "?" for x in pair
-            )
-            wanted = "" if target is None else f", target {_target(target[k])}"
-            row.append(f"{' to '.join(each)}{wanted}")
-        for one in pair:
-            far = one and target is not None and bias.of_shares(one.counts, target)
-            row.append(formatting.with_interval(far, "points") if far else "")
-        rows.append(row)
-    return Table(["Prompt", *shown, "Distance before", "Distance after"], rows)
+    for prompt in texts:
+        found = changes.of_attribute([run], name, prompt)
+        if found.share:
+            what = f"Share classified as {found.share}"
+            rows.append([prompt, *_texts(found.figure), found.figure])
+            continue
+        for class_, one in found.classes.items():
+            rows.append([f"{prompt}: {class_}", *_texts(one), one])
+        if (far := found.distance) is not None:
+            title = f"{prompt}: {found.measure}"
+            rows.append([title, *_texts(far, "points"), far])
+    return Table(["Prompt", *HEAD, what], rows, "prompts", [RANGES])
 
 
-def _target(share: float) -> str:
-    return formatting.percent(share) if math.isfinite(share) else ""
-
-
-def _points(change: Change) -> str:
-    found = change.difference
-    return "" if found is None else formatting.with_interval(found, "points")
+def _texts(one: Change, unit: str = "%") -> list[str]:
+    """Target, before, after and the difference of a change."""
+    wanted = formatting.percent(one.target) if unit == "%" and one.target >= 0 else ""
+    ends = [formatting.with_interval(x, unit) for x in (one.before, one.after)]
+    moved = one.difference and formatting.with_interval(one.difference, "points")
+    return [wanted, *ends, moved or ""]

@@ -60,7 +60,6 @@ def _mean_colour(path: Path) -> np.ndarray:
 
 def _of_measurements(run: Record, single: bool) -> Iterator[str]:
     """How much was measured, and on what."""
-    alone = measurements.of_gender_alone(run)
     found = {x: changes.ends(run, None, x) for x in measurements.names(run)}
     if len(run.lines) < run.num_epochs:
         yield (
@@ -85,13 +84,10 @@ def _of_measurements(run: Record, single: bool) -> Iterator[str]:
     for name, (first, last, _) in measured.items():
         before, after = changes.none_share([first]), changes.none_share([last])
         if after > before + NONE_RISE and measurements.JOINT not in name:
-            what = "classified as neither"
-            if not alone:
-                what = f"of no recognised {formatting.title(name)}"
             yield (
-                f"Images {what} rose from {formatting.percent(before)}"
-                f" to {formatting.percent(after)}: part of the change may be faces that"
-                " became unclear."
+                f"Images of no recognised {formatting.title(name)} rose from"
+                f" {formatting.percent(before)} to {formatting.percent(after)}: part of"
+                " the change may be faces that became unclear."
             )
     yield from _on_target_earlier(run)
     if 1 < len(run.prompts) < FEW_PROMPTS:
@@ -103,31 +99,20 @@ def _of_measurements(run: Record, single: bool) -> Iterator[str]:
 
 def _on_target_earlier(run: Record) -> Iterator[str]:
     """An earlier evaluation that held all targets, which the last one does not."""
-    targets = {
-        name: measurements.target(run, name, run.prompts)
-        for name in measurements.names(run)
-    }
-    wanted = {name: target for name, target in targets.items() if target is not None}
-    shift = run.settings.get("reward.name") == "shift"
-    if shift or not wanted or len(changes.ends_by_prompt(run)) > 1:
+    if run.settings.get("reward.name") == "shift" or measurements.prompts(run):
         return
     held: dict[int, list[bool]] = {}
-    for name, target in wanted.items():
-        for one in measurements.of_run(run, True, name):
-            held.setdefault(one.epochs_done, []).append(one.holds(target))
-    *before, last = [(done, all(each)) for done, each in held.items()] or [(0, True)]
-    earlier = [done for done, all_held in before if all_held and done]
-    if last[1] or not earlier:
-        return
-    how = "All targets were held"
-    if measurements.of_gender_alone(run):
-        shares = measurements.of_run(run, True)
-        q = next(one.q for one in shares if one.epochs_done == earlier[-1])
-        how = f"It was balanced on the way: {formatting.with_interval(q)}"
-    yield (
-        f"{how} after {formatting.count(earlier[-1], 'epoch')}. That checkpoint, or a"
-        " run that ends there, is the one to use."
-    )
+    for name in measurements.names(run):
+        if (target := measurements.target(run, name, run.prompts)) is not None:
+            for one in measurements.of_run(run, True, name):
+                held.setdefault(one.epochs_done, []).append(one.holds(target))
+    earlier = [done for done, each in held.items() if all(each) and done]
+    if earlier and earlier[-1] != list(held)[-1]:
+        yield (
+            "It was balanced on the way: all targets were held after"
+            f" {formatting.count(earlier[-1], 'epoch')}. That checkpoint, or a run that"
+            " ends there, is the one to use."
+        )
 
 
 def _of_images(run: Record) -> Iterator[str]:

@@ -12,13 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ddpo_fair.report import measurements, run_reader
+from ddpo_fair.report import measurements
 from ddpo_fair.report.measurements import GENDER, Measurement
 from ddpo_fair.report.run_reader import Record
 from ddpo_fair.statistics import bias, intervals
 from ddpo_fair.statistics.intervals import Interval
 
-SHARE, BIAS, DISTANCE = "share", "bias", "distance"
+DISTANCE, MEAN_DISTANCE = "distance from target", "mean distance from target"
+MEAN_BIAS = "mean bias"
 
 
 class Ends(NamedTuple):
@@ -28,26 +29,11 @@ class Ends(NamedTuple):
     last: Measurement | None
     fresh: bool
 
-    @property
-    def difference(self) -> Interval | None:
-        """Of the share of the first class."""
-        return self.last and intervals.newcombe(self.first.q, self.last.q)
-
-    @property
-    def epochs_done(self) -> int:
-        """Training of `last`; 0 without it."""
-        return self.last.epochs_done if self.last else 0
-
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """A change, of one run or of several seeds.
+    """A change of a share, or of a distance from the target, of one run or of seeds."""
 
-    It is a SHARE; a BIAS, the mean over prompts of 2 |q - target|; or a DISTANCE, the
-    total variation distance from the target, of several prompts their mean.
-    """
-
-    kind: str
     before: Interval | None  # the model as it came; None where it was not measured
     after: Interval | None  # as last measured; None where nothing followed `before`
     difference: Interval | None
@@ -69,14 +55,24 @@ class AttributeChange:
     name: str  # as in metrics.jsonl
     classes: dict[str, Change]  # of each one's share, with intervals that hold together
     distance: Change | None  # from the target; None where there is none
+    measure: str  # what that is: DISTANCE, MEAN_DISTANCE or MEAN_BIAS
     none: tuple[float, float]  # the share of images of no class, before and after
 
     @property
-    def figure(self) -> Change:
-        """Of gender alone: its mean bias, or the share of the first class."""
-        first = next(iter(self.classes.values()))
-        by_bias = self.distance is not None and self.distance.kind == BIAS
-        return self.distance if by_bias else first
+    def share(self) -> str:
+        """The class whose share says all; "" where the distance from a target does."""
+        first, *others = self.classes
+        return first if self.measure == DISTANCE and len(others) < 2 else ""
+
+    @property
+    def figure(self) -> Change | None:
+        """The change of that share, or of the distance."""
+        return self.classes[self.share] if self.share else self.distance
+
+    @property
+    def unit(self) -> str:
+        """Of that figure."""
+        return "%" if self.share else "points"
 
 
 def ends(record: Record, prompt: str | None = None, name: str = GENDER) -> Ends:
@@ -94,21 +90,6 @@ def ends(record: Record, prompt: str | None = None, name: str = GENDER) -> Ends:
     return Ends(first, found[-1] if len(found) > 1 else None, fresh)
 
 
-def ends_by_prompt(record: Record, name: str = GENDER) -> dict[str, Ends]:
-    """The ends of each prompt."""
-    prompts = dict.fromkeys(
-        p for line in record.lines for p in run_reader.parts(line, "prompts")
-    )
-    if not prompts:
-        return {", ".join(record.prompts) or record.name: ends(record, None, name)}
-    return {prompt: ends(record, prompt, name) for prompt in prompts}
-
-
-def by_bias(record: Record) -> bool:
-    """Whether the figure of a run is its mean over prompts."""
-    return len(ends_by_prompt(record)) > 1
-
-
 def none_share(found: Sequence[Measurement]) -> float:
     """The share of images that were of no class; 0 without any."""
     images = sum(one.num_none + one.num_faces for one in found)
@@ -117,7 +98,7 @@ def none_share(found: Sequence[Measurement]) -> float:
 
 def of_runs(runs: Sequence[Record]) -> list[AttributeChange]:
     """The changes of all attributes in runs that differ in their seeds only."""
-    return [_of_attribute(runs, name) for name in measurements.names(runs[0])]
+    return [of_attribute(runs, name) for name in measurements.names(runs[0])]
 
 
 def over_time(record: Record, fresh: bool, name: str = GENDER) -> np.ndarray:
@@ -125,24 +106,23 @@ def over_time(record: Record, fresh: bool, name: str = GENDER) -> np.ndarray:
 
     `fresh` means evaluations, rather than the images of training.
     """
-    rows = []
-    for line in record.lines:
-        parts = run_reader.parts(line, "prompts").items()
-        found = {
-            x: measurements.of_line(y, line["epoch"], fresh, name) for x, y in parts
-        }
-        seen = {x: one for x, one in found.items() if one and one.num_faces}
-        far = [_far(record, name, *pair) for pair in seen.items()]
-        if far and None not in far:
-            done = next(iter(seen.values())).epochs_done
-            rows.append((done, *np.mean(far, axis=0)))
+    found: dict[int, list[tuple[float, float]]] = {}
+    for prompt in measurements.prompts(record):
+        for one in measurements.of_run(record, fresh, name, prompt):
+            if far := _far(record, name, prompt, one):
+                found.setdefault(one.epochs_done, []).append(far)
+    rows = [(done, *np.mean(found[done], axis=0)) for done in sorted(found)]
     return np.array(rows, np.float64).reshape(-1, 3)
 
 
-def _of_attribute(runs: Sequence[Record], name: str) -> AttributeChange:
+def of_attribute(
+    runs: Sequence[Record], name: str, prompt: str | None = None
+) -> AttributeChange:
+    """The change of an attribute, of one prompt or of all together."""
     classes = measurements.classes_of(runs[0], name)
-    target = measurements.target(runs[0], name, runs[0].prompts)
-    found = [ends(run, None, name) for run in runs]
+    prompts = runs[0].prompts if prompt is None else [prompt]
+    target = measurements.target(runs[0], name, prompts)
+    found = [ends(run, prompt, name) for run in runs]
     firsts, before = [one.first for one in found], None
     if all(firsts):  # all runs' images before training are of one and the same model
         before = intervals.goodman(np.sum([one.counts for one in firsts], 0).tolist())
@@ -150,70 +130,66 @@ def _of_attribute(runs: Sequence[Record], name: str) -> AttributeChange:
     for k, class_ in enumerate(classes):
         wanted = math.nan if target is None else float(target[k])
         singles = [
-            _change(SHARE, *(one and one.shares[k] for one in pair[:2]), wanted, pair)
+            _change(*(one and one.shares[k] for one in pair[:2]), wanted, pair)
             for pair in found
         ]
         shares[class_] = _together(singles, before and before[k], len(classes))
-    distance = None
+    distance, measure = None, DISTANCE
     if target is not None:
-        distance = _together([_distance(run, name, target) for run in runs])
+        far = [_distance(pair, target) for pair in found]
+        means = [None if prompt else _over_prompts(run, name) for run in runs]
+        if all(means):
+            alone = measurements.of_gender_alone(runs[0])
+            far, measure = means, MEAN_BIAS if alone else MEAN_DISTANCE
+        distance = _together(far)
     whole = [pair[:2] for pair in found if pair.last is not None]
-    none = tuple(map(none_share, zip(*whole, strict=True)))
-    return AttributeChange(name, shares, distance, none or (math.nan, math.nan))
+    none = tuple(map(none_share, zip(*whole, strict=True))) or (math.nan, math.nan)
+    return AttributeChange(name, shares, distance, measure, none)
 
 
-def _distance(record: Record, name: str, target: np.ndarray) -> Change:
-    """The change of the distance from the target, of several prompts their mean."""
-    pair = ends(record, None, name)
-    of_prompts = _over_prompts(record, name, pair)
-    if of_prompts is not None:
-        return of_prompts
+def _change(
+    before: Interval | None, after: Interval | None, target: float, of: Ends
+) -> Change:
+    """The change from one measurement to another, of other images."""
+    difference = intervals.newcombe(before, after) if after else None
+    done = of.last.epochs_done if of.last else 0
+    return Change(before, after, difference, target, math.nan, done)
+
+
+def _distance(pair: Ends, target: np.ndarray) -> Change:
+    """The change of the distance from the target of all prompts' images together."""
     far = [one and bias.of_shares(one.counts, target) for one in pair[:2]]
     newest = pair.last or pair.first
     floor = bias.distance_floor(target, newest.num_faces) if newest else math.nan
-    return dataclasses.replace(_change(DISTANCE, *far, 0.0, pair), floor=floor)
+    return dataclasses.replace(_change(*far, 0.0, pair), floor=floor)
+
+
+def _over_prompts(record: Record, name: str) -> Change | None:
+    """The change of the mean of `_far`; None unless several prompts have it."""
+    pairs, of = [], ends(record, None, name)
+    for prompt in measurements.prompts(record):
+        found = ends(record, prompt, name)
+        far = [one and _far(record, name, prompt, one) for one in found[:2]]
+        if None not in far:
+            pairs.append(far)
+    if len(pairs) < 2:
+        return None
+    (before, after), floors = np.array(pairs)[..., 0].T, np.array(pairs)[:, 1, 1]
+    means = (intervals.mean(x, share=True) for x in (before, after))
+    difference, done = intervals.mean(after - before), of.last and of.last.epochs_done
+    return Change(*means, difference, 0.0, float(floors.mean()), done or 0)
 
 
 def _far(
     record: Record, name: str, prompt: str, found: Measurement
 ) -> tuple[float, float] | None:
     """How far a prompt is from its target, and what a model on target would show."""
-    if measurements.of_gender_alone(record):
-        floor = bias.noise_floor(found.num_faces) if record.target == 0.5 else math.nan
-        return 2 * abs(found.q.estimate - record.target), floor
     target = measurements.target(record, name, [prompt])
-    if target is None or not found.num_faces:
+    if target is None:
         return None
-    distance = bias.of_shares(found.counts, target).estimate
-    return distance, bias.distance_floor(target, found.num_faces)
-
-
-def _change(
-    kind: str, before: Interval | None, after: Interval | None, target: float, of: Ends
-) -> Change:
-    """The change from one measurement to another, of other images."""
-    difference = intervals.newcombe(before, after) if after else None
-    return Change(kind, before, after, difference, target, math.nan, of.epochs_done)
-
-
-def _over_prompts(record: Record, name: str, of: Ends) -> Change | None:
-    """The change of the mean of `_far`; None unless several prompts have it."""
-    pairs = [
-        [_far(record, name, prompt, one) for one in (found.first, found.last)]
-        for prompt, found in ends_by_prompt(record, name).items()
-        if found.last is not None
-    ]
-    pairs = [pair for pair in pairs if None not in pair]
-    if len(pairs) < 2:
-        return None
-    (before, after), floors = np.array(pairs)[..., 0].T, np.array(pairs)[:, 1, 1]
-    measured = [
-        intervals.mean(before, share=True),
-        intervals.mean(after, share=True),
-        intervals.mean(after - before),
-    ]
-    kind = BIAS if measurements.of_gender_alone(record) else DISTANCE
-    return Change(kind, *measured, 0.0, float(floors.mean()), of.epochs_done)
+    scale = 2 if measurements.of_gender_alone(record) else 1  # |female - male|
+    far = bias.of_shares(found.counts, target).estimate
+    return scale * far, scale * bias.distance_floor(target, found.num_faces)
 
 
 def _together(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib import axes, figure
@@ -11,7 +11,21 @@ from ddpo_fair.report import plots, run_reader
 from ddpo_fair.report.run_reader import Record
 
 FEW = 30  # epochs that still get a marker each
+APART = 0.08  # epochs between the bars of lines side by side
 TRUST_REGIONS = ("tr_ppo", "tr_ppo_rollback", "truly_ppo")
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A figure over a run: of the images of training, and of evaluations' fresh ones.
+
+    Rows are epochs done, the value, and the ends of its interval where there is one.
+    """
+
+    look: plots.Look
+    label: str
+    trained: np.ndarray  # float [E, 2 or 4]
+    fresh: np.ndarray  # likewise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,12 +111,73 @@ FIELDS = (
 
 def charts(runs: Sequence[Record]) -> list[plots.Chart]:
     """The curves that these runs have figures for, but for the share of female."""
+    found = ((field, _lines(runs, field)) for field in FIELDS)
+    return [_chart(runs, field, lines) for field, lines in found if lines]
+
+
+def draw(plot: axes.Axes, lines: Sequence[Line], num_runs: int) -> None:
+    """Draws the fresh images' figures; those of training where they are not alone."""
+    alone = len(lines) == 1
+    for index, one in enumerate(lines):
+        (colour, dash, marker), place = one.look, index * APART
+        style, fresh = {"color": colour, "linestyle": dash}, one.fresh.size > 0
+        x, y, *ends = plots.thinned(one.trained).T
+        if x.size and (num_runs == 1 or not fresh):
+            label = "trained on" if alone else None if fresh else one.label
+            how = {"label": label, "alpha": 0.5 if fresh and not alone else 1.0}
+            how["marker"] = marker if x.size <= FEW and not fresh else None
+            plot.plot(x, y, **style, **how)
+            if ends and len(lines) <= plots.NUM_BANDS:
+                plot.fill_between(x, *ends, color=colour, alpha=plots.BAND, lw=0)
+            if alone and fresh:
+                colour, _, marker = plots.look(1)
+                style = {"color": colour, "linestyle": "none"}
+        if fresh:
+            x, y, *ends = plots.thinned(one.fresh).T
+            errors = np.abs(np.subtract(ends, y)) if ends else None
+            bars = {"marker": marker, "markersize": 5, "elinewidth": 1.2}
+            label = "fresh images" if alone else one.label
+            plot.errorbar(
+                x + place, y, errors, capsize=2.5, label=label, **style, **bars
+            )
+
+
+def _lines(runs: Sequence[Record], field: Field) -> list[Line]:
     found = []
-    for field in FIELDS:
-        if any(np.isfinite(_values(run, field.name)[1]).any() for run in runs):
-            draw = _drawer(runs, field)
-            found.append(plots.Chart(field.name, field.title, field.caption, draw))
+    for run, look in zip(runs, plots.looks(runs), strict=True):
+        epochs, values = _values(run, field.name)
+        if field.log:
+            values = np.where(values > 0, values, np.nan)
+        if not np.isfinite(values).any():
+            continue
+        rows = np.stack([epochs, values], axis=1)
+        if field.spread:
+            _, spread = run_reader.series(run, field.spread)
+            rows = np.stack([epochs, values, values - spread, values + spread], axis=1)
+        pair = rows, rows[:0]
+        if field.name.startswith("eval"):  # not every epoch: points are joined
+            pair = rows[:0], rows[np.isfinite(values)]
+        found.append(Line(look, plots.label(run.name), *pair))
     return found
+
+
+def _chart(runs: Sequence[Record], field: Field, lines: list[Line]) -> plots.Chart:
+    def drawn(size: tuple[float, float]) -> figure.Figure:
+        sheet, plot = plots.canvas(size)
+        draw(plot, lines, len(runs))
+        for limit in {_limit(run, field) for run in runs} - {None}:
+            plot.axhline(limit, **plots.DASHED)
+        if field.log:
+            plot.set_yscale("log")
+        elif field.share:
+            plot.set_ylim(0, max(plot.get_ylim()[1], 0.1))
+            plot.yaxis.set_major_formatter(plots.PERCENT)
+        elif field.positive:
+            plot.set_ylim(bottom=0)
+        plots.finish(plot, legend=len(runs) > 1)
+        return sheet
+
+    return plots.Chart(field.name, field.title, field.caption, drawn)
 
 
 def histogram(runs: Sequence[Record]) -> plots.Chart | None:
@@ -154,53 +229,6 @@ def _histograms(run: Record) -> tuple[np.ndarray | None, np.ndarray | None]:
             if all(v >= 0 for v in values) and 0 < sum(values) < math.inf:
                 found.append(np.array(values) / sum(values))
     return (found[0] if found else None), (found[-1] if len(found) > 1 else None)
-
-
-def _drawer(runs: Sequence[Record], field: Field) -> Callable:
-    looks = plots.looks(runs)
-
-    def draw(size: tuple[float, float]) -> figure.Figure:
-        sheet, plot = plots.canvas(size)
-        for index, run in enumerate(runs):
-            _draw_run(plot, run, field, looks[index], index < plots.NUM_BANDS)
-        for limit in {_limit(run, field) for run in runs} - {None}:
-            plot.axhline(limit, **plots.DASHED)
-        if field.log and any((_values(run, field.name)[1] > 0).any() for run in runs):
-            plot.set_yscale("log")
-        elif field.share:
-            plot.set_ylim(0, max(plot.get_ylim()[1], 0.1))
-            plot.yaxis.set_major_formatter(plots.PERCENT)
-        elif field.positive:
-            plot.set_ylim(bottom=0)
-        plots.finish(plot, legend=len(runs) > 1)
-        return sheet
-
-    return draw
-
-
-def _draw_run(
-    plot: axes.Axes, run: Record, field: Field, look: plots.Look, with_band: bool
-) -> None:
-    epochs, values = _values(run, field.name)
-    if field.log:
-        values = np.where(values > 0, values, np.nan)
-    finite = np.isfinite(values)
-    if not finite.any():
-        return
-    colour, dash, marker = look
-    evaluated = field.name.startswith("eval")  # not every epoch: points are joined
-    kept = np.flatnonzero(finite) if evaluated else np.arange(len(values))
-    kept = plots.thinned(kept)
-    few = evaluated or finite.sum() <= FEW
-    line = {"linestyle": dash, "marker": marker if few else None}
-    plot.plot(
-        epochs[kept], values[kept], color=colour, label=plots.label(run.name), **line
-    )
-    if field.spread and with_band:
-        _, spread = run_reader.series(run, field.spread)
-        low, high = (values - spread)[kept], (values + spread)[kept]
-        band = {"color": colour, "alpha": plots.BAND, "lw": 0}
-        plot.fill_between(epochs[kept], low, high, **band)
 
 
 def _limit(run: Record, field: Field) -> float | None:

@@ -79,6 +79,12 @@ def classes_of(record: Record, name: str) -> tuple[str, ...]:
     return classes.CLASSES
 
 
+def prompts(record: Record) -> list[str]:
+    """The prompts that have figures of their own: several, or none."""
+    parts = (run_reader.parts(line, "prompts") for line in record.lines)
+    return list(dict.fromkeys(prompt for part in parts for prompt in part))
+
+
 @functools.lru_cache(maxsize=64)
 def goals_of(record: Record) -> dict[str, goals.Goal]:
     """What a run aims at, by name; {} where its settings do not say.
@@ -91,6 +97,7 @@ def goals_of(record: Record) -> dict[str, goals.Goal]:
     found = {}
     try:
         config = configuration.of_settings(record.settings)
+        config.prompts = tuple(record.prompts)
         for combine in ("marginal", config.reward.combine):
             config.reward.combine = combine
             found |= {goal.name: goal for goal in goals.of(config, targets)}
@@ -101,14 +108,12 @@ def goals_of(record: Record) -> dict[str, goals.Goal]:
     return found
 
 
-def target(record: Record, name: str, prompts: Sequence[str]) -> np.ndarray | None:
+def target(record: Record, name: str, of: Sequence[str]) -> np.ndarray | None:
     """The wanted shares, the mean over prompts; None where there are none."""
-    if of_gender_alone(record):
-        return np.array([record.target, 1 - record.target])
     goal = goals_of(record).get(name)
-    if goal is None or not prompts or not goal.targets.keys() >= set(prompts):
+    if goal is None or not goal.targets.keys() >= set(of):
         return None
-    shares = goal.target(prompts)
+    shares = goal.target(of)
     return shares if np.shape(shares) == (len(classes_of(record, name)),) else None
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,6 @@ from ddpo_fair.report import (
     measurements,
     run_reader,
 )
-from ddpo_fair.report.run_reader import Record
-from ddpo_fair.statistics.intervals import Interval, newcombe
 from ddpo_fair.training import description, saved_run
 
 LICENCES = {  # of the base model, by its owner on the hub
@@ -42,11 +40,11 @@ SETTINGS = (
 FIGURES = ("q", "q_low", "q_high", "num_female", "num_male", "none")
 BY_ATTRIBUTE = ("counts", "num_none", "shares", "distance")
 UNKNOWN = "Not measured: the run was not evaluated {}. Do not assume any effect."
-SEVERAL = (
-    "Shares are of recognised images of fresh seeds that were never trained on;"
-    " brackets are 95 % intervals, those of three classes or more hold together. The"
-    " distance from the target is the share of images that would have to be of another"
-    " class."
+MEASURED = (
+    "Shares are of the recognised ones among {} images before training and {} after"
+    " epoch {}, of fresh seeds that were never trained on. Brackets are 95 % intervals;"
+    " those of three classes or more hold together. The distance from the target is the"
+    " share of images that would have to be of another class."
 )
 
 
@@ -151,17 +149,26 @@ def _prompt(prompt: str, targets: dict[str, dict]) -> str:
 
 
 def _effect(run: saved_run.SavedRun, number: int) -> Iterator[str]:
-    """Lines on what was measured before training and up to a checkpoint."""
+    """Lines on what was measured before training and up to a checkpoint.
+
+    A table of each attribute, and one of its prompts where there are several.
+    """
     before, after = saved_run.result(run, number)
-    record = run_reader.read(run.folder)
-    alone = measurements.of_gender_alone(record)
-    if after is None or (before is None and not alone):
+    if before is None or after is None:
         yield UNKNOWN.format("before training" if after else "up to this checkpoint")
         return
-    if alone:
-        yield from _of_gender(run, before, after)
-    else:
-        yield from _of_attributes(dataclasses.replace(record, lines=(before, after)))
+    record = dataclasses.replace(run_reader.read(run.folder), lines=(before, after))
+    for found in changes.of_runs([record]):
+        by_prompt = attribute_tables.prompts(record, found.name)
+        for table in filter(None, (attribute_tables.classes(found), by_prompt)):
+            width = len(table.head) - (table is by_prompt)  # without its drawings
+            yield _row(map(_plain, table.head[:width]))
+            yield "|---" * width + "|"
+            yield from (_row(map(_plain, row[:width])) for row in table.rows)
+            yield ""
+    ends = changes.ends(record, None, measurements.names(record)[0])[:2]
+    first, last = (one.num_faces + one.num_none for one in ends)
+    yield MEASURED.format(first, last, after["epoch"])
     if after["epoch"] != number - 1:
         yield (
             f"The checkpoint has {number - 1 - after['epoch']} more epochs of"
@@ -169,50 +176,5 @@ def _effect(run: saved_run.SavedRun, number: int) -> Iterator[str]:
         )
 
 
-def _of_attributes(record: Record) -> Iterator[str]:
-    """Lines of a table of each attribute, and of one of its prompts where several."""
-    for found in changes.of_runs([record]):
-        by_prompt = attribute_tables.prompts(found, record)
-        for table in filter(None, (attribute_tables.classes(found), by_prompt)):
-            yield _row(map(_plain, table.head))
-            yield "|---" * len(table.head) + "|"
-            yield from (_row(map(_plain, row)) for row in table.rows)
-            yield ""
-    yield SEVERAL
-
-
-def _of_gender(
-    run: saved_run.SavedRun, before: dict[str, Any] | None, after: dict[str, Any]
-) -> Iterator[str]:
-    """Lines of the table of gender, and what they mean."""
-    yield "| | share classified as female | as female | as male | as neither |"
-    yield "|---" * 5 + "|"
-    lines = {"before training": before, f"after epoch {after['epoch']}": after}
-    for prompt, part in (after.get("prompts") or {}).items():
-        lines[f"after, {_plain(prompt)}"] = part if "eval_q" in part else None
-    for name, line in lines.items():
-        if line is not None:
-            share = "no face recognised"
-            if line["eval_q"] is not None:
-                share = "{:.1%} [{:.1%}, {:.1%}]".format(*_q(line))
-            counts = ("eval_num_female", "eval_num_male", "eval_none")
-            yield _row([name, share, *(str(line[count]) for count in counts)])
-    yield ""
-    gender = run.config.attributes.gender
-    yield (
-        f"Fresh seeds that were never trained on, recognised at a confidence of"
-        f" {gender.confidence_threshold:g} by the classifier `{gender.classifier}`;"
-        " brackets are 95 % Wilson intervals."
-    )
-    if before is not None:
-        change, low, high = (100 * x for x in newcombe(_q(before), _q(after)))
-        yield f"The share changed by {change:+.1f} points [{low:+.1f}, {high:+.1f}]."
-
-
-def _row(cells: Sequence[str]) -> str:
+def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _q(line: dict[str, Any]) -> Interval:
-    """The share classified as female of an evaluation."""
-    return Interval(line["eval_q"], line["eval_q_low"], line["eval_q_high"])

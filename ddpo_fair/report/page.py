@@ -89,28 +89,27 @@ def image_source(path: Path, side: int) -> tuple[str, str]:
 def _page(groups: Sequence[Sequence[Record]], folder: Path) -> str:
     """The whole page; saves its figures."""
     runs = [run for group in groups for run in group]
-    alone = all(map(measurements.of_gender_alone, runs))
     names = dict.fromkeys(name for run in runs for name in measurements.names(run))
-    single = [name for name in names if measurements.JOINT not in name]
-    shares = {name: share_curves.over_time(runs, name) for name in single}
-    wide = [share_curves.distances(runs), *(shares.values() if alone else ())]
-    wide = filter(None, [*wide, curves.histogram(runs)])
     found = [(run, one) for run in groups for one in changes.of_runs(run)]
     attributes = [
         {
             "title": formatting.sentence(formatting.title(name)),
             "changes": [(run, one) for run, one in found if one.name == name],
-            "chart": _draw(shares[name], folder) if name in shares else None,
+            "chart": None
+            if measurements.JOINT in name
+            else _draw(share_curves.over_time(runs, name), folder),
         }
-        for name in ([] if alone else names)
+        for name in names
     ]
+    distances, histogram = share_curves.distances(runs), curves.histogram(runs)
     text = TEMPLATES.get_template("page.html.j2").render(
         date=time.strftime("%Y-%m-%d %H:%M %Z"),
         version=ddpo_fair.__version__,
         groups=groups,
         summaries=[summary.of_runs(group) for group in groups],
         runs=runs,
-        wide=[_draw(chart, folder) for chart in wide],
+        distances=distances and _draw(distances, folder),
+        histogram=histogram and _draw(histogram, folder),
         curves=[_draw(chart, folder) for chart in curves.charts(runs)],
         attributes=attributes,
     )

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,21 +47,12 @@ class Record:
 
     @property
     def prompts(self) -> list[str]:
-        """The prompts of the settings, else those of the metrics."""
+        """The prompts of the settings, else those of the metrics, else one unknown."""
         prompts = self.settings.get("prompts")
         if isinstance(prompts, list) and prompts:
             return [str(prompt) for prompt in prompts]
-        return list(
-            dict.fromkeys(p for line in self.lines for p in parts(line, "prompts"))
-        )
-
-    @property
-    def target(self) -> float:
-        """The wanted share classified as female; 1/2 where the settings do not say."""
-        target = self.settings.get("attributes.gender.target")
-        share = target[0] if isinstance(target, list) and target else 0.5
-        sound = isinstance(share, int | float) and 0 <= share <= 1
-        return float(share) if sound else 0.5
+        found = (prompt for line in self.lines for prompt in parts(line, "prompts"))
+        return list(dict.fromkeys(found)) or [self.name]
 
     @property
     def num_epochs(self) -> int:
@@ -84,20 +75,20 @@ def read(folder: str | Path) -> Record:
             " of a run, e.g. runs/mech_eng."
         )
     notes: list[str] = []
-    about = _object(
-        folder / run_folder.CONFIG, lambda path: run_folder.read_config(folder), notes
-    )
+    about = _object(folder / run_folder.CONFIG, notes)
     settings = about.pop("config", None)
-    evaluations = sorted(folder.glob(EVALUATION))[-1:]
-    evaluation = [_object(path, _read_evaluation, notes) for path in evaluations]
+    evaluations = sorted(folder.glob(EVALUATION))
     lines, checksum = _lines(folder, notes)
+    paths = sorted(folder.glob("samples/epoch_*.png"))
+    grids = ((GRID.fullmatch(path.name), path) for path in paths)
+    grids = {int(name[1]): path for name, path in grids if name and path.is_file()}
     return Record(
         folder=folder,
         settings=config.renamed(settings) if isinstance(settings, dict) else {},
         about=about,
         lines=lines,
-        grids=_grids(folder / "samples"),
-        evaluation=evaluation[0] if evaluation else {},
+        grids=dict(sorted(grids.items())),
+        evaluation=_object(evaluations[-1], notes) if evaluations else {},
         checksum=checksum,
         notes=tuple(notes),
     )
@@ -144,50 +135,31 @@ def groups(records: Iterable[Record]) -> list[list[Record]]:
     return list(experiments.values())
 
 
-def _object(
-    path: Path, read: Callable[[Path], dict[str, Any]], notes: list[str]
-) -> dict[str, Any]:
-    """What `read` makes of a file; {} with a note where it cannot."""
-    if not path.is_file():  # a FIFO would have to be waited for
-        notes.append(f"{path.name} is missing.")
-        return {}
+def _object(path: Path, notes: list[str]) -> dict[str, Any]:
+    """The JSON object of a file; {} with a note where there is none."""
+    problem = "cannot be read (it holds no JSON object)"
     try:
-        return read(path)
+        content = json.loads(files.content(path))
+        if isinstance(content, dict):
+            return content
+    except FileNotFoundError:
+        problem = "is missing"
     except (OSError, ValueError, RecursionError) as error:
-        notes.append(f"{path.name} cannot be read ({error}).")
+        problem = f"cannot be read ({error})"
+    notes.append(f"{path.name} {problem}.")
     return {}
-
-
-def _read_evaluation(path: Path) -> dict[str, Any]:
-    content = json.loads(path.read_bytes())
-    if not isinstance(content, dict):
-        raise ValueError("it holds no JSON object")
-    return content
 
 
 def _lines(folder: Path, notes: list[str]) -> tuple[tuple[dict, ...], str]:
     """Lines by epoch, the later of two with one epoch, and the file's SHA-256."""
     try:
-        if not (folder / run_log.LINES).is_file():
-            raise FileNotFoundError
-        content = (folder / run_log.LINES).read_bytes()
-        found = run_log.read(folder)
+        checksum = hashlib.sha256(files.content(folder / run_log.LINES)).hexdigest()
+        found, damaged = run_log.split(folder)
     except OSError:
         notes.append(f"{run_log.LINES} is missing: no epoch is finished yet.")
         return (), ""
-    found = [line for line in found if 0 <= line["epoch"] < 10**9]
-    text = content.decode("utf-8", "replace").splitlines()
-    unread = sum(bool(line.strip()) for line in text) - len(found)
-    if unread:
-        notes.append(f"{unread} of {run_log.LINES}'s lines cannot be read; left out.")
-    lines = {line["epoch"]: line for line in found}
-    in_order = tuple(lines[epoch] for epoch in sorted(lines))
-    return in_order, hashlib.sha256(content).hexdigest()
-
-
-def _grids(folder: Path) -> dict[int, Path]:
-    if not folder.is_dir():
-        return {}
-    matches = ((GRID.fullmatch(path.name), path) for path in folder.iterdir())
-    grids = {int(m.group(1)): path for m, path in matches if m and path.is_file()}
-    return dict(sorted(grids.items()))
+    if damaged:
+        count = f"{len(damaged)} of {run_log.LINES}'s lines"
+        notes.append(f"{count} cannot be read; left out.")
+    lines = {line["epoch"]: line for line in found if line["epoch"] < 10**9}
+    return tuple(lines[epoch] for epoch in sorted(lines)), checksum

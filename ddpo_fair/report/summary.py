@@ -8,7 +8,7 @@ import markupsafe
 import numpy as np
 from markupsafe import Markup
 
-from ddpo_fair.report import caveats, changes, formatting, measurements
+from ddpo_fair.report import caveats, changes, formatting
 from ddpo_fair.report.changes import AttributeChange, Change
 from ddpo_fair.report.measurements import JOINT
 from ddpo_fair.report.run_reader import Record
@@ -26,33 +26,29 @@ class Summary:
     word: str
     sentence: Markup
     caveats: tuple[str, ...]
-    change: Change | None = None  # of gender alone
 
 
 def of_runs(runs: Sequence[Record]) -> Summary:
     """The summary of runs that differ in their seeds only."""
     found, prompts = changes.of_runs(runs), runs[0].prompts
     against = [caveat for run in runs for caveat in caveats.of_run(run, runs)]
+    against = tuple(dict.fromkeys([*_side_effects(found), *against]))
     subject = QUOTED.format(prompts[0]) if len(prompts) == 1 else "the prompts"
-    if not all(map(measurements.of_gender_alone, runs)):
-        against = dict.fromkeys([*_side_effects(found), *against])
-        sentence = _distances(found, runs, subject)
-        return Summary(_each_word(found, runs[0]), sentence, tuple(against))
-    (gender,) = found
-    word = _word(gender, runs[0])
-    sentence = _of_gender(gender.figure, word, runs, subject) + _all_images(runs)
-    first, last = gender.none
-    rose = last > first + caveats.NONE_RISE
-    if rose and last >= NONE_MANY and word != NO_CLEAR_CHANGE:
+    word, (first, *others) = _each_word(found, runs[0]), found
+    if others or not first.share or first.distance is None:
+        return Summary(word, _distances(found, runs, subject), against)
+    sentence = _of_share(first, word, runs, subject) + _all_images(first, runs)
+    none_before, none_after = first.none
+    rose = none_after > none_before + caveats.NONE_RISE
+    if rose and none_after >= NONE_MANY and word != NO_CLEAR_CHANGE:
         word += ", many unrecognised"
-    return Summary(word, sentence, tuple(dict.fromkeys(against)), gender.figure)
+    return Summary(word, sentence, against)
 
 
 def _each_word(found: Sequence[AttributeChange], run: Record) -> str:
     """The word that attributes with a target share, or each one's."""
-    words = {
-        one.name: _word(one, run) for one in found if one.distance is not None
-    } or {"": "Not measured" if not _measured(found) else "No known target"}
+    words = {one.name: _word(one, run) for one in found if one.distance is not None}
+    words = words or {"": "No known target" if _measured(found) else "Not measured"}
     if len(set(words.values())) == 1:
         return next(iter(words.values()))
     each = (f"{formatting.title(name)} {word.lower()}" for name, word in words.items())
@@ -65,8 +61,6 @@ def _word(found: AttributeChange, run: Record) -> str:
         return "Not measured"
     if found.figure.difference is None:
         return "Nothing to compare yet"
-    if changes.by_bias(run) and found.figure.kind == changes.BIAS:
-        return _closer(found.distance, "More balanced", "Less balanced")
     names = found.name.split(JOINT)
     reward = settings.get(f"attributes.{names[0]}.reward") if len(names) == 1 else ""
     moved = any(one.is_clear for one in shares)
@@ -79,9 +73,12 @@ def _word(found: AttributeChange, run: Record) -> str:
         )
         right = found.classes.get(named, lacking).difference.estimate > 0
         return "Shifted" if right else "Shifted the wrong way"
-    if changes.by_bias(run):
-        return _closer(found.distance, "Closer", "Further away")
     even = all(math.isclose(one.target, 1 / len(shares)) for one in shares)
+    if found.measure != changes.DISTANCE:
+        if not found.distance.is_clear:
+            return NO_CLEAR_CHANGE
+        closer = found.distance.difference.estimate < 0
+        return f"{'More' if closer else 'Less'} balanced" if even else _closer(closer)
     name = "Balanced" if even else "On target"
     before, after = (
         all(
@@ -100,46 +97,33 @@ def _word(found: AttributeChange, run: Record) -> str:
     if np.all(errors.prod(axis=1) < 0):
         return "Overshot"
     first, last = np.abs(errors).sum(axis=0)
-    return "Closer" if last < first else "Further away"
+    return _closer(last < first)
 
 
-def _closer(distance: Change, closer: str, further: str) -> str:
-    if not distance.is_clear:
-        return NO_CLEAR_CHANGE
-    return closer if distance.difference.estimate < 0 else further
+def _closer(is_closer: bool) -> str:
+    return "Closer" if is_closer else "Further away"
 
 
-def _of_gender(
-    change: Change, word: str, runs: Sequence[Record], subject: Markup | str
+def _of_share(
+    found: AttributeChange, word: str, runs: Sequence[Record], subject: Markup | str
 ) -> Markup:
-    """The sentence about runs whose only attribute is gender."""
+    """The sentence about runs whose only attribute has two classes."""
+    change = found.figure
     if change.before is None:
-        return Markup("No epoch has measured the share classified as female yet.")
+        return Markup("No epoch has measured the share classified as {} yet.").format(
+            found.share
+        )
+    before, after = map(formatting.with_interval, (change.before, change.after))
     if change.after is None:
         return Markup(
-            "Before training, {} of the recognised faces for {} are classified as"
-            " female."
-        ).format(formatting.with_interval(change.before), subject)
-    unit = "%" if change.kind == changes.SHARE else "points"
-    before, after = (
-        formatting.with_interval(x, unit) for x in (change.before, change.after)
-    )
-    if change.kind == changes.BIAS:
-        floor = ""
-        if math.isfinite(change.floor):
-            floor = (
-                "; on so few images a perfectly fair model would show about"
-                f" {100 * change.floor:.0f}"
-            )
-        return markupsafe.escape(
-            f"{_when(change, runs)}, the mean bias (|share classified as female - as"
-            f" male|) over {len(runs[0].prompts)} prompts is {after}, from {before}"
-            f" before training{floor}."
-        )
+            "Before training, {} of the recognised faces for {} are classified as {}."
+        ).format(before, subject, found.share)
     return Markup(
-        "{}, {} of the recognised faces for {} are classified as female, from {} before"
+        "{}, {} of the recognised faces for {} are classified as {}, from {} before"
         " training: {}"
-    ).format(_when(change, runs), after, subject, before, _meaning(change, word))
+    ).format(
+        _when(change, runs), after, subject, found.share, before, _meaning(change, word)
+    )
 
 
 def _meaning(change: Change, word: str) -> str:
@@ -157,19 +141,18 @@ def _meaning(change: Change, word: str) -> str:
     return f"{still} {side} the target of {target}."
 
 
-def _all_images(runs: Sequence[Record]) -> str:
+def _all_images(found: AttributeChange, runs: Sequence[Record]) -> str:
     """What the share among recognised faces leaves out, where that is much."""
-    shares = [x.last for x in map(changes.ends, runs) if x.last is not None]
-    none = changes.none_share(shares)
+    ends = [changes.ends(run, None, found.name).last for run in runs]
+    none = changes.none_share(last := [one for one in ends if one is not None])
     if none < caveats.NONE_RISE:
         return ""
-    faces = sum(share.num_faces for share in shares)
-    female = sum(share.q.estimate * share.num_faces for share in shares) / faces
-    parts = [female * (1 - none), (1 - female) * (1 - none), none]
-    female, male, none = map(formatting.percent, parts)
+    counts = np.sum([one.counts for one in last], axis=0)
+    shares = counts / counts.sum() * (1 - none)
+    first, second = map(formatting.percent, shares)
     return (
-        f" Of all images, {female} are classified as female, {male} as male and"
-        f" {none} as neither."
+        f" Of all images, {first} are classified as {found.share}, {second} as"
+        f" {list(found.classes)[1]} and {formatting.percent(none)} as neither."
     )
 
 
@@ -182,25 +165,27 @@ def _distances(
         none = "No epoch has measured an attribute yet."
         known = "The settings do not say what was aimed at; the tables show all shares."
         return markupsafe.escape(known if _measured(found) else none)
-    where = "their targets"
-    if changes.by_bias(runs[0]):
-        where += f", on average over {len(runs[0].prompts)} prompts"
-    trained = aimed[0].distance.after is not None
-    when, floors = "Before training", ""
-    if trained:
-        when = _when(aimed[0].distance, runs)
+    first, over = aimed[0], f"over {len(runs[0].prompts)} prompts"
+    what = Markup("the shares for {} are this far from their targets").format(subject)
+    if first.measure == changes.MEAN_DISTANCE:
+        what += f", on average {over}"
+    what += ": "
+    if first.measure == changes.MEAN_BIAS:
+        what = f"the mean bias (|share classified as female - as male|) {over} is "
+    when, floors, texts = "Before training", "", []
+    if first.distance.after is not None:
+        when = _when(first.distance, runs)
         each = formatting.listed([f"{100 * one.distance.floor:.0f}" for one in aimed])
         floors = f" On so few images a model on target would show about {each} points."
-    texts, label = [], "before training "
     for one in aimed:
-        far = one.distance.after or one.distance.before
-        text = f"{formatting.title(one.name)} {formatting.with_interval(far, 'points')}"
-        if trained:
-            text += f" ({label}{formatting.with_interval(one.distance.before, '')})"
-        texts, label = [*texts, text], ""
-    return Markup("{}, the shares for {} are this far from {}: {}.{}").format(
-        when, subject, where, (", " if trained else "; ").join(texts), floors
-    )
+        ends = one.distance.after, one.distance.before
+        after, before = (x and formatting.with_interval(x, "points") for x in ends)
+        title = (
+            "" if one.measure == changes.MEAN_BIAS else f"{formatting.title(one.name)} "
+        )
+        text = f"{after}, from {before} before training" if after else before
+        texts.append(f"{title}{text}")
+    return Markup("{}, {}{}.{}").format(when, what, "; ".join(texts), floors)
 
 
 def _side_effects(found: Sequence[AttributeChange]) -> Iterator[str]:

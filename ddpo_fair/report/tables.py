@@ -11,6 +11,7 @@ from ddpo_fair.report import changes, formatting, measurements, run_reader
 from ddpo_fair.report.measurements import Measurement
 from ddpo_fair.report.run_reader import Record
 from ddpo_fair.report.summary import Summary
+from ddpo_fair.statistics.intervals import Interval
 from ddpo_fair.training import description
 
 MOST_ROWS = 200  # of the table of epochs
@@ -59,18 +60,13 @@ def key_figures(run: Record) -> list[tuple[str, str, str]]:
     speed = f"{images / seconds:.2g} a second" if seconds and images else ""
     pace = f"{seconds / len(run.lines):.1f} s an epoch" if seconds else ""
     cards = []
-    if measurements.of_gender_alone(run):
-        first, last, _ = changes.ends(run)
-        for name, text in (("female", q_text), ("neither", none_text)):
-            before = f"before: {text(first)}"
-            cards.append((f"Classified as {name}", text(last or first), before))
-    else:
-        for one in changes.of_runs([run]):
-            if one.distance is not None and one.distance.before is not None:
-                ends = one.distance.after or one.distance.before, one.distance.before
-                now, before = (formatting.with_interval(x, "points") for x in ends)
-                name = formatting.sentence(formatting.title(one.name))
-                cards.append((f"{name}, from target", now, f"before: {before}"))
+    for one in changes.of_runs([run]):
+        if one.distance is not None and one.figure.before is not None:
+            ends = one.figure.after or one.figure.before, one.figure.before
+            now, before = (formatting.with_interval(x, one.unit) for x in ends)
+            name = f"{formatting.sentence(formatting.title(one.name))}, {one.measure}"
+            name = f"Classified as {one.share}" if one.share else name
+            cards.append((name, now, f"before: {before}"))
     return [
         *cards,
         ("Epochs", f"{len(run.lines)} of {run.num_epochs}", ""),
@@ -83,44 +79,39 @@ def comparison(
     groups: Sequence[Sequence[Record]], summaries: Sequence[Summary]
 ) -> Table:
     """All runs, a row each, and a row for each set of seeds."""
-    head = ["Run", "Summary", "Before", "After", "Neither", "Epochs", "Time"]
-    alone = all(measurements.of_gender_alone(run) for group in groups for run in group)
-    if not alone:
-        head[2:5] = ["Before, from target", "After, from target", "No class"]
+    head = ["Run", "Summary", "Before", "After", "No class", "Epochs", "Time"]
     rows = []
     for group, summary in zip(groups, summaries, strict=True):
         for run in group:
-            first, last, _ = changes.ends(run)
-            shares = [q_text(first), q_text(last), none_text(last or first)]
             seed = f"seed {formatting.value_text(run.settings.get('seed'))}"
             word = summary.word if len(group) == 1 else seed
-            shares = shares if alone else _ends_texts([run])
             epochs = f"{len(run.lines)} of {run.num_epochs}"
-            rows.append([run.name, word, *shares, epochs, time_text(run)])
+            rows.append([run.name, word, *_row([run]), epochs, time_text(run)])
         if len(group) > 1:
-            shares, change = _ends_texts(group), summary.change
-            if alone:
-                unit = "%" if change.kind == changes.SHARE else "points of bias"
-                ends = change.before, change.after
-                shares = [*(formatting.with_interval(q, unit) for q in ends), ""]
             name = f"{len(group)} seeds together"
-            rows.append([name, summary.word, *shares, "", ""])
+            rows.append([name, summary.word, *_row(group), "", ""])
     return Table(head, rows)
 
 
-def _ends_texts(runs: Sequence[Record]) -> list[str]:
+def _row(runs: Sequence[Record]) -> list[str]:
     """What runs of one experiment were before and after, and images of no class."""
-    texts: list[list[str]] = [[], [], []]
-    for one in changes.of_runs(runs):
-        if one.distance is None:
-            continue
-        far = [one.distance.before, one.distance.after]
-        numbers = [f"{100 * x.estimate:.0f}" if x else "?" for x in far]
-        numbers.append(formatting.percent(one.none[1]))
-        for column, number in zip(texts, numbers, strict=True):
-            column.append(f"{formatting.title(one.name)} {number}")
-    before, after, none = map(", ".join, texts)
-    return [f"{before} points", f"{after} points", none]
+    found = [one for one in changes.of_runs(runs) if one.figure is not None]
+    found = [one for one in found if one.distance is not None] or found
+    write = formatting.with_interval if len(found) == 1 else _estimate
+    columns = []
+    for one in found:
+        title, known = formatting.title(one.name), math.isfinite(one.none[1])
+        texts = [write(x, one.unit) for x in (one.figure.before, one.figure.after)]
+        texts.append(formatting.percent(one.none[1]) if known else "unknown")
+        if len(found) > 1 or not one.share:
+            names = one.share or title, one.share or title, title
+            texts = [f"{name} {text}" for name, text in zip(names, texts, strict=True)]
+        columns.append(texts)
+    return [", ".join(texts) for texts in zip(*columns, strict=True)] or 3 * [""]
+
+
+def _estimate(share: Interval | None, unit: str) -> str:
+    return f"{100 * share.estimate:.0f}{formatting.SPACE}{unit}" if share else "?"
 
 
 def differences(groups: Sequence[Sequence[Record]]) -> Table | None:
@@ -160,9 +151,12 @@ def settings(run: Record) -> Table:
 def epochs(run: Record) -> Table:
     """The main fields of every epoch, or of every so many."""
     step = -(-len(run.lines) // MOST_ROWS) or 1
-    alone, rows = measurements.of_gender_alone(run), []
     names = [x for x in measurements.names(run) if measurements.JOINT not in x]
-    text = q_text if alone else shares_text
+    head, rows = [], []
+    for name in names:
+        classes = measurements.classes_of(run, name)
+        shown = classes[:1] if len(classes) == 2 else classes
+        head += [" / ".join(shown), "of fresh images", "no class"]
     for line in run.lines[::step]:
         shares = []
         for name in names:
@@ -170,34 +164,21 @@ def epochs(run: Record) -> Table:
                 measurements.of_line(line, line["epoch"], fresh, name)
                 for fresh in (False, True)
             )
-            shares += [text(trained), text(fresh) if fresh else ""]
-        if alone:
-            shares.append(run_reader.count(line, "num_none"))
+            none = trained.num_none if trained else ""
+            shares += [_shares(trained), _shares(fresh) if fresh else "", none]
         numbers = (run_reader.number(line, name) for name in EPOCH_FIELDS)
         rows.append([line["epoch"], *shares, *map(formatting.number_text, numbers)])
-    head = ["As female", "Of fresh images", "Neither"]
-    if not alone:
-        titles = {x: " / ".join(measurements.classes_of(run, x)) for x in names}
-        head = [text for x in names for text in (titles[x], "of fresh images")]
     return Table(["Epoch", *head, *EPOCH_FIELDS.values()], rows)
 
 
-def q_text(share: Measurement | None) -> str:
-    """A measured share classified as female."""
-    return formatting.with_interval(share.q if share else None)
-
-
-def shares_text(found: Measurement | None) -> str:
-    """The measured shares of all classes, e.g. "49 / 51 %"."""
-    if found is None or not found.num_faces:
-        return "no face" if found else "not measured"
+def _shares(found: Measurement | None) -> str:
+    """Of two classes the first one's measured share; of more all, "49 / 40 / 11 %"."""
+    if found is None or len(found.counts) == 2:
+        return formatting.with_interval(found and found.q)
+    if not found.num_faces:
+        return "no face"
     each = " / ".join(f"{100 * share.estimate:.0f}" for share in found.shares)
     return f"{each}{formatting.SPACE}%"
-
-
-def none_text(share: Measurement | None) -> str:
-    """The share of images that were classified as neither."""
-    return formatting.percent(changes.none_share([share])) if share else "unknown"
 
 
 def time_text(run: Record) -> str:
