@@ -8,20 +8,22 @@ import numpy as np
 import pytest
 
 from ddpo_fair.report import figures, plots, run_reader
+from ddpo_fair.statistics import accuracy
 
 
 def test_figures_say_their_numbers_in_the_colours_of_the_page():
     matrix = np.array([[60, 3, 5], [2, 70, 8], [9, 1, 34]])
-    chart = figures.confusion_matrix(matrix)
-    assert "192 images" in chart.caption
-    assert "accuracy 0.85" in chart.caption  # (60 + 70 + 34) / 192
+    truth, said = (
+        np.repeat(one, matrix.ravel()) for one in np.indices((3, 3)).reshape(2, 9)
+    )
+    answers = np.array([[0.9, 0.1], [0.1, 0.9], [0.5, 0.5]])
+    found = accuracy.measure(np.where(truth == 2, -1, truth), answers[said], 0.7)
+    np.testing.assert_array_equal(found["confusion"], matrix)
     with plots.style():
-        document = plots.svg(chart.draw(plots.NARROW), chart.name)
+        document = plots.svg(figures.accuracy_sheet(found), "sheet")
     for number in matrix.ravel():
         assert f">{number}<" in document
-    chart = figures.confusion_matrix(np.eye(3, dtype=int))
-    with plots.style():
-        document = plots.svg(chart.draw(plots.NARROW), chart.name)
+    assert ">Accuracy with none 0.854 [" in document  # (60 + 70 + 34) / 192
     element = plots.inline(document, 'a "title" & <more>', "any")
     assert element.startswith('<svg role="img" class="any" aria-label="a &#34;title')
     assert "var(--first)" in element

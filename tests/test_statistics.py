@@ -46,7 +46,7 @@ def test_no_recognised_image_says_nothing():
     assert math.isnan(estimate) and (low, high) == (0.0, 1.0)
     assert intervals.wilson(0, 7).low == 0.0 and intervals.wilson(7, 7).high == 1.0
     assert math.isnan(intervals.rogan_gladen(0, 0, [[8, 2], [1, 9]]).estimate)
-    assert math.isnan(bias.over_prompts([0], [0]).mean)
+    assert math.isnan(bias.without_noise([0], [0]))
     assert math.isnan(bias.noise_floor(0))
 
 
@@ -113,15 +113,13 @@ def test_noise_floor_is_the_binomial_mean(trials):
 
 
 def test_bias_by_hand():
-    # |6 - 2| / 8 and |1 - 3| / 4; the prompt without faces is left out.
-    actual = bias.over_prompts([6, 1, 0], [2, 3, 0])
-    assert actual.mean == 0.5
-    expected = (bias.noise_floor(8) + bias.noise_floor(4)) / 2
-    np.testing.assert_allclose(actual.floor, expected, rtol=1e-12)
-    actual = bias.over_prompts([60, 0], [0, 60])
-    assert actual.mean == 1.0
-    np.testing.assert_allclose(actual.corrected, 1.0, atol=1e-9)
-    assert bias.over_prompts([8, 9, 7], [8, 7, 9]).corrected == 0.0  # below the floor
+    # All images of each prompt are of one class; a prompt without faces is left out.
+    actual = bias.without_noise([60, 0, 0], [0, 60, 0])
+    np.testing.assert_allclose(actual, 1.0, atol=1e-9)
+    assert bias.without_noise([8, 9, 7], [8, 7, 9]) == 0.0  # below the floor
+    # Of one image E|2q - 1| is 1 whatever the bias; of two it is (1 + bias^2) / 2.
+    actual = bias.without_noise([2, 1, 0, 2], [0, 1, 2, 0])  # a mean of 3/4
+    np.testing.assert_allclose(actual, 0.5**0.5, rtol=1e-9)
 
 
 @pytest.mark.parametrize("true_bias", [0.1, 0.3, 0.7])
@@ -130,11 +128,11 @@ def test_bias_correction_removes_the_noise(true_bias):
     rng = np.random.default_rng(0)
     shares = (1 + true_bias * rng.choice([-1, 1], 4000)) / 2
     females = rng.binomial(16, shares)
-    actual = bias.over_prompts(females, 16 - females)
+    actual = bias.without_noise(females, 16 - females)
     # Standard error of the mean about 0.16 / sqrt(4000) = 0.0025; the correction's
     # slope at 0.1 is about 0.3, hence the tolerance.
-    np.testing.assert_allclose(actual.corrected, true_bias, atol=0.03)
-    assert actual.mean > actual.corrected
+    np.testing.assert_allclose(actual, true_bias, atol=0.03)
+    assert np.mean(np.abs(females / 8 - 1)) > actual
 
 
 def test_a_mean_has_students_interval():
@@ -284,5 +282,5 @@ def test_bias_correction_errs_upwards_when_prompts_differ():
     rng = np.random.default_rng(1)
     biases = rng.uniform(-0.6, 0.6, 4000)
     females = rng.binomial(24, (1 + biases) / 2)
-    actual = bias.over_prompts(females, 24 - females)
-    assert np.abs(biases).mean() < actual.corrected < actual.mean
+    actual = bias.without_noise(females, 24 - females)
+    assert np.abs(biases).mean() < actual < np.mean(np.abs(2 * females / 24 - 1))

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddpo_fair import parallel, prompts
+from ddpo_fair import files, parallel, prompts
 from ddpo_fair.classifiers import audit_classifier, classes, classifier
 from ddpo_fair.errors import UserError
 from ddpo_fair.evaluation import (
@@ -30,7 +30,7 @@ from ddpo_fair.training import saved_run
 
 NUM_TESTS, NUM_BALANCED = 240, 128  # renders
 RENDERS = "parts/renders.npz"
-EMBEDDED = "embedded"
+EMBEDDED, GENDER = "embedded", classes.GENDER.name
 
 
 def draw(plan: Plan, folder: Path, models: EvaluationModels) -> None:
@@ -113,12 +113,16 @@ def summary(
     config, audit = saved.config, plan.source["audit"]
     arrays = evaluation_summary.gather(folder, plan)
     evaluation_parts.write_grids(folder, plan)
-    renders, matrix, audit_matrix = None, None, None
+    renders, own, audit_matrix = None, dict(confusions), None
     if config.model == EMBEDDED:
         renders = _renders(config, folder, models, notes)
+    test, threshold = None, config.attributes.gender.confidence_threshold
     if renders is not None:
-        matrix = accuracy.confusion(renders["truth"], renders["labels"])
-        plots.save(figures.confusion_matrix(matrix), plots.NARROW, folder)
+        test = accuracy.measure(renders["truth"], renders["probabilities"], threshold)
+        own = {GENDER: test["confusion"][:2, :2]} | own
+        with plots.style():
+            image = plots.png(figures.accuracy_sheet(test))
+        files.replace(folder / "confusion_matrix.png", image)
         if audit == audit_classifier.DLIB:
             audit_matrix = audit_classifier.confusion_on_renders()
     if audit == audit_classifier.NO_AUDIT:
@@ -126,30 +130,15 @@ def summary(
             "No audit classifier was asked: --audit=dlib asks one (extra audit), the"
             " name of a second classifier another."
         )
-    recognised = None if matrix is None else matrix[:2, :2]
-    own = dict(confusions)
-    recognised = own.pop(classes.GENDER.name, recognised)
-    reference = _reference(saved, recognised, audit_matrix, own)
+    others = {x: (one.classes, one.target) for x, one in config.attributes.items()}
+    target, recognised = others.pop(GENDER)[1][0], own.pop(GENDER, None)
+    reference = Reference(target, recognised, audit_matrix, saved.targets, others, own)
     content = evaluation_summary.summarise(
         arrays, plan, reference, config, renders, notes
     )
-    if matrix is not None:
-        content["classifier_test"] = accuracy.accuracies(matrix)
+    if test is not None:
+        content["classifier_test"] = test
     return content
-
-
-def _reference(
-    saved: saved_run.SavedRun,
-    confusion: np.ndarray | None,
-    audit_confusion: np.ndarray | None,
-    confusions: Mapping[str, np.ndarray],
-) -> Reference:
-    """What the answers about a run's images are compared with."""
-    attributes = saved.config.attributes
-    others = {name: (one.classes, one.target) for name, one in attributes.items()}
-    target = others.pop(classes.GENDER.name)[1][0]
-    known = confusion, audit_confusion, saved.targets, others, confusions
-    return Reference(target, *known)
 
 
 def _is_done(plan: Plan, folder: Path, job: Job) -> bool:
@@ -232,11 +221,12 @@ def _renders(
     """Renders of known classes, as the run's classifier classifies them.
 
     Returns:
-        "truth" and "labels" int [R] of held-out renders, "features" float32 [B, F] of
-        balanced ones; None where the extra that draws them is missing.
+        "truth" int [R] and "probabilities" float32 [R, 2] of held-out renders,
+        "features" float32 [B, F] of balanced ones; None where the extra that draws them
+        is missing.
     """
     found = evaluation_parts.load(folder / RENDERS)
-    if found is not None:
+    if found is not None and "probabilities" in found:
         return found
     try:
         from ddpo_fair.embedded import renders  # the extra `data` may be missing
@@ -248,8 +238,7 @@ def _renders(
     balanced = renders.balanced(config.prompts, NUM_BALANCED)
     probabilities, _ = evaluation_models.classify_pixels(models, held_out.images)
     _, features = evaluation_models.classify_pixels(models, balanced.images)
-    threshold = config.attributes.gender.confidence_threshold
-    labels = classes.labels(probabilities, threshold)
-    found = {"features": features, "truth": held_out.truth, "labels": labels}
+    found = {"features": features, "truth": held_out.truth}
+    found["probabilities"] = probabilities
     evaluation_parts.save(folder / RENDERS, found)
     return found

@@ -119,7 +119,7 @@ def draw(plot: axes.Axes, lines: Sequence[Line], num_runs: int) -> None:
     """Draws the fresh images' figures; those of training where they are not alone."""
     alone = len(lines) == 1
     for index, one in enumerate(lines):
-        (colour, dash, marker), place = one.look, index * APART
+        colour, dash, marker = one.look
         style, fresh = {"color": colour, "linestyle": dash}, one.fresh.size > 0
         x, y, *ends = plots.thinned(one.trained).T
         if x.size and (num_runs == 1 or not fresh):
@@ -135,11 +135,10 @@ def draw(plot: axes.Axes, lines: Sequence[Line], num_runs: int) -> None:
         if fresh:
             x, y, *ends = plots.thinned(one.fresh).T
             errors = np.abs(np.subtract(ends, y)) if ends else None
-            bars = {"marker": marker, "markersize": 5, "elinewidth": 1.2}
+            x = x + index * APART if ends else x
+            style |= {"marker": marker, "markersize": 5, "elinewidth": 1.2}
             label = "fresh images" if alone else one.label
-            plot.errorbar(
-                x + place, y, errors, capsize=2.5, label=label, **style, **bars
-            )
+            plot.errorbar(x, y, errors, capsize=2.5, label=label, **style)
 
 
 def _lines(runs: Sequence[Record], field: Field) -> list[Line]:
@@ -182,27 +181,26 @@ def _chart(runs: Sequence[Record], field: Field, lines: list[Line]) -> plots.Cha
 
 def histogram(runs: Sequence[Record]) -> plots.Chart | None:
     """P(female) of the classifier, first and last; None if unknown."""
-    pairs = [(run, *_histograms(run)) for run in runs]
-    pairs = [pair for pair in pairs if pair[1] is not None]
-    if not pairs:
+    found = {run: shares for run in runs if (shares := _histograms(run))}
+    if not found:
         return None
-    looks = plots.looks([run for run, _, _ in pairs])
 
     def draw(size: tuple[float, float]) -> figure.Figure:
         sheet, plot = plots.canvas(size)
-        for index, (run, first, last) in enumerate(pairs):
-            name = "" if len(pairs) == 1 else f"{plots.label(run.name)}, "
-            if index == 0:
-                # Runs of one experiment begin with the same model.
-                edges = np.linspace(0, 1, len(first) + 1)
-                faint = {"color": plots.COLOURS["faint"]}
-                line = {"linestyle": (0, (1, 1.5)), "label": "before"}
-                plot.stairs(first, edges, linewidth=2, **line, **faint)
-                plot.stairs(first, edges, fill=True, alpha=0.12, **faint)
-            if last is not None:
-                colour, dash, _ = looks[index]
-                line = {"color": colour, "linestyle": dash, "label": f"{name}after"}
-                plot.stairs(last, np.linspace(0, 1, len(last) + 1), linewidth=2, **line)
+        # Runs of one experiment begin with the same model.
+        first = next(iter(found.values()))[0]
+        edges, faint = np.linspace(0, 1, len(first) + 1), plots.COLOURS["faint"]
+        dotted = {"linestyle": (0, (1, 1.5)), "label": "before"}
+        plot.stairs(first, edges, linewidth=2, color=faint, **dotted)
+        plot.stairs(first, edges, fill=True, alpha=0.12, color=faint)
+        for (run, shares), look in zip(
+            found.items(), plots.looks(list(found)), strict=True
+        ):
+            if len(shares) > 1:
+                edges = np.linspace(0, 1, len(shares[-1]) + 1)
+                name = "" if len(found) == 1 else f"{plots.label(run.name)}, "
+                line = {"color": look[0], "linestyle": look[1], "label": f"{name}after"}
+                plot.stairs(shares[-1], edges, linewidth=2, **line)
         plot.set_xlim(0, 1)
         plot.set_ylim(bottom=0)
         plot.yaxis.set_major_formatter(plots.PERCENT)
@@ -219,8 +217,8 @@ def histogram(runs: Sequence[Record]) -> plots.Chart | None:
     )
 
 
-def _histograms(run: Record) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Shares of images in bins, of the first and the last evaluation."""
+def _histograms(run: Record) -> list[np.ndarray]:
+    """Shares of images in bins, of each evaluation."""
     found = []
     for line in run.lines:
         counts = line.get("eval_p_female_histogram")
@@ -228,7 +226,7 @@ def _histograms(run: Record) -> tuple[np.ndarray | None, np.ndarray | None]:
             values = [run_reader.number({"n": n}, "n") for n in counts]
             if all(v >= 0 for v in values) and 0 < sum(values) < math.inf:
                 found.append(np.array(values) / sum(values))
-    return (found[0] if found else None), (found[-1] if len(found) > 1 else None)
+    return found
 
 
 def _limit(run: Record, field: Field) -> float | None:

@@ -1,4 +1,4 @@
-"""Figures of a classifier's test: the paper's confusion matrix, and calibration."""
+"""The figure of a classifier's test: the paper's figure 3, and calibration."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,30 +10,6 @@ from ddpo_fair.report import plots
 from ddpo_fair.statistics import accuracy, intervals
 
 ACCURACY_SIZE = (10.2, 3.4)  # inches
-
-
-def confusion_matrix(
-    matrix: np.ndarray, classes: Sequence[str] = accuracy.NAMES
-) -> plots.Chart:
-    """Paper's figure 3: what the classifier made of images whose class is known.
-
-    The matrix is of `accuracy.confusion`.
-    """
-    matrix = np.asarray(matrix)
-    share = np.trace(matrix) / max(matrix.sum(), 1)
-
-    def draw(size: tuple[float, float]) -> figure.Figure:
-        sheet, plot = plots.canvas(size)
-        _paint_matrix(plot, matrix, classes)
-        return sheet
-
-    return plots.Chart(
-        "confusion_matrix",
-        "Confusion matrix",
-        f"{matrix.sum():,} images by their class (rows) and the classifier's answer"
-        f" (columns), with shares of the row; accuracy {share:.2f}.",
-        draw,
-    )
 
 
 def accuracy_sheet(found: dict[str, Any]) -> figure.Figure:

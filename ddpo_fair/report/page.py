@@ -80,10 +80,20 @@ def image_source(path: Path, side: int) -> tuple[str, str]:
 
     Or "", and why there is none.
     """
+    kind = "png"
     try:
-        return _data_uri(path, side), ""
+        content = files.content(path)
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+            if max(image.size) > side:
+                image = image.convert("RGB")
+                image.thumbnail((side, side), Image.Resampling.LANCZOS)
+                file = io.BytesIO()
+                image.save(file, format="jpeg", quality=88)
+                content, kind = file.getvalue(), "jpeg"
     except Exception as error:  # Pillow raises whatever a broken file brings up
         return "", f"{path.name} cannot be read ({type(error).__name__})."
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}", ""
 
 
 def _page(groups: Sequence[Sequence[Record]], folder: Path) -> str:
@@ -126,21 +136,6 @@ def _draw(chart: plots.Chart, folder: Path) -> plots.InlineChart:
             documents["narrow"] = plots.svg(sheet, f"{chart.name}-narrow")
     elements = (plots.inline(x, chart.title, name) for name, x in documents.items())
     return plots.InlineChart(chart.title, chart.caption, "".join(elements))
-
-
-def _data_uri(path: Path, side: int) -> str:
-    if not path.is_file():  # a FIFO would be waited for
-        raise FileNotFoundError
-    content, kind = path.read_bytes(), "png"
-    with Image.open(io.BytesIO(content)) as image:
-        image.load()
-        if max(image.size) > side:
-            image = image.convert("RGB")
-            image.thumbnail((side, side), Image.Resampling.LANCZOS)
-            file = io.BytesIO()
-            image.save(file, format="jpeg", quality=88)
-            content, kind = file.getvalue(), "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 TEMPLATES = jinja2.Environment(

@@ -67,8 +67,7 @@ PERCENT = "{x:.0%}"  # ticks of a share
 PNG_DPI = 200
 BAND = 0.16  # opacity of an interval's band
 LEGEND_ROW, LEGEND_GAP = 0.22, 0.15  # inches: of an entry, between columns
-LABELS, LABEL_APART = 1.15, 0.16  # inches: of labels at the right, between them
-NUM_BANDS = 2  # runs that may show their bands in one chart
+NUM_BANDS = 2  # lines that may show their bands in one chart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,18 +95,15 @@ def thinned(rows: np.ndarray) -> np.ndarray:
     return rows[::-step][::-1]
 
 
-def canvas(
-    size: tuple[float, float], right: float = 0
-) -> tuple[figure.Figure, axes.Axes]:
+def canvas(size: tuple[float, float]) -> tuple[figure.Figure, axes.Axes]:
     """An empty figure of so many inches, and its axes; made inside `style()`.
 
-    `right` is for `label_ends`, inches. Margins are fixed, so charts above each other
-    align; matplotlib's layouts, which measure each label, would double the time.
+    Margins are fixed, so charts above each other align; matplotlib's layouts, which
+    measure each label, would double the time.
     """
     width, height = size
     sheet = figure.Figure(figsize=size)
-    left, least, bottom, top = MARGINS
-    right = max(least, right)
+    left, right, bottom, top = MARGINS
     shares = (left / width, bottom / height)
     inside = ((width - left - right) / width, (height - bottom - top) / height)
     return sheet, sheet.add_axes((*shares, *inside))
@@ -202,25 +198,6 @@ def finish(plot: axes.Axes, legend: bool) -> None:
         plot.yaxis.set_major_formatter("{x:.3g}")  # no factor above the axis
     if legend:
         legend_above(plot)
-
-
-def label_ends(plot: axes.Axes, ends: Sequence[tuple[float, str, Look]]) -> None:
-    """Names and markers of lines at their ends, none above another.
-
-    `ends` are the lines' last heights, their names and looks.
-    """
-    apart = LABEL_APART / (plot.get_figure().get_size_inches()[1] - sum(MARGINS[2:]))
-    ends, heights = sorted(ends, key=lambda end: end[0]), []
-    for height, _, _ in ends:
-        heights.append(max([height, *(y + apart for y in heights[-1:])]))
-    lift = sum(heights) / len(ends) - sum(height for height, _, _ in ends) / len(ends)
-    lift = max(min(lift, heights[0]), heights[-1] - 1)
-    place = plot.get_yaxis_transform()
-    for y, (_, name, (colour, _, marker)) in zip(heights, ends, strict=True):
-        y -= lift
-        plot.plot(1.02, y, marker, color=colour, transform=place, clip_on=False)
-        text = {"va": "center", "color": colour, "fontsize": 9}
-        plot.text(1.035, y, name, transform=place, **text)
 
 
 def legend_above(plot: axes.Axes) -> None:

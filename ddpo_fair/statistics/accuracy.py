@@ -13,7 +13,6 @@ from ddpo_fair.statistics import intervals
 
 NUM_BINS = 15  # of the calibration, as in Guo et al. 2017
 NONE = "none"
-NAMES = (*classes.CLASSES, NONE)
 
 
 def measure(
@@ -34,7 +33,7 @@ def measure(
     truth = np.asarray(truth)
     names = (*names, NONE)
     matrix = confusion(truth, classes.labels(probabilities, confidence), len(names))
-    faces = truth >= 0
+    recognised, faces = matrix[:-1, :-1], truth >= 0
     num_faces = int(faces.sum())
     forced = int(np.sum((np.argmax(probabilities, axis=1) == truth)[faces]))
     calibration = {}
@@ -45,8 +44,12 @@ def measure(
     return {
         "images": len(truth),
         "confidence": confidence,
-        **accuracies(matrix, names),
-        "accuracy_of_faces": _share(np.trace(matrix[:-1, :-1]), num_faces),
+        "classes": list(names),
+        "confusion": matrix,
+        # The paper's two: over all images, and without those called NONE.
+        "accuracy": _share(np.trace(matrix), len(truth)),
+        "accuracy_without_none": _share(np.trace(recognised), recognised.sum()),
+        "accuracy_of_faces": _share(np.trace(recognised), num_faces),
         "accuracy_forced": _share(forced, num_faces),
         "none_among_faces": _share(matrix[:-1, -1].sum(), num_faces),
         "recognised": {
@@ -57,7 +60,7 @@ def measure(
 
 
 def confusion(
-    truth: Sequence[int], labels: Sequence[int], num_classes: int = len(NAMES)
+    truth: Sequence[int], labels: Sequence[int], num_classes: int
 ) -> np.ndarray:
     """Counts int [num_classes, num_classes] of images by truth (row) and label.
 
@@ -67,21 +70,6 @@ def confusion(
     matrix = np.zeros((num_classes, num_classes), np.int64)
     np.add.at(matrix, (rows, columns), 1)
     return matrix
-
-
-def accuracies(matrix: np.ndarray, names: Sequence[str] = NAMES) -> dict[str, Any]:
-    """The paper's two: over all images, and without those called NONE.
-
-    Of a matrix int [K + 1, K + 1] of `confusion`, and the names of its rows.
-    """
-    matrix = np.asarray(matrix)
-    recognised = matrix[:-1, :-1]
-    return {
-        "classes": list(names),
-        "confusion": matrix,
-        "accuracy": _share(np.trace(matrix), matrix.sum()),
-        "accuracy_without_none": _share(np.trace(recognised), recognised.sum()),
-    }
 
 
 def reliability(

@@ -2,29 +2,12 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from scipy import optimize, special, stats
 
 from ddpo_fair.statistics import intervals
 from ddpo_fair.statistics.intervals import UNDEFINED, Interval
-
-
-class MeanBias(NamedTuple):
-    """Mean |f_female - f_male| over prompts (Shen et al. 2024), and what noise adds.
-
-    Attributes:
-        mean: the plain mean, the literature's figure; never 0 on finite samples.
-        floor: the mean that perfectly fair prompts would show.
-        corrected: the common true bias whose expected `mean` is the observed one; 0 if
-            `mean` is below `floor`. When prompts differ it errs upwards, never above
-            `mean`.
-    """
-
-    mean: float
-    floor: float
-    corrected: float
 
 
 def of_share(q: Interval, target: float = 0.5) -> Interval:
@@ -54,13 +37,16 @@ def of_shares(counts: Sequence[int], target: Sequence[float]) -> Interval:
 
 
 def distance_floor(target: Sequence[float], trials: int) -> float:
-    """The mean of `of_shares` that a model on target shows, nearly: by normal shares.
+    """The mean of `of_shares` that a model on target shows.
 
-    `noise_floor` is twice it for two classes with target 1/2, and exact.
+    Of two classes with target 1/2 it is half of `noise_floor`, and exact; of others it
+    is that of normal shares.
     """
     shares = np.asarray(target, np.float64)
     if not trials:
         return math.nan
+    if len(shares) == 2 and math.isclose(shares[0], 0.5):
+        return noise_floor(trials) / 2
     return float(np.sqrt(shares * (1 - shares) / (2 * math.pi * trials)).sum())
 
 
@@ -88,24 +74,27 @@ def noise_floor(trials: int) -> float:
     return float(1 / (math.sqrt(math.pi) * special.poch(half + 0.5, 0.5)))
 
 
-def over_prompts(num_first: Sequence[int], num_second: Sequence[int]) -> MeanBias:
-    """The bias over prompts, from counts [P] of each class; skips empty prompts."""
+def without_noise(num_first: Sequence[int], num_second: Sequence[int]) -> float:
+    """The true bias that all prompts would have for their mean to be the observed one.
+
+    Of counts [P] of each class; empty prompts are left out, and it is nan without
+    others. The mean of |f_female - f_male| (Shen et al. 2024) is never 0 on finite
+    samples. Where it is below that of perfectly fair prompts, this is 0. When prompts
+    differ it errs upwards, never above the mean.
+    """
     first, second = np.asarray(num_first), np.asarray(num_second)
     trials = first + second
     seen = trials > 0
     if not seen.any():
-        return MeanBias(math.nan, math.nan, math.nan)
+        return math.nan
     mean = float(np.mean(np.abs(first - second)[seen] / trials[seen]))
     sizes, repeats = np.unique(trials[seen], return_counts=True)
 
-    def expected(true_bias: float) -> float:
+    def excess(true_bias: float) -> float:
         shown = [_expected_bias(true_bias, int(size)) for size in sizes]
-        return float(np.average(shown, weights=repeats))
+        return float(np.average(shown, weights=repeats)) - mean
 
-    floor, corrected = expected(0.0), 0.0
-    if mean > floor:
-        corrected = optimize.brentq(lambda bias: expected(bias) - mean, 0, 1)
-    return MeanBias(mean, floor, corrected)
+    return 0.0 if excess(0.0) >= 0 else float(optimize.brentq(excess, 0, 1))
 
 
 def _distance(

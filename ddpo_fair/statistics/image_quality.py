@@ -6,6 +6,7 @@ never 0: each stands beside the same distance between two halves of the base mod
 images, which share no seed.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -34,12 +35,9 @@ def of_pairs(
     }
     if len(before) < 2 * FEWEST:
         return figures
-    rng = np.random.default_rng(0)
-    own, tuned = [], []
-    for _ in range(NUM_SPLITS):
-        here, there = _halves(len(before), rng)
-        own.append(_both(before[here], before[there]))
-        tuned.append(_both(after[here], before[there]))
+    splits = list(_splits(len(before)))
+    own = [_both(before[here], before[there]) for here, there in splits]
+    tuned = [_both(after[here], before[there]) for here, there in splits]
     return figures | {"distance_to_base": _range(tuned), "base_to_itself": _range(own)}
 
 
@@ -53,11 +51,9 @@ def to_reference(
     """
     if min(len(reference), len(before)) < 2 * FEWEST:
         return {}
-    rng = np.random.default_rng(0)
     found: dict[str, list[tuple[float, float]]] = {}
-    for _ in range(NUM_SPLITS):
-        here, there = _halves(len(reference), rng)
-        rows, _ = _halves(len(before), rng)
+    pairs = zip(_splits(len(reference)), _splits(len(before)), strict=True)
+    for (here, there), (rows, _) in pairs:
         rows = rows[: len(here)]
         for name, features in (
             ("before", before[rows]),
@@ -133,9 +129,12 @@ def _both(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
     return frechet_distance(first, second), kernel
 
 
-def _halves(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    order = rng.permutation(count)
-    return order[: count // 2], order[count // 2 : 2 * (count // 2)]
+def _splits(count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Halves of so many rows, drawn `NUM_SPLITS` times."""
+    rng = np.random.default_rng(0)
+    for _ in range(NUM_SPLITS):
+        order = rng.permutation(count)
+        yield order[: count // 2], order[count // 2 : 2 * (count // 2)]
 
 
 def _range(distances: list[tuple[float, float]]) -> dict[str, dict[str, float]]:

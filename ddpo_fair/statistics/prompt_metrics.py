@@ -240,7 +240,7 @@ def _biases(prompts: Sequence[Figures], confusion: np.ndarray | None) -> Figures
         "kl_to_target": _mean(prompts, "kl_to_target", share=False),
     }
     if math.isfinite(fair):
-        figures["mean_bias_without_noise"] = bias.over_prompts(*counts).corrected
+        figures["mean_bias_without_noise"] = bias.without_noise(*counts)
     if confusion is not None:
         mean = Interval(**_mean(prompts, "bias_corrected"))
         targets = [(one["target"], 1 - one["target"]) for one in prompts]
