@@ -228,11 +228,11 @@ def test_calibration_error_by_hand():
     assert accuracy.calibration_error(bins) == 0.0
 
 
-def test_mean_confidence_margin_by_hand():
+def test_confidence_margins_by_hand():
     probabilities = np.array([[1.0, 0.0], [0.5, 0.5], [0.25, 0.75]])
-    found = accuracy.mean_confidence_margin(probabilities)
-    assert found == pytest.approx(0.5)  # 1, 0, 1/2
-    assert accuracy.mean_confidence_margin(np.full((2, 4), 0.25)) == 0.0
+    found = accuracy.confidence_margins(probabilities)
+    np.testing.assert_allclose(found, [1, 0, 0.5])
+    assert not accuracy.confidence_margins(np.full((2, 4), 0.25)).any()
     # Three classes: (3 * .6 - 1) / 2, whatever the second is.
     probabilities = np.array([[0.6, 0.4, 0.0], [0.2, 0.2, 0.6]])
     np.testing.assert_allclose(accuracy.confidence_margins(probabilities), 0.4)

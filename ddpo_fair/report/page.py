@@ -126,16 +126,19 @@ def _page(groups: Sequence[Sequence[Record]], folder: Path) -> str:
     return FORBIDDEN.sub("\ufffd", text)
 
 
-def _draw(chart: plots.Chart, folder: Path) -> plots.InlineChart:
-    """Saves a chart's files and returns it for the page."""
-    size, name = (plots.WIDE, "wide") if chart.wide else (plots.NARROW, "any")
-    documents = {name: plots.save(chart, size, folder, f"{chart.name}-{name}")}
+def _draw(chart: plots.Chart, folder: Path) -> dict[str, str]:
+    """Saves a chart's files and returns it for the page; its SVG is HTML."""
+    sizes = {"any": plots.NARROW}
     if chart.wide:
-        with plots.style():
-            sheet = chart.draw(plots.NARROW)
-            documents["narrow"] = plots.svg(sheet, f"{chart.name}-narrow")
-    elements = (plots.inline(x, chart.title, name) for name, x in documents.items())
-    return plots.InlineChart(chart.title, chart.caption, "".join(elements))
+        sizes = {"wide": plots.WIDE, "narrow": plots.NARROW}
+    with plots.style():
+        sheets = {name: chart.draw(size) for name, size in sizes.items()}
+        documents = {x: plots.svg(y, f"{chart.name}-{x}") for x, y in sheets.items()}
+        image = plots.png(next(iter(sheets.values())))
+    files.replace(folder / f"{chart.name}.svg", next(iter(documents.values())))
+    files.replace(folder / f"{chart.name}.png", image)
+    svg = (plots.inline(x, chart.title, name) for name, x in documents.items())
+    return {"title": chart.title, "caption": chart.caption, "svg": "".join(svg)}
 
 
 TEMPLATES = jinja2.Environment(

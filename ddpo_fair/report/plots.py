@@ -4,15 +4,12 @@ import dataclasses
 import io
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import NamedTuple
 
 import markupsafe
 import matplotlib as mpl
 import numpy as np
 from matplotlib import axes, figure, ticker
 
-from ddpo_fair import files
 from ddpo_fair.report import run_reader
 from ddpo_fair.report.run_reader import Record
 
@@ -81,14 +78,6 @@ class Chart:
     wide: bool = False  # whether it deserves the width of a page
 
 
-class InlineChart(NamedTuple):
-    """A chart as it stands in a page: its SVG is HTML, of `inline`."""
-
-    title: str
-    caption: str
-    svg: str
-
-
 def thinned(rows: np.ndarray) -> np.ndarray:
     """Rows of a curve's points: all, or every so many down from the last."""
     step = -(-len(rows) // MOST_POINTS) or 1
@@ -127,18 +116,6 @@ def png(sheet: figure.Figure) -> bytes:
     file = io.BytesIO()
     sheet.savefig(file, format="png", dpi=PNG_DPI, facecolor="white")
     return file.getvalue()
-
-
-def save(
-    chart: Chart, size: tuple[float, float], folder: Path, salt: str | None = None
-) -> str:
-    """Writes the chart's SVG and PNG files; returns the SVG document."""
-    with style():
-        sheet = chart.draw(size)
-        document, image = svg(sheet, salt or chart.name), png(sheet)
-    files.replace(folder / f"{chart.name}.svg", document)
-    files.replace(folder / f"{chart.name}.png", image)
-    return document
 
 
 def inline(document: str, description: str, class_: str = "") -> str:

@@ -101,17 +101,11 @@ def calibration_error(bins: Sequence[dict[str, Any]]) -> float:
     return sum(errors) / sum(one["images"] for one in bins)
 
 
-def mean_confidence_margin(probabilities: np.ndarray) -> float:
-    """The mean of `confidence_margins`: 0 for even odds, 1 for certainty.
-
-    A fall while q nears 1/2 means that balance comes from ambiguous faces, not from
-    both genders.
-    """
-    return float(np.mean(confidence_margins(probabilities)))
-
-
 def confidence_margins(probabilities: np.ndarray) -> np.ndarray:
     """(K p - 1) / (K - 1) of the largest of K probabilities p [N, K], float64 [N].
+
+    0 for even odds, 1 for certainty. A fall of their mean while q nears 1/2 means that
+    balance comes from ambiguous faces, not from both genders.
 
     For two classes it is |2p - 1|, which is also p's lead over the second. Of more, the
     lead would call a face that may be of two classes as undecided as one that may be

@@ -157,15 +157,12 @@ def _centred(features: np.ndarray) -> np.ndarray:
 
 def _checked(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    for features in (first, second):
-        if features.ndim != 2 or len(features) < 2 or not np.isfinite(features).all():
+    alike = first.shape[1:] == second.shape[1:]
+    for x in (first, second):
+        if not alike or x.ndim != 2 or len(x) < 2 or not np.isfinite(x).all():
             raise UserError(
-                f"Features of shape {features.shape} cannot be compared: they must be"
-                " finite, [images, features], of at least two images."
+                f"Features of shapes {first.shape} and {second.shape} cannot be"
+                " compared: they must be finite, [images, features], of at least two"
+                " images, and from the same network."
             )
-    if first.shape[1] != second.shape[1]:
-        raise UserError(
-            f"Features of {first.shape[1]} and {second.shape[1]} numbers cannot be"
-            " compared; take both from the same network."
-        )
     return first, second

@@ -126,7 +126,7 @@ def of_evaluation(
         known = every[classes.finite(every)]
         female, margin, mean = known[:, classes.FEMALE], math.nan, math.nan
         if len(known):
-            margin = accuracy.mean_confidence_margin(known)
+            margin = float(np.mean(accuracy.confidence_margins(known)))
             mean = float(np.mean(female, dtype=np.float64))
         histogram, _ = np.histogram(female, bins=NUM_BINS, range=(0.0, 1.0))
         line |= {
