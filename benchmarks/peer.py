@@ -18,7 +18,7 @@ class Peer:
 
     Args:
         unet: diffusers' UNet2DConditionModel, on its device, in its dtype.
-        chain: `ddim.Schedule` of NumPy arrays [T].
+        chain: `gaussian_step.Schedule` of NumPy arrays [T].
         guidance_scale: above 1.
         autocast: whether to compute in bfloat16.
     """

@@ -196,8 +196,12 @@ def _sample(config: ConfigDict) -> None:
     config.sample.num_steps = 15
     # Strength of classifier-free guidance; 1 is none.
     config.sample.guidance_scale = 1.25
-    # Noise of each step as a share of DDPM's; above 0, for a policy must be random.
+    # Noise of each step, above 0, for a policy must be random: as a share of DDPM's; of
+    # a flow the noise level, 0.7 in Flow-GRPO and 0.3 in DanceGRPO.
     config.sample.eta = 1.0
+    # How a flow's noise depends on the time t: flow_grpo (eta sqrt(t / (1 - t))) or
+    # dance_grpo (eta). Other models do not read it.
+    config.sample.sde = "flow_grpo"
     # Images sampled together on one device.
     config.sample.batch_per_device = 64
     # Batches of each device in an epoch.

@@ -22,6 +22,7 @@ CHOICES = {
     "reward.combine": ("marginal", "joint"),
     "attributes.*.reward": ("", "shift", "balance", "balance_loo"),
     "advantage.name": ("batch", "per_prompt", "fixed"),
+    "sample.sde": ("flow_grpo", "dance_grpo"),
     "train.objective": OBJECTIVES,
     "train.on_divergence": ("stop", "restore"),
     "train.remat": ("none", "full", *POLICIES),

@@ -7,7 +7,7 @@ import numpy as np
 import official_configs
 import pytest
 
-from ddpo_fair.diffusion import ddim, scheduler_settings
+from ddpo_fair.diffusion import ddim, gaussian_step, scheduler_settings
 from ddpo_fair.errors import UserError
 
 STABLE_DIFFUSION = official_configs.SCHEDULER_1_5
@@ -42,7 +42,7 @@ def test_transition_is_the_formula(eta, prediction_type):
     schedule = ddim.schedule(config, 50, eta)
     latents, output = normal(0), normal(1)
     for index, timestep in enumerate(schedule.timesteps):
-        mean, std = ddim.transition(
+        mean, std = gaussian_step.transition(
             schedule[index], jnp.array(latents), jnp.array(output)
         )
         expected_mean, expected_std = mean_in_float64(
@@ -80,12 +80,12 @@ def test_a_silent_file_means_what_its_class_does(name):
 
 def test_half_precision_inputs_are_raised_to_float32():
     step = ddim.schedule(STABLE_DIFFUSION, 10, 1.0)[3]
-    mean, std = ddim.transition(
+    mean, std = gaussian_step.transition(
         step, jnp.array(normal(0)), jnp.array(normal(1), jnp.bfloat16)
     )
     next_latents = jnp.ones(SHAPE, jnp.bfloat16)
     assert mean.dtype == std.dtype == jnp.float32
-    assert ddim.log_prob(next_latents, mean, std).dtype == jnp.float32
+    assert gaussian_step.log_prob(next_latents, mean, std).dtype == jnp.float32
 
 
 def test_log_prob_is_the_mean_gaussian_density():
@@ -94,7 +94,9 @@ def test_log_prob_is_the_mean_gaussian_density():
     log_density = -((np.float64(next_latents) - mean) ** 2) / (2 * std**2) - np.log(
         std * np.sqrt(2 * np.pi)
     )
-    actual = ddim.log_prob(jnp.array(next_latents), jnp.array(mean), jnp.array(std))
+    actual = gaussian_step.log_prob(
+        jnp.array(next_latents), jnp.array(mean), jnp.array(std)
+    )
     assert actual.shape == (2,)
     np.testing.assert_allclose(actual, log_density.mean((1, 2, 3)), rtol=1e-5)
 
@@ -102,15 +104,18 @@ def test_log_prob_is_the_mean_gaussian_density():
 def test_kl_is_the_expected_log_ratio_summed_in_nats():
     # 48 dimensions, each moved by 0.1 with sigma 0.2: 48 * (0.5 * 0.25) = 6.
     moved = jnp.full(SHAPE, 0.1)
-    actual = ddim.kl(moved, jnp.zeros(SHAPE), jnp.float32(0.2))
+    actual = gaussian_step.kl(moved, jnp.zeros(SHAPE), jnp.float32(0.2))
     np.testing.assert_allclose(actual, [6.0, 6.0], rtol=1e-5)
     # E[log p_old - log p_new] under old, by the sampling noise: 20,000 draws.
     rng = np.random.default_rng(0)
     mean_old, mean_new, std = 0.3, 0.5, 0.4
     draws = jnp.array(rng.normal(mean_old, std, (20000, 1)), jnp.float32)
-    old = ddim.log_prob(draws, jnp.full_like(draws, mean_old), jnp.float32(std))
-    new = ddim.log_prob(draws, jnp.full_like(draws, mean_new), jnp.float32(std))
-    exact = ddim.kl(jnp.array([[mean_new]]), jnp.array([[mean_old]]), jnp.float32(std))
+    old, new = (
+        gaussian_step.log_prob(draws, jnp.full_like(draws, mean), jnp.float32(std))
+        for mean in (mean_old, mean_new)
+    )
+    means = jnp.array([[mean_new]]), jnp.array([[mean_old]])
+    exact = gaussian_step.kl(*means, jnp.float32(std))
     np.testing.assert_allclose(exact, [0.125], rtol=1e-5)  # 0.2^2 / (2 * 0.4^2)
     # The variance of the log ratio is 2 KL = 0.25: standard error 0.0035.
     np.testing.assert_allclose(jnp.mean(old - new), 0.125, atol=0.015)
@@ -126,10 +131,10 @@ def test_kl_is_the_expected_log_ratio_summed_in_nats():
     ],
 )
 def test_a_deterministic_step_is_refused_for_training(changes, eta, words):
-    ddim.check_policy(ddim.schedule(STABLE_DIFFUSION, 10, 1.0))
+    gaussian_step.check_policy(ddim.schedule(STABLE_DIFFUSION, 10, 1.0))
     schedule = ddim.schedule(STABLE_DIFFUSION | changes, 10, eta)
     with pytest.raises(UserError, match=words):
-        ddim.check_policy(schedule)
+        gaussian_step.check_policy(schedule)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +210,7 @@ def test_diffusers_takes_the_same_steps(
             eta=eta,
             variance_noise=torch.tensor(noise),
         ).prev_sample
-        mean, std = ddim.transition(
+        mean, std = gaussian_step.transition(
             schedule[index], jnp.array(latents), jnp.array(output)
         )
         # diffusers accumulates alphas_cumprod in float32, and at the noisy end of the

@@ -15,7 +15,7 @@ from PIL import Image
 from ddpo_fair import audit, evaluate, export, files, parallel, prompts
 from ddpo_fair import config as configuration
 from ddpo_fair.classifiers import audit_classifier
-from ddpo_fair.diffusion import ddim, stable_diffusion
+from ddpo_fair.diffusion import gaussian_step, stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.evaluation import (
     evaluation_models,
@@ -244,7 +244,7 @@ def test_trajectory_kl_is_the_formula_written_again(run):
             timesteps = np.full(8, schedule.timesteps[step])
             here, uncond = latents[:, step], models.uncond_embedding
             output = guided(models.unets[model], here, timesteps, text, uncond)
-            mean, std = ddim.transition(schedule[step], here, output)
+            mean, std = gaussian_step.transition(schedule[step], here, output)
             means.append(np.asarray(mean, np.float64))
         expected = ((means[0] - means[1]) ** 2).sum((1, 2, 3)) / (2 * std.item() ** 2)
         # Two compilations of the same float32 network differ by about 1e-6 of a mean.

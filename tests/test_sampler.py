@@ -50,6 +50,7 @@ def test_every_step_is_ddim_with_guidance(model, drawn):
     text = stable_diffusion.encode_prompts(model, ["", tiny_model.PROMPTS[0]])
     unet = jax.jit(model.unet.apply)
     variables = {"params": model.params["unet"]}
+    alphas = ddim.alphas_cumprod(model.scheduler)
     for t in range(NUM_STEPS):
         x, next_latents = np.float64(latents[:, t]), np.float64(latents[:, t + 1])
         outputs = [
@@ -64,10 +65,8 @@ def test_every_step_is_ddim_with_guidance(model, drawn):
             for one in text
         ]
         v = outputs[0] + GUIDANCE * (outputs[1] - outputs[0])
-        alpha, before, std = (
-            float(values[t])
-            for values in (schedule.alpha, schedule.alpha_prev, schedule.std)
-        )
+        now, std = schedule.timesteps[t], float(schedule.std[t])
+        alpha, before = alphas[now], alphas[max(now - 1000 // NUM_STEPS, 0)]
         # The definition of v (Salimans and Ho 2022), then eq. 12 of DDIM.
         original = math.sqrt(alpha) * x - math.sqrt(1 - alpha) * v
         noise = math.sqrt(alpha) * v + math.sqrt(1 - alpha) * x

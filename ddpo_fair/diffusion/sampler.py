@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpo_fair import parallel
-from ddpo_fair.diffusion import ddim, stable_diffusion
+from ddpo_fair.diffusion import gaussian_step, stable_diffusion
 
 PROGRAMS = 16  # compiled ones kept: an evaluation has a sampler for each setting
 
@@ -27,7 +27,7 @@ class Policy:
     """
 
     model: stable_diffusion.Model
-    schedule: ddim.Schedule
+    schedule: gaussian_step.Schedule
     guidance_scale: float
 
     @property
@@ -91,11 +91,11 @@ def denoise(
             uncond_embedding,
             policy.guidance_scale,
         )
-        mean, std = ddim.transition(now, latents, output)
+        mean, std = gaussian_step.transition(now, latents, output)
         noise = jax.vmap(step_noise, (0, None, None))(keys, index, shape)
         next_latents = mean + std * noise
         safe = jnp.where(std > 0, std, 1.0)
-        log_prob = ddim.log_prob(next_latents, mean, safe)
+        log_prob = gaussian_step.log_prob(next_latents, mean, safe)
         log_prob = jnp.where(std.reshape(1) > 0, log_prob, 0.0)
         return next_latents, (next_latents, log_prob)
 

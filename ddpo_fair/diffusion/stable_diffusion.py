@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpo_fair.diffusion import clip_tokens, scheduler_settings
+from ddpo_fair.diffusion import clip_tokens, ddim, flow, scheduler_settings
+from ddpo_fair.diffusion.gaussian_step import Schedule
 from ddpo_fair.errors import UserError
 from ddpo_fair.models import clip, options, tensor_files, unet, vae, weights
 
@@ -36,6 +37,16 @@ class Model:
     def scheduler(self) -> dict[str, Any]:
         """The parsed scheduler_config.json."""
         return self.configs["scheduler"]
+
+    def schedule(self, num_steps: int, eta: float, sde: str) -> Schedule:
+        """The denoising steps of its scheduler, a flow's or DDIM's (without `sde`).
+
+        Raises:
+            UserError: for a setting that is missing, unsupported or out of range.
+        """
+        if is_flow(self.scheduler):
+            return flow.schedule(self.scheduler, num_steps, eta, sde)
+        return ddim.schedule(self.scheduler, num_steps, eta)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -84,6 +95,11 @@ def load(
     return dataclasses.replace(model, tokenizer=tokenizer, params=params)
 
 
+def is_flow(scheduler_config: dict[str, Any]) -> bool:
+    """Whether a scheduler_config.json is that of a rectified flow."""
+    return scheduler_config.get("_class_name") == flow.CLASS
+
+
 def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
     """The parsed config.json of each part of a model's folder.
 
@@ -107,7 +123,8 @@ def of_configs(
         UserError: for a config that is not supported, or parts that do not fit.
     """
     with options.of(folder):
-        scheduler_settings.read(configs["scheduler"])
+        scheduler = configs["scheduler"]
+        (flow if is_flow(scheduler) else scheduler_settings).read(scheduler)
         networks = networks_of(configs, dtype, remat)
     return Model(folder, *networks, None, configs, templates_of(*networks))
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ddpo_fair import parallel, rng
 from ddpo_fair.classifiers import classes, classifier
-from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
+from ddpo_fair.diffusion import flow, gaussian_step, sampler, stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Job, Sampler
 from ddpo_fair.learning.policy_update import step_log_prob
@@ -36,6 +36,7 @@ class EvaluationModels:
     seed: int
     classifiers: tuple[classifier.Classifier, ...]  # the first is the run's own
     others: tuple[classifier.AnyClassifier, ...]  # of the run's further attributes
+    sde: str = flow.FLOW_GRPO  # of a flow's noise, see `flow.schedule`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +85,7 @@ def load(
         unets={BEFORE: base, AFTER: trained},
         classifiers=loaded,
         others=others,
+        sde=config.sample.sde,
     )
 
 
@@ -116,7 +118,7 @@ def make_policy(models: EvaluationModels, how: Sampler) -> sampler.Policy:
     Raises:
         UserError: if the model's scheduler cannot do so many steps.
     """
-    schedule = ddim.schedule(models.model.scheduler, how.num_steps, how.eta)
+    schedule = models.model.schedule(how.num_steps, how.eta, models.sde)
     return sampler.Policy(models.model, schedule, how.guidance_scale)
 
 
@@ -214,7 +216,7 @@ def step_kls(
         }
         _, mean, std = step_log_prob(policy, after, uncond_embedding, batch)
         _, base_mean, _ = step_log_prob(policy, before, uncond_embedding, batch)
-        return None, ddim.kl(mean, base_mean, std)
+        return None, gaussian_step.kl(mean, base_mean, std)
 
     _, steps = jax.lax.scan(at_step, None, jnp.arange(policy.num_steps))
     return steps.T

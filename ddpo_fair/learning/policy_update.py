@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
+from ddpo_fair.diffusion import gaussian_step, sampler, stable_diffusion
 from ddpo_fair.learning import losses
 from ddpo_fair.learning.learner import (
     PROGRAMS,
@@ -90,8 +90,8 @@ def step_log_prob(
         uncond_embedding,
         policy.guidance_scale,
     )
-    mean, std = ddim.transition(now, batch["latents"], output)
-    return ddim.log_prob(batch["next_latents"], mean, std), mean, std
+    mean, std = gaussian_step.transition(now, batch["latents"], output)
+    return gaussian_step.log_prob(batch["next_latents"], mean, std), mean, std
 
 
 def surrogate_loss(
@@ -117,7 +117,7 @@ def surrogate_loss(
             batch["keys"], batch["step"], shape
         )
         old_mean = batch["next_latents"] - std * noise
-    kl = ddim.kl(mean, old_mean, std)
+    kl = gaussian_step.kl(mean, old_mean, std)
     ratio = jnp.exp(log_prob - batch["log_prob"])
     step = losses.Step(ratio, kl, batch["advantage"], int(np.prod(shape)))
     objective = getattr(losses, learner.train.objective)
@@ -125,7 +125,7 @@ def surrogate_loss(
     loss, of_base = surrogate.loss, {}
     if weight := learner.train.base_kl_weight:
         _, base_mean, _ = step_log_prob(policy, base, uncond_embedding, batch)
-        base_kl = ddim.kl(mean, base_mean, std)
+        base_kl = gaussian_step.kl(mean, base_mean, std)
         loss = loss + weight * base_kl / step.num_dims
         of_base = {"base_kl": base_kl.mean()}
     metrics = {

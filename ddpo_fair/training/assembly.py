@@ -15,7 +15,7 @@ from ddpo_fair import config as configuration
 from ddpo_fair.classifiers import classes, classifier, typology
 from ddpo_fair.classifiers.classes import Attribute
 from ddpo_fair.classifiers.classifier import Classifier
-from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
+from ddpo_fair.diffusion import gaussian_step, sampler, stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.learning import goals, learner
 from ddpo_fair.learning.learner import Learner, TrainState
@@ -132,8 +132,8 @@ def assemble(
     that the model does not have, or without noise.
     """
     sample = config.sample
-    schedule = ddim.schedule(model.scheduler, sample.num_steps, sample.eta)
-    ddim.check_policy(schedule)
+    schedule = model.schedule(sample.num_steps, sample.eta, sample.sde)
+    gaussian_step.check_policy(schedule)
     alone = dataclasses.replace(model, params={})  # programs would keep weights alive
     policy = sampler.Policy(alone, schedule, sample.guidance_scale)
     state = initial_state(config, model.params["unet"])
