@@ -63,6 +63,35 @@ TEXT_2_1 = TEXT_1_5 | {
     "projection_dim": 512,
 }
 
+# https://huggingface.co/stabilityai/stable-diffusion-3-medium-diffusers
+TRANSFORMER_3 = json.loads("""
+{"_class_name": "SD3Transformer2DModel", "_diffusers_version": "0.29.0.dev0",
+"attention_head_dim": 64, "caption_projection_dim": 1536, "in_channels": 16,
+"joint_attention_dim": 4096, "num_attention_heads": 24, "num_layers": 24,
+"out_channels": 16, "patch_size": 2, "pooled_projection_dim": 2048,
+"pos_embed_max_size": 192, "sample_size": 128}
+""")
+VAE_3 = VAE_1_5 | {
+    "_diffusers_version": "0.29.0.dev0",
+    "force_upcast": True,
+    "latent_channels": 16,
+    "latents_mean": None,
+    "latents_std": None,
+    "sample_size": 1024,
+    "scaling_factor": 1.5305,
+    "shift_factor": 0.0609,
+    "use_post_quant_conv": False,
+    "use_quant_conv": False,
+}
+
+# https://huggingface.co/stabilityai/stable-diffusion-3.5-medium
+TRANSFORMER_3_5 = TRANSFORMER_3 | {
+    "_diffusers_version": "0.31.0.dev0",
+    "dual_attention_layers": [*range(13)],
+    "pos_embed_max_size": 384,
+    "qk_norm": "rms_norm",
+}
+
 # https://huggingface.co/google/vit-base-patch16-224, with two classes
 VIT_BASE = json.loads("""
 {"architectures": ["ViTForImageClassification"], "attention_probs_dropout_prob": 0.0,

@@ -227,6 +227,7 @@ def guided_noise(
 
 def decode(model: Model, vae_params: Any, latents: jax.Array) -> jax.Array:
     """Images float32 [N, H, W, 3] in [0, 1] of latents float32 [N, h, w, C]."""
-    latents = latents / model.vae.config.scaling_factor
+    c = model.vae.config
+    latents = latents / c.scaling_factor + (c.shift_factor or 0.0)
     images = model.vae.apply({"params": vae_params}, latents, method="decode")
     return jnp.clip(images.astype(jnp.float32) / 2 + 0.5, 0.0, 1.0)

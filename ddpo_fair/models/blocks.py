@@ -156,7 +156,7 @@ class Level(nn.Module):
         text_states: jax.Array | None = None,
         skips: list[jax.Array] | None = None,
     ) -> list[jax.Array]:
-        resnet, transformer = recomputed(self.remat)
+        resnet, transformer = recomputed(self.remat, ResnetBlock, Transformer)
         states = []
         for i in range(self.num_layers):
             if skips is not None:
@@ -179,9 +179,9 @@ class Level(nn.Module):
         return states
 
 
-def recomputed(remat: bool | str) -> tuple[type, type]:
-    """ResnetBlock and Transformer, recomputed in the backward pass if asked."""
+def recomputed(remat: bool | str, *modules: type) -> tuple[type, ...]:
+    """The modules, recomputed in the backward pass if asked."""
     if not remat:
-        return ResnetBlock, Transformer
+        return modules
     policy = None if remat is True else getattr(jax.checkpoint_policies, remat)
-    return (nn.remat(ResnetBlock, policy=policy), nn.remat(Transformer, policy=policy))
+    return tuple(nn.remat(module, policy=policy) for module in modules)

@@ -1,4 +1,4 @@
-"""Layers that the four networks share: NHWC, float32 parameters.
+"""Layers that the networks share: NHWC, float32 parameters.
 
 `dtype` is the dtype of the computation. Statistics of the norms and the softmax
 of the attention are float32 whatever it is.
@@ -22,6 +22,7 @@ FLASH_LENGTH = 1024  # pixels; below, the logits are small
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_new": jax.nn.gelu,  # by tanh
     # 1.702: Hendrycks and Gimpel 2016, as OpenAI's CLIP was trained
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "silu": jax.nn.silu,
@@ -79,6 +80,14 @@ def layer_norm(
 ) -> jax.Array:
     """States [N, L, D], normalised over the last axis, in `dtype`."""
     norm = nn.LayerNorm(epsilon, use_fast_variance=False, name=name)
+    return norm(x.astype(jnp.float32)).astype(dtype)  # see `group_norm`
+
+
+def rms_norm(
+    x: jax.Array, epsilon: float, name: str, dtype: jax.typing.DTypeLike
+) -> jax.Array:
+    """States [..., D], divided by their root mean square, in `dtype`."""
+    norm = nn.RMSNorm(epsilon, use_fast_variance=False, name=name)
     return norm(x.astype(jnp.float32)).astype(dtype)  # see `group_norm`
 
 

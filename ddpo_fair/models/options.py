@@ -15,7 +15,8 @@ Rule = tuple[str, bool, str]  # an option, whether it is sound, what it must be
 
 LARGEST = 10**6  # of a size; the largest vocabularies have a quarter of it
 MOST_LAYERS = 200  # of one kind; the largest published encoders have 48
-FROM_ZERO = ("freq_shift", "steps_offset")  # whole numbers that may be 0
+# Whole numbers that may be 0.
+FROM_ZERO = ("freq_shift", "steps_offset", "dual_attention_layers")
 ORIGINAL = "use the file that came with the weights, or another model if this is it"
 # What diffusers' EMAModel adds to the config.json of a network that it averaged.
 OF_AVERAGING = ("decay", "inv_gamma", "min_decay", "optimization_step", "power")
@@ -54,7 +55,7 @@ def read(
         others = {n: v for n, v in content.items() if n not in read and n[:1] != "_"}
         problem = f"{place} asks for what is not supported"
         rules = (among(others, n, fixed.get(n, (None, False))) for n in others)
-        check(problem, others, rules, "use a Stable Diffusion 1.x or 2.x model")
+        check(problem, others, rules, "use a Stable Diffusion 1, 2 or 3 model")
     given = {n: v for n, v in content.items() if n in fields}
     given |= {n: False for n, v in given.items() if v is None and fields[n] is bool}
     config = cls(**{n: tuple(v) if type(v) is list else v for n, v in given.items()})

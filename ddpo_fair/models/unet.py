@@ -104,7 +104,9 @@ class MidBlock(nn.Module):
         self, x: jax.Array, time_embedding: jax.Array, text_states: jax.Array
     ) -> jax.Array:
         c = self.config
-        resnet, transformer = blocks.recomputed(self.remat)
+        resnet, transformer = blocks.recomputed(
+            self.remat, blocks.ResnetBlock, blocks.Transformer
+        )
         norm = (c.norm_num_groups, c.norm_eps, self.dtype)
         features = c.block_out_channels[-1]
         x = resnet(features, *norm, name="resnets.0")(x, time_embedding)

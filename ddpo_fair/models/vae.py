@@ -16,8 +16,6 @@ EPSILON = 1e-6  # of every norm, fixed in diffusers' Encoder and Decoder
 FIXED = {
     "act_fn": ("silu", "swish"),
     "force_upcast": (False, True, None),  # says what float16 would break; not ours
-    "use_quant_conv": (True,),
-    "use_post_quant_conv": (True,),
 }
 
 
@@ -35,6 +33,9 @@ class Config:
     norm_num_groups: int = 32
     sample_size: int = 32  # image pixels
     scaling_factor: float = 0.18215  # of the latents, applied by the caller
+    shift_factor: float | None = None  # taken from them before; likewise
+    use_quant_conv: bool = True
+    use_post_quant_conv: bool = True
     mid_block_add_attention: bool = True
 
     @classmethod
@@ -43,7 +44,7 @@ class Config:
         config = options.read(cls, json_dict, PLACE, FIXED)
         levels, scale = len(config.block_out_channels), config.scaling_factor
         down, up = ("DownEncoderBlock2D",) * levels, ("UpDecoderBlock2D",) * levels
-        scales = "from 0.001 to 1000; it is 0.18215 in all published models"
+        scales = "from 0.001 to 1000; it is 0.18215 in Stable Diffusion 1 and 2"
         rules = (
             options.among(config, "down_block_types", [down]),
             options.among(config, "up_block_types", [up]),
@@ -124,7 +125,7 @@ class Decoder(nn.Module):
 
 
 class AutoencoderKL(nn.Module):
-    """Images in [-1, 1] to latents and back; the scaling factor is the caller's."""
+    """Images in [-1, 1] to latents and back; scaling and shift are the caller's."""
 
     config: Config
     dtype: jax.typing.DTypeLike = jnp.float32
@@ -133,8 +134,10 @@ class AutoencoderKL(nn.Module):
         c = self.config
         self.encoder = Encoder(c, self.dtype)
         self.decoder = Decoder(c, self.dtype)
-        self.quant_conv = layers.Conv(2 * c.latent_channels, self.dtype, 1)
-        self.post_quant_conv = layers.Conv(c.latent_channels, self.dtype, 1)
+        if c.use_quant_conv:
+            self.quant_conv = layers.Conv(2 * c.latent_channels, self.dtype, 1)
+        if c.use_post_quant_conv:
+            self.post_quant_conv = layers.Conv(c.latent_channels, self.dtype, 1)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Reconstruction [N, H, W, 3] from the mean of the latents."""
@@ -145,14 +148,18 @@ class AutoencoderKL(nn.Module):
 
         Of images [N, H, W, 3] in [-1, 1]; H, W multiples of 2^(levels - 1).
         """
-        moments = self.quant_conv(self.encoder(images)).astype(jnp.float32)
-        mean, log_var = jnp.split(moments, 2, axis=-1)
+        moments = self.encoder(images)
+        if self.config.use_quant_conv:
+            moments = self.quant_conv(moments)
+        mean, log_var = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
         # bounds of diffusers' DiagonalGaussianDistribution
         return mean, jnp.clip(log_var, -30.0, 20.0)
 
     def decode(self, latents: jax.Array) -> jax.Array:
         """Images float32 [N, H, W, 3] in about [-1, 1], not clipped, of latents.
 
-        They are [N, h, w, latent_channels], divided by the scaling factor.
+        They are [N, h, w, latent_channels], divided by the scaling factor and shifted.
         """
-        return self.decoder(self.post_quant_conv(latents)).astype(jnp.float32)
+        if self.config.use_post_quant_conv:
+            latents = self.post_quant_conv(latents)
+        return self.decoder(latents).astype(jnp.float32)
