@@ -1,6 +1,7 @@
 """What the parts of gpu.py share: networks of real size with random weights, clocks."""
 
 import copy
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable
@@ -24,17 +25,11 @@ def make(options: Any) -> SimpleNamespace:
     import jax.numpy as jnp
 
     from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
-    from ddpo_fair.models import clip, unet, vae
 
     parsed, dtype = configs(options), jnp.bfloat16
     remat = {"none": False, "full": True}.get(options.remat, options.remat)
-    text = clip.TextEncoder(clip.Config.from_dict(parsed["text_encoder"]), dtype)
-    net = unet.UNet(unet.Config.from_dict(parsed["unet"]), dtype, remat)
-    autoencoder = vae.AutoencoderKL(vae.Config.from_dict(parsed["vae"]), dtype)
-    shapes = stable_diffusion.templates_of(text, net, autoencoder)
-    model = stable_diffusion.Model(
-        Path(), text, net, autoencoder, None, parsed, params={}
-    )
+    model = stable_diffusion.of_configs(Path(), parsed, dtype, remat)
+    shapes, model = model.params, dataclasses.replace(model, params={})
     steps = num_steps(options)
     random = jax.random.key(0)
     width = parsed["unet"]["cross_attention_dim"]
@@ -123,7 +118,7 @@ def unet_flops(setup: Any) -> float:
     import jax.numpy as jnp
 
     return flops_of(
-        lambda params, *x: setup.model.unet.apply({"params": params}, *x),
+        lambda params, *x: setup.model.denoiser.apply({"params": params}, *x),
         setup.unet,
         jnp.zeros((1, *setup.model.latent_shape)),
         jnp.zeros(1, jnp.int32),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from refusals import SCALARS, STEADY, arguments_of, refused
 
 from ddpo_fair import train
-from ddpo_fair.diffusion import ddim, stable_diffusion
+from ddpo_fair.diffusion import ddim, networks
 from ddpo_fair.errors import UserError
 from ddpo_fair.models import vit
 
@@ -157,7 +157,7 @@ def test_any_network_is_made_or_refused_in_words(value, place):
         elif part == "classifier":
             vit.Config.from_dict(config)
         else:
-            stable_diffusion.networks_of({**CONFIGS, part: config}, "float32")
+            networks.of_configs({**CONFIGS, part: config}, "float32")
     except UserError as error:
         said = name if part == "scheduler" else "config.json"
         assert said in str(error) and len(str(error)) < 1000

@@ -234,7 +234,7 @@ def test_trajectory_kl_is_the_formula_written_again(run):
     drawn = evaluation_models.draw(models, policy, job).trajectory
     found = parallel.gather(evaluation_models.trajectory_kl(models, policy, drawn))
     guided = jax.jit(
-        lambda *args: stable_diffusion.guided_noise(models.model.unet, *args, 3.0)
+        lambda *args: stable_diffusion.guided_noise(models.model.denoiser, *args, 3.0)
     )
     schedule = policy.schedule
     latents, text = parallel.gather(drawn.latents), parallel.gather(drawn.text)

@@ -74,7 +74,7 @@ def our_noise(model_folder, run_folder_, inputs):
     params = saved_run.trained_params(run, 3, template)
     if run.config.train.lora.rank:
         params = jax.jit(lora.merge)(model.params["unet"], params, SCALE)
-    return predict(model.unet, params, inputs)
+    return predict(model.denoiser, params, inputs)
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_diffusers_opens_the_folder_and_predicts_the_same(
     found = their_noise(torch, pipeline, inputs)
     assert parity.relative_error(found, expected) < 1e-4
     base = stable_diffusion.load(folders["model"])
-    untrained = predict(base.unet, base.params["unet"], inputs)
+    untrained = predict(base.denoiser, base.params["unet"], inputs)
     assert parity.relative_error(expected, untrained) > 0.1  # training changed it
     options = {"num_inference_steps": 2, "output_type": "np", "eta": 1.0}
     drawn = pipeline(tiny_model.PROMPTS[0], **options, height=16, width=16).images

@@ -93,7 +93,7 @@ def test_trajectory_equals_diffusers(torch, monkeypatch, tmp_path, config, num_i
     network = unet.UNet(unet.Config.from_dict(weights.read_config(tmp_path)))
     inputs = ((1, *shape), (1,), (1, *text.shape[1:]))
     params = weights.load(tmp_path, weights.init_template(network, *inputs))
-    model = types.SimpleNamespace(unet=network, latent_shape=shape)
+    model = types.SimpleNamespace(denoiser=network, latent_shape=shape)
     schedule = ddim.schedule(SCHEDULER, NUM_STEPS, 1.0)
     policy = sampler.Policy(model, schedule, GUIDANCE)
     denoise = functools.partial(sampler.denoise, policy)

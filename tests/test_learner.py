@@ -110,7 +110,9 @@ def test_ratio_is_one_on_policy(updated):
 def written_out_mean(model, texts, params, x, now):
     """Mean of the step `now` from x, guided."""
     outputs = [
-        model.unet.apply({"params": params}, x[None], now.timesteps[None], text[None])
+        model.denoiser.apply(
+            {"params": params}, x[None], now.timesteps[None], text[None]
+        )
         for text in texts
     ]
     output = outputs[0][0] + GUIDANCE * (outputs[1][0] - outputs[0][0])

@@ -11,7 +11,7 @@ import pytest
 from flax import traverse_util
 
 from ddpo_fair import errors
-from ddpo_fair.models import clip, sd3_transformer, unet, vae, vit, weights
+from ddpo_fair.models import clip, sd3_transformer, t5, unet, vae, vit, weights
 
 # Two levels, attention on one, as Stable Diffusion 1.x: convolutional projections.
 UNET_1 = {
@@ -108,11 +108,26 @@ TEXT = {
 TOKENS = np.array(
     [[48, 3, 7, 1, 49, 49, 49, 49, 49], [48, 9, 9, 12, 30, 31, 2, 5, 49]], np.int32
 )
+# Longer than the distances that have a bias each, and than the largest one.
+T5 = {
+    "model_type": "t5",
+    "vocab_size": 50,
+    "d_model": 32,
+    "d_kv": 12,
+    "d_ff": 64,
+    "num_layers": 2,
+    "num_heads": 4,
+    "relative_attention_num_buckets": 12,
+    "relative_attention_max_distance": 20,
+    "feed_forward_proj": "gated-gelu",
+}
 MODULES = {
     "unet": (unet, unet.UNet),
     "sd3": (sd3_transformer, sd3_transformer.SD3Transformer),
     "vae": (vae, vae.AutoencoderKL),
     "text": (clip, clip.TextEncoder),
+    "text 3": (clip, clip.ProjectingTextEncoder),
+    "t5": (t5, t5.Encoder),
     "vit": (vit, vit.ImageClassifier),
 }
 
@@ -133,7 +148,9 @@ def inputs_of(kind, config):
         times = np.array([3.25, 981.5], np.float32)
         latents = normal(size, size, config["in_channels"])
         return latents, times, normal(8, config["joint_attention_dim"])
-    if kind == "text":
+    if kind == "t5":
+        return (random.integers(0, 50, (2, 40), np.int32),)
+    if kind.startswith("text"):
         if count == 2:
             return (TOKENS,)
         return (random.integers(0, config["vocab_size"], (1, 77), np.int32),)
@@ -158,8 +175,9 @@ def torch_class(kind):
         name = {"unet": "UNet2DConditionModel", "sd3": "SD3Transformer2DModel"}
         return getattr(diffusers, name.get(kind, "AutoencoderKL"))
     transformers = pytest.importorskip("transformers")
-    both = transformers.ViTForImageClassification, transformers.CLIPTextModel
-    return both[kind == "text"]
+    names = {"vit": "ViTForImageClassification", "text": "CLIPTextModel"}
+    names |= {"text 3": "CLIPTextModelWithProjection", "t5": "T5EncoderModel"}
+    return getattr(transformers, names[kind])
 
 
 def make_torch(kind, config):
@@ -184,7 +202,12 @@ def load(kind, folder):
 
 def run_torch(torch, reference, kind, inputs):
     """The reference's output, channels last; with its gradient where it is wanted."""
-    if kind == "text":
+    if kind == "text 3":
+        ids = torch.from_numpy(inputs[0]).long()
+        output = reference(ids, output_hidden_states=True)
+        states, pooled = output.hidden_states[-2], output.text_embeds
+        return torch.cat([states.flatten(1), pooled], dim=1)
+    if kind in ("text", "t5"):
         return reference(torch.from_numpy(inputs[0]).long()).last_hidden_state
     images = parity.to_torch(torch, inputs[0])
     if kind == "vit":
@@ -209,8 +232,10 @@ def run_torch(torch, reference, kind, inputs):
         ("vit", VIT | {"qkv_bias": False, "layer_norm_eps": 1e-3}),
         ("text", TEXT),
         ("text", TEXT | {"hidden_act": "gelu"}),
+        ("text 3", TEXT | {"projection_dim": 20}),
+        ("t5", T5),
     ],
-    ids=["unet 2", "vae", "vae 3", "sd 3", "vit", "vit, no bias", "text", "text, gelu"],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_output_equals_torch_and_torch_opens_what_we_save(
     torch, tmp_path, kind, config
@@ -221,6 +246,8 @@ def test_output_equals_torch_and_torch_opens_what_we_save(
     with torch.no_grad():
         expected = run_torch(torch, reference, kind, inputs).numpy()
     output = jax.jit(network.apply)({"params": params}, *inputs)
+    if kind == "text 3":
+        output = jnp.concatenate([x.reshape(len(x), -1) for x in output], axis=1)
     assert output.dtype == jnp.float32
     # float32 sums in another order
     assert parity.relative_error(output, expected) < 1e-4
@@ -420,6 +447,7 @@ def test_files_of_other_versions_are_read(torch, tmp_path, kind, config, rename)
         ("text", TEXT, {"model_type": "t5"}, "type='t5'.*use a Stable Diffusion"),
         ("text", TEXT, {"hidden_act": "relu"}, "hidden_act='relu'"),
         ("text", TEXT, {"num_attention_heads": 5}, "num_attention_heads=5"),
+        ("t5", T5, {"feed_forward_proj": "relu"}, "feed_forward_proj='relu' must be"),
     ],
     ids=lambda value: "" if value in (UNET_1, VAE, SD3, VIT, TEXT) else str(value)[:40],
 )

@@ -252,10 +252,10 @@ def test_a_program_that_the_compiler_refuses_does_not_fit(tiny, monkeypatch):
 def test_stable_diffusion_needs_no_file():
     config = configuration.choose_model(configuration.defaults(), "sd15")
     model, scorer = programs.read(config)
-    assert model.unet.config == unet.Config.from_dict(official_configs.UNET_1_5)
+    assert model.denoiser.config == unet.Config.from_dict(official_configs.UNET_1_5)
     assert model.vae.config == vae.Config.from_dict(official_configs.VAE_1_5)
     text = clip.Config.from_dict(official_configs.TEXT_1_5)
-    assert model.text_encoder.config == text
+    assert model.networks["text_encoder"].config == text
     sizes = {
         part: sum(x.size for x in jax.tree.leaves(shapes))
         for part, shapes in (model.params | {"classifier": scorer[0].params}).items()

@@ -8,11 +8,11 @@ import pytest
 
 from ddpo_fair import config as configuration
 from ddpo_fair import prompts
-from ddpo_fair.diffusion import clip_tokens, stable_diffusion
+from ddpo_fair.diffusion import prompt_tokens, stable_diffusion
 from ddpo_fair.embedded import occupations
 from ddpo_fair.errors import UserError
 from ddpo_fair.loggers import progress, run_log
-from ddpo_fair.models import clip, sources
+from ddpo_fair.models import sources
 
 
 def test_every_prompt_has_its_share_in_an_order_of_its_own():
@@ -62,27 +62,29 @@ def model(tiny):
     return stable_diffusion.load(tiny[0])
 
 
+def tokenizer_of(model):
+    """With the config of its text encoder."""
+    return model.tokenizers["text_encoder"], model.networks["text_encoder"].config
+
+
 def test_any_script_has_tokens(model):
     texts = ["", "医生的脸", "وجه", "👩‍⚕️", "<script>", "\u202egnp", "a nurse"]
-    ids = clip_tokens.of(model.tokenizer, model.text_encoder.config, texts)
+    ids = prompt_tokens.of(
+        model.tokenizers["text_encoder"], model.networks["text_encoder"].config, texts
+    )
     assert ids.shape == (7, 16) and ids.dtype == np.int32
-    assert ids.min() >= 0 and ids.max() < model.text_encoder.config.vocab_size
+    assert ids.min() >= 0 and ids.max() < tokenizer_of(model)[1].vocab_size
 
 
 def test_a_prompt_is_never_cut_and_a_foreign_tokenizer_refused(model):
+    tokenizer, config = tokenizer_of(model)
     words = 14 * "photo "  # with the two ends, just what fits
-    assert clip_tokens.of(
-        model.tokenizer, model.text_encoder.config, [words]
-    ).shape == (
-        1,
-        16,
-    )
+    assert prompt_tokens.of(tokenizer, config, [words]).shape == (1, 16)
     with pytest.raises(UserError, match="has 17 tokens, but the text encoder reads 16"):
-        clip_tokens.of(model.tokenizer, model.text_encoder.config, [words + "photo"])
-    small = dataclasses.replace(model.text_encoder.config, vocab_size=5)
-    other = dataclasses.replace(model, text_encoder=clip.TextEncoder(small))
+        prompt_tokens.of(tokenizer, config, [words + "photo"])
+    small = dataclasses.replace(config, vocab_size=5)
     with pytest.raises(UserError, match="vocabulary is larger than the text"):
-        clip_tokens.of(other.tokenizer, small, ["photo of a nurse"])
+        prompt_tokens.of(tokenizer, small, ["photo of a nurse"])
 
 
 @pytest.mark.parametrize("copied", [False, True])
@@ -96,7 +98,9 @@ def test_the_embedded_model_tells_its_own_prompts_apart(copied, tmp_path):
         for name in occupations.BY_NAME
         for kind in ("", "female ", "male ")
     ]
-    ids = clip_tokens.of(model.tokenizer, model.text_encoder.config, texts)
+    ids = prompt_tokens.of(
+        model.tokenizers["text_encoder"], model.networks["text_encoder"].config, texts
+    )
     assert ids.shape == (len(texts), 16)
     assert len(np.unique(ids, axis=0)) == len(texts)
 

@@ -48,7 +48,7 @@ def test_every_step_is_ddim_with_guidance(model, drawn):
     assert latents.shape == (NUM_IMAGES, NUM_STEPS + 1, 8, 8, 4)
     schedule = ddim.schedule(model.scheduler, NUM_STEPS, 1.0)
     text = stable_diffusion.encode_prompts(model, ["", tiny_model.PROMPTS[0]])
-    unet = jax.jit(model.unet.apply)
+    unet = jax.jit(model.denoiser.apply)
     variables = {"params": model.params["unet"]}
     alphas = ddim.alphas_cumprod(model.scheduler)
     for t in range(NUM_STEPS):

@@ -5,17 +5,19 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import parity
 
 from ddpo_fair import config as configuration
-from ddpo_fair.diffusion import clip_tokens, stable_diffusion
+from ddpo_fair.diffusion import networks, prompt_tokens, stable_diffusion
 from ddpo_fair.embedded import pretrain_tokenizer
-from ddpo_fair.models import clip, unet, vae, vit, weights
+from ddpo_fair.models import vit, weights
 
 PROMPTS = ("photo of the face of a nurse", "photo of the face of a pilot")
 UNET = {
@@ -81,6 +83,51 @@ PREPROCESSOR = {
 }
 
 
+# Stable Diffusion 3, as small, and a T5 for it.
+TEXT_OF_3 = TEXT | {"projection_dim": 8}
+CONFIGS_3 = {
+    "transformer": {
+        "_class_name": "SD3Transformer2DModel",
+        "sample_size": 8,
+        "patch_size": 2,
+        "in_channels": 4,
+        "out_channels": 4,
+        "num_layers": 2,
+        "attention_head_dim": 8,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 40,
+        "caption_projection_dim": 16,
+        "pooled_projection_dim": 16,
+        "pos_embed_max_size": 6,
+        "dual_attention_layers": [0],
+        "qk_norm": "rms_norm",
+    },
+    "vae": VAE
+    | {
+        "scaling_factor": 1.5,
+        "shift_factor": 0.1,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+    },
+    "text_encoder": TEXT_OF_3,
+    "text_encoder_2": TEXT_OF_3 | {"num_hidden_layers": 2, "hidden_act": "gelu"},
+    "scheduler": {
+        "_class_name": "FlowMatchEulerDiscreteScheduler",
+        "num_train_timesteps": 1000,
+        "shift": 3.0,
+    },
+}
+T5 = {
+    "model_type": "t5",
+    "vocab_size": 110,
+    "d_model": 40,
+    "d_kv": 8,
+    "d_ff": 32,
+    "num_layers": 2,
+    "num_heads": 2,
+    "feed_forward_proj": "gated-gelu",
+}
+
 CONFIGS = {"text_encoder": TEXT, "unet": UNET, "vae": VAE, "scheduler": SCHEDULER}
 KINDS = {  # what the folders' readers ask for, of any size
     "text_encoder": {"model_type": "clip_text_model"},
@@ -114,24 +161,23 @@ def save_model(
     pretrain_tokenizer.save(folder / "tokenizer", list(prompts))
     settings = folder / "tokenizer" / "tokenizer_config.json"
     kept = json.loads(settings.read_text())
-    del kept[clip_tokens.CUT]  # as with all models but the embedded one
+    del kept[prompt_tokens.CUT]  # as with all models but the embedded one
     kept["model_max_length"] = length or kept["model_max_length"]
     settings.write_text(json.dumps(kept))
     end = len(json.loads((folder / "tokenizer" / "vocab.json").read_text())) - 1
-    text = {**configs["text_encoder"], "vocab_size": end + 1, "eos_token_id": end}
-    templates = stable_diffusion.templates_of(
-        clip.TextEncoder(clip.Config.from_dict(text)),
-        unet.UNet(unet.Config.from_dict(configs["unet"])),
-        vae.AutoencoderKL(vae.Config.from_dict(configs["vae"])),
-    )
-    for part, config in {**configs, "text_encoder": text}.items():
+    ends, configs = {"vocab_size": end + 1, "eos_token_id": end}, dict(configs)
+    for part in {networks.TEXT, networks.TEXT_2} & configs.keys():
+        configs[part] = {**configs[part], **ends}
+    if networks.TEXT_2 in configs:
+        shutil.copytree(folder / "tokenizer", folder / "tokenizer_2")
+    templates = networks.templates(networks.of_configs(configs, jnp.float32))
+    for part, config in configs.items():
         if part == "scheduler":
             (folder / part).mkdir()
             (folder / part / "scheduler_config.json").write_text(json.dumps(config))
             continue
-        name = (
-            "model.safetensors" if part == "text_encoder" else stable_diffusion.WEIGHTS
-        )
+        text = part.startswith(networks.TEXT)
+        name = "model.safetensors" if text else stable_diffusion.WEIGHTS
         weights.save(folder / part, draw(templates[part]), config, name)
     return folder
 

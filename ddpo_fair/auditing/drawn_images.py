@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from ddpo_fair import config as configuration
 from ddpo_fair import files, parallel, prompts
 from ddpo_fair.auditing import image_list
-from ddpo_fair.diffusion import stable_diffusion
+from ddpo_fair.diffusion import networks, stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.evaluation import (
     evaluation_models,
@@ -57,7 +57,7 @@ def plan(config: ConfigDict, file: str | None) -> tuple[Plan, lora.Adapters]:
     folder = sources.model_folder(config.model)
     configs = stable_diffusion.read_configs(folder)
     with options.of(folder):  # raises for networks of another kind
-        stable_diffusion.networks_of(configs, jnp.float32)
+        networks.of_configs(configs, jnp.float32)
     adapters, found = {}, ""
     if file is not None:
         adapters = lora_files.load(file, saved_run.unet_template(folder))

@@ -71,8 +71,8 @@ def denoise(
     The log-probs of a deterministic step (eta = 0) are zero: it has no likelihood.
 
     Args:
-        policy: whose UNet and schedule of T steps are used.
-        params: of the UNet.
+        policy: whose network and schedule of T steps are used.
+        params: of the network.
         keys: [n], one an image: nothing else makes two images of a prompt differ.
         text: float32 [n, L, C], embeddings of the prompts.
         uncond_embedding: float32 [L, C], of the empty prompt.
@@ -83,7 +83,7 @@ def denoise(
         now = policy.schedule[index]
         timesteps = jnp.full((len(latents),), now.timesteps)
         output = stable_diffusion.guided_noise(
-            policy.model.unet,
+            policy.model.denoiser,
             params,
             latents,
             timesteps,

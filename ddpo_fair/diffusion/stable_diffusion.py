@@ -2,36 +2,46 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpo_fair.diffusion import clip_tokens, ddim, flow, scheduler_settings
+from ddpo_fair.diffusion import ddim, flow, networks, prompt_tokens, scheduler_settings
 from ddpo_fair.diffusion.gaussian_step import Schedule
+from ddpo_fair.diffusion.networks import TEXT, TEXT_2, TEXT_3, TRANSFORMER
 from ddpo_fair.errors import UserError
-from ddpo_fair.models import clip, options, tensor_files, unet, vae, weights
+from ddpo_fair.models import options, sd3_transformer, tensor_files, unet, vae, weights
 
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
-
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-LARGEST = 256  # latent pixels; published models of this kind have 32 to 96
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # programs are compiled for the object
 class Model:
-    """A loaded model; `params` has the keys "text_encoder", "unet" and "vae"."""
+    """A loaded model, whose parts have their folders' names."""
 
     folder: Path
-    text_encoder: clip.TextEncoder
-    unet: unet.UNet
-    vae: vae.AutoencoderKL
-    tokenizer: "CLIPTokenizer | None"
+    networks: networks.Networks
+    tokenizers: dict[str, Any]  # of each text encoder; {} where no weights are read
     configs: dict[str, dict[str, Any]]  # the parsed config.json of each part
     params: dict[str, Any]
+
+    @property
+    def part(self) -> str:
+        """The name of the network that denoises: "unet" or "transformer"."""
+        return networks.denoising_part(self.networks)
+
+    @property
+    def denoiser(self) -> unet.UNet | sd3_transformer.SD3Transformer:
+        """The network that denoises."""
+        return self.networks[self.part]
+
+    @property
+    def vae(self) -> vae.AutoencoderKL:
+        """The autoencoder."""
+        return self.networks["vae"]
 
     @property
     def scheduler(self) -> dict[str, Any]:
@@ -51,8 +61,13 @@ class Model:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(h, w, C) of one image's latents."""
-        size = self.unet.config.sample_size
-        return (size, size, self.unet.config.in_channels)
+        size = self.denoiser.config.sample_size
+        return (size, size, self.denoiser.config.in_channels)
+
+    @property
+    def text_shape(self) -> tuple[int, int]:
+        """(L, D) of the text that conditions an image, see `encode_prompts`."""
+        return networks.text_shape(self.networks)
 
     @property
     def image_size(self) -> int:
@@ -70,7 +85,7 @@ def load(
     """The model of a local folder in the diffusers layout.
 
     Args:
-        folder: with the sub-folders unet, vae, text_encoder, tokenizer, scheduler.
+        folder: with sub-folders of networks, tokenizers and the scheduler.
         dtype: of the computation; the weights stay float32.
         remat: of the UNet, see `unet.UNet`.
         variant: e.g. "fp16" for files named so.
@@ -80,19 +95,32 @@ def load(
             parts do not fit together.
     """
     folder = Path(folder)
-    missing = [part for part in PARTS if not (folder / part).is_dir()]
-    if missing:
+    parts = networks.parts_of(folder)
+    texts = networks.text_parts(parts)
+    wanted = [*parts, *map(tokenizer_folder, texts), "scheduler"]
+    if missing := [part for part in wanted if not (folder / part).is_dir()]:
         raise UserError(
             f"model={str(folder)!r} is not a model folder: it has no"
-            f" {', '.join(missing)}; the diffusers layout has {', '.join(PARTS)}."
+            f" {', '.join(missing)}; the diffusers layout has {', '.join(wanted)}."
         )
     model = of_configs(folder, read_configs(folder), dtype, remat)
     params = {
         part: weights.load(folder / part, template, variant)
         for part, template in model.params.items()
     }
-    tokenizer = clip_tokens.load(folder / "tokenizer")
-    return dataclasses.replace(model, tokenizer=tokenizer, params=params)
+    tokenizers = {
+        part: prompt_tokens.load(
+            folder / tokenizer_folder(part),
+            "T5Tokenizer" if part == TEXT_3 else "CLIPTokenizer",
+        )
+        for part in texts
+    }
+    return dataclasses.replace(model, tokenizers=tokenizers, params=params)
+
+
+def tokenizer_folder(part: str) -> str:
+    """The name of the folder with a text encoder's tokenizer."""
+    return part.replace("text_encoder", "tokenizer")
 
 
 def is_flow(scheduler_config: dict[str, Any]) -> bool:
@@ -106,7 +134,8 @@ def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: if one is missing, or is not a JSON object.
     """
-    configs = {part: weights.read_config(folder / part) for part in PARTS[:3]}
+    parts = networks.parts_of(folder)
+    configs = {part: weights.read_config(folder / part) for part in parts}
     place = folder / "scheduler" / "scheduler_config.json"
     return configs | {"scheduler": tensor_files.read_json(place)}
 
@@ -125,68 +154,43 @@ def of_configs(
     with options.of(folder):
         scheduler = configs["scheduler"]
         (flow if is_flow(scheduler) else scheduler_settings).read(scheduler)
-        networks = networks_of(configs, dtype, remat)
-    return Model(folder, *networks, None, configs, templates_of(*networks))
-
-
-def networks_of(
-    configs: dict[str, dict[str, Any]], dtype: Any, remat: bool | str = False
-) -> tuple[clip.TextEncoder, unet.UNet, vae.AutoencoderKL]:
-    """The networks of a model's parsed config.json files.
-
-    Raises:
-        UserError: for a config that is not supported, or parts that do not fit.
-    """
-    text = clip.TextEncoder(clip.Config.from_dict(configs["text_encoder"]), dtype)
-    net = unet.UNet(unet.Config.from_dict(configs["unet"]), dtype, remat)
-    autoencoder = vae.AutoencoderKL(vae.Config.from_dict(configs["vae"]), dtype)
-    states, latents = text.config.hidden_size, autoencoder.config.latent_channels
-    size, turns = net.config.sample_size, 2 ** (len(net.config.block_out_channels) - 1)
-    sound = size is not None and size <= LARGEST and size % turns == 0
-    words = f"a multiple of {turns} latent pixels, at most {LARGEST}"
-    rules = [("sample_size", sound, words)]
-    for name, wanted, part in (
-        ("cross_attention_dim", states, "text_encoder"),
-        ("in_channels", latents, "vae"),
-        ("out_channels", latents, "vae"),
-    ):
-        sound = getattr(net.config, name) == wanted
-        rules.append((name, sound, f"{wanted}, as its {part} has it"))
-    options.check("unet/config.json", vars(net.config), rules)
-    return text, net, autoencoder
-
-
-def templates_of(
-    text: clip.TextEncoder, net: unet.UNet, autoencoder: vae.AutoencoderKL
-) -> dict[str, Any]:
-    """Shapes of the parameters of the three networks, by part; computes nothing."""
-    size, tokens = net.config.sample_size, text.config.max_position_embeddings
-    latents = (1, size, size, net.config.in_channels)
-    states = (1, tokens, net.config.cross_attention_dim)
-    ids, timestep = (jax.ShapeDtypeStruct(s, jnp.int32) for s in ((1, tokens), (1,)))
-    return {
-        "text_encoder": weights.init_template(text, ids),
-        "unet": weights.init_template(net, latents, timestep, states),
-        "vae": weights.init_template(autoencoder, (1, 64, 64, 3)),
-    }
+        made = networks.of_configs(configs, dtype, remat)
+    return Model(folder, made, {}, configs, networks.templates(made))
 
 
 def encode_prompts(model: Model, prompts: list[str]) -> np.ndarray:
-    """Text states float32 [N, L, D]; each distinct prompt is encoded once.
+    """What conditions the images, float32 [N, L, D]; encodes a distinct prompt once.
 
-    Raises a UserError as `clip_tokens.of` does.
+    Of Stable Diffusion 1 and 2 the text encoder's states. Of 3 those of both CLIPs side
+    by side, then T5's, zeros where there is none, and then one row with the pooled
+    projections, as diffusers has them; filled up with zeros.
+
+    Raises a UserError as `prompt_tokens.of` does.
     """
     distinct = list(dict.fromkeys(prompts))
-    encode, config = jax.jit(model.text_encoder.apply), model.text_encoder.config
-    params = {"params": model.params["text_encoder"]}
-    numbers = [clip_tokens.of(model.tokenizer, config, [prompt]) for prompt in distinct]
-    states = [np.asarray(encode(params, ids), np.float32) for ids in numbers]
-    rows = [distinct.index(prompt) for prompt in prompts]
-    return np.concatenate(states)[rows]
+    outputs = {}
+    for part in networks.text_parts(model.networks):
+        network = model.networks[part]
+        tokenizer, params = model.tokenizers[part], {"params": model.params[part]}
+        ids = [prompt_tokens.of(tokenizer, network.config, [x]) for x in distinct]
+        encode = jax.jit(network.apply)
+        found = [jax.tree.map(np.asarray, encode(params, one)) for one in ids]
+        outputs[part] = jax.tree.map(lambda *x: np.concatenate(x), *found)
+    states = outputs[TEXT]
+    if model.part == TRANSFORMER:
+        states = np.zeros((len(distinct), *model.text_shape), np.float32)
+        (one, pooled), (two, pooled_2) = outputs[TEXT], outputs[TEXT_2]
+        both = np.concatenate([one, two], axis=-1)
+        states[:, : both.shape[1], : both.shape[2]] = both
+        if TEXT_3 in outputs:
+            states[:, both.shape[1] : -1] = outputs[TEXT_3]
+        both = np.concatenate([pooled, pooled_2], axis=-1)
+        states[:, -1, : both.shape[1]] = both
+    return states[[distinct.index(prompt) for prompt in prompts]]
 
 
 def guided_noise(
-    network: unet.UNet,
+    network: nn.Module,
     params: Any,
     latents: jax.Array,
     timesteps: jax.Array,
@@ -194,13 +198,13 @@ def guided_noise(
     uncond_embedding: jax.Array,
     guidance_scale: float,
 ) -> jax.Array:
-    """The UNet's output under classifier-free guidance; sampler and loss share it.
+    """The network's output under classifier-free guidance; sampler and loss share it.
 
     output = uncond + guidance_scale * (cond - uncond), both in one batch (Ho and
     Salimans 2022, https://arxiv.org/abs/2207.12598, with guidance_scale = 1 + w).
 
     Args:
-        network: the UNet.
+        network: that denoises.
         params: its weights.
         latents: float32 [N, h, w, C].
         timesteps: int32 [N].
@@ -209,7 +213,7 @@ def guided_noise(
         guidance_scale: 1 means no guidance, one evaluation instead of two.
 
     Returns:
-        float32 [N, h, w, C], noise or v as the schedule's prediction_type says.
+        float32 [N, h, w, C], noise or velocity as the schedule says.
     """
     variables = {"params": params}
     if guidance_scale == 1.0:

@@ -8,7 +8,7 @@ pretraining as in use. The folder opens as an official `CLIPTokenizer`.
 import json
 from pathlib import Path
 
-from ddpo_fair.diffusion import clip_tokens
+from ddpo_fair.diffusion import prompt_tokens
 
 MAX_LENGTH = 16  # tokens
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"  # CLIP's names
@@ -70,7 +70,7 @@ def save(folder: Path, captions: list[str]) -> None:
                 "unk_token": END,
                 "pad_token": END,
                 "do_lower_case": True,
-                clip_tokens.CUT: True,  # captions are, in pretraining
+                prompt_tokens.CUT: True,  # captions are, in pretraining
             },
             indent=2,
         ),

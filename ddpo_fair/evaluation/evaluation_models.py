@@ -96,7 +96,7 @@ def of_model(
     text = stable_diffusion.encode_prompts(model, ["", *prompts])
     return EvaluationModels(
         model=dataclasses.replace(model, params={}),
-        unets={BEFORE: parallel.replicate(model.params["unet"])},
+        unets={BEFORE: parallel.replicate(model.params[model.part])},
         vae_params=parallel.replicate(model.params["vae"]),
         text=text[1:],
         uncond_embedding=parallel.replicate(text[0]),

@@ -82,7 +82,7 @@ def step_log_prob(
     """
     now = policy.schedule[batch["step"]]
     output = stable_diffusion.guided_noise(
-        policy.model.unet,
+        policy.model.denoiser,
         params,
         batch["latents"],
         now.timesteps,

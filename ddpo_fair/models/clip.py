@@ -1,4 +1,4 @@
-"""Text encoder of Stable Diffusion (transformers' CLIPTextModel)."""
+"""Text encoders of Stable Diffusion (transformers' CLIPTextModel, with projection)."""
 
 import dataclasses
 from typing import Any
@@ -30,6 +30,8 @@ class Config:
     max_position_embeddings: int = 77
     hidden_act: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
+    projection_dim: int = 512
+    eos_token_id: int | None = 49407
 
     @classmethod
     def from_dict(cls, json_dict: dict[str, Any]) -> "Config":
@@ -37,7 +39,7 @@ class Config:
         if isinstance(both := json_dict.get("text_config"), dict):  # CLIPModel's
             json_dict = both
         rule = options.among(json_dict, "model_type", (None, "clip_text_model"))
-        fix = "use a Stable Diffusion 1.x or 2.x model"
+        fix = "use a Stable Diffusion 1, 2 or 3 model"
         options.check(PLACE, json_dict, [rule], fix)
         config = options.read(cls, json_dict, PLACE)
         rules = (
@@ -56,33 +58,63 @@ class TextEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, input_ids: jax.Array) -> jax.Array:
+        return _states(self.config, self.dtype, input_ids)[-1]
+
+
+class ProjectingTextEncoder(nn.Module):
+    """What Stable Diffusion 3 reads of tokens int [N, L], both float32.
+
+    The hidden state before the last layer, [N, L, hidden_size], and the projection of
+    the last one at the text's end, [N, projection_dim].
+    """
+
+    config: Config
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, input_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
         c = self.config
-        length = input_ids.shape[1]
-        if length > c.max_position_embeddings:
-            raise errors.UserError(
-                f"CLIPTextModel: {length} tokens, but max_position_embeddings="
-                f"{c.max_position_embeddings}; truncate the prompts."
-            )
+        before, last = _states(c, self.dtype, input_ids)
+        # Older files say 2 for whatever the end is: the highest number of all.
+        by_size = c.eos_token_id in (2, None)
+        ends = input_ids if by_size else input_ids == c.eos_token_id
+        end = jnp.argmax(ends, axis=1)  # the first, for the end may also pad
+        pooled = last[jnp.arange(len(last)), end]
+        name = "text_projection"
+        projection = layers.dense(c.projection_dim, name, self.dtype, use_bias=False)
+        return before, projection(pooled).astype(jnp.float32)
 
-        def embed(size: int, name: str) -> nn.Embed:
-            # 0.02: transformers' initializer_range
-            return nn.Embed(
-                size,
-                c.hidden_size,
-                dtype=self.dtype,
-                embedding_init=nn.initializers.normal(0.02),
-                name=f"text_model.embeddings.{name}",
-            )
 
-        tokens = embed(c.vocab_size, "token_embedding")(input_ids)
-        positions = embed(c.max_position_embeddings, "position_embedding")(
-            jnp.arange(length)
+def _states(
+    c: Config, dtype: jax.typing.DTypeLike, input_ids: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Hidden states before the last layer, and after it and the norm; for modules."""
+    length = input_ids.shape[1]
+    if length > c.max_position_embeddings:
+        raise errors.UserError(
+            f"CLIPTextModel: {length} tokens, but max_position_embeddings="
+            f"{c.max_position_embeddings}; truncate the prompts."
         )
-        x = tokens + positions[None]
-        for i in range(c.num_hidden_layers):
-            name = f"text_model.encoder.layers.{i}"
-            x = layers.EncoderLayer(c, LAYER, self.dtype, is_causal=True, name=name)(x)
-        x = layers.layer_norm(
-            x, c.layer_norm_eps, "text_model.final_layer_norm", self.dtype
+
+    def embed(size: int, name: str) -> nn.Embed:
+        # 0.02: transformers' initializer_range
+        return nn.Embed(
+            size,
+            c.hidden_size,
+            dtype=dtype,
+            embedding_init=nn.initializers.normal(0.02),
+            name=f"text_model.embeddings.{name}",
         )
-        return x.astype(jnp.float32)
+
+    tokens = embed(c.vocab_size, "token_embedding")(input_ids)
+    positions = embed(c.max_position_embeddings, "position_embedding")(
+        jnp.arange(length)
+    )
+    states = [tokens + positions[None]]
+    for i in range(c.num_hidden_layers):
+        name = f"text_model.encoder.layers.{i}"
+        layer = layers.EncoderLayer(c, LAYER, dtype, is_causal=True, name=name)
+        states.append(layer(states[-1]))
+    name = "text_model.final_layer_norm"
+    last = layers.layer_norm(states[-1], c.layer_norm_eps, name, dtype)
+    return states[-2].astype(jnp.float32), last.astype(jnp.float32)

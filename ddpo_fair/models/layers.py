@@ -97,22 +97,30 @@ def attend(
     value: jax.Array,
     num_heads: int,
     is_causal: bool = False,
+    bias: jax.Array | None = None,
+    scale: float | None = None,
 ) -> jax.Array:
     """Scaled dot-product attention [N, L, D]; every attention of the program.
 
     Of a query [N, L, D], key and value [N, S, D]; `num_heads` divides D. If causal,
-    position i sees positions 0..i only.
+    position i sees positions 0..i only. The logits are scaled by 1 / sqrt(D / heads)
+    if unsaid, and get the bias [1, heads, L, S].
     """
 
     def split(x: jax.Array) -> jax.Array:
         return x.reshape(*x.shape[:2], num_heads, -1)  # [N, L, heads, D/heads]
 
     heads = [split(x) for x in (query, key, value)]
-    implementation = "cudnn" if _gains_from_flash(*heads[:2]) else None
+    flash = bias is None and _gains_from_flash(*heads[:2])
+    implementation = "cudnn" if flash else None
     # Inside, JAX promotes bfloat16 logits to float32, which strict promotion forbids.
     with jax.numpy_dtype_promotion("standard"):
         output = jax.nn.dot_product_attention(
-            *heads, is_causal=is_causal, implementation=implementation
+            *heads,
+            bias,
+            scale=scale,
+            is_causal=is_causal,
+            implementation=implementation,
         )
     return output.reshape(query.shape)
 

@@ -32,6 +32,7 @@ LONGEST_NAME = 200  # characters of one that should not be there
 UNREAD = re.compile(
     r".*\.position_ids|vit\.pooler\.dense\.(weight|bias)"
     r"|logit_scale|(text|visual)_projection\.weight|vision_model\..*"  # CLIP's others
+    r"|encoder\.embed_tokens\.weight"  # T5's, a copy of `shared`
 )
 ADAPTERS = re.compile(r"[._]lora([._]|$)")
 

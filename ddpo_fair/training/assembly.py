@@ -136,8 +136,9 @@ def assemble(
     gaussian_step.check_policy(schedule)
     alone = dataclasses.replace(model, params={})  # programs would keep weights alive
     policy = sampler.Policy(alone, schedule, sample.guidance_scale)
-    state = initial_state(config, model.params["unet"])
-    base = model.params["unet"] if config.train.lora.rank else {}
+    weights = model.params[model.part]
+    state = initial_state(config, weights)
+    base = weights if config.train.lora.rank else {}
     run = Run(
         config=config,
         policy=policy,

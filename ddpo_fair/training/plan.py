@@ -109,8 +109,9 @@ def flops(config: ConfigDict, num_devices: int) -> dict[str, float]:
 
 
 def _heading(config: ConfigDict, model: stable_diffusion.Model, place: str) -> str:
-    unet, rank = model.params["unet"], config.train.lora.rank
+    unet, rank = model.params[model.part], config.train.lora.rank
     state = assembly.initial_state(config, unet)
+    name = {"unet": "UNet"}.get(model.part, model.part)
     trained, known = (
         sum(leaf.size for leaf in jax.tree.leaves(tree))
         for tree in (state.params, unet)
@@ -118,7 +119,7 @@ def _heading(config: ConfigDict, model: stable_diffusion.Model, place: str) -> s
     return (
         f"Plan of {config.model} in {config.dtype} for {place}."
         f" {f'LoRA of rank {rank}' if rank else 'Full fine-tuning'} trains {trained:,}"
-        f" of the UNet's {known:,} parameters.\n"
+        f" of the {name}'s {known:,} parameters.\n"
     )
 
 

@@ -50,9 +50,8 @@ def lower(
     scorers: Sequence[classifier.Classifier],
 ) -> Iterator[Program]:
     """The programs in the order of an epoch, of a run that is made of shapes."""
-    length = model.text_encoder.config.max_position_embeddings
-    size = length, model.unet.config.cross_attention_dim
-    text = np.zeros((1 + len(assembly.texts(config)), *size), np.float32)
+    count = 1 + len(assembly.texts(config))
+    text = np.zeros((count, *model.text_shape), np.float32)
     run, state = assembly.assemble(config, model, scorers, text)
     drawing = _drawing(run, state)
     yield from drawing

@@ -135,7 +135,8 @@ def trained_params(run: SavedRun, number: int, unet_template: Any) -> Any:
 def unet_template(folder: Path) -> Any:
     """Shapes of the UNet's parameters of a model folder; reads no weights."""
     configs = stable_diffusion.read_configs(folder)
-    return stable_diffusion.of_configs(folder, configs, jnp.float32).params["unet"]
+    model = stable_diffusion.of_configs(folder, configs, jnp.float32)
+    return model.params[model.part]
 
 
 def result(run: SavedRun, number: int) -> tuple[dict | None, dict | None]:

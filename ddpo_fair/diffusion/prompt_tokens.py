@@ -1,44 +1,46 @@
-"""Tokens of prompts, as CLIP's tokenizer has them."""
+"""Tokens of prompts, as the tokenizers of CLIP and T5 have them."""
 
 import codecs
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from ddpo_fair.errors import UserError, shown
-from ddpo_fair.models import clip, tensor_files
+from ddpo_fair.models import clip, t5, tensor_files
 
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
-
-FILES = ("vocab.json", "merges.txt")
+# Those that transformers reads, by the name of its class.
+FILES = {"CLIPTokenizer": ("vocab.json", "merges.txt"), "T5Tokenizer": ()}
+T5_LENGTH = 256  # diffusers' max_sequence_length
 CUT = "prompts_are_cut"  # in tokenizer_config.json: true where long ones lose their end
 
 
-def load(folder: Path) -> "CLIPTokenizer":
-    """The tokenizer of a folder; a UserError if there is none that can be read."""
+def load(folder: Path, kind: str = "CLIPTokenizer") -> Any:
+    """The tokenizer of a folder; a UserError if there is none that can be read.
+
+    Its kind is one of `FILES`.
+    """
     # Of transformers only the tokenizer serves: its advice to install PyTorch puzzles.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    from transformers import CLIPTokenizer  # seconds, and only where weights are read
+    import transformers  # seconds, and only where weights are read
 
     logging.getLogger("transformers").setLevel(logging.ERROR)
     try:
-        return CLIPTokenizer.from_pretrained(  # a folder: nothing to pin
+        return getattr(transformers, kind).from_pretrained(  # a folder: nothing to pin
             folder, local_files_only=True
         )  # nosec B615
     except Exception as error:  # whatever a broken file brings up
         raise UserError(
-            f"{folder} holds no CLIP tokenizer that can be read"
-            f" ({type(error).__name__}: {str(error)[:200]}); {_way_out(folder)}."
+            f"{folder} holds no {kind[:-9]} tokenizer that can be read"
+            f" ({type(error).__name__}: {str(error)[:200]}); {_way_out(folder, kind)}."
         ) from error
 
 
-def _way_out(folder: Path) -> str:
+def _way_out(folder: Path, kind: str) -> str:
     """What to do about a tokenizer that cannot be read."""
-    if lacking := [name for name in FILES if not (folder / name).is_file()]:
+    if lacking := [name for name in FILES[kind] if not (folder / name).is_file()]:
         return f"it lacks {' and '.join(lacking)}: copy them from the original model"
     for path in filter(Path.is_file, folder.glob("*.json")):
         if path.read_bytes().startswith(codecs.BOM_UTF8):
@@ -47,8 +49,13 @@ def _way_out(folder: Path) -> str:
     return tensor_files.way_out(*folder.glob("*"), otherwise=again)
 
 
+def length_of(encoder: clip.Config | t5.Config) -> int:
+    """Tokens that a text encoder reads, L."""
+    return getattr(encoder, "max_position_embeddings", T5_LENGTH)
+
+
 def of(
-    tokenizer: "CLIPTokenizer", encoder: clip.Config, prompts: list[str]
+    tokenizer: Any, encoder: clip.Config | t5.Config, prompts: list[str]
 ) -> np.ndarray:
     """Token numbers int32 [N, L], padded to the text encoder's length.
 
@@ -58,7 +65,7 @@ def of(
     Raises:
         UserError: for a prompt that is longer, or of which it has no token.
     """
-    length, vocab_size = encoder.max_position_embeddings, encoder.vocab_size
+    length, vocab_size = length_of(encoder), encoder.vocab_size
     cut = tokenizer.init_kwargs.get(CUT) is True
     found = tokenizer(prompts, padding="max_length", max_length=length, truncation=cut)[
         "input_ids"
@@ -67,7 +74,7 @@ def of(
         if len(ids) > length:
             raise UserError(
                 f"The prompt {shown(prompt)} has {len(ids)} tokens, but the text"
-                f" encoder reads {length}, two of which mark its ends; shorten it."
+                f" encoder reads {length} with those that mark its ends; shorten it."
             )
         if max(ids) >= vocab_size:
             raise UserError(

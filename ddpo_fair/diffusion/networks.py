@@ -1,0 +1,115 @@
+"""The networks of a text-to-image model, by the names of their folders."""
+
+from collections.abc import Container, Iterable
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ddpo_fair.diffusion import prompt_tokens
+from ddpo_fair.models import clip, options, sd3_transformer, t5, unet, vae, weights
+
+UNET, TRANSFORMER = "unet", "transformer"  # that denoises: Stable Diffusion 1 and 2; 3
+TEXT, TEXT_2, TEXT_3 = "text_encoder", "text_encoder_2", "text_encoder_3"
+LARGEST = 256  # latent pixels; published models of this kind have 32 to 128
+Networks = dict[str, nn.Module]
+
+
+def parts_of(folder: Path) -> tuple[str, ...]:
+    """The networks that a model's folder must have, and T5 where there is one."""
+    if not (folder / TRANSFORMER).is_dir():
+        return UNET, "vae", TEXT
+    third = (TEXT_3,) if (folder / TEXT_3).is_dir() else ()
+    return TRANSFORMER, "vae", TEXT, TEXT_2, *third
+
+
+def of_configs(
+    configs: dict[str, dict[str, Any]], dtype: Any, remat: bool | str = False
+) -> Networks:
+    """The networks of a model's parsed config.json files, by part.
+
+    Raises:
+        UserError: for a config that is not supported, or parts that do not fit.
+    """
+    text = clip.ProjectingTextEncoder if TRANSFORMER in configs else clip.TextEncoder
+    makers = {
+        UNET: lambda c: unet.UNet(unet.Config.from_dict(c), dtype, remat),
+        TRANSFORMER: lambda c: sd3_transformer.SD3Transformer(
+            sd3_transformer.Config.from_dict(c), dtype, remat
+        ),
+        "vae": lambda c: vae.AutoencoderKL(vae.Config.from_dict(c), dtype),
+        TEXT: lambda c: text(clip.Config.from_dict(c), dtype),
+        TEXT_2: lambda c: text(clip.Config.from_dict(c), dtype),
+        TEXT_3: lambda c: t5.Encoder(t5.Config.from_dict(c), dtype),
+    }
+    networks = {part: makers[part](configs[part]) for part in makers if part in configs}
+    _check_fit({part: network.config for part, network in networks.items()})
+    return networks
+
+
+def _check_fit(configs: dict[str, Any]) -> None:
+    """Raises a UserError unless the parts fit together."""
+    part = denoising_part(configs)
+    config, latents = configs[part], configs["vae"].latent_channels
+    fits = [("in_channels", latents, "vae"), ("out_channels", latents, "vae")]
+    if part == UNET:
+        turns = 2 ** (len(config.block_out_channels) - 1)
+        fits.append(("cross_attention_dim", configs[TEXT].hidden_size, TEXT))
+    else:
+        turns, both = config.patch_size, (configs[TEXT], configs[TEXT_2])
+        pooled = sum(one.projection_dim for one in both)
+        fits.append(("pooled_projection_dim", pooled, "two text_encoders together"))
+        if TEXT_3 in configs:
+            fits.append(("joint_attention_dim", configs[TEXT_3].d_model, TEXT_3))
+    size = config.sample_size
+    sound = size is not None and size <= LARGEST and size % turns == 0
+    words = f"a multiple of {turns} latent pixels, at most {LARGEST}"
+    rules = [("sample_size", sound, words)]
+    for name, wanted, other in fits:
+        sound = getattr(config, name) == wanted
+        rules.append((name, sound, f"{wanted}, as its {other} has it"))
+    if part == TRANSFORMER:
+        states = sum(one.hidden_size for one in both)
+        sound = states <= config.joint_attention_dim
+        rules.append(("joint_attention_dim", sound, f"at least {states}"))
+    options.check(f"{part}/config.json", vars(config), rules)
+
+
+def denoising_part(parts: Container[str]) -> str:
+    """The name of the network that denoises among the names of a model's parts."""
+    return TRANSFORMER if TRANSFORMER in parts else UNET
+
+
+def text_parts(parts: Iterable[str]) -> list[str]:
+    """The names of the text encoders among those of a model's parts."""
+    return [part for part in parts if part.startswith(TEXT)]
+
+
+def text_shape(networks: Networks) -> tuple[int, int]:
+    """(L, D) of `encode_prompts`."""
+    length = prompt_tokens.length_of(networks[TEXT].config)
+    part = denoising_part(networks)
+    if part == TRANSFORMER:
+        length += prompt_tokens.T5_LENGTH + 1
+    return length, networks[part].config.cross_attention_dim
+
+
+def templates(networks: Networks) -> dict[str, Any]:
+    """Shapes of the parameters of a model's networks, by part; computes nothing."""
+    part = denoising_part(networks)
+    config = networks[part].config
+    latents = (1, config.sample_size, config.sample_size, config.in_channels)
+    timestep = jax.ShapeDtypeStruct((1,), jnp.int32)
+    inputs = {
+        part: (latents, timestep, (1, *text_shape(networks))),
+        "vae": ((1, 64, 64, 3),),
+    }
+    for name in text_parts(networks):
+        tokens = prompt_tokens.length_of(networks[name].config)
+        inputs[name] = (jax.ShapeDtypeStruct((1, tokens), jnp.int32),)
+    return {
+        name: weights.init_template(networks[name], *shapes)
+        for name, shapes in inputs.items()
+    }
