@@ -14,7 +14,8 @@ from ddpo_fair.errors import UserError, shown
 
 EMBEDDED = "embedded"  # the small model that ships with the package
 LARGE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-VARIANTS = ("embedded", "sd15")
+MEDIUM = "stabilityai/stable-diffusion-3.5-medium"
+VARIANTS = ("embedded", "sd15", "sd35")
 ATTRIBUTE = re.compile(r"attributes\.([^.]*)\.(\w+)")  # a setting of one
 # Names that settings had before, which are still read.
 RENAMED = {
@@ -85,9 +86,10 @@ def attribute(
 def choose_model(config: ConfigDict, variant: str | None) -> ConfigDict:
     """`config`, which is changed: the model of a variant and what follows from it.
 
-    Variants are "embedded", "sd15", or None: Stable Diffusion 1.5 on a host with a GPU
-    or TPU and JAX's plugin for it, the embedded model elsewhere. No backend is started
-    to find out. A UserError for another variant.
+    Variants are "embedded", "sd15", "sd35" (Stable Diffusion 3.5 Medium, or with
+    --config.model another of 3), or None: Stable Diffusion 1.5 on a host with a GPU or
+    TPU and JAX's plugin for it, the embedded model elsewhere. No backend is started to
+    find out. A UserError for another variant.
     """
     if variant is None:
         variant = "sd15" if accelerator.shown() else "embedded"
@@ -96,8 +98,10 @@ def choose_model(config: ConfigDict, variant: str | None) -> ConfigDict:
             f"--config: {shown(variant)} after the colon must be"
             f" {' or '.join(VARIANTS)}."
         )
-    if variant == "sd15":
+    if variant in ("sd15", "sd35"):
         _stable_diffusion(config)
+    if variant == "sd35":
+        _stable_diffusion_3(config)
     return config
 
 
@@ -379,3 +383,17 @@ def _stable_diffusion(config: ConfigDict) -> None:
     config.eval.images, config.log.images = 112, 16
     config.eval.every_epochs = 5
     config.checkpoint.every_epochs = 5
+
+
+def _stable_diffusion_3(config: ConfigDict) -> None:
+    """Stable Diffusion 3.5 Medium; what differs in Flow-GRPO's settings for it."""
+    config.model = MEDIUM
+    config.sample.num_steps = 10
+    config.sample.guidance_scale = 4.5
+    config.sample.eta = 0.7
+    config.sample.batch_per_device, config.sample.batches = 4, 16
+    config.train.skip_last_steps = 1
+    config.train.microbatch = 1
+    config.train.remat = "full"
+    config.train.lora.target_modules = ("attn",)  # of image and text to each other
+    config.train.lora.rank, config.train.lora.scale = 32, 2.0

@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,7 +19,7 @@ from absl import flags
 
 import ddpo_fair
 from ddpo_fair import command_line, files, process
-from ddpo_fair.diffusion import scheduler_settings, stable_diffusion
+from ddpo_fair.diffusion import flow, networks, scheduler_settings, stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.models import lora, lora_files, sources, weights
 from ddpo_fair.training import saved_run
@@ -26,7 +27,7 @@ from ddpo_fair.training import saved_run
 MOST_EPOCHS = 10**6
 FORMATS = ("diffusers", "lora", "kohya")
 TEXT_WEIGHTS = "model.safetensors"
-PIPELINE = {
+PIPELINE: dict[str, Any] = {
     "_class_name": "StableDiffusionPipeline",
     "feature_extractor": [None, None],
     "image_encoder": [None, None],
@@ -35,6 +36,20 @@ PIPELINE = {
     "text_encoder": ["transformers", "CLIPTextModel"],
     "tokenizer": ["transformers", "CLIPTokenizer"],
     "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+CLIP = {
+    "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+}
+PIPELINE_3: dict[str, Any] = {
+    "_class_name": "StableDiffusion3Pipeline",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    **{f"{name}{number}": kind for name, kind in CLIP.items() for number in ("", "_2")},
+    "text_encoder_3": ["transformers", "T5EncoderModel"],
+    "tokenizer_3": ["transformers", "T5TokenizerFast"],
+    "transformer": ["diffusers", "SD3Transformer2DModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
 
@@ -55,7 +70,7 @@ def export(
 ) -> Path:
     """Writes a checkpoint's model to a folder, new or empty, whole or not at all.
 
-    Formats: "diffusers", a folder that StableDiffusionPipeline.from_pretrained opens;
+    Formats: "diffusers", a folder that DiffusionPipeline.from_pretrained opens;
     "lora", adapters for diffusers' load_lora_weights and for PEFT; "kohya", adapters
     for ComfyUI and AUTOMATIC1111. `number` is the checkpoint's, None for the newest. A
     UserError if there is nothing to export, or it cannot be written.
@@ -69,11 +84,17 @@ def export(
     settings = saved.config.train.lora
     if format != "diffusers" and not settings.rank:
         raise UserError(
-            f"--format={format}: {saved.folder} trained all weights of the UNet"
+            f"--format={format}: {saved.folder} trained all weights of the model"
             " (train.lora.rank=0), so there are no adapters; use --format=diffusers."
         )
     saved = saved_run.with_weights(saved, "model")
     source = sources.model_folder(saved.config.model, saved.config.variant)
+    part = networks.denoising_part(networks.parts_of(source))
+    if format == "kohya" and part == networks.TRANSFORMER:
+        raise UserError(
+            "--format=kohya has names for a UNet's layers alone, and this model has a"
+            " transformer; use --format=lora, which ComfyUI reads too."
+        )
     with _new_folder(target) as folder:
         if format == "diffusers":
             _write_pipeline(folder, saved, number, source)
@@ -89,8 +110,8 @@ def export(
             }
             of_both = (lora_files.DIFFUSERS, lora_files.PEFT)
             for name in of_both if format == "lora" else (lora_files.KOHYA,):
-                lora_files.save(folder, adapters, settings.scale, metadata, name)
-        text = model_card.write(saved, number, format)
+                lora_files.save(folder, adapters, settings.scale, metadata, name, part)
+        text = model_card.write(saved, number, format, part)
         (folder / "README.md").write_text(text, encoding="utf-8")
     return target
 
@@ -99,25 +120,26 @@ def _write_pipeline(
     folder: Path, saved: saved_run.SavedRun, number: int, source: Path
 ) -> None:
     model = stable_diffusion.load(source, variant=saved.config.variant or None)
-    shapes = jax.eval_shape(lambda: model.params["unet"])
+    shapes = jax.eval_shape(lambda: model.params[model.part])
     params = saved_run.trained_params(saved, number, shapes)
     settings = saved.config.train.lora
     if settings.rank:
         # NumPy arrays, hence nothing is compiled or placed on a device
         params = jax.tree.map(np.asarray, params)
-        params = lora.merge(model.params["unet"], params, settings.scale)
-    for part, content in {**model.params, "unet": params}.items():
-        of_transformers = part == "text_encoder"
+        params = lora.merge(model.params[model.part], params, settings.scale)
+    for part, content in {**model.params, model.part: params}.items():
+        of_transformers = part in model.tokenizers
         name = TEXT_WEIGHTS if of_transformers else stable_diffusion.WEIGHTS
         weights.save(folder / part, content, model.configs[part], name)
-    for part in ("scheduler", "tokenizer"):
+    tokenizers = [stable_diffusion.tokenizer_folder(part) for part in model.tokenizers]
+    for part in ("scheduler", *tokenizers):
         (folder / part).mkdir()
-    for name in sources.TOKENIZER:
-        if (source / "tokenizer" / name).is_file():
-            content = _read_own(source, f"tokenizer/{name}")
-            (folder / "tokenizer" / name).write_bytes(content)
+    for name in (f"{part}/{name}" for part in tokenizers for name in sources.TOKENIZER):
+        if (source / name).is_file():
+            (folder / name).write_bytes(_read_own(source, name))
     scheduler, name = model.scheduler, f"scheduler/{scheduler_settings.FILE}"
-    if str(scheduler.get("_class_name")) in scheduler_settings.CLASSES:
+    known = {*scheduler_settings.CLASSES, flow.CLASS}
+    if str(scheduler.get("_class_name")) in known:
         content = _read_own(source, name)
         text = content.decode(json.detect_encoding(content))  # diffusers wants UTF-8
     else:  # Flax's, say, which diffusers has no more
@@ -125,7 +147,10 @@ def _write_pipeline(
         scheduler = {"_class_name": "DDIMScheduler", **settings}
         text = files.json_text(scheduler, 2)
     (folder / name).write_text(text, encoding="utf-8")
-    index = {**PIPELINE, "scheduler": ["diffusers", scheduler["_class_name"]]}
+    index = PIPELINE_3 if model.part == networks.TRANSFORMER else PIPELINE
+    index = {**index, "scheduler": ["diffusers", scheduler["_class_name"]]}
+    if model.part == networks.TRANSFORMER and networks.TEXT_3 not in model.tokenizers:
+        index |= {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
     text = files.json_text(dict(sorted(index.items())), 2)
     (folder / "model_index.json").write_text(text, encoding="utf-8")
 

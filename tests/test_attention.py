@@ -15,7 +15,7 @@ def chosen(monkeypatch):
     """Implementations that attentions ask for, on a GPU that has them all."""
     asked = []
 
-    def attention(query, key, value, *, is_causal, implementation):
+    def attention(query, key, value, bias, *, scale, is_causal, implementation):
         asked.append(implementation)
         return query
 

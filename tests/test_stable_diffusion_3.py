@@ -5,13 +5,19 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import official_configs
 import parity
 import pytest
 import tiny_model
+import tiny_run
 
-from ddpo_fair import rng
+from ddpo_fair import audit, evaluate, export, rng, train
+from ddpo_fair import config as configuration
 from ddpo_fair.diffusion import networks, sampler, stable_diffusion
-from ddpo_fair.models import t5, weights
+from ddpo_fair.errors import UserError
+from ddpo_fair.loggers import run_log
+from ddpo_fair.models import lora, lora_files, sd3_transformer, t5, vae, weights
+from ddpo_fair.training import evaluation, programs, run_folder, saved_run, stopping
 
 NUM_STEPS, GUIDANCE = 5, 4.0
 
@@ -91,3 +97,115 @@ def test_five_guided_steps_equal_the_pipeline(torch, folder, has_t5):
     assert np.std(expected) > 0.1 and np.std(text[0] - text[1]) > 0
     # float32 sums in another order, which guidance multiplies
     np.testing.assert_allclose(images, expected, rtol=0, atol=1e-4)
+
+
+def settings(folder, classifier, root, **changes):
+    """Of a run of seconds on this model, with Flow-GRPO's noise."""
+    return tiny_model.config(
+        folder,
+        classifier,
+        root,
+        **{"sample.eta": 0.7, "train.lora.target_modules": ("attn",), **changes},
+    )
+
+
+def predict(model, params):
+    """Of the transformer, for inputs that are the same in every call."""
+    random = np.random.default_rng(0)
+    latents = random.standard_normal((2, 8, 8, 4), dtype=np.float32)
+    text = random.standard_normal((2, 9, 40), dtype=np.float32)
+    times = np.array([3.25, 981.5], np.float32)
+    output = model.denoiser.apply({"params": params}, latents, times, text)
+    return output, (latents, text, times)
+
+
+@pytest.mark.parametrize("format", ["diffusers", "lora"])
+def test_diffusers_opens_what_is_exported(torch, folder, tiny, tmp_path, format):
+    diffusers = pytest.importorskip("diffusers")
+    config = settings(folder, tiny[1], tmp_path)
+    run = tiny_run.save(config)
+    output = export.export(run, tmp_path / "out", format)
+    where = output
+    if format == "lora":  # beside the base model, as an export has it
+        config = settings(folder, tiny[1], tmp_path, **{"run.name": "none"})
+        where = export.export(
+            tiny_run.save(config, 0.0), tmp_path / "base", "diffusers"
+        )
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(where)
+    assert type(pipeline) is diffusers.StableDiffusion3Pipeline
+    if format == "lora":
+        pipeline.load_lora_weights(output)
+    model = stable_diffusion.load(folder)
+    base = model.params["transformer"]
+    adapters = lora_files.load(output, base) if format == "lora" else None
+    trained = saved_run.trained_params(saved_run.read(run), 3, base)
+    merged = lora.merge(base, trained, config.train.lora.scale)
+    if adapters:
+        again = lora.adapted(base, adapters)
+        for name, kernel in lora.adapted(base, trained, 16.0).items():
+            np.testing.assert_allclose(again[name], kernel, rtol=1e-5, atol=1e-6)
+    expected, (latents, text, times) = predict(model, merged)
+    pooled = torch.from_numpy(text[:, -1, :16])
+    with torch.no_grad():
+        found = pipeline.transformer(
+            parity.to_torch(torch, latents),
+            torch.from_numpy(text[:, :-1]),
+            pooled,
+            torch.from_numpy(times),
+        ).sample
+    assert parity.relative_error(parity.to_numpy(found), expected) < 1e-4
+    assert parity.relative_error(predict(model, base)[0], expected) > 0.1
+    assert pipeline.transformer.config.qk_norm == "rms_norm"
+    if format == "diffusers":
+        card = (output / "README.md").read_text()
+        assert "StableDiffusion3Pipeline" in card and "DDIM" not in card
+        with pytest.raises(UserError, match="use --format=lora"):
+            export.export(run, tmp_path / "kohya", "kohya")
+
+
+@pytest.mark.long
+def test_a_run_trains_resumes_and_is_measured(folder, tiny, tmp_path, monkeypatch):
+    whole = settings(folder, tiny[1], tmp_path, **{"run.name": "whole"})
+    train.train(whole)
+    lines = run_log.read(run_folder.path_of(whole))
+    assert max(line["ratio_deviation"] for line in lines) <= 1e-5  # on policy
+    assert min(line["kl_last"] for line in lines) > 0  # it moves
+    broken, stop = whole.copy_and_resolve_references(), stopping.Stop()
+    broken.run.name = "broken"
+    start = evaluation.start
+
+    def start_and_stop(run, params, epoch):
+        stop.requested = True
+        return start(run, params, epoch)
+
+    monkeypatch.setattr(evaluation, "start", start_and_stop)
+    with pytest.raises(stopping.Interrupted):
+        train.train(broken, stop)
+    monkeypatch.undo()
+    train.train(broken)
+    one, other = map(run_folder.path_of, (whole, broken))
+    assert tiny_run.numbers(one) == tiny_run.numbers(other)
+    assert tiny_run.checksums(one)[4] == tiny_run.checksums(other)[4]
+    flags = "--images=2", "--sets=trained", "--samplers=0:1:2", "--audit=none"
+    assert evaluate.main([f"--run={one}", *flags]) == 0
+    adapters = export.export(one, tmp_path / "lora", "lora")
+    drawing = {"prompt": tiny_model.PROMPTS[0], "steps": 2, "eta": 0.7, "batch": 1}
+    drawn = audit.model(
+        folder,
+        8,
+        output=tmp_path / "audit",
+        classifier=tiny[1],
+        lora=adapters,
+        confidence=0.5,
+        **drawing,
+    )
+    assert drawn is not None and len([*(tmp_path / "audit").rglob("*.png")]) >= 8
+
+
+def test_the_plan_of_3_5_medium_needs_no_file():
+    config = configuration.choose_model(configuration.defaults(), "sd35")
+    model, _ = programs.read(config)
+    read = sd3_transformer.Config.from_dict
+    assert model.denoiser.config == read(official_configs.TRANSFORMER_3_5)
+    assert model.vae.config == vae.Config.from_dict(official_configs.VAE_3)
+    assert model.text_shape == (77 + 256 + 1, 4096)  # as diffusers joins them

@@ -8,6 +8,7 @@ from pathlib import Path
 from ddpo_fair.errors import UserError
 from ddpo_fair.models import tensor_files
 
+OPTIONAL = ("transformer", "text_encoder_2", "text_encoder_3")
 TIMEOUT_SECONDS = 15  # for the hub to answer a question
 MOVED = {  # names that scripts still carry, and where the model is now
     "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -92,12 +93,16 @@ def _checked(
 ) -> list[str]:
     """Patterns of the files that are needed, of a model that has files of these names.
 
-    Raises a UserError unless each part has its config.json and its weights.
+    Raises a UserError unless each part has its config.json and its weights; the UNet
+    and those of `OPTIONAL` may be missing, but not both UNet and transformer.
     """
     patterns = []
+    optional = OPTIONAL + ("unet",) * ("transformer/config.json" in names)
     for part, stem in parts.items():
         place = f"{part}/" if part else ""
         if f"{place}config.json" not in names:
+            if part in optional:
+                continue
             layout = "diffusers" if part else "transformers"
             raise UserError(
                 f"{setting} has no {place}config.json: it is not a model in the layout"

@@ -20,8 +20,12 @@ PEFT_CONFIG = "adapter_config.json"
 KOHYA = "kohya_lora.safetensors"  # ComfyUI and AUTOMATIC1111 take any name
 
 
-def tensors(adapters: Adapters, scale: float, file: str) -> dict[str, np.ndarray]:
+def tensors(
+    adapters: Adapters, scale: float, file: str, part: str = "unet"
+) -> dict[str, np.ndarray]:
     """Float32 tensors by their names in a file: `DIFFUSERS`, `PEFT` or `KOHYA`.
+
+    The part is the network's folder; kohya has names for a UNet's layers alone.
 
     Readers add (alpha / rank) * up @ down to a weight, and some know no alpha but the
     rank. So the scale, which is alpha / rank in training, is multiplied into `up`, and
@@ -38,7 +42,7 @@ def tensors(adapters: Adapters, scale: float, file: str) -> dict[str, np.ndarray
             named[f"{name}.lora_up.weight"] = up
             named[f"{name}.alpha"] = np.asarray(len(down), np.float32)
             continue
-        name = f"{'unet' if file == DIFFUSERS else 'base_model.model'}.{path}"
+        name = f"{part if file == DIFFUSERS else 'base_model.model'}.{path}"
         named[f"{name}.lora_A.weight"] = down
         named[f"{name}.lora_B.weight"] = up
     return named
@@ -50,9 +54,10 @@ def save(
     scale: float,
     metadata: Mapping[str, str],
     file: str,
+    part: str = "unet",
 ) -> None:
     """Writes `tensors` and metadata to a folder; a UserError if one is not finite."""
-    named = tensors(adapters, scale, file)
+    named = tensors(adapters, scale, file, part)
     for name, array in named.items():
         if not np.isfinite(array).all():
             raise UserError(
@@ -96,6 +101,7 @@ def load(file: str | os.PathLike, params: dict[str, Any]) -> Adapters:
     for layer, kernel in lora.kernels_of(params).items():
         for stem, down, up in (
             (f"unet.{layer}", "lora_A", "lora_B"),
+            (f"transformer.{layer}", "lora_A", "lora_B"),
             (f"base_model.model.{layer}", "lora_A", "lora_B"),
             (f"lora_unet_{layer.replace('.', '_')}", "lora_down", "lora_up"),
         ):
@@ -112,8 +118,8 @@ def load(file: str | os.PathLike, params: dict[str, Any]) -> Adapters:
         named = ", ".join(name[:200] for name in strangers[: weights.MOST_NAMED])
         raise UserError(
             f"{path} holds {len(strangers)} tensors that fit no layer of this model's"
-            f" UNet, the first: {named}. Give adapters of the UNet alone, of this very"
-            " model, in the names that ddpo_fair.export writes."
+            f" UNet or transformer, the first: {named}. Give adapters of that alone, of"
+            " this very model, in the names that ddpo_fair.export writes."
         )
     if not adapters:
         raise UserError(f"{path} holds no adapters; give what ddpo_fair.export wrote.")
@@ -148,7 +154,7 @@ def _scale(path: Path) -> float:
     with safetensors.safe_open(path, framework="numpy") as file:
         text = (file.metadata() or {}).get("lora_adapter_metadata", "{}")
     try:
-        settings = {x.removeprefix("unet."): y for x, y in json.loads(text).items()}
+        settings = {x.rpartition(".")[2]: y for x, y in json.loads(text).items()}
         if path.name == PEFT and (path.with_name(PEFT_CONFIG)).is_file():
             settings = tensor_files.read_json(path.with_name(PEFT_CONFIG))
         odd = ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern")

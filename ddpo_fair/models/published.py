@@ -19,6 +19,8 @@ STABLE_DIFFUSION_1: dict[str, dict[str, Any]] = {
         "hidden_size": 768,
         "intermediate_size": 3072,
         "num_attention_heads": 12,
+        "projection_dim": 768,
+        "eos_token_id": 2,
     },
     "scheduler": {
         "beta_end": 0.012,
@@ -31,9 +33,40 @@ STABLE_DIFFUSION_1: dict[str, dict[str, Any]] = {
         "steps_offset": 1,
     },
 }
+STABLE_DIFFUSION_3_5_MEDIUM: dict[str, dict[str, Any]] = {
+    "transformer": {
+        "num_layers": 24,
+        "num_attention_heads": 24,
+        "caption_projection_dim": 1536,
+        "pos_embed_max_size": 384,
+        "dual_attention_layers": [*range(13)],
+        "qk_norm": "rms_norm",
+    },
+    "vae": STABLE_DIFFUSION_1["vae"]
+    | {
+        "latent_channels": 16,
+        "sample_size": 1024,
+        "scaling_factor": 1.5305,
+        "shift_factor": 0.0609,
+        "use_post_quant_conv": False,
+        "use_quant_conv": False,
+    },
+    "text_encoder": STABLE_DIFFUSION_1["text_encoder"],
+    "text_encoder_2": {
+        "hidden_act": "gelu",
+        "hidden_size": 1280,
+        "intermediate_size": 5120,
+        "num_attention_heads": 20,
+        "num_hidden_layers": 32,
+        "projection_dim": 1280,
+    },
+    # T5 encodes before anything else is on the devices, and does not count.
+    "scheduler": {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0},
+}
 MODELS = {
     "CompVis/stable-diffusion-v1-4": STABLE_DIFFUSION_1,
     "stable-diffusion-v1-5/stable-diffusion-v1-5": STABLE_DIFFUSION_1,
+    "stabilityai/stable-diffusion-3.5-medium": STABLE_DIFFUSION_3_5_MEDIUM,
 }
 # ViT-Base/16 at 224 pixels, with transformers' ViTImageProcessor: its config.json and
 # preprocessor_config.json.

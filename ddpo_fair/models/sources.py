@@ -27,17 +27,20 @@ TOKENIZER = (
     "tokenizer_config.json",
     "vocab.json",
 )
-# Folders with weights and the stem of their files' names; further files.
+NUMBERS = ("", "_2", "_3")  # of text encoders and their tokenizers
+# Folders with weights, not all in every model (`hub.OPTIONAL`), with the stem
+# of their files' names; further files.
 NEEDED: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "model": (
         {
             "unet": "diffusion_pytorch_model",
+            "transformer": "diffusion_pytorch_model",
             "vae": "diffusion_pytorch_model",
-            "text_encoder": "model",
+            **{f"text_encoder{number}": "model" for number in NUMBERS},
         },
         (
             "scheduler/scheduler_config.json",
-            *(f"tokenizer/{name}" for name in TOKENIZER),
+            *(f"tokenizer{x}/{name}" for x in NUMBERS for name in TOKENIZER),
         ),
     ),
     "classifier": ({"": "model"}, ("preprocessor_config.json",)),

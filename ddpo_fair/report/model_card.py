@@ -48,13 +48,14 @@ MEASURED = (
 )
 
 
-def write(run: saved_run.SavedRun, number: int, format: str) -> str:
+def write(run: saved_run.SavedRun, number: int, format: str, part: str = "unet") -> str:
     """The model card, Markdown with the hub's header; see model_card.md.j2.
 
     Args:
         run: of `saved_run.read`.
         number: of the checkpoint.
         format: "diffusers", "lora" or "kohya".
+        part: the folder of the network that was trained, "unet" or "transformer".
     """
     config, record, flat = run.config, run.record, configuration.flatten(run.config)
     embedded = config.model == configuration.EMBEDDED
@@ -75,6 +76,9 @@ def write(run: saved_run.SavedRun, number: int, format: str) -> str:
     )
     return template.render(
         format=format,
+        part=part,
+        network="UNet" if part == "unet" else part,
+        pipeline=f"StableDiffusion{'' if part == 'unet' else 3}Pipeline",
         config=config,
         record={"version": None, "images_per_epoch": None, "commit": None} | record,
         number=number,
