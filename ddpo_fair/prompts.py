@@ -39,15 +39,9 @@ def draw(
     """Index of each image's prompt, int [N], in an order drawn anew every epoch.
 
     Every prompt has the same number of images, or one more where that does not divide;
-    which ones have more is drawn too.
-
-    Args:
-        num_prompts: 0 to num_prompts - 1 are the prompts of the config.
-        num_images: N, of the epoch.
-        seed: of the run.
-        epoch: its number.
-        further: of each kind of other prompts, which the following indices are, how
-            many there are, and how many of the N images are of them.
+    which ones have more is drawn too. 0 to `num_prompts` - 1 are the prompts of the
+    config; of each `further` kind, which the following indices are, it says how many
+    there are, and how many of the N images are of them.
     """
     random = np.random.default_rng([seed, zlib.crc32(b"prompts"), epoch])
     own = num_images - sum(images for _, images in further)
@@ -113,27 +107,21 @@ def unknown(prompts: Sequence[str], setting: str = "prompts") -> list[str]:
 class Prompt(NamedTuple):
     """A prompt of an evaluation.
 
-    Attributes:
-        text: what the model is asked.
-        set: TRAINED, HELD_OUT (other occupations, never rewarded), EXPLICIT (with a
-            gender, for prompt adherence) or GIVEN (on the command line).
-        wanted: the class that an EXPLICIT prompt asks for; else None.
+    It is TRAINED, HELD_OUT (another occupation, never rewarded), EXPLICIT (with a
+    gender, for prompt adherence) or GIVEN (on the command line).
     """
 
     text: str
     set: str
-    wanted: int | None = None
+    wanted: int | None = None  # the class that an EXPLICIT prompt asks for
 
 
 def build(
     trained: Sequence[str], sets: Sequence[str], given: Sequence[str] = ()
 ) -> tuple[tuple[Prompt, ...], list[str]]:
-    """The prompts of the wanted sets, and a sentence for each that cannot be made.
+    """The prompts of the wanted `SETS` of a run's prompts, and further texts.
 
-    Args:
-        trained: the run's prompts.
-        sets: of `SETS`.
-        given: further texts.
+    And a sentence for each that cannot be made.
     """
     prompts = [Prompt(text, TRAINED) for text in trained if TRAINED in sets]
     notes = []

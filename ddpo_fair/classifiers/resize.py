@@ -50,36 +50,29 @@ def _along(pixels: jax.Array, axis: int, length: int, method: int) -> jax.Array:
 @functools.cache
 def integer_weights(num_in: int, num_out: int, method: int) -> np.ndarray:
     """Pillow's weights of one axis times 2^22: whole numbers, float64 [out, in]."""
-    weights = np.zeros((num_out, num_in))
     scale = num_in / num_out
+    places = np.arange(num_in)
     if method == NEAREST:
         # Summed up one by one, as Pillow does: at whole numbers rounding decides.
         steps = np.full(num_out, scale)
         steps[0] = scale * 0.5
-        places = np.floor(np.cumsum(steps)).astype(int)
-        weights[np.arange(num_out), places] = 2**PRECISION_BITS
-        return weights
+        chosen = np.floor(np.cumsum(steps))[:, None] == places
+        return chosen * 2.0**PRECISION_BITS
     stretch = max(scale, 1.0)  # antialiasing: the filter widens with the step
     support = SUPPORT[method] * stretch
-    for row in range(num_out):
-        centre = (row + 0.5) * scale
-        first = max(int(centre - support + 0.5), 0)
-        last = min(int(centre + support + 0.5), num_in)
-        places = np.arange(first, last)
-        values = np.asarray(
-            [_filter((x - centre + 0.5) / stretch, method) for x in places]
-        )
-        values = values / values.sum() * 2**PRECISION_BITS
-        # C's int(value +- 0.5)
-        weights[row, places] = np.trunc(values + np.copysign(0.5, values))
-    return weights
+    centres = (np.arange(num_out)[:, None] + 0.5) * scale
+    first = np.maximum(np.trunc(centres - support + 0.5), 0)
+    inside = (places >= first) & (places < np.trunc(centres + support + 0.5))
+    values = _filter((places - centres + 0.5) / stretch, method) * inside
+    values = values / values.sum(axis=1, keepdims=True) * 2**PRECISION_BITS
+    return np.trunc(values + np.copysign(0.5, values))  # C's int(value +- 0.5)
 
 
-def _filter(x: float, method: int) -> float:
-    x = abs(x)
+def _filter(x: np.ndarray, method: int) -> np.ndarray:
+    x = np.abs(x)
     if method == BILINEAR:
-        return max(1.0 - x, 0.0)
+        return np.maximum(1.0 - x, 0.0)
     a = -0.5  # Keys' cubic, as Pillow has it
-    if x < 1.0:
-        return ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
-    return (((x - 5.0) * x + 8.0) * x - 4.0) * a if x < 2.0 else 0.0
+    near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
+    far = (((x - 5.0) * x + 8.0) * x - 4.0) * a
+    return np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))
