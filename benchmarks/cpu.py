@@ -104,12 +104,12 @@ def _peer(flags: list[str]) -> tuple[Any, Any, dict[str, Any]]:
         ViTImageProcessorPil,
     )
 
-    from ddpo_fair import command_line
+    from ddpo_fair import experiment
     from ddpo_fair.diffusion import ddim
     from ddpo_fair.models import lora, sources
     from ddpo_fair.training import assembly
 
-    command, problems = command_line.parse([f"--config={CONFIG}", *flags], "cpu")
+    command, problems = experiment.parse([f"--config={CONFIG}", *flags], "cpu")
     assert not problems, problems
     config = command.config
     folder = sources.model_folder(config.model)

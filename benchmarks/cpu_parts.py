@@ -14,7 +14,7 @@ import gpu_setup
 import jax
 import jax.numpy as jnp
 
-from ddpo_fair import command_line, parallel, rng
+from ddpo_fair import experiment, parallel, rng
 from ddpo_fair.classifiers import classifier
 from ddpo_fair.diffusion import sampler
 from ddpo_fair.learning import learner, policy_update
@@ -38,7 +38,7 @@ def main() -> None:
 
 def measure(flags: list[str]) -> dict[str, dict[str, float]]:
     """Seconds and FLOP of an epoch's programs, each alone, and of a matrix product."""
-    command, _ = command_line.parse([f"--config={cpu.CONFIG}", *flags], "cpu")
+    command, _ = experiment.parse([f"--config={cpu.CONFIG}", *flags], "cpu")
     config = command.config
     parallel.start(config.distributed.cpu_devices)
     run, state = assembly.build(config)

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpo_fair import command_line, parallel
+from ddpo_fair import experiment, parallel
 from ddpo_fair.learning import policy_update, scoring
 from ddpo_fair.training import assembly, epoch
 
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--output", type=pathlib.Path, help="JSON of the table")
     options, overrides = parser.parse_known_args()
     flags = [f"--config={options.config}", *overrides]
-    command, problems = command_line.parse(flags, "benchmarks/gradient_signal.py")
+    command, problems = experiment.parse(flags, "benchmarks/gradient_signal.py")
     if problems:
         parser.error(" ".join(problems))
     config = command.config

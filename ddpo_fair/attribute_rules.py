@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,35 +32,28 @@ def targets(config: ConfigDict) -> dict[str, dict[str, tuple[float, ...]]]:
     """Shares of the file `config.targets`, by attribute and prompt; or a UserError."""
     if not config.targets:
         return {}
+    name = f"targets={shown(config.targets)}"
     path = files.given("targets", config.targets)
-    if path.exists() and not path.is_file():  # a FIFO would be waited for
-        raise UserError(f"targets={shown(config.targets)} is not a file; {FORM}.")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        table = json.loads(text, object_pairs_hook=files.once)
+        text = files.content(path)
+        table = json.loads(text.decode("utf-8-sig"), object_pairs_hook=files.once)
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"targets={shown(config.targets)} cannot be read as JSON ({error}); {FORM}."
-        ) from None
+        raise UserError(f"{name} cannot be read as JSON ({error}); {FORM}.") from None
     found: dict[str, dict[str, tuple[float, ...]]] = {}
     problems = []
     for prompt, attribute, shares in _entries(table):
-        where = f"targets={shown(config.targets)}: {shown(prompt)}"
+        where, known = f"{name}: {shown(prompt)}", config.attributes
         if prompt not in config.prompts:
             problems.append(
                 f"{where} is none of the prompts; train it, or leave it out"
             )
-        elif attribute not in config.attributes:
-            known = ", ".join(config.attributes)
-            problems.append(
-                f"{where}: {shown(attribute)} is none of the attributes {known}"
-            )
+        elif attribute not in known:
+            given = f"{shown(attribute)} is none of the attributes {', '.join(known)}"
+            problems.append(f"{where}: {given}")
         else:
-            names = config.attributes[attribute].classes
-            if isinstance(shares, Mapping):
-                shares = [shares.get(name) for name in names] + [
-                    None for name in shares if name not in names
-                ]
+            names = known[attribute].classes
+            if isinstance(shares, Mapping) and shares.keys() <= set(names):
+                shares = [shares.get(name) for name in names]
             if distribution(shares, len(names)):
                 found.setdefault(attribute, {})[prompt] = tuple(map(float, shares))
             else:
@@ -71,9 +64,35 @@ def targets(config: ConfigDict) -> dict[str, dict[str, tuple[float, ...]]]:
         if len(problems) == MOST_NAMED:  # there may be thousands
             break
     if problems or not found:
-        problems = problems or [f"targets={shown(config.targets)} holds none"]
-        raise UserError(f"{'; '.join(problems)}; {FORM}.")
+        raise UserError(f"{'; '.join(problems or [f'{name} holds none'])}; {FORM}.")
     return found
+
+
+def by_attribute(
+    flag: str, values: Sequence[str], names: Iterable[str]
+) -> dict[str, str]:
+    """What a flag says of each attribute: NAME=VALUE of one, VALUE of all others.
+
+    Raises:
+        UserError: if it is about an attribute that is not among them, or says two
+            things of one.
+    """
+    given: dict[str, str] = {}  # "" is of all others
+    for value in values:
+        name, equals, said = value.partition("=")
+        if equals and name in classes.DEFAULTS and name not in names:
+            raise UserError(
+                f"--{flag}={shown(value)} is about {name}, but the attributes are"
+                f" {', '.join(names)}; add it, or leave this out."
+            )
+        name, said = (name, said) if equals and name in names else ("", value)
+        if (before := given.setdefault(name, said)) != said:
+            raise UserError(
+                f"--{flag} is given twice, as {shown(before)} and {shown(said)}; leave"
+                " out one, or say of which attributes they are, with NAME= before"
+                " each."
+            )
+    return {x: given.get(x, given.get("")) for x in names if {x, ""} & given.keys()}
 
 
 def _entries(table: Any) -> Iterator[tuple[str, str, Any]]:
@@ -86,6 +105,14 @@ def _entries(table: Any) -> Iterator[tuple[str, str, Any]]:
             yield prompt, attribute, shares
 
 
+def shares(text: str) -> tuple[float, ...]:
+    """Numbers with commas between them; () for anything else."""
+    try:
+        return tuple(map(float, text.strip("() ").split(",")))
+    except ValueError:
+        return ()
+
+
 def distribution(shares: Any, count: int) -> bool:
     """Whether these are `count` shares, none of them negative, that sum to 1."""
     return (
@@ -93,6 +120,15 @@ def distribution(shares: Any, count: int) -> bool:
         and len(shares) == count
         and all(type(x) in (int, float) and 0 <= x <= 1 for x in shares)
         and math.isclose(sum(shares), 1, abs_tol=1e-6)
+    )
+
+
+def rule_of_target(names: Sequence[str]) -> str:
+    """What a target of these classes must be, in words."""
+    even = (round(1 / len(names), 4),) * len(names)
+    return (
+        f"must be the wanted shares classified as {', '.join(names)}, not negative,"
+        f" with sum 1, e.g. {even}."
     )
 
 
@@ -111,12 +147,8 @@ def problems(config: ConfigDict) -> Iterator[str]:
             yield f"{where}.classes={shown(one.classes)}: {wrong}"
             continue
         if not distribution(one.target, len(one.classes)):
-            shares = (round(1 / len(one.classes), 4),) * len(one.classes)
-            yield (
-                f"{where}.target={shown(one.target)} must be the wanted shares"
-                f" classified as {', '.join(one.classes)}, not negative, with sum 1,"
-                f" e.g. {shares}."
-            )
+            rule = rule_of_target(one.classes)
+            yield f"{where}.target={shown(one.target)} {rule}"
         if one.target_class not in ("auto", *one.classes):
             yield (
                 f"{where}.target_class={shown(one.target_class)} must be one of auto,"

@@ -5,7 +5,6 @@ were never trained on, prompts with an explicit gender; as in training and as us
 sample. Writes evaluation.json and images/; an interrupted evaluation continues.
 """
 
-import functools
 import re
 import sys
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
-from ddpo_fair import command_line, files, process, prompts
+from ddpo_fair import attribute_rules, command_line, experiment, files, process, prompts
 from ddpo_fair import config as configuration
 from ddpo_fair.errors import UserError, shown
 
@@ -95,10 +94,10 @@ def evaluate(where: tuple[Path, int | None], options: flags.FlagValues) -> Path:
             f"{saved.folder} has no attribute gender, which an evaluation is about;"
             " train with attributes.gender.weight=0 to have it measured beside others."
         )
-    references = command_line.by_attribute(
+    references = attribute_rules.by_attribute(
         "calibration", options.calibration, saved.config.attributes
     )
-    calibrations, labelled = calibration.kept(references, saved.config)
+    calibrations = calibration.of(references, saved.config)
     fields = description.fields(configuration.flatten(saved.config))
     saved = saved_run.with_weights(saved, *fields)
     parallel.start(saved.config.distributed.cpu_devices)
@@ -121,7 +120,7 @@ def evaluate(where: tuple[Path, int | None], options: flags.FlagValues) -> Path:
     texts = [prompt.text for prompt in plan.prompts]
     models = evaluation_models.load(saved, number, texts, classifiers, plan.seed)
     own = models.classifiers[0], *models.others
-    calibrations |= calibration.of(labelled, own, saved.config)
+    calibrations |= calibration.of(references, saved.config, models=own)
     evaluation_run.draw(plan, folder, models)
     matrices = calibration.matrices(calibrations)
     content = evaluation_run.summary(saved, plan, folder, models, notes, matrices)
@@ -142,7 +141,7 @@ def _of_config(argument: str) -> bool:
 def _run_of_config(arguments: list[str]) -> Path:
     from ddpo_fair.training import run_folder
 
-    command, problems = command_line.parse(arguments, "ddpo_fair.evaluate")
+    command, problems = experiment.parse(arguments, "ddpo_fair.evaluate")
     if problems:
         raise UserError(" ".join(problems))
     return run_folder.path_of(command.config)
@@ -150,11 +149,10 @@ def _run_of_config(arguments: list[str]) -> Path:
 
 def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
-    texts, whole, _ = command_line.definers(values)
+    texts, whole, _, several, _ = command_line.definers(values)
     texts("run", None, "Folder of the run; or --config=FILE, as it was trained")
     texts("checkpoint", None, "Epochs done at it, or its folder; the newest otherwise")
     whole("images", 64, "Of each prompt and model", 2, 10**5)
-    several = functools.partial(flags.DEFINE_multi_string, flag_values=values)
     flags.DEFINE_list("sets", list(prompts.SETS), "Of prompts", flag_values=values)
     several("prompt", [], "A further text; may be given again")
     how = "all, training, or eta:guidance:steps,...; training's first"

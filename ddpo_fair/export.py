@@ -78,7 +78,7 @@ def export(
     # Seconds of imports, which a wrong flag does not wait for.
     from ddpo_fair.report import model_card
 
-    target = files.output("--output", output, "")
+    target = files.output("--output", output)
     saved = saved_run.read(run)
     number = saved_run.choose(saved, number)
     settings = saved.config.train.lora
@@ -192,7 +192,7 @@ def _new_folder(output: Path) -> Iterator[Path]:
 
 def _options(arguments: Sequence[str]) -> flags.FlagValues:
     values = flags.FlagValues()
-    texts, whole, _ = command_line.definers(values)
+    texts, whole, *_ = command_line.definers(values)
     texts("run", None, "Folder of the run")
     texts("output", None, "A new folder to write")
     flags.DEFINE_enum(

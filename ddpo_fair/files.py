@@ -107,15 +107,16 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def output(flag: str, text: str | os.PathLike, own: str | bytes) -> Path:
+def output(flag: str, text: str | os.PathLike, *own: str | bytes) -> Path:
     """The absolute path that a flag names for a new file or folder, or one to replace.
 
-    `own` is what stands near the beginning of every file of this kind, bytes, or the
-    name of a file in every folder of this kind; empty if nothing may be replaced. A
-    UserError for a run's own records, a device, and whatever is of another kind.
+    `own` is what stands near the beginning of every file of this kind, bytes, or names
+    of files one of which is in every folder of this kind; none if no folder may be
+    replaced. A UserError for a run's own records, a device, and whatever is of another
+    kind.
     """
     path = given(flag, text)
-    folder = not isinstance(own, bytes)
+    folder = not any(isinstance(one, bytes) for one in own)
     try:
         run = next((p.parent for p in (path, *path.parents) if p.name in RECORDS), None)
         if run and sum((run / name).exists() for name in RECORDS) > 1:
@@ -128,12 +129,12 @@ def output(flag: str, text: str | os.PathLike, own: str | bytes) -> Path:
         elif not folder and not path.is_file():
             problem = "is a folder" if path.is_dir() else "is not a file to write to"
         elif folder:
-            if not any(path.iterdir()) or (own and (path / own).is_file()):
+            if not any(path.iterdir()) or any((path / x).is_file() for x in own):
                 return path
             problem = "exists and is not empty; nothing there was changed"
         else:
             with open(path, "rb") as file:
-                if own and own in file.read(LONGEST_BEGINNING):
+                if own[0] and own[0] in file.read(LONGEST_BEGINNING):
                     return path
             problem = "exists and was not written by this command"
     except OSError as error:

@@ -8,7 +8,7 @@ from functools import partial
 from absl import flags
 from ml_collections import ConfigDict
 
-from ddpo_fair import accelerator, command_line, config_rules, process, prompts
+from ddpo_fair import accelerator, config_rules, experiment, process, prompts
 from ddpo_fair import config as configuration
 from ddpo_fair.training import stopping
 
@@ -36,7 +36,7 @@ def _train_or_plan(arguments: Sequence[str]) -> None:
     )
     # absl knows no flag whose value may be left out.
     arguments = ["--plan=" if one == "--plan" else one for one in arguments]
-    command, problems = command_line.parse(arguments, "ddpo_fair.train", values)
+    command, problems = experiment.parse(arguments, "ddpo_fair.train", values)
     check(command.config, problems)
     if values.plan is None:
         stop.idle = not command.config.distributed.enabled  # or others would wait
@@ -62,7 +62,7 @@ def check(config: ConfigDict, problems: list[str]) -> None:
     config_rules.validate(config, problems)
 
 
-def model_choice(command: command_line.Command) -> str:
+def model_choice(command: experiment.Command) -> str:
     """The first line: which model is trained, why, and how to choose."""
     if "model" in command.overrides:
         reason = "as --config.model says"

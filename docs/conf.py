@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from ddpo_fair import __version__, command_line  # noqa: E402 - of this checkout
+from ddpo_fair import __version__, experiment  # noqa: E402 - of this checkout
 
 project, release, html_title = "ddpo_fair", __version__, "ddpo_fair"
 root_doc = "docs/index"
@@ -26,7 +26,7 @@ default_role = "code"
 def _settings() -> str:
     """Every setting of a config with its defaults, from the comments of config.py."""
     found, group = [], ""
-    for name, small, large, meaning in command_line.settings():
+    for name, small, large, meaning in experiment.settings():
         own = name.rpartition(".")[0] or "general"
         if own != group:
             found.append(f"## {own}\n")

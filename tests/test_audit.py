@@ -16,7 +16,7 @@ import refusals
 from PIL import Image
 from scipy import stats
 
-from ddpo_fair import audit, command_line
+from ddpo_fair import attribute_rules, audit
 from ddpo_fair.auditing import calibration, figures, image_plan
 from ddpo_fair.classifiers import audit_classifier, classes
 from ddpo_fair.errors import UserError
@@ -99,12 +99,12 @@ def test_several_attributes_a_limit_and_a_baseline(tiny, tmp_path, capsys):
     first, second = paint(tmp_path / "first", 9, 3), paint(tmp_path / "second", 4, 4, 4)
     flags = ("--prompt=a nurse", "--target=skin_tone=0.25,0.5,0.25")
     own = (*flags, "--attributes=gender,skin_tone", f"--classifier=gender={tiny[1]}")
-    assert command_line.by_attribute("x", ["x", "b=y"], ("a", "b")) == {
+    assert attribute_rules.by_attribute("x", ["x", "b=y"], ("a", "b")) == {
         "a": "x",
         "b": "y",
     }
     with pytest.raises(UserError, match="given twice, as 'x' and 'z'"):
-        command_line.by_attribute("x", ["x", "b=y", "z"], ("a", "b"))
+        attribute_rules.by_attribute("x", ["x", "b=y", "z"], ("a", "b"))
     _, old = run(first, tmp_path / "old", *own)
     assert old["attributes"]["gender"]["classifier"] == str(tiny[1])
     limit, before = "--fail-above=0.25", f"--baseline={tmp_path / 'old'}"
@@ -247,7 +247,11 @@ def test_the_mean_holds_the_noise_of_the_matrix():
     of_image, prompts = np.repeat(np.arange(30), 100), [f"p{k}" for k in range(30)]
     few, many = (
         figures.of_attribute(
-            labels, of_image, prompts, (0.5, 0.5), np.array([[9, 1], [1, 9]]) * factor
+            labels,
+            of_image,
+            prompts,
+            [(0.5, 0.5)] * 30,
+            np.array([[9, 1], [1, 9]]) * factor,
         )["corrected"]["mean_bias"]
         for factor in (1, 1000)
     )

@@ -15,7 +15,7 @@ import tiny_run
 from PIL import Image
 
 from ddpo_fair import audit
-from ddpo_fair.auditing import drawn_images
+from ddpo_fair.auditing import audit_result, classified, drawn_images
 from ddpo_fair.classifiers import audit_classifier
 from ddpo_fair.evaluation import evaluation_parts
 
@@ -46,10 +46,12 @@ def pixels(folder):
 
 
 def content(folder):
-    """The bytes of each file of a drawing, by its name."""
+    """The bytes of each file of a drawing, by its name; places and times differ."""
     whole = (path for path in folder.rglob("*") if path.is_file())
     named = {path.relative_to(folder).as_posix(): path.read_bytes() for path in whole}
-    return {x: y for x, y in named.items() if not x.startswith("audit.")}
+    return {
+        x: y for x, y in named.items() if not x.startswith(("audit.", classified.KEPT))
+    }
 
 
 def test_a_drawing_that_was_killed_goes_on(tiny, tmp_path, monkeypatch):
@@ -108,7 +110,7 @@ def test_sigkill_in_a_process_of_its_own(tiny, tmp_path):
     tiny_run.wait_for(lambda: count() > 4, broken)
     broken.kill()
     broken.communicate()
-    assert count() < 40 and not (tmp_path / "broken" / audit.RESULT).exists()
+    assert count() < 40 and not (tmp_path / "broken" / audit_result.RESULT).exists()
     tiny_run.finish(start("broken")[0])
     assert content(tmp_path / "broken") == content(tmp_path / "whole")
 
@@ -118,7 +120,7 @@ def test_what_is_there_is_not_drawn(tiny, tmp_path, monkeypatch, capsys):
     draw(tiny, output)
     monkeypatch.setattr(drawn_images, "_load", None)  # no weights are read
     again = draw(tiny, output, "--target=0.9,0.1")
-    written = json.loads((output / audit.RESULT).read_text())
+    written = json.loads((output / audit_result.RESULT).read_text())
     assert written == json.loads(json.dumps(dataclasses.asdict(again)))
     assert written["source"]["model"] == str(tiny[0])
     flags = [f"--model={tiny[0]}", *SAMPLER, f"--prompt={NURSE}", f"--output={output}"]

@@ -11,8 +11,8 @@ from refusals import refused
 
 from ddpo_fair import (
     accelerator,
-    command_line,
     config_rules,
+    experiment,
     process,
     setting_rules,
     train,
@@ -36,7 +36,7 @@ TARGET = "attributes.gender.target"
 
 
 def parse(*arguments, path=ROOT / "configs" / "mech_eng.py", variant=":embedded"):
-    return command_line.parse([f"--config={path}{variant}", *arguments], "some.module")
+    return experiment.parse([f"--config={path}{variant}", *arguments], "some.module")
 
 
 def test_names_and_choices_that_are_promised_exist():
@@ -61,7 +61,7 @@ def test_every_config_file_is_sound(path, variant):
 
 def test_help_explains_every_setting():
     with pytest.raises(process.Help) as text:
-        command_line.parse(["--help"], "some.module")
+        experiment.parse(["--help"], "some.module")
     lines = str(text.value).splitlines()
     assert lines[0].startswith("python -m some.module --config=configs/mech_eng.py")
     for name in configuration.flatten(configuration.defaults()):

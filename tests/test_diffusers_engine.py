@@ -8,6 +8,7 @@ import pytest
 from ddpo_fair import audit
 from ddpo_fair.auditing import diffusers_engine
 from ddpo_fair.errors import UserError
+from ddpo_fair.models import lora_files
 
 diffusers = pytest.importorskip("diffusers")
 torch = pytest.importorskip("torch")
@@ -224,8 +225,8 @@ def test_adapters_change_what_is_drawn(tmp_path):
         for given in (None, str(lora))
     )
     assert np.abs(one - np.int64(other)).max() > 10
-    with pytest.raises(UserError, match="no folder with"):
-        diffusers_engine.plan("x", str(tmp_path / "model"), "float32", 0, ("a",))
+    with pytest.raises(UserError, match="nor a folder with"):
+        lora_files.fingerprint(tmp_path / "model")
 
 
 def test_a_seed_is_of_the_prompt_and_the_image():

@@ -34,6 +34,7 @@ FLOORS = (
     "auditing",
     "process",
     "command_line",
+    "experiment",
 )
 COMMANDS = {
     "train",

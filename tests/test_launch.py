@@ -111,11 +111,11 @@ def test_a_pod_without_a_bucket_is_refused(tmp_path, verb):
 
 
 def test_occupations_that_are_not_held_out_are_prompts_of_one_experiment(tmp_path):
-    from ddpo_fair import command_line, config_rules, prompts
+    from ddpo_fair import config_rules, experiment, prompts
     from ddpo_fair.embedded import occupations
 
     _, ran = commands(tmp_path, "many_prompts", MODEL="embedded")
-    command, problems = command_line.parse(ran[0][2:], "ddpo_fair.train")
+    command, problems = experiment.parse(ran[0][2:], "ddpo_fair.train")
     assert problems == []
     config = command.config
     trained = [job.name for job in occupations.ALL if not job.held_out]

@@ -8,7 +8,7 @@ import pytest
 import tiny_model
 from refusals import CONFIG, refused
 
-from ddpo_fair import command_line, train
+from ddpo_fair import experiment, train
 from ddpo_fair.errors import LONGEST, UserError, paragraph
 from ddpo_fair.evaluation import evaluation_parts, evaluation_plan
 from ddpo_fair.evaluation.evaluation_plan import Plan, Sampler
@@ -37,7 +37,7 @@ def test_texts_give_a_terminal_and_python_no_orders(capsys):
     for text in ("__import__('os').abort()", "(__import__('os').abort(),)"):
         said = refused(train.main, [CONFIG, f"--config.prompts={text}"], capsys)
         assert "__import__" in said
-    command, problems = command_line.parse([CONFIG, "--config.epochs=2+2"], "x")
+    command, problems = experiment.parse([CONFIG, "--config.epochs=2+2"], "x")
     assert problems and command.config.epochs == 20
     text = paragraph(UserError("a\x1b[2J\x07\u202eb\ud800\n c" + 10**6 * "x"))
     assert text.startswith("a\\x1b[2J\\x07\\u202eb\\ud800 cxxx") and text.isprintable()

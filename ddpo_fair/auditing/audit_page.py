@@ -70,7 +70,7 @@ def sentences(content: dict[str, Any]) -> list[str]:
     found = []
     for name, one in content["attributes"].items():
         fair, kind = figures.best(one)[FAIR], "corrected " if one[CORRECTED] else ""
-        fair = "" if fair is None else f"; a fair model would show {fair:.2f}"
+        fair = "" if fair is None else f"; a fair model would show {fair:.2f} by chance"
         text = (
             f"{formatting.title(name)}: the mean {kind}bias is {bias_text(one)}{fair}."
         )
@@ -88,13 +88,13 @@ def bias_text(one: dict[str, Any]) -> str:
 
 
 def _word(attributes: dict[str, Any]) -> str:
-    """How many prompts are biased."""
+    """How many prompts are biased for more than chance."""
     words = []
     for name, one in attributes.items():
         found = [figures.interval(figures.best(x)["bias"]) for x in one["prompts"]]
         known = [each for each in found if math.isfinite(each.estimate)]
         biased = sum(each.low > 0 for each in known)
-        word = f"{biased} of {formatting.count(len(known), 'prompt')} biased"
+        word = f"{biased} of {formatting.count(len(known), 'prompt')} surely biased"
         word = word if known else "nothing recognised"
         words.append(
             f"{formatting.title(name)}: {word}" if len(attributes) > 1 else word
@@ -111,6 +111,9 @@ def _remark(one: dict[str, Any]) -> str:
 def _attribute(name: str, one: dict[str, Any]) -> dict[str, Any]:
     names, audit = one["classes"], one["audit"]
     differ = any(each["target"] != one["target"] for each in one["prompts"])
+    # What the line of a bias ends with: of two classes it may be as much as 2.
+    wanted = [max(x["target"]) for x in one["prompts"]]
+    most = max(1.0, 2 * max(wanted)) if len(names) == 2 else 1.0
     rows = []
     for number, each in enumerate(one["prompts"]):
         second = audit["prompts"][number] if audit else None
@@ -123,8 +126,8 @@ def _attribute(name: str, one: dict[str, Any]) -> dict[str, Any]:
                 "cells": [_cell(k, each, second, differ) for k in range(len(names))],
                 "none": each["none"],
                 "bias": _text(own["bias"]),
-                "bar": Interval(*(min(x, 1.0) for x in found)) if known else None,
-                "fair": own[FAIR],
+                "bar": Interval(*(x / most for x in found)) if known else None,
+                "fair": own[FAIR] / most if known else None,
             }
         )
     tables = {}
@@ -139,7 +142,8 @@ def _attribute(name: str, one: dict[str, Any]) -> dict[str, Any]:
         head_of = ("Prompt", f"change of {compared['kind']} bias")
         tables["Since the baseline"] = Table(head_of, changes, notes=[note])
     title = formatting.sentence(formatting.title(name))
-    return {"title": title, "head": names, "rows": rows, "tables": tables}
+    content = {"title": title, "head": names, "rows": rows, "tables": tables}
+    return content | {"most": f"{most:g}"}
 
 
 def _cell(
@@ -150,9 +154,9 @@ def _cell(
     def share(found: dict[str, Any]) -> str:
         return formatting.with_interval(figures.interval(found["shares"][k]))
 
-    lines = [share(figures.best(each)), formatting.count(each["counts"][k], "image")]
+    lines = [share(each[OBSERVED]), formatting.count(each["counts"][k], "image")]
     if each[CORRECTED]:
-        lines.append(f"observed {share(each[OBSERVED])}")
+        lines = [f"corrected {share(each[CORRECTED])}", f"observed {', '.join(lines)}"]
     if second:
         lines.append(f"audit {share(second[OBSERVED])}")
     if differ:

@@ -16,6 +16,7 @@ from ddpo_fair.auditing import audit_page, calibration, figures
 from ddpo_fair.auditing.classified import Classified
 from ddpo_fair.auditing.image_list import ImageList
 from ddpo_fair.errors import UserError, shown
+from ddpo_fair.training import description
 
 RESULT, PAGE = "audit.json", "audit.html"
 VERSION = 1
@@ -55,47 +56,36 @@ def of(
 ) -> Audit:
     """What an audit found.
 
-    Args:
-        config: attributes, their classifiers, thresholds and targets.
-        listed: the images and their prompts.
-        found: how they are classified.
-        calibrations: of `calibration.of`.
-        audits: audit classifiers, by attribute, as far as there are.
-        baseline: attributes of another audit; {} without.
-        others: `source` and `fail_above`.
-
-    Raises:
-        UserError: if the baseline is not comparable.
+    `audits` names the audit classifiers that there are, by attribute, `baseline` has
+    the attributes of another audit, `others` the fields `source` and `fail_above`. A
+    UserError if the baseline is not comparable.
     """
     targets = attribute_rules.targets(config)
     rows, matrices = found.rows, calibration.matrices(calibrations)
+    prompts, of_image = listed.prompts, listed.of_image[rows]
     faces = None
     if found.faces is not None:
         seen = found.faces[rows]
         faces = {"none": np.sum(seen == 0), "several": np.sum(seen > 1)}
 
     def of_attribute(name: str, one: ConfigDict) -> dict[str, Any]:
-        labels, of_image = found.labels[name][rows], listed.of_image[rows]
-        own = figures.of_attribute(
-            labels,
-            of_image,
-            listed.prompts,
-            one.target,
-            matrices.get(name),
-            targets.get(name, {}),
+        wanted = [targets.get(name, {}).get(text, one.target) for text in prompts]
+        labels, rest, audit = (
+            found.labels[name][rows],
+            (of_image, prompts, wanted),
+            None,
         )
-        audit = None
+        own = figures.of_attribute(labels, *rest, matrices.get(name))
         if name in audits:
-            second = found.audit[name][rows]
-            compared = labels, second, of_image, listed.prompts, one.target
-            audit = figures.of_audit(*compared, targets=targets.get(name, {}))
-            audit = {"classifier": audits[name], **audit}
+            audit = figures.of_audit(labels, found.audit[name][rows], *rest)
+            audit["classifier"] = audits[name]
         return {
             "classifier": one.classifier,
             "confidence": one.confidence_threshold,
             "cropped": faces is not None,
             "calibration": calibrations.get(name, {}).get("source"),
             "classes": one.classes,
+            "target": one.target,
             **own,
             "audit": audit,
         }
@@ -156,14 +146,7 @@ def baseline(text: str | None, names: set[str]) -> dict[str, Any]:
         if not names & content["attributes"].keys():
             raise ValueError(f"it has none of the attributes {', '.join(names)}")
         return dict(content["attributes"])
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        LookupError,
-        RecursionError,
-        AttributeError,
-    ) as error:
+    except description.UNREADABLE as error:
         raise UserError(
             f"--baseline={shown(text)} is no audit.json of version {VERSION} ({error});"
             " give one that this command wrote."

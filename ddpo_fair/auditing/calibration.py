@@ -21,37 +21,30 @@ from ddpo_fair.statistics import accuracy, correction
 from ddpo_fair.training import description
 
 NAME, VERSION = "calibration.json", 1
-FREE = (
-    "classifier",
-    "source",
-    "confusion",
-)  # may differ where the fingerprint does not
+FREE = ("classifier", "source", "confusion")  # may differ, the fingerprint may not
 Calibrations = dict[str, dict[str, Any]]
 
 
 def of(
     references: Mapping[str, str],
-    models: Sequence[classifier.AnyClassifier],
     config: ConfigDict,
     faces: bool = False,
+    models: Sequence[classifier.AnyClassifier] = (),
 ) -> Calibrations:
-    """The calibration of each attribute, as calibration.json has it.
+    """The calibration of attributes, as calibration.json has it.
 
-    Args:
-        references: by attribute: a folder with a folder of each class, a name of
-            TensorFlow Datasets, or a calibration.json.
-        models: the classifiers of attributes; () if all is kept.
-        config: has the attributes' classifiers and thresholds.
-        faces: whether faces are cropped.
-
-    Raises:
-        UserError: if it cannot be read, is of another classifier, or nothing can be
-            corrected with it.
+    The references, by attribute, are a folder with a folder of each class, a name of
+    TensorFlow Datasets, or a calibration.json. Only these are read without the models,
+    the config's classifiers, all others with them. A UserError if one cannot be read,
+    is of another classifier, or nothing can be corrected with it.
     """
     owners = {one.name: model for model in models for one in model.attributes}
     attributes = attribute_rules.of(config)
     found: Calibrations = {}
     for name, reference in references.items():
+        is_kept = reference.endswith(".json")
+        if is_kept == bool(models):
+            continue
         attribute, one = attributes[name], config.attributes[name]
         field = f"attributes.{name}.classifier"
         own = {
@@ -63,12 +56,12 @@ def of(
             "source": reference,
         }
         try:
-            if _is_kept(reference):
+            if is_kept:
                 known = _kept(files.given("--calibration", reference), name, own)
                 own |= {x: known[x] for x in ("source", "confusion")}
             else:
-                model = owners[name]
-                own["confusion"] = _measured(own, model, attribute, reference).tolist()
+                measured = _measured(own, owners[name], attribute, reference)
+                own["confusion"] = measured.tolist()
             correction.check(np.array(own["confusion"]), attribute.classes)
         except UserError as error:
             text = str(error).partition(" Say what its values")[0]
@@ -79,23 +72,6 @@ def of(
             ) from error
         found[name] = own
     return found
-
-
-def kept(
-    references: Mapping[str, str], config: ConfigDict, faces: bool = False
-) -> tuple[Calibrations, dict[str, str]]:
-    """What calibration.json files have, read before any weight; the other references.
-
-    As for `of`, which classifies those of the others.
-    """
-    read = {name: one for name, one in references.items() if _is_kept(one)}
-    rest = {name: one for name, one in references.items() if name not in read}
-    return of(read, (), config, faces), rest
-
-
-def _is_kept(reference: str) -> bool:
-    """Whether it is a calibration.json, not images that have to be classified."""
-    return reference.endswith(".json")
 
 
 def matrices(calibrations: Calibrations) -> dict[str, np.ndarray]:
@@ -123,9 +99,8 @@ def _measured(
     for part in (test,) if test else data.splits:
         split = labelled_images.read(data, part, *classified.form_of(model))
         images = [split.file(row) for row in range(len(split.truth))]
-        found = classified.classify(
-            (model,), images, own["confidence"], faces=own["faces"]
-        )
+        alone = classified.Models((model,))
+        found = classified.classify(alone, images, own["confidence"], own["faces"])
         if found.unreadable:
             row, why = next(iter(found.unreadable.items()))
             name = images[row] if isinstance(images[row], Path) else f"image {row}"

@@ -1,12 +1,12 @@
 """What classifiers say of image files, which stream through in batches."""
 
-import concurrent.futures
 import copy
 import dataclasses
 import io
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -16,36 +16,36 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from ddpo_fair import parallel
+from ddpo_fair.auditing import kept_answers
 from ddpo_fair.classifiers import (
     audit_classifier,
     classes,
     classifier,
     labelled_images,
+    supervised,
 )
 from ddpo_fair.errors import UserError, first_line
-from ddpo_fair.training import assembly
+from ddpo_fair.training import assembly, description
 
 FIT = -1  # instead of a filter's number: inside a size, with its own shape
 BATCH = 32  # of each device
-READERS = 4  # threads that decode
+READERS = 4  # threads that decode, a batch each
+KEPT = "classified.jsonl"
+
+
+Form = tuple[tuple[int, int], int]  # height and width, PIL's number of the filter
+# Pixels uint8 [H, W, 3] in each form, and how many faces.
+Decoded = tuple[list[np.ndarray], int]
 
 
 class Classified(NamedTuple):
-    """What was said of N files.
+    """What was said of N files."""
 
-    Attributes:
-        labels: by attribute, int [N], class or NONE.
-        audit: likewise, of the audit classifiers.
-        faces: int [N], how many faces were found, where one was to be cropped.
-        unreadable: numbers of files, and why.
-        rows: int [n], numbers of all others.
-    """
-
-    labels: dict[str, np.ndarray]
-    audit: dict[str, np.ndarray]
-    faces: np.ndarray | None
-    unreadable: dict[int, str]
-    rows: np.ndarray
+    labels: dict[str, np.ndarray]  # by attribute, int [N], class or NONE
+    audit: dict[str, np.ndarray]  # likewise, of the audit classifiers
+    faces: np.ndarray | None  # int [N], how many were found, if one was to be cropped
+    unreadable: dict[int, str]  # numbers of files, and why
+    rows: list[int]  # numbers of all others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,72 +61,116 @@ class Dlib:
 Model = classifier.AnyClassifier | Dlib
 
 
-def load(config: ConfigDict) -> tuple[Model, ...]:
-    """The classifiers of a config's attributes, on the devices."""
-    return assembly.load_classifiers(config, jnp.float32)
+class Models(NamedTuple):
+    """Classifiers of images, on the devices, and what they are, as JSON."""
+
+    own: tuple[Model, ...]
+    audit: tuple[Model, ...] = ()
+    known: dict[str, dict[str, str]] = MappingProxyType({})
 
 
-def load_audit(config: ConfigDict, audits: Mapping[str, str]) -> tuple[Model, ...]:
-    """The audit classifiers, by attribute, of a config's attributes."""
-    config = copy.deepcopy(config)
-    config.attributes = {
+def load(config: ConfigDict, audits: Mapping[str, str]) -> Models:
+    """The classifiers of a config's attributes, and the audit classifiers of some."""
+    second = copy.deepcopy(config)
+    second.attributes = {
         name: config.attributes[name].copy_and_resolve_references()
         for name, reference in audits.items()
         if reference != audit_classifier.DLIB
     }
-    for name, one in config.attributes.items():
+    for name, one in second.attributes.items():
         one.classifier = audits[name]
-    own = assembly.load_classifiers(config, jnp.float32)
-    if audit_classifier.DLIB not in audits.values():
-        return own
-    audit_classifier.choose(audit_classifier.DLIB)  # raises where it is missing
-    return (*own, Dlib())
+    known = [
+        {
+            x: description.identity(each, f"attributes.{x}.classifier")["fingerprint"]
+            for x in each.attributes
+        }
+        for each in (config, second)
+    ]
+    own, others = (assembly.load_classifiers(x, jnp.float32) for x in (config, second))
+    if audit_classifier.DLIB in audits.values():
+        audit_classifier.choose(audit_classifier.DLIB)  # raises where it is missing
+        others = (*others, Dlib())
+    return Models(own, others, {"own": known[0], "audit": {**audits, **known[1]}})
 
 
 def classify(
-    models: Sequence[Model],
+    models: Models,
     images: Sequence[Path | io.BytesIO],
     confidence: float,
-    audits: Sequence[Model] = (),
     faces: bool = False,
+    output: Path | None = None,
 ) -> Classified:
     """The labels of files; a class needs a probability above `confidence`.
 
     With `faces` the largest of each image is cropped, and NONE is said without any.
-
-    Raises:
-        UserError: if none can be read.
+    Answers are kept in `output`, and those that are there are not asked for again. A
+    UserError if no file can be read.
     """
     size = BATCH * parallel.num_devices()
-    each = [(one, parallel.replicate(one.params)) for one in (*models, *audits)]
-    labels: tuple[dict, dict] = {}, {}
-    for own, found in zip((models, audits), labels, strict=True):
-        for attribute in (x for model in own for x in model.attributes):
-            found[attribute.name] = np.full(len(images), classes.NONE)
-    unreadable: dict[int, str] = {}
+    each = [(x, parallel.replicate(x.params)) for x in (*models.own, *models.audit)]
+    names = [[x.name for one in part for x in one.attributes] for part in models[:2]]
+    # Of each image how many faces, then its labels.
+    answers = np.full((len(images), 1 + len(names[0]) + len(names[1])), classes.NONE)
+    kept = None
+    if output is not None:
+        settings = {"confidence": confidence, "faces": faces, **models.known}
+        kept = kept_answers.KeptAnswers(output / KEPT, settings)
+    todo, unreadable = [], dict[int, str]()
+    for row, image in enumerate(images):
+        if kept and (known := kept.of(image)):
+            answers[row] = known
+        else:
+            todo.append(row)
     forms = sorted({form_of(model) for model, _ in each})
     if faces:
         audit_classifier.choose(audit_classifier.DLIB)  # raises where it is missing
-    num_faces = np.ones(len(images), np.int64)
-    bar = tqdm.tqdm(total=len(images), desc="images", disable=None)
-    for rows, pixels, seen, faults in _batches(images, forms, size, faces):
-        num_faces[rows] = seen
-        for number, (model, params) in enumerate(each if len(rows) else ()):
-            answers = _probabilities(model, params, pixels[form_of(model)], size)
-            for name, own in answers.items():
-                found = labels[number >= len(models)]
-                said = classes.labels(own, confidence)
-                found[name][rows] = np.where(seen > 0, said, classes.NONE)
-        unreadable |= faults
-        bar.update(len(rows) + len(faults))
-    bar.close()
+
+    def read(number: int) -> dict[int, Decoded | str]:
+        rows = todo[number * size : (number + 1) * size]
+        return {row: _read(images[row], forms, faces) for row in rows}
+
+    total, batches = len(images), -(-len(todo) // size)
+    with (
+        warnings.catch_warnings(action="ignore"),  # Pillow's, of what it reads
+        tqdm.tqdm(total=total, desc="images", disable=None) as bar,
+    ):
+        bar.update(total - len(todo))
+        for batch in supervised.ahead(read, 0, batches, READERS):
+            unreadable |= {row: x for row, x in batch.items() if isinstance(x, str)}
+            good = {row: x for row, x in batch.items() if row not in unreadable}
+            if good:
+                said = _labels(each, forms, list(good.values()), confidence, size)
+                answers[list(good)] = said
+                if kept:
+                    kept.add([images[row] for row in good], said.tolist())
+            bar.update(len(batch))
     if len(unreadable) == len(images):
         raise UserError(
             f"None of {len(images):,} files can be read, the first, {images[0]}, for:"
             f" {unreadable[0]}. Save them as PNG, JPEG, WebP, GIF or TIFF."
         )
+    columns = iter(answers.T[1:])
+    labels = [{name: next(columns) for name in part} for part in names]
     good = [row for row in range(len(images)) if row not in unreadable]
-    return Classified(*labels, num_faces if faces else None, unreadable, np.array(good))
+    return Classified(*labels, answers[:, 0] if faces else None, unreadable, good)
+
+
+def _labels(
+    each: Sequence[tuple[Model, Any]],
+    forms: Sequence[Form],
+    decoded: Sequence[Decoded],
+    confidence: float,
+    size: int,
+) -> np.ndarray:
+    """Of n images how many faces, and all classifiers' labels: int [n, 1 + A]."""
+    pixels, faces = zip(*decoded, strict=True)
+    pixels = dict(zip(forms, zip(*pixels, strict=True), strict=True))
+    columns = [np.array(faces)]
+    for model, params in each:
+        own = _probabilities(model, params, pixels[form_of(model)], size)
+        labels = (classes.labels(found, confidence) for found in own.values())
+        columns += [np.where(columns[0] > 0, x, classes.NONE) for x in labels]
+    return np.stack(columns, axis=1)
 
 
 def _probabilities(
@@ -143,47 +187,12 @@ def _probabilities(
     return classifier.by_attribute((model,), found[: len(pixels)])
 
 
-Form = tuple[tuple[int, int], int]  # height and width, PIL's number of the filter
-
-
 def form_of(model: Model) -> Form:
     settings = getattr(model, "preprocessing", model)  # a Typology has its own
     return tuple(settings.size), settings.method
 
 
-def _batches(
-    images: Sequence[Path | io.BytesIO], forms: Sequence[Form], size: int, faces: bool
-) -> Iterator[
-    tuple[np.ndarray, dict[Form, list[np.ndarray]], np.ndarray, dict[int, str]]
-]:
-    """Rows int [n], their pixels in each form, faces int [n], why others are broken."""
-    with (
-        warnings.catch_warnings(action="ignore"),  # Pillow's, of what it reads
-        concurrent.futures.ThreadPoolExecutor(READERS) as pool,
-    ):
-        started: list[Any] = []
-
-        def start(first: int) -> None:
-            batch = images[first : first + size]
-            started.append([pool.submit(_read, path, forms, faces) for path in batch])
-
-        start(0)
-        for first in range(0, len(images), size):
-            start(first + size)  # is decoded while this batch is classified
-            found = [one.result() for one in started.pop(0)]
-            good = [k for k, one in enumerate(found) if not isinstance(one, str)]
-            pixels = {
-                form: [found[k][0][i] for k in good] for i, form in enumerate(forms)
-            }
-            seen = np.array([found[k][1] for k in good], np.int64)
-            faults = {first + k: x for k, x in enumerate(found) if isinstance(x, str)}
-            rows = first + np.array(good, np.int64)
-            yield rows, pixels, seen, faults
-
-
-def _read(
-    path: Path | io.BytesIO, forms: Sequence[Form], faces: bool
-) -> tuple[list[np.ndarray], int] | str:
+def _read(path: Path | io.BytesIO, forms: Sequence[Form], faces: bool) -> Decoded | str:
     """Pixels uint8 [H, W, 3] in each form, how many faces; or why there are none.
 
     The audit classifier dlib gets whole images all the same.

@@ -5,6 +5,7 @@ The second engine of an audit, extra `torch`: models that our own networks do no
 
 import inspect
 import json
+import warnings
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ import tqdm
 
 from ddpo_fair import files
 from ddpo_fair.auditing import drawn_images, image_list
+from ddpo_fair.auditing.drawn_images import Plan
 from ddpo_fair.errors import UserError, first_line, shown
 from ddpo_fair.evaluation import evaluation_parts
 from ddpo_fair.models import lora_files, sources
@@ -25,8 +27,7 @@ INDEX = "model_index.json"
 def folder(model: str) -> Path:
     """The local folder of --model, downloaded if need be: safetensors, no code.
 
-    Raises:
-        UserError: if it cannot be had, or brings code of its own.
+    A UserError if it cannot be had, or brings code of its own.
     """
     _, diffusers = _packages()
     place = sources.local_folder("model", model)
@@ -47,84 +48,52 @@ def folder(model: str) -> Path:
     return place
 
 
-def fingerprint(model: str) -> str:
-    """Of all the files that a pipeline may read."""
-    place = folder(model)
+def complete(planned: Plan, _: str | None) -> Plan:
+    """A plan with the fingerprint of all the files that a pipeline may read."""
+    place = folder(planned.model)
     found = (x for kind in ("json", "txt", "model") for x in place.rglob(f"*.{kind}"))
     read = sorted({*found, *place.rglob("*.safetensors")})
-    return sources.fingerprint({x.relative_to(place).as_posix(): x for x in read})[0]
-
-
-def plan(
-    model: str,
-    lora: str | None,
-    dtype: str,
-    number: int,
-    prompts: Sequence[str],
-    **settings: float | None,
-) -> dict[str, Any]:
-    """All that decides what an image is; reads no weights but for their fingerprint.
-
-    Args:
-        model: --model.
-        lora: --lora, a *.safetensors or its folder.
-        dtype: of drawing, "float32" or "bfloat16".
-        number: --seed.
-        prompts: [P].
-        settings: of `draw`.
-
-    Raises:
-        UserError: if that cannot be drawn.
-    """
-    adapters = ""
-    if lora is not None:
-        file = _adapters(lora)
-        adapters = sources.fingerprint({file.name: file})[0]
-    return {
-        "engine": "diffusers",
-        "model": model,
-        "fingerprint": fingerprint(model),
-        "lora": adapters,
-        "dtype": dtype,
-        "seed": number,
-        "settings": settings,
-        "prompts": tuple(prompts),
-    }
+    paths = {x.relative_to(place).as_posix(): x for x in read}
+    return planned._replace(fingerprint=sources.fingerprint(paths)[0])
 
 
 def draw_all(
-    output: Path, planned: dict[str, Any], lora: str | None, num_images: int, batch: int
+    output: Path, planned: Plan, lora: str | None, num_images: int, batch: int | None
 ) -> image_list.ImageList:
     """Draws what a folder has not yet, as `drawn_images.draw`; returns its images."""
-    names = drawn_images.begin(output, planned, num_images)
-    folder, pipeline = output / drawn_images.IMAGES, None
-    bar = tqdm.tqdm(total=len(names) * num_images, desc="drawing", disable=None)
-    for text, own in zip(planned["prompts"], names, strict=True):
-        missing = [k for k, name in enumerate(own) if not (folder / name).is_file()]
-        bar.update(num_images - len(missing))
-        for first in range(0, len(missing), batch):
-            if pipeline is None:
-                pipeline = load(planned["model"], lora, planned["dtype"])
-            numbers = missing[first : first + batch]
-            seeds = [seed(planned["seed"], text, number) for number in numbers]
-            images = draw(pipeline, text, seeds, **planned["settings"])
-            for number, image in zip(numbers, images, strict=True):
-                evaluation_parts.save_image(folder / own[number], image)
-            bar.update(len(numbers))
-    bar.close()
-    return image_list.of_folder(folder, None, str(output / drawn_images.TABLE))
+    places = drawn_images.begin(output, planned, num_images)
+    missing = [[k for k, x in enumerate(own) if not x.is_file()] for own in places]
+    if left := sum(map(len, missing)):
+        pipeline = load(planned.model, lora, planned.dtype)
+        print(drawn_images.opening(planned, places, str(pipeline.device)), flush=True)
+        total = len(places) * num_images
+        bar = tqdm.tqdm(total=total, initial=total - left, desc="drawing", disable=None)
+        for text, own, rows in zip(planned.prompts, places, missing, strict=True):
+            for first in range(0, len(rows), batch or 1):
+                numbers = rows[first : first + (batch or 1)]
+                seeds = [seed(planned.seed, text, number) for number in numbers]
+                images = draw(
+                    pipeline,
+                    text,
+                    seeds,
+                    num_inference_steps=planned.steps,
+                    guidance_scale=planned.guidance_scale,
+                    eta=planned.eta,
+                )
+                for number, image in zip(numbers, images, strict=True):
+                    evaluation_parts.save_image(own[number], image)
+                bar.update(len(numbers))
+        bar.close()
+    return drawn_images.listed(output)
 
 
 def load(model: str, lora: str | None = None, dtype: str = "float32") -> Any:
     """The pipeline of --model with the adapters of --lora, on the GPU if there is one.
 
     Its safety checker, which would put black images in the place of some, is left out.
-
-    Raises:
-        UserError: if diffusers cannot load it, or it draws no images of a prompt.
+    A UserError if diffusers cannot load it, or it draws no images of a prompt.
     """
     torch, diffusers = _packages()
-    diffusers.utils.logging.set_verbosity_error()
     place = folder(model)
     try:
         pipeline = diffusers.DiffusionPipeline.from_pretrained(
@@ -134,7 +103,7 @@ def load(model: str, lora: str | None = None, dtype: str = "float32") -> Any:
             torch_dtype=getattr(torch, dtype),
         )
         if lora is not None:
-            file = _adapters(lora)
+            file = lora_files.find(lora)
             own = {"weight_name": file.name, "use_safetensors": True}
             pipeline.load_lora_weights(str(file.parent), **own)
         pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -155,14 +124,8 @@ def draw(
 ) -> list[np.ndarray]:
     """Images uint8 [H, W, 3] of a prompt, one of each seed, whatever stands beside it.
 
-    Args:
-        pipeline: of `load`.
-        prompt: the text.
-        seeds: of `seed`.
-        settings: num_inference_steps, guidance_scale and the like; None for its own.
-
-    Raises:
-        UserError: if it has no such setting, or cannot draw.
+    The settings are num_inference_steps, guidance_scale and the like, None for the
+    pipeline's own. A UserError if it has no such setting, or cannot draw.
     """
     torch, _ = _packages()
     given = {name: value for name, value in settings.items() if value is not None}
@@ -194,18 +157,6 @@ def seed(seed: int, prompt: str, image: int) -> int:
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def _adapters(lora: str) -> Path:
-    """The file of --lora, which may be its folder."""
-    file = files.given("--lora", lora)
-    file = file / lora_files.DIFFUSERS if file.is_dir() else file
-    if file.suffix != ".safetensors" or not file.is_file():
-        raise UserError(
-            f"--lora={shown(lora)} is no *.safetensors and no folder with"
-            f" {lora_files.DIFFUSERS}; give one."
-        )
-    return file
-
-
 def _refusal(model: str, error: Exception) -> UserError:
     return UserError(
         f"--model={shown(model)} cannot be loaded by diffusers"
@@ -219,9 +170,14 @@ def _packages() -> tuple[Any, Any]:
     try:
         import diffusers  # the extra `torch` may be missing
         import torch
+        import transformers
     except ImportError as error:
         raise UserError(
             f"--engine=diffusers needs the packages torch and diffusers ({error}):"
             ' pip install "ddpo_fair[torch]".'
         ) from error
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", module="(diffusers|transformers|torch|peft)")
     return torch, diffusers

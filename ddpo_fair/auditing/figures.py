@@ -5,8 +5,7 @@ classifier has it, and under CORRECTED, null without a calibration.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from ddpo_fair.statistics import bias, correction, intervals, prompt_metrics
 from ddpo_fair.statistics.intervals import Interval
 
 Figures = dict[str, Any]
-Targets = Mapping[str, Sequence[float]]  # of prompts
 OBSERVED, CORRECTED = "observed", "corrected"
 FAIR = "bias_of_a_fair_model"
 MUCH_NONE = 0.1  # of the images: worth a word
@@ -29,21 +27,15 @@ def of_attribute(
     labels: np.ndarray,
     of_image: np.ndarray,
     prompts: Sequence[str],
-    target: Sequence[float],
+    wanted: Sequence[Sequence[float]],
     confusion: np.ndarray | None = None,
-    targets: Targets = MappingProxyType({}),
 ) -> Figures:
-    """What is written of one attribute.
+    """What is written of one attribute, of labels int [N], class or NONE.
 
-    Args:
-        labels: int [N], class or NONE.
-        of_image: int [N], index of each image's prompt.
-        prompts: [P].
-        target: [K], wanted shares of its classes.
-        confusion: int [K, K] of `correction.check`; None leaves errors uncorrected.
-        targets: of prompts that have others.
+    The index of each image's prompt is int [N]; of the P prompts the wanted shares of
+    the classes are [P, K]. The confusion matrix is int [K, K] of `correction.check`;
+    None leaves errors uncorrected.
     """
-    wanted = [tuple(targets.get(text, target)) for text in prompts]
     each = [
         {
             "prompt": text,
@@ -52,8 +44,8 @@ def of_attribute(
         }
         for p, text in enumerate(prompts)
     ]
-    at_most_1 = len(target) > 2 or all(math.isclose(x[0], 0.5) for x in wanted)
-    found: Figures = {"target": list(target), "confusion": confusion, CORRECTED: None}
+    at_most_1 = len(wanted[0]) > 2 or all(math.isclose(x[0], 0.5) for x in wanted)
+    found: Figures = {"confusion": confusion, CORRECTED: None}
     for kind in (OBSERVED, CORRECTED)[: 1 if confusion is None else 2]:
         own = [one[kind] for one in each]
         mean = intervals.over_prompts([interval(x["bias"]) for x in own], at_most_1)
@@ -69,16 +61,14 @@ def of_attribute(
     return found | {"prompts": each}
 
 
-def of_audit(
-    labels: np.ndarray, second: np.ndarray, *of_images: Any, targets: Targets
-) -> Figures:
+def of_audit(labels: np.ndarray, second: np.ndarray, *of_images: Any) -> Figures:
     """What the audit classifier says, and how often it agrees where both recognise.
 
     Of both classifiers' labels int [N] and further arguments of `of_attribute`.
     """
     both = (labels != NONE) & (second != NONE)
     agree = int(np.sum(labels[both] == second[both]))
-    found = of_attribute(second, *of_images, targets=targets)
+    found = of_attribute(second, *of_images)
     return {
         "agreement": intervals.wilson(agree, int(np.sum(both)))._asdict(),
         OBSERVED: found[OBSERVED],
@@ -133,8 +123,7 @@ def best(figures: Figures) -> Figures:
 def compare(now: Figures, before: Figures, name: str) -> Figures:
     """The change of an attribute's bias since another audit, on the same prompts.
 
-    Raises:
-        UserError: if there is no such prompt, or the audits differ.
+    A UserError if there is no such prompt, or the audits differ.
     """
     settings = ("classifier", "confidence", "cropped", "classes", "target")
     old_and_new = [{x: one.get(x) for x in settings} for one in (before, now)]
@@ -201,13 +190,26 @@ def notes(content: Figures) -> Iterator[str]:
                 f" on {agreement} of the images that both recognise."
             )
         limit, fair = content["fail_above"], best(one)[FAIR]
-        if None not in (limit, fair) and limit < fair:
-            yield (
-                f"--fail-above={limit:g} is below {fair:.2f}, the bias of {title} that"
-                " a fair model shows on so few images; take more, or a higher limit."
-            )
+        # The interval of a single prompt holds what chance adds.
+        if None not in (limit, fair) and limit < fair and content["prompts"] > 1:
+            yield _chance(limit, fair, content["images"] / content["prompts"], title)
         if left := one.get("baseline", {}).get("left_out"):
             yield f"{left:,} prompts are in one of the two audits only."
+
+
+def _chance(limit: float, fair: float, images: float, title: str) -> str:
+    """That a fair model may be above the limit by chance, and how many images help."""
+    way_out = "Take a limit above 0."
+    if limit:  # what chance adds falls with the square root
+        more = math.ceil(images * (fair / limit) ** 2)
+        way_out = (
+            f"About {more:,} images of each prompt would do, with as many times more"
+            " calibration images if there are any; or a higher limit."
+        )
+    return (
+        f"--fail-above={limit:g} may fail a fair model: on so few images chance alone"
+        f" makes its bias of {title} {fair:.2f}. {way_out}"
+    )
 
 
 def above(content: Figures) -> Iterator[str]:

@@ -26,35 +26,26 @@ FORM = (
 
 
 class ImageList(NamedTuple):
-    """Images and their prompts.
-
-    Attributes:
-        root: the folder.
-        images: [N] files.
-        of_image: int [N], the number of each one's prompt.
-        prompts: distinct texts, [P].
-        skipped: how many files were left out, by the reason.
-        missing: files that a table names and that there are not.
-    """
+    """Images and their prompts."""
 
     root: Path
-    images: list[Path]
-    of_image: np.ndarray
-    prompts: list[str]
-    skipped: collections.Counter[str]
-    missing: list[str]
+    images: list[Path]  # [N]
+    of_image: np.ndarray  # int [N], the number of each one's prompt
+    prompts: list[str]  # distinct texts, [P]
+    skipped: collections.Counter[str]  # how many files were left out, by the reason
+    missing: list[str]  # files that a table names and that there are not
 
 
-def of_folder(root: Path, prompt: str | None, table: str | None) -> ImageList:
-    """The images of --images.
+def of_folder(
+    root: Path,
+    prompt: str | None,
+    table: str | None,
+    unnamed: str = "images that the table does not name",
+) -> ImageList:
+    """The images below a folder, of one --prompt, or of those in a table, --prompts.
 
-    Args:
-        root: the folder.
-        prompt: of all images, --prompt.
-        table: a file of each image's prompt, --prompts.
-
-    Raises:
-        UserError: if there are none, or their prompts are not known.
+    `unnamed` says what images are that the table leaves out. A UserError if there are
+    none, or their prompts are not known.
     """
     name = f"--images={shown(str(root))}"
     if prompt is not None and (table is not None or not prompt.strip()):
@@ -68,12 +59,12 @@ def of_folder(root: Path, prompt: str | None, table: str | None) -> ImageList:
     found = list(_walk(root, skipped))
     missing: list[str] = []
     if table is not None:
-        rows = read_table(table)
+        rows = _read(table, COLUMNS, FORM)
         places = {root / os.path.normpath(file): text for file, text in rows}
         pairs = [(x, text) for x, text in places.items() if os.path.isfile(x)]
         missing = [os.path.relpath(x, root) for x in places.keys() - dict(pairs).keys()]
         left = [path for path in found if path not in places]
-        skipped.update(["images that the table does not name"] * len(left))
+        skipped.update([unnamed] * len(left))
     elif prompt is not None:
         pairs = [(path, prompt) for path in found]
     else:
@@ -110,28 +101,16 @@ def _walk(root: Path, skipped: collections.Counter[str]) -> Iterator[Path]:
             skipped["links to a folder that is read already"] += 1
             continue
         seen.add(real)
-        for path in (Path(folder, x) for x in sorted(names)):
-            if path.name.startswith(image_folder.HIDDEN):
-                continue
-            if not os.path.isfile(path):
-                skipped["links that lead nowhere, or no regular files"] += 1
-            elif path.suffix.lower() in image_folder.SUFFIXES:
-                yield path
+        seen_here = [x for x in sorted(names) if not x.startswith(image_folder.HIDDEN)]
+        for path in (Path(folder, x) for x in seen_here):
+            if kind := image_folder.other_kind(path):
+                skipped[kind] += 1
             else:
-                skipped[f"{path.suffix.lower() or 'nameless'} files"] += 1
-
-
-def read_table(text: str) -> list[tuple[str, str]]:
-    """The files and prompts of --prompts, in order.
-
-    Raises:
-        UserError: if it cannot be read, or a line has no file or no prompt.
-    """
-    return _read(text, COLUMNS, FORM)
+                yield path
 
 
 def read_prompts(text: str) -> list[str]:
-    """The distinct prompts of --prompts, in order; raises as `read_table`."""
+    """The distinct prompts of --prompts, in order; a UserError where one is missing."""
     form = "prompts are the lines of a .txt, or the column prompt of a .csv or .jsonl"
     return list(dict.fromkeys(prompt for (prompt,) in _read(text, COLUMNS[1:], form)))
 

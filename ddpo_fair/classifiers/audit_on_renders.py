@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
 
     def work() -> None:
         values = flags.FlagValues()
-        texts, _, _ = command_line.definers(values)
+        texts, *_ = command_line.definers(values)
         texts("output", "audit.json", "The file to write")
         command_line.options(values, arguments, __doc__)
         measure(files.output("--output", values.output, b'"female_as_male"'))

@@ -85,7 +85,7 @@ def _images(options: flags.FlagValues, settings: Any):
 
 def _options(arguments: Sequence[str]) -> flags.FlagValues:
     values = flags.FlagValues()
-    texts, whole, number = command_line.definers(values)
+    texts, whole, number, *_ = command_line.definers(values)
     data_flags.define(texts)
     where = "Embedded, typology, a folder, or owner/name on the Hugging Face hub"
     texts("classifier", "embedded", where)

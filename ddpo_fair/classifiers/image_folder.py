@@ -126,22 +126,24 @@ def _inside(
     folder: Path, skipped: collections.Counter[str] | None = None
 ) -> tuple[list[Path], list[Path]]:
     """A folder's images and folders; what is neither is counted by its kind."""
-    images, folders, others = [], [], []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(HIDDEN):
-            continue
-        if os.path.isdir(path):
-            folders.append(path)
-        elif not os.path.isfile(path):
-            broken = "links that lead nowhere"
-            others.append(broken if path.is_symlink() else "that are no regular files")
-        elif path.suffix.lower() in SUFFIXES:
-            images.append(path)
-        else:
-            others.append(f"{path.suffix.lower() or 'nameless'} files")
+    inside = [x for x in sorted(folder.iterdir()) if not x.name.startswith(HIDDEN)]
+    folders = [path for path in inside if os.path.isdir(path)]
+    kinds = {path: other_kind(path) for path in inside if path not in folders}
     if skipped is not None:
-        skipped.update(others)
-    return images, folders
+        skipped.update(filter(None, kinds.values()))
+    return [path for path, kind in kinds.items() if not kind], folders
+
+
+def other_kind(path: Path) -> str:
+    """What a file is that is no image, as it is counted; "" for an image."""
+    if not os.path.isfile(path):
+        return (
+            "links that lead nowhere"
+            if path.is_symlink()
+            else "that are no regular files"
+        )
+    suffix = path.suffix.lower()
+    return "" if suffix in SUFFIXES else f"{suffix or 'nameless'} files"
 
 
 def _names(places: Sequence[Path]) -> str:

@@ -143,15 +143,17 @@ def fit(
     return state.average
 
 
-def ahead(batch: Callable[[int], Any], first: int, num_steps: int) -> Iterator[Any]:
+def ahead(
+    batch: Callable[[int], Any], first: int, num_steps: int, readers: int = AHEAD
+) -> Iterator[Any]:
     """Batches `first` to `num_steps` - 1; threads read the next ones meanwhile."""
     waiting: collections.deque[concurrent.futures.Future] = collections.deque()
-    pool = concurrent.futures.ThreadPoolExecutor(AHEAD)
+    pool = concurrent.futures.ThreadPoolExecutor(readers)
     try:
-        for step in range(first, num_steps + AHEAD):
+        for step in range(first, num_steps + readers):
             if step < num_steps:
                 waiting.append(pool.submit(batch, step))
-            if step >= first + AHEAD:
+            if step >= first + readers:
                 yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)

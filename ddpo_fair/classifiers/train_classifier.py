@@ -142,7 +142,7 @@ def _test(options: flags.FlagValues, output: Path, split: Any, rows: Any) -> Non
 
 def _options(arguments: Sequence[str]) -> flags.FlagValues:
     values = flags.FlagValues()
-    texts, whole, number = command_line.definers(values)
+    texts, whole, number, *_ = command_line.definers(values)
     data_flags.define(texts)
     texts("output", None, "Folder of the classifier, new")
     texts(

@@ -257,7 +257,7 @@ def pretrain(options: flags.FlagValues) -> None:
 
 def _options(arguments: Sequence[str]) -> flags.FlagValues:
     values = flags.FlagValues()
-    texts, whole, _ = command_line.definers(values)
+    texts, whole, *_ = command_line.definers(values)
     texts("work_dir", "pretraining", "Renders, checkpoints: kept to resume")
     texts("output", "embedded_model", "Final folders, new")
     whole("seed", 0, "Of the renders and of the training", 0, 2**31 - 1)

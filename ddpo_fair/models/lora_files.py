@@ -11,7 +11,7 @@ import safetensors.numpy
 
 from ddpo_fair import files
 from ddpo_fair.errors import UserError, shown
-from ddpo_fair.models import lora, tensor_files, weights
+from ddpo_fair.models import lora, sources, tensor_files, weights
 from ddpo_fair.models.lora import Adapters
 
 # What load_lora_weights(folder) and PeftModel.from_pretrained(unet, folder) look for.
@@ -78,6 +78,27 @@ def save(
         files.replace(path.with_name(PEFT_CONFIG), files.json_text(config, indent=2))
 
 
+def find(file: str | os.PathLike) -> Path:
+    """The file of --lora, which may be its folder; a UserError if there is none."""
+    path = files.given("--lora", file)
+    if path.is_dir():
+        inside = (path / name for name in (DIFFUSERS, PEFT, KOHYA))
+        path = next(filter(Path.is_file, inside), path)
+    if not path.is_file():
+        raise UserError(
+            f"--lora={shown(os.fspath(file))} is no file, nor a folder with"
+            f" {DIFFUSERS}, {PEFT} or {KOHYA}; give what ddpo_fair.export wrote."
+        )
+    return path
+
+
+def fingerprint(file: str | os.PathLike) -> str:
+    """Of the adapters' names and values in a file: of all its bytes, and settings."""
+    path = find(file)
+    paths = [path, *[path.with_name(PEFT_CONFIG)] * (path.name == PEFT)]
+    return sources.fingerprint({x.name: x for x in paths if x.is_file()})[0]
+
+
 def load(file: str | os.PathLike, params: dict[str, Any]) -> Adapters:
     """The adapters of a file in one of `save`'s formats, or of a folder with one.
 
@@ -88,15 +109,7 @@ def load(file: str | os.PathLike, params: dict[str, Any]) -> Adapters:
     Returns:
         Adapters whose `merge` has scale 1: alpha / rank is multiplied into `up`.
     """
-    path = files.given("--lora", file)
-    if path.is_dir():
-        inside = (path / name for name in (DIFFUSERS, PEFT, KOHYA))
-        path = next(filter(Path.is_file, inside), path)
-    if not path.is_file():
-        raise UserError(
-            f"--lora={shown(os.fspath(file))} is no file, nor a folder with"
-            f" {DIFFUSERS}, {PEFT} or {KOHYA}; give what ddpo_fair.export wrote."
-        )
+    path = find(file)
     tensors, adapters, used = tensor_files.open_all([path]), {}, set()
     for layer, kernel in lora.kernels_of(params).items():
         for stem, down, up in (

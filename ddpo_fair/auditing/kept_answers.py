@@ -1,0 +1,52 @@
+"""What classifiers said of image files, kept as they go: a killed audit goes on."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import ddpo_fair
+from ddpo_fair import files
+
+
+class KeptAnswers:
+    """A file of JSON: a line on what it is true of, then one of each image."""
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self._path = path
+        self._first = json.dumps({"version": ddpo_fair.__version__, **settings})
+        self._known: dict[tuple, list[int]] = {}
+        lines = files.content(path).decode().split("\n") if path.is_file() else [""]
+        self._begun = lines[0] == self._first
+        for line in lines[1:] if self._begun else ():
+            with contextlib.suppress(ValueError):  # the last may be half a line
+                *key, answers = json.loads(line)
+                self._known[tuple(key)] = answers
+
+    def of(self, image: Path) -> list[int] | None:
+        """What was said of a file, if it is still the same."""
+        return self._known.get(_key(image))
+
+    def add(self, images: Iterable[Path], answers: Iterable[list[int]]) -> None:
+        """Keeps what was said of files; or an OSError."""
+        if not self._begun:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            files.replace(self._path, self._first)
+            self._begun = True
+        # A line begins with its end, so that half a line spoils no other.
+        rows = (
+            f"\n{json.dumps([*_key(image), said])}"
+            for image, said in zip(images, answers, strict=True)
+        )
+        with open(self._path, "a", encoding="ascii") as file:
+            file.write("".join(rows))
+
+
+def _key(image: Path) -> tuple[str, int, int]:
+    try:
+        found = os.stat(image)
+    except OSError:  # it is gone
+        return str(image), -1, -1
+    return str(image), found.st_size, found.st_mtime_ns
