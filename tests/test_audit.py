@@ -17,7 +17,13 @@ from PIL import Image
 from scipy import stats
 
 from ddpo_fair import attribute_rules, audit
-from ddpo_fair.auditing import calibration, figures, image_plan
+from ddpo_fair.auditing import (
+    audit_page,
+    calibration,
+    classified,
+    figures,
+    image_plan,
+)
 from ddpo_fair.classifiers import audit_classifier, classes
 from ddpo_fair.errors import UserError
 from ddpo_fair.statistics import bias, correction, intervals
@@ -272,6 +278,59 @@ def test_plan_is_the_binomial_power(capsys):
     printed = capsys.readouterr().out
     assert "[0.28, 0.72]" in printed  # Wilson of 8 of 16
     assert "by chance" in printed and "0.196" in printed  # binom(16, 8) / 2^16
+
+
+def test_an_audit_that_was_killed_does_not_classify_again(tmp_path, monkeypatch):
+    images = paint(tmp_path / "images", 30, 10, 5)
+    flags, output = ("--prompt=x",), tmp_path / "audit"
+    monkeypatch.setattr(classified, "BATCH", 1)  # of each of eight devices
+    ask, asked = classified._probabilities, []
+
+    def killed(model, params, pixels, size):
+        if len(asked) == 24 and not (output / "audit.json").exists():
+            with open(output / classified.KEPT, "a") as file:
+                file.write('\n["half')
+            raise KeyboardInterrupt
+        asked.extend(pixels)
+        return ask(model, params, pixels, size)
+
+    monkeypatch.setattr(classified, "_probabilities", killed)
+    with pytest.raises(KeyboardInterrupt):
+        options = {"attributes": "skin_tone", "classifier": "typology", "prompt": "x"}
+        audit.folder(images, output=output, **options)
+    (output / "audit.json").write_text("")  # not killed again
+    _, found = run(images, output, *flags)
+    assert len(asked) == 45
+    assert found["attributes"]["skin_tone"]["prompts"][0]["counts"] == [30, 10, 5]
+    run(images, output, *flags, "--target=0.2,0.3,0.5")
+    assert len(asked) == 45
+    Image.new("RGB", (9, 9), DARK).save(images / "245_0.png")  # another image now
+    _, found = run(images, output, *flags)
+    assert len(asked) == 46
+    assert found["attributes"]["skin_tone"]["prompts"][0]["counts"] == [29, 10, 6]
+    run(images, output, *flags, "--confidence=0.5")
+    assert len(asked) == 46 + 45
+
+
+def test_a_gate_that_chance_may_fail_says_how_many_images_would_do(tmp_path, capsys):
+    for prompt in "ab":
+        paint(tmp_path / "images" / prompt, 0, 8, 8)
+    flags = ("--fail-above=0.05", "--target=0,0.5,0.5")
+    status, found = run(tmp_path / "images", tmp_path / "out", *flags)
+    fair = found["attributes"]["skin_tone"]["observed"]["bias_of_a_fair_model"]
+    # sqrt(q (1 - q) / (2 pi n)) of two classes with a half each
+    assert fair == pytest.approx(2 * math.sqrt(0.25 / (2 * math.pi * 16)))
+    needed = math.ceil(16 * (fair / 0.05) ** 2)
+    assert status == 0 and f"About {needed} images of each prompt" in found["notes"][-1]
+
+
+def test_a_bias_above_1_fits_the_figure(tiny, tmp_path):
+    images = paint(tmp_path / "images", 3, 1)
+    options = {"classifier": tiny[1], "confidence": 0, "target": "0.1,0.9"}
+    found = audit.folder(images, prompt="x", output=tmp_path / "out", **options)
+    bars = audit_page._attribute("gender", found.attributes["gender"])
+    assert bars["most"] == "1.8" and bars["rows"][0]["bar"].high <= 1
+    assert "the bias from 0 to 1.8" in (tmp_path / "out" / "audit.html").read_text()
 
 
 def test_lists_from_python(tiny, tmp_path, capsys):

@@ -84,6 +84,10 @@ def test_a_drawing_that_was_killed_goes_on(tiny, tmp_path, monkeypatch):
         (broken / path.relative_to(whole)).unlink()
     draw(tiny, broken, *flags, "--batch=2")
     np.testing.assert_allclose(pixels(broken), pixels(whole), atol=1)
+    # The prompts in another order, and fewer images of each.
+    table.write_text(f"{PILOT}\n{NURSE}\n")
+    found = draw(tiny, broken, *flags, images=2)
+    assert found.images == 4 and "more than --images-per-prompt" in found.notes[0]
 
 
 @pytest.mark.long

@@ -96,12 +96,13 @@ def load(model: str, lora: str | None = None, dtype: str = "float32") -> Any:
     torch, diffusers = _packages()
     place = folder(model)
     try:
-        pipeline = diffusers.DiffusionPipeline.from_pretrained(
-            place,
-            use_safetensors=True,
-            trust_remote_code=False,
-            torch_dtype=getattr(torch, dtype),
-        )
+        with warnings.catch_warnings(action="ignore"):  # of its many models
+            pipeline = diffusers.DiffusionPipeline.from_pretrained(
+                place,
+                use_safetensors=True,
+                trust_remote_code=False,
+                torch_dtype=getattr(torch, dtype),
+            )
         if lora is not None:
             file = lora_files.find(lora)
             own = {"weight_name": file.name, "use_safetensors": True}
@@ -136,7 +137,7 @@ def draw(
     # On the CPU, so that a seed's noise is the same on every device.
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     try:
-        with torch.inference_mode():
+        with warnings.catch_warnings(action="ignore"), torch.inference_mode():
             found = pipeline([prompt] * len(seeds), generator=generators, **given)
         return [np.asarray(image.convert("RGB")) for image in found.images]
     except torch.OutOfMemoryError as error:
@@ -179,5 +180,4 @@ def _packages() -> tuple[Any, Any]:
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", module="(diffusers|transformers|torch|peft)")
     return torch, diffusers
