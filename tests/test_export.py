@@ -53,6 +53,15 @@ def make_run(root, model, name):
     return folder
 
 
+def copied(folders, place, **settings):
+    """A copy of LoRA's run with other settings in its config.json."""
+    folder = shutil.copytree(folders["lora"], place)
+    record = json.loads((folder / "config.json").read_text())
+    record["config"] |= settings
+    (folder / "config.json").write_text(json.dumps(record))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def exported(folders, tmp_path_factory):
     """The run of LoRA in each format."""
@@ -66,23 +75,36 @@ def predict(network, params, inputs):
     return network.apply({"params": params}, *inputs)
 
 
-def our_noise(model_folder, run_folder_, inputs):
-    """The prediction of the trained UNet, merged by hand."""
-    model = stable_diffusion.load(model_folder)
-    run = saved_run.read(run_folder_)
-    template = saved_run.unet_template(model_folder)
-    params = saved_run.trained_params(run, 3, template)
-    if run.config.train.lora.rank:
-        params = jax.jit(lora.merge)(model.params["unet"], params, SCALE)
-    return predict(model.denoiser, params, inputs)
+@pytest.fixture(scope="module")
+def base(folders):
+    return stable_diffusion.load(folders["model"])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def trained(folders, base):
+    """What each run trained: adapters, and all weights."""
+    unet = base.params["unet"]
+    runs = {name: saved_run.read(folders[name]) for name in ("lora", "full")}
+    return {x: saved_run.trained_params(run, 3, unet) for x, run in runs.items()}
+
+
+@pytest.fixture(scope="module")
 def inputs():
     random = np.random.default_rng(0)
     latents = random.standard_normal((2, 8, 8, 4), dtype=np.float32)
     states = random.standard_normal((2, 7, 16), dtype=np.float32)
     return latents, np.asarray([900, 20], np.int32), states
+
+
+@pytest.fixture(scope="module")
+def noise(base, trained, inputs):
+    """The prediction of each run's UNet, merged by hand, and of the base's."""
+    unets = {
+        "base": base.params["unet"],
+        "lora": jax.jit(lora.merge)(base.params["unet"], trained["lora"], SCALE),
+        "full": trained["full"],
+    }
+    return {x: predict(base.denoiser, params, inputs) for x, params in unets.items()}
 
 
 def their_noise(torch, pipeline, inputs):
@@ -98,26 +120,27 @@ def their_noise(torch, pipeline, inputs):
 
 @pytest.mark.parametrize("run", ["lora", "full"])
 def test_diffusers_opens_the_folder_and_predicts_the_same(
-    torch, folders, inputs, tmp_path, run
+    torch, folders, exported, noise, inputs, tmp_path, run
 ):
     diffusers = pytest.importorskip("diffusers")
-    output = export.export(folders[run], tmp_path / "out", "diffusers")
+    output = exported["diffusers"]
+    if run == "full":
+        output = export.export(folders[run], tmp_path / "out", "diffusers")
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
         output, safety_checker=None
     )
-    expected = our_noise(folders["model"], folders[run], inputs)
     found = their_noise(torch, pipeline, inputs)
-    assert parity.relative_error(found, expected) < 1e-4
-    base = stable_diffusion.load(folders["model"])
-    untrained = predict(base.denoiser, base.params["unet"], inputs)
-    assert parity.relative_error(expected, untrained) > 0.1  # training changed it
+    assert parity.relative_error(found, noise[run]) < 1e-4
+    assert parity.relative_error(noise[run], noise["base"]) > 0.1  # training changed it
     options = {"num_inference_steps": 2, "output_type": "np", "eta": 1.0}
     drawn = pipeline(tiny_model.PROMPTS[0], **options, height=16, width=16).images
     assert drawn.shape == (1, 16, 16, 3)
 
 
 @pytest.mark.parametrize("reader", ["diffusers", "PEFT", "diffusers' of kohya's"])
-def test_readers_of_adapters_predict_the_same(torch, folders, exported, inputs, reader):
+def test_readers_of_adapters_predict_the_same(
+    torch, folders, exported, noise, inputs, reader
+):
     diffusers = pytest.importorskip("diffusers")
     peft = pytest.importorskip("peft")
     format = "kohya" if "kohya" in reader else "lora"
@@ -127,32 +150,30 @@ def test_readers_of_adapters_predict_the_same(torch, folders, exported, inputs, 
         pipeline.unet = peft.PeftModel.from_pretrained(pipeline.unet, output)
     else:
         pipeline.load_lora_weights(output)
-    expected = our_noise(folders["model"], folders["lora"], inputs)
     found = their_noise(torch, pipeline, inputs)
-    assert parity.relative_error(found, expected) < 1e-4
+    assert parity.relative_error(found, noise["lora"]) < 1e-4
 
 
-def trained_adapters(folders):
-    """The base's UNet parameters, and the adapters of LoRA's run."""
-    base = stable_diffusion.load(folders["model"]).params["unet"]
-    return base, saved_run.trained_params(saved_run.read(folders["lora"]), 3, base)
+@pytest.fixture(scope="module")
+def adapted(base, trained):
+    """The kernels that the adapters of LoRA's run make, by layer."""
+    return lora.adapted(base.params["unet"], trained["lora"], SCALE)
 
 
 @pytest.mark.parametrize(
     "name", [lora_files.DIFFUSERS, lora_files.PEFT, lora_files.KOHYA]
 )
-def test_adapters_are_read_back(folders, exported, name):
-    base, trained = trained_adapters(folders)
+def test_adapters_are_read_back(base, exported, adapted, name):
+    unet = base.params["unet"]
     folder = exported["kohya" if name == lora_files.KOHYA else "lora"]
-    found = lora.adapted(base, lora_files.load(folder / name, base))
-    expected = lora.adapted(base, trained, SCALE)
-    assert found.keys() == expected.keys()
+    found = lora.adapted(unet, lora_files.load(folder / name, unet))
+    assert found.keys() == adapted.keys()
     for layer, kernel in found.items():  # the scale is rounded into one factor
-        np.testing.assert_allclose(kernel, expected[layer], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(kernel, adapted[layer], rtol=1e-5, atol=1e-6)
 
 
-def test_a_scale_beside_the_adapters_is_read(folders, exported, tmp_path):
-    base, trained = trained_adapters(folders)
+def test_a_scale_beside_the_adapters_is_read(base, trained, exported, tmp_path):
+    unet = base.params["unet"]
     folder = shutil.copytree(exported["lora"], tmp_path / "peft")
     (folder / lora_files.DIFFUSERS).unlink()
     settings = json.loads((folder / lora_files.PEFT_CONFIG).read_text())
@@ -164,14 +185,14 @@ def test_a_scale_beside_the_adapters_is_read(folders, exported, tmp_path):
         for x, y in tensors.items()
     }
     safetensors.numpy.save_file(six, tmp_path / "six.safetensors")
-    expected = lora.adapted(base, trained, 6 * SCALE)["conv_in"]
+    expected = lora.adapted(unet, trained["lora"], 6 * SCALE)["conv_in"]
     for place in (folder, tmp_path / "six.safetensors"):
-        found = lora.adapted(base, lora_files.load(place, base))["conv_in"]
+        found = lora.adapted(unet, lora_files.load(place, unet))["conv_in"]
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     changed["use_rslora"] = True
     (folder / lora_files.PEFT_CONFIG).write_text(json.dumps(changed))
     with pytest.raises(UserError, match="use_rslora"):
-        lora_files.load(folder, base)
+        lora_files.load(folder, unet)
 
 
 @pytest.mark.parametrize(
@@ -186,16 +207,15 @@ def test_a_scale_beside_the_adapters_is_read(folders, exported, tmp_path):
         ),
     ],
 )
-def test_strange_adapters_are_refused(folders, exported, tmp_path, changes, said):
+def test_strange_adapters_are_refused(base, exported, tmp_path, changes, said):
     tensors = safetensors.numpy.load_file(exported["kohya"] / lora_files.KOHYA)
     changed = {x: y for x, y in (tensors | changes).items() if y is not None}
     safetensors.numpy.save_file(changed, tmp_path / "strange.safetensors")
-    base = saved_run.unet_template(folders["model"])
     with pytest.raises(UserError, match=said):
-        lora_files.load(tmp_path / "strange.safetensors", base)
+        lora_files.load(tmp_path / "strange.safetensors", base.params["unet"])
 
 
-def test_other_parts_keep_their_official_config(folders, exported):
+def test_other_parts_keep_their_official_config(folders, base, exported):
     output = exported["diffusers"]
     for part in ("unet", "vae", "text_encoder"):
         before = json.loads((folders["model"] / part / "config.json").read_text())
@@ -205,10 +225,8 @@ def test_other_parts_keep_their_official_config(folders, exported):
     index = json.loads((output / "model_index.json").read_text())
     assert index["scheduler"] == ["diffusers", "DDIMScheduler"]
     again = stable_diffusion.load(output)
-    before = stable_diffusion.load(folders["model"])
-    jax.tree.map(
-        np.testing.assert_array_equal, again.params["vae"], before.params["vae"]
-    )
+    vaes = again.params["vae"], base.params["vae"]
+    jax.tree.map(np.testing.assert_array_equal, *vaes)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +245,10 @@ def test_diffusers_opens_every_exported_scheduler(folders, tmp_path, changes, na
     path.write_text(json.dumps(settings), "utf-8-sig")
     (tmp_path / "out").mkdir()
     export._write_pipeline(tmp_path / "out", saved_run.read(folders["lora"]), 3, model)
-    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path / "out")
+    others = dict.fromkeys(("unet", "vae", "text_encoder", "tokenizer"))
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
+        tmp_path / "out", **others
+    )
     assert type(pipeline.scheduler).__name__ == name
     sampler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)
     for option in settings.keys() - changes.keys():
@@ -240,7 +261,7 @@ def test_only_files_of_the_model_are_handed_on(folders, tmp_path):
     secret = tmp_path / "secret.json"
     secret.write_text("{}")
     (model / "tokenizer" / "added_tokens.json").symlink_to(secret)
-    run = make_run(tmp_path, model, "linked")
+    run = copied(folders, tmp_path / "run", model=str(model))
     with pytest.raises(UserError, match=r"added_tokens.json is a link to .*secret"):
         export.export(run, tmp_path / "out", "diffusers")
     assert not (tmp_path / "out").exists()
@@ -305,11 +326,8 @@ def test_the_card_of_kohyas_file_says_where_it_goes(exported):
 
 
 def test_the_card_has_rows_of_each_attribute(folders, tmp_path):
-    folder = shutil.copytree(folders["lora"], tmp_path / "run")
-    record = json.loads((folder / "config.json").read_text())
-    record["config"] |= made_runs.of_several("gender", "skin_tone")
-    record["config"]["reward.combine"] = "joint"
-    (folder / "config.json").write_text(json.dumps(record))
+    several = made_runs.of_several("gender", "skin_tone")
+    folder = copied(folders, tmp_path / "run", **several, **{"reward.combine": "joint"})
     cells = [(9, 2, 1, 75, 22, 11), (20, 20, 20, 20, 20, 20)]
     lines = [
         {"epoch": epoch}
@@ -360,34 +378,25 @@ def test_mistakes_are_refused(folders, tmp_path, capsys, arguments, message):
     assert list(tmp_path.iterdir()) == []  # nothing half-written
 
 
-@pytest.mark.parametrize(
-    ("harm", "part"),
-    [
-        (lambda model: None, None),
-        (lambda model: (model / "unet" / "config.json").write_text(" {}"), "unet/conf"),
-        (lambda model: model.rename(model.parent / "moved"), "If it was moved, give"),
-    ],
-)
-def test_a_model_that_is_another_one_is_not_exported(folders, tmp_path, harm, part):
+def test_a_model_that_is_another_one_is_not_exported(folders, tmp_path):
     model = shutil.copytree(folders["model"], tmp_path / "model")
-    folder = make_run(tmp_path, model, "described")
+    folder = copied(folders, tmp_path / "run", model=str(model))
     config = saved_run.read(folder).config
-    run_folder.write_config(
-        folder, config, {"model": description.identity(config, "model")}
-    )
-    harm(model)
-    output = tmp_path / "out"
-    if part is None:
-        known = description.known(saved_run.read(folder).record, "model")
-        export.export(folder, output, "lora")
-        assert known["fingerprint"] in (output / "README.md").read_text()
-    else:
+    identity = description.identity(config, "model")
+    run_folder.write_config(folder, config, {"model": identity})
+    export.export(folder, tmp_path / "out", "lora")
+    assert identity["fingerprint"] in (tmp_path / "out" / "README.md").read_text()
+    for harm, part in (
+        (lambda: (model / "unet" / "config.json").write_text(" {}"), "unet/conf"),
+        (lambda: model.rename(model.parent / "moved"), "If it was moved, give"),
+    ):
+        harm()
         with pytest.raises(UserError, match=part):
-            export.export(folder, output, "lora")
+            export.export(folder, tmp_path / "other", "lora")
 
 
 def test_a_config_that_is_not_the_checkpoints_is_refused(folders, tmp_path):
-    folder = make_run(tmp_path, folders["model"], "other")
+    folder = copied(folders, tmp_path / "run")
     path = folder / "checkpoints" / "3" / run_folder.METADATA / "metadata"
     metadata = json.loads(path.read_text())
     settings = json.loads((folder / "config.json").read_text())["config"]
