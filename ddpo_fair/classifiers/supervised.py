@@ -124,7 +124,9 @@ def fit(
     first, saved, smooth = int(state.step), time.monotonic(), None
     one_update = partial(update, loss=loss, transform=transform, decay=decay)
     bar = tqdm.trange(first, num_steps, initial=first, total=num_steps, desc=purpose)
-    with contextlib.closing(ahead(batch, first, num_steps)) as batches:
+    batches = ahead(batch, first, num_steps)
+    # Left early, too: a save that goes on would meet the next one's clean-up.
+    with contextlib.closing(manager), contextlib.closing(batches):
         for step, read in zip(bar, batches, strict=True):
             key = rng.key(seed, purpose, step)
             state, value = one_update(state, parallel.spread(read), key)
@@ -135,11 +137,10 @@ def fit(
             if time.monotonic() - saved > SAVE_EVERY_SECONDS:
                 manager.save(step + 1, args=ocp.args.StandardSave(state))
                 saved = time.monotonic()
-    if first < num_steps:
-        manager.wait_until_finished()
-        if manager.latest_step() != num_steps:
-            manager.save(num_steps, args=ocp.args.StandardSave(state))
-    manager.close()
+        if first < num_steps:
+            manager.wait_until_finished()
+            if manager.latest_step() != num_steps:
+                manager.save(num_steps, args=ocp.args.StandardSave(state))
     return state.average
 
 
