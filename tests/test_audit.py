@@ -288,8 +288,8 @@ def test_an_audit_that_was_killed_does_not_classify_again(tmp_path, monkeypatch)
 
     def killed(model, params, pixels, size):
         if len(asked) == 24 and not (output / "audit.json").exists():
-            with open(output / classified.KEPT, "a") as file:
-                file.write('\n["half')
+            with open(output / classified.KEPT, "ab") as file:
+                file.write(b'\n5\n\xff["half')
             raise KeyboardInterrupt
         asked.extend(pixels)
         return ask(model, params, pixels, size)

@@ -18,10 +18,12 @@ class KeptAnswers:
         self._path = path
         self._first = json.dumps({"version": ddpo_fair.__version__, **settings})
         self._known: dict[tuple, list[int]] = {}
-        lines = files.content(path).decode().split("\n") if path.is_file() else [""]
+        content = files.content(path) if path.is_file() else b""
+        lines = content.decode(errors="replace").split("\n")
         self._begun = lines[0] == self._first
         for line in lines[1:] if self._begun else ():
-            with contextlib.suppress(ValueError):  # the last may be half a line
+            # The last may be half a line, and any may be damaged.
+            with contextlib.suppress(ValueError, TypeError):
                 *key, answers = json.loads(line)
                 self._known[tuple(key)] = answers
 
