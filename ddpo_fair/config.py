@@ -14,8 +14,9 @@ from ddpo_fair.errors import UserError, shown
 
 EMBEDDED = "embedded"  # the small model that ships with the package
 LARGE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+XL = "stabilityai/stable-diffusion-xl-base-1.0"
 MEDIUM = "stabilityai/stable-diffusion-3.5-medium"
-VARIANTS = ("embedded", "sd15", "sd35")
+VARIANTS = ("embedded", "sd15", "sdxl", "sd35")
 ATTRIBUTE = re.compile(r"attributes\.([^.]*)\.(\w+)")  # a setting of one
 # Names that settings had before, which are still read.
 RENAMED = {
@@ -86,10 +87,10 @@ def attribute(
 def choose_model(config: ConfigDict, variant: str | None) -> ConfigDict:
     """`config`, which is changed: the model of a variant and what follows from it.
 
-    Variants are "embedded", "sd15", "sd35" (Stable Diffusion 3.5 Medium, or with
-    --config.model another of 3), or None: Stable Diffusion 1.5 on a host with a GPU or
-    TPU and JAX's plugin for it, the embedded model elsewhere. No backend is started to
-    find out. A UserError for another variant.
+    Variants are "embedded", "sd15", "sdxl", "sd35" (Stable Diffusion 3.5 Medium, or
+    with --config.model another of 3), or None: Stable Diffusion 1.5 on a host with a
+    GPU or TPU and JAX's plugin for it, the embedded model elsewhere. No backend is
+    started to find out. A UserError for another variant.
     """
     if variant is None:
         variant = "sd15" if accelerator.shown() else "embedded"
@@ -98,8 +99,10 @@ def choose_model(config: ConfigDict, variant: str | None) -> ConfigDict:
             f"--config: {shown(variant)} after the colon must be"
             f" {' or '.join(VARIANTS)}."
         )
-    if variant in ("sd15", "sd35"):
+    if variant != "embedded":
         _stable_diffusion(config)
+    if variant == "sdxl":
+        _stable_diffusion_xl(config)
     if variant == "sd35":
         _stable_diffusion_3(config)
     return config
@@ -206,6 +209,9 @@ def _sample(config: ConfigDict) -> None:
     # How a flow's noise depends on the time t: flow_grpo (eta sqrt(t / (1 - t))) or
     # dance_grpo (eta). Other models do not read it.
     config.sample.sde = "flow_grpo"
+    # Of SDXL: height and width of the image it was to resemble, top and left of its
+    # crop, height and width of the drawn one; 0 for the model's own size, uncropped.
+    config.sample.time_ids = (0, 0, 0, 0, 0, 0)
     # Images sampled together on one device.
     config.sample.batch_per_device = 64
     # Batches of each device in an epoch.
@@ -383,6 +389,16 @@ def _stable_diffusion(config: ConfigDict) -> None:
     config.eval.images, config.log.images = 112, 16
     config.eval.every_epochs = 5
     config.checkpoint.every_epochs = 5
+
+
+def _stable_diffusion_xl(config: ConfigDict) -> None:
+    """What SDXL changes of 1.5's settings: it is three times as large, its images four.
+
+    Its published weights in 16 bits are half as much to download.
+    """
+    config.model, config.variant = XL, "fp16"
+    config.sample.batch_per_device, config.sample.batches = 4, 16
+    config.train.microbatch, config.train.remat = 1, "full"
 
 
 def _stable_diffusion_3(config: ConfigDict) -> None:

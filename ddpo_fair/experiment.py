@@ -25,7 +25,8 @@ ONE = "attributes.gender."  # whose settings --help shows for all attributes
 MOST_ATTRIBUTES = 50  # each of which has flags of its own
 LONGEST_REASON = 300  # characters of what a config file raises
 USAGE = """\
-python -m MODULE --config=configs/mech_eng.py[:sd15|:sd35|:embedded] [--config.NAME=X]
+python -m MODULE --config=configs/mech_eng.py[:sd15|:sdxl|:sd35|:embedded]
+    [--config.NAME=VALUE ...]
 
 A run is a folder, run.dir/run.name: metrics.jsonl (a line per epoch), samples/ (images
 of the same seeds), checkpoints/, tensorboard/. The same command again continues it from
@@ -122,8 +123,8 @@ def _load(path: str, variant: str | None) -> tuple[ConfigDict, dict[str, Any]]:
         found = sorted(map(str, Path("configs").glob("*.py")))[:8]
         raise UserError(
             f"--config={shown(path)} is not a file of Python, whose name ends in .py;"
-            f" choose one of {', '.join(found) or 'your own'}, with :embedded, :sd15"
-            " or :sd35 behind it to choose the model."
+            f" choose one of {', '.join(found) or 'your own'}, with :embedded, :sd15,"
+            " :sdxl or :sd35 behind it to choose the model."
         )
     try:
         spec = importlib.util.spec_from_file_location("experiment", file)
@@ -157,7 +158,7 @@ def settings() -> Iterator[tuple[str, object, object, list[str]]]:
     """Every setting: name, defaults of the embedded model and :sd15, its comment."""
     known, large = (
         configuration.flatten(configuration.choose_model(configuration.defaults(), x))
-        for x in configuration.VARIANTS[:2]
+        for x in ("embedded", "sd15")
     )
     meaning: list[str] = []
     for line in inspect.getsource(configuration).splitlines():

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,16 @@ PIPELINE: dict[str, Any] = {
 CLIP = {
     "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
     "tokenizer": ["transformers", "CLIPTokenizer"],
+}
+PIPELINE_XL: dict[str, Any] = {
+    "_class_name": "StableDiffusionXLPipeline",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    **{f"{name}_2": kind for name, kind in CLIP.items()},
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
 }
 PIPELINE_3: dict[str, Any] = {
     "_class_name": "StableDiffusion3Pipeline",
@@ -89,7 +99,8 @@ def export(
         )
     saved = saved_run.with_weights(saved, "model")
     source = sources.model_folder(saved.config.model, saved.config.variant)
-    part = networks.denoising_part(networks.parts_of(source))
+    parts = networks.parts_of(source)
+    part, pipeline = networks.denoising_part(parts), _pipeline(parts)["_class_name"]
     if format == "kohya" and part == networks.TRANSFORMER:
         raise UserError(
             "--format=kohya has names for a UNet's layers alone, and this model has a"
@@ -111,7 +122,7 @@ def export(
             of_both = (lora_files.DIFFUSERS, lora_files.PEFT)
             for name in of_both if format == "lora" else (lora_files.KOHYA,):
                 lora_files.save(folder, adapters, settings.scale, metadata, name, part)
-        text = model_card.write(saved, number, format, part)
+        text = model_card.write(saved, number, format, part, pipeline)
         (folder / "README.md").write_text(text, encoding="utf-8")
     return target
 
@@ -147,12 +158,22 @@ def _write_pipeline(
         scheduler = {"_class_name": "DDIMScheduler", **settings}
         text = files.json_text(scheduler, 2)
     (folder / name).write_text(text, encoding="utf-8")
-    index = PIPELINE_3 if model.part == networks.TRANSFORMER else PIPELINE
+    index = _pipeline(model.networks)
     index = {**index, "scheduler": ["diffusers", scheduler["_class_name"]]}
+    if networks.is_xl(model.networks):
+        zeros = stable_diffusion.zeros_for_empty(model.configs)
+        index["force_zeros_for_empty_prompt"] = zeros
     if model.part == networks.TRANSFORMER and networks.TEXT_3 not in model.tokenizers:
         index |= {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
     text = files.json_text(dict(sorted(index.items())), 2)
     (folder / "model_index.json").write_text(text, encoding="utf-8")
+
+
+def _pipeline(parts: Container[str]) -> dict[str, Any]:
+    """The model_index.json of diffusers' pipeline with these parts."""
+    if networks.TRANSFORMER in parts:
+        return PIPELINE_3
+    return PIPELINE_XL if networks.is_xl(parts) else PIPELINE
 
 
 def _read_own(source: Path, name: str) -> bytes:

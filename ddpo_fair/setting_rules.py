@@ -15,6 +15,7 @@ POLICIES = (  # of jax.checkpoint_policies, those that need no argument
     "everything_saveable",
 )
 LARGEST = 2**31 - 1  # what a key is folded with
+LARGEST_SIZE = 10**5  # pixels
 
 CHOICES = {
     "dtype": ("float32", "bfloat16"),
@@ -157,6 +158,9 @@ def broken_rules(flat: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, f"one of {', '.join(filter(None, CHOICES[kind]))}"
         elif kind in TEXTS and not re.fullmatch(pattern, value):
             yield name, text_rule
+    sizes = flat["sample.time_ids"]
+    if len(sizes) != 6 or not all(0 <= size <= LARGEST_SIZE for size in sizes):
+        yield "sample.time_ids", f"six whole numbers from 0 to {LARGEST_SIZE}"
     modules = flat["train.lora.target_modules"]
     if not modules or not all(re.fullmatch(r"[\w.]+", module) for module in modules):
         yield (

@@ -32,7 +32,7 @@ PLAIN = contents("""
     unet/config.json unet/diffusion_pytorch_model.safetensors
     vae/config.json vae/diffusion_pytorch_model.safetensors
 """)
-NEEDED = sorted(set(PLAIN) - {"model_index.json"})
+NEEDED = sorted(PLAIN)
 UNNEEDED = contents("""
     README.md v1-5-pruned.ckpt safety_checker/model.safetensors
     text_encoder/model.fp16.safetensors text_encoder/pytorch_model.bin

@@ -82,7 +82,41 @@ PREPROCESSOR = {
     "image_std": [0.5, 0.5, 0.5],
 }
 
-
+# As SDXL's, with all that sets it apart from 1.x and 2.x.
+XL = {
+    "text_encoder": TEXT | {"num_hidden_layers": 2},
+    "text_encoder_2": TEXT
+    | {
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "projection_dim": 20,
+        "hidden_act": "gelu",
+        "architectures": ["CLIPTextModelWithProjection"],
+    },
+    "unet": UNET
+    | {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 20 + 6 * 8,
+        "attention_head_dim": [1, 2],
+        "block_out_channels": [8, 16],
+        "cross_attention_dim": 16 + 24,
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+        "norm_num_groups": 4,
+        "transformer_layers_per_block": [1, 2],
+        "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+        "use_linear_projection": True,
+    },
+    "vae": VAE | {"scaling_factor": 0.13025, "force_upcast": True},
+    "scheduler": SCHEDULER
+    | {
+        "_class_name": "EulerDiscreteScheduler",
+        "interpolation_type": "linear",
+        "prediction_type": "epsilon",
+        "timestep_spacing": "leading",
+        "use_karras_sigmas": False,
+    },
+}
 # Stable Diffusion 3, as small, and a T5 for it.
 TEXT_OF_3 = TEXT | {"projection_dim": 8}
 CONFIGS_3 = {

@@ -7,11 +7,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ddpo_fair.diffusion import prompt_tokens
+from ddpo_fair.errors import UserError
 from ddpo_fair.models import clip, options, sd3_transformer, t5, unet, vae, weights
 
-UNET, TRANSFORMER = "unet", "transformer"  # that denoises: Stable Diffusion 1 and 2; 3
+UNET, TRANSFORMER = "unet", "transformer"  # that denoise: of 1, 2 and XL; of 3
 TEXT, TEXT_2, TEXT_3 = "text_encoder", "text_encoder_2", "text_encoder_3"
 LARGEST = 256  # latent pixels; published models of this kind have 32 to 128
 Networks = dict[str, nn.Module]
@@ -20,7 +22,8 @@ Networks = dict[str, nn.Module]
 def parts_of(folder: Path) -> tuple[str, ...]:
     """The networks that a model's folder must have, and T5 where there is one."""
     if not (folder / TRANSFORMER).is_dir():
-        return UNET, "vae", TEXT
+        second = (TEXT_2,) if (folder / TEXT_2).is_dir() else ()  # of XL
+        return UNET, "vae", TEXT, *second
     third = (TEXT_3,) if (folder / TEXT_3).is_dir() else ()
     return TRANSFORMER, "vae", TEXT, TEXT_2, *third
 
@@ -33,15 +36,25 @@ def of_configs(
     Raises:
         UserError: for a config that is not supported, or parts that do not fit.
     """
-    text = clip.ProjectingTextEncoder if TRANSFORMER in configs else clip.TextEncoder
+
+    def text(c: dict[str, Any]) -> nn.Module:
+        if TRANSFORMER in configs:
+            return clip.ProjectingTextEncoder(clip.Config.from_dict(c), dtype)
+        return clip.TextEncoder(clip.Config.from_dict(c), dtype, is_xl(configs))
+
+    def autoencoder(c: dict[str, Any]) -> nn.Module:
+        config = vae.Config.from_dict(c)
+        upcast = config.force_upcast and TRANSFORMER not in configs
+        return vae.AutoencoderKL(config, jnp.float32 if upcast else dtype)
+
     makers = {
         UNET: lambda c: unet.UNet(unet.Config.from_dict(c), dtype, remat),
         TRANSFORMER: lambda c: sd3_transformer.SD3Transformer(
             sd3_transformer.Config.from_dict(c), dtype, remat
         ),
-        "vae": lambda c: vae.AutoencoderKL(vae.Config.from_dict(c), dtype),
-        TEXT: lambda c: text(clip.Config.from_dict(c), dtype),
-        TEXT_2: lambda c: text(clip.Config.from_dict(c), dtype),
+        "vae": autoencoder,
+        TEXT: text,
+        TEXT_2: lambda c: clip.ProjectingTextEncoder(clip.Config.from_dict(c), dtype),
         TEXT_3: lambda c: t5.Encoder(t5.Config.from_dict(c), dtype),
     }
     networks = {part: makers[part](configs[part]) for part in makers if part in configs}
@@ -55,8 +68,11 @@ def _check_fit(configs: dict[str, Any]) -> None:
     config, latents = configs[part], configs["vae"].latent_channels
     fits = [("in_channels", latents, "vae"), ("out_channels", latents, "vae")]
     if part == UNET:
+        _check_xl(configs)
+        texts = text_parts(configs)
         turns = 2 ** (len(config.block_out_channels) - 1)
-        fits.append(("cross_attention_dim", configs[TEXT].hidden_size, TEXT))
+        states = sum(configs[text].hidden_size for text in texts)
+        fits.append(("cross_attention_dim", states, " and ".join(texts)))
     else:
         turns, both = config.patch_size, (configs[TEXT], configs[TEXT_2])
         pooled = sum(one.projection_dim for one in both)
@@ -77,6 +93,34 @@ def _check_fit(configs: dict[str, Any]) -> None:
     options.check(f"{part}/config.json", vars(config), rules)
 
 
+def _check_xl(configs: dict[str, Any]) -> None:
+    """Raises a UserError unless UNet and text encoders are XL's, or all are not."""
+    config, first, second = configs[UNET], configs[TEXT], configs.get(TEXT_2)
+    if second is None:
+        if config.pooled_size is not None:
+            raise UserError(
+                f"unet/config.json: addition_embed_type={unet.ADDED!r} is SDXL's, but"
+                f" there is no {TEXT_2}; copy it from the original model."
+            )
+        return
+    rule = options.among(config, "addition_embed_type", (unet.ADDED,))
+    options.check(f"unet/config.json, beside a {TEXT_2}", vars(config), [rule])
+    pooled, length = config.pooled_size, first.max_position_embeddings
+    row = pooled + unet.NUM_TIME_IDS  # the last of the text
+    room = ("cross_attention_dim", row <= config.cross_attention_dim, f"{row} or more")
+    options.check("unet/config.json", vars(config), [room])
+    name, words = "max_position_embeddings", f"{length}, as its {TEXT} has it"
+    rules = [(name, getattr(second, name) == length, words)]
+    words = f"{pooled}, as its unet has it beside {unet.NUM_TIME_IDS} sizes"
+    rules.append(("projection_dim", second.projection_dim == pooled, words))
+    options.check(f"{TEXT_2}/config.json", vars(second), rules)
+
+
+def is_xl(parts: Container[str]) -> bool:
+    """Whether parts are those of Stable Diffusion XL."""
+    return UNET in parts and TEXT_2 in parts
+
+
 def denoising_part(parts: Container[str]) -> str:
     """The name of the network that denoises among the names of a model's parts."""
     return TRANSFORMER if TRANSFORMER in parts else UNET
@@ -93,7 +137,32 @@ def text_shape(networks: Networks) -> tuple[int, int]:
     part = denoising_part(networks)
     if part == TRANSFORMER:
         length += prompt_tokens.T5_LENGTH + 1
+    elif is_xl(networks):
+        length += 1
     return length, networks[part].config.cross_attention_dim
+
+
+def join_text(networks: Networks, outputs: dict[str, Any]) -> np.ndarray:
+    """What text encoders say of N prompts as one array [N, L, D], see `text_shape`.
+
+    Where there are two CLIPs, their states are side by side, then come T5's, and then a
+    row of the pooled projections; the rest is zeros.
+    """
+    if TEXT_2 not in outputs:
+        return outputs[TEXT]
+    # XL's first text encoder has no projection.
+    both = [
+        x if isinstance(x, tuple) else (x,) for x in map(outputs.get, (TEXT, TEXT_2))
+    ]
+    states = np.concatenate([states for states, *_ in both], axis=-1)
+    pooled = np.concatenate([x for _, *pooled in both for x in pooled], axis=-1)
+    whole = np.zeros((len(states), *text_shape(networks)), np.float32)
+    _, length, width = states.shape
+    whole[:, :length, :width] = states
+    if TEXT_3 in outputs:
+        whole[:, length:-1] = outputs[TEXT_3]
+    whole[:, -1, : pooled.shape[1]] = pooled
+    return whole
 
 
 def templates(networks: Networks) -> dict[str, Any]:

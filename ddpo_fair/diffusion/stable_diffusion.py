@@ -1,6 +1,7 @@
 """The text-to-image model: a folder in the diffusers layout, its networks, guidance."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import numpy as np
 
 from ddpo_fair.diffusion import ddim, flow, networks, prompt_tokens, scheduler_settings
 from ddpo_fair.diffusion.gaussian_step import Schedule
-from ddpo_fair.diffusion.networks import TEXT, TEXT_2, TEXT_3, TRANSFORMER
+from ddpo_fair.diffusion.networks import TEXT_3
 from ddpo_fair.errors import UserError
 from ddpo_fair.models import options, sd3_transformer, tensor_files, unet, vae, weights
 
+INDEX = "model_index.json"  # says how a pipeline uses the parts; may be missing
+NO_TIME_IDS = (0,) * unet.NUM_TIME_IDS  # all mean the model's own size, uncropped
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -129,7 +132,7 @@ def is_flow(scheduler_config: dict[str, Any]) -> bool:
 
 
 def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
-    """The parsed config.json of each part of a model's folder.
+    """The parsed config.json of each part of a model's folder, and XL's "pipeline".
 
     Raises:
         UserError: if one is missing, or is not a JSON object.
@@ -137,7 +140,16 @@ def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
     parts = networks.parts_of(folder)
     configs = {part: weights.read_config(folder / part) for part in parts}
     place = folder / "scheduler" / "scheduler_config.json"
-    return configs | {"scheduler": tensor_files.read_json(place)}
+    configs["scheduler"] = tensor_files.read_json(place)
+    if networks.is_xl(parts) and (folder / INDEX).is_file():
+        configs["pipeline"] = tensor_files.read_json(folder / INDEX)
+    return configs
+
+
+def zeros_for_empty(configs: dict[str, dict[str, Any]]) -> bool:
+    """Whether the empty prompt's text is zeros, of XL's parsed config.json files."""
+    pipeline = configs.get("pipeline", {})
+    return bool(pipeline.get("force_zeros_for_empty_prompt", True))
 
 
 def of_configs(
@@ -158,14 +170,17 @@ def of_configs(
     return Model(folder, made, {}, configs, networks.templates(made))
 
 
-def encode_prompts(model: Model, prompts: list[str]) -> np.ndarray:
+def encode_prompts(
+    model: Model, prompts: list[str], time_ids: Sequence[int] = NO_TIME_IDS
+) -> np.ndarray:
     """What conditions the images, float32 [N, L, D]; encodes a distinct prompt once.
 
-    Of Stable Diffusion 1 and 2 the text encoder's states. Of 3 those of both CLIPs side
-    by side, then T5's, zeros where there is none, and then one row with the pooled
-    projections, as diffusers has them; filled up with zeros.
+    Of Stable Diffusion 1 and 2 the text encoder's states. Of XL and 3 those of both
+    CLIPs side by side, then T5's, zeros where there is none, and then one row with the
+    pooled projections and XL's time ids; filled up with zeros. As diffusers has them.
 
-    Raises a UserError as `prompt_tokens.of` does.
+    Raises a UserError as `prompt_tokens.of` does, and for the `sample.time_ids` of a
+    model that has none.
     """
     distinct = list(dict.fromkeys(prompts))
     outputs = {}
@@ -176,16 +191,19 @@ def encode_prompts(model: Model, prompts: list[str]) -> np.ndarray:
         encode = jax.jit(network.apply)
         found = [jax.tree.map(np.asarray, encode(params, one)) for one in ids]
         outputs[part] = jax.tree.map(lambda *x: np.concatenate(x), *found)
-    states = outputs[TEXT]
-    if model.part == TRANSFORMER:
-        states = np.zeros((len(distinct), *model.text_shape), np.float32)
-        (one, pooled), (two, pooled_2) = outputs[TEXT], outputs[TEXT_2]
-        both = np.concatenate([one, two], axis=-1)
-        states[:, : both.shape[1], : both.shape[2]] = both
-        if TEXT_3 in outputs:
-            states[:, both.shape[1] : -1] = outputs[TEXT_3]
-        both = np.concatenate([pooled, pooled_2], axis=-1)
-        states[:, -1, : both.shape[1]] = both
+    states = networks.join_text(model.networks, outputs)
+    if networks.is_xl(model.networks):
+        if zeros_for_empty(model.configs):
+            states[[prompt == "" for prompt in distinct]] = 0.0
+        own = (model.image_size, model.image_size, 0, 0) + 2 * (model.image_size,)
+        chosen = [given or usual for given, usual in zip(time_ids, own, strict=True)]
+        start = model.denoiser.config.pooled_size
+        states[:, -1, start : start + len(chosen)] = chosen
+    elif any(time_ids):
+        raise UserError(
+            f"sample.time_ids={tuple(time_ids)} are SDXL's, and {model.folder} is no"
+            " such model; leave them out."
+        )
     return states[[distinct.index(prompt) for prompt in prompts]]
 
 

@@ -70,7 +70,7 @@ def load(
     folder = sources.model_folder(config.model, config.variant)
     model = stable_diffusion.load(folder, dtype, variant=config.variant or None)
     try:
-        models = of_model(model, prompts, seed)
+        models = of_model(model, prompts, seed, config.sample.time_ids)
     except UserError as error:  # of a prompt that the sets brought along
         raise UserError(f"{error} Or draw fewer sets: --sets=trained.") from error
     base = models.unets[BEFORE]
@@ -90,10 +90,13 @@ def load(
 
 
 def of_model(
-    model: stable_diffusion.Model, prompts: Sequence[str], seed: int
+    model: stable_diffusion.Model,
+    prompts: Sequence[str],
+    seed: int,
+    time_ids: Sequence[int] = stable_diffusion.NO_TIME_IDS,
 ) -> EvaluationModels:
     """A text-to-image model alone, as `BEFORE`; a UserError for a prompt too long."""
-    text = stable_diffusion.encode_prompts(model, ["", *prompts])
+    text = stable_diffusion.encode_prompts(model, ["", *prompts], time_ids)
     return EvaluationModels(
         model=dataclasses.replace(model, params={}),
         unets={BEFORE: parallel.replicate(model.params[model.part])},

@@ -142,7 +142,8 @@ class Level(nn.Module):
     features: int
     num_layers: int
     norm: tuple[int, float]  # groups, epsilon
-    transformer: tuple | None = None  # of `Transformer` without dtype; no attention
+    # Of `Transformer` without dtype, with the layers of each; None for no attention.
+    transformer: tuple | None = None
     resample: str | None = None  # "down", "up"
     padding: tuple[int, int] | None = None  # of the convolution down
     dtype: jax.typing.DTypeLike = jnp.float32
@@ -164,10 +165,9 @@ class Level(nn.Module):
             block = resnet(self.features, *self.norm, self.dtype, name=f"resnets.{i}")
             x = block(x, time_embedding)
             if self.transformer is not None:
-                name = f"attentions.{i}"
-                x = transformer(*self.transformer, self.dtype, name=name)(
-                    x, text_states
-                )
+                heads, depths, *others = self.transformer
+                shape, name = (heads, depths[i], *others), f"attentions.{i}"
+                x = transformer(*shape, self.dtype, name=name)(x, text_states)
             states.append(x)
         if self.resample == "down":
             shape, name = (3, 2, self.padding), "downsamplers.0.conv"

@@ -39,7 +39,7 @@ class Config:
         if isinstance(both := json_dict.get("text_config"), dict):  # CLIPModel's
             json_dict = both
         rule = options.among(json_dict, "model_type", (None, "clip_text_model"))
-        fix = "use a Stable Diffusion 1, 2 or 3 model"
+        fix = "use a Stable Diffusion 1, 2, XL or 3 model"
         options.check(PLACE, json_dict, [rule], fix)
         config = options.read(cls, json_dict, PLACE)
         rules = (
@@ -51,18 +51,23 @@ class Config:
 
 
 class TextEncoder(nn.Module):
-    """Last hidden state, float32 [N, L, hidden_size], of tokens int [N, L]."""
+    """Hidden state, float32 [N, L, hidden_size], of tokens int [N, L].
+
+    The last one after the norm, or, if penultimate, the one before the last layer.
+    """
 
     config: Config
     dtype: jax.typing.DTypeLike = jnp.float32
+    penultimate: bool = False
 
     @nn.compact
     def __call__(self, input_ids: jax.Array) -> jax.Array:
-        return _states(self.config, self.dtype, input_ids)[-1]
+        before, last = _states(self.config, self.dtype, input_ids)
+        return before if self.penultimate else last
 
 
 class ProjectingTextEncoder(nn.Module):
-    """What Stable Diffusion 3 reads of tokens int [N, L], both float32.
+    """What Stable Diffusion XL and 3 read of tokens int [N, L], both float32.
 
     The hidden state before the last layer, [N, L, hidden_size], and the projection of
     the last one at the text's end, [N, projection_dim].

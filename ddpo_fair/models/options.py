@@ -55,10 +55,10 @@ def read(
         others = {n: v for n, v in content.items() if n not in read and n[:1] != "_"}
         problem = f"{place} asks for what is not supported"
         rules = (among(others, n, fixed.get(n, (None, False))) for n in others)
-        check(problem, others, rules, "use a Stable Diffusion 1, 2 or 3 model")
+        check(problem, others, rules, "use a Stable Diffusion 1, 2, XL or 3 model")
     given = {n: v for n, v in content.items() if n in fields}
     given |= {n: False for n, v in given.items() if v is None and fields[n] is bool}
-    config = cls(**{n: tuple(v) if type(v) is list else v for n, v in given.items()})
+    config = cls(**{name: _tuples(value) for name, value in given.items()})
     rules = []
     for name, kind in fields.items():
         most = MOST_LAYERS if "layers" in name else LARGEST
@@ -89,6 +89,10 @@ def of(folder: str | os.PathLike) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{folder}: {error}") from None
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _rule(kind: Any, allowed: range) -> tuple[Callable[[Any], bool], str]:

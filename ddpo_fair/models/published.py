@@ -33,6 +33,38 @@ STABLE_DIFFUSION_1: dict[str, dict[str, Any]] = {
         "steps_offset": 1,
     },
 }
+STABLE_DIFFUSION_XL: dict[str, dict[str, Any]] = {
+    "unet": {
+        "sample_size": 128,
+        "block_out_channels": [320, 640, 1280],
+        "down_block_types": ["DownBlock2D", *2 * ["CrossAttnDownBlock2D"]],
+        "up_block_types": [*2 * ["CrossAttnUpBlock2D"], "UpBlock2D"],
+        "attention_head_dim": [5, 10, 20],
+        "cross_attention_dim": 2048,
+        "transformer_layers_per_block": [1, 2, 10],
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+    "vae": {
+        **STABLE_DIFFUSION_1["vae"],
+        "sample_size": 1024,
+        "scaling_factor": 0.13025,
+        "force_upcast": True,
+    },
+    "text_encoder": STABLE_DIFFUSION_1["text_encoder"],
+    "text_encoder_2": {
+        "hidden_size": 1280,
+        "intermediate_size": 5120,
+        "num_attention_heads": 20,
+        "num_hidden_layers": 32,
+        "hidden_act": "gelu",
+        "projection_dim": 1280,
+        "eos_token_id": 2,
+    },
+    "scheduler": STABLE_DIFFUSION_1["scheduler"],
+}
 STABLE_DIFFUSION_3_5_MEDIUM: dict[str, dict[str, Any]] = {
     "transformer": {
         "num_layers": 24,
@@ -46,26 +78,21 @@ STABLE_DIFFUSION_3_5_MEDIUM: dict[str, dict[str, Any]] = {
     | {
         "latent_channels": 16,
         "sample_size": 1024,
+        "force_upcast": True,
         "scaling_factor": 1.5305,
         "shift_factor": 0.0609,
         "use_post_quant_conv": False,
         "use_quant_conv": False,
     },
     "text_encoder": STABLE_DIFFUSION_1["text_encoder"],
-    "text_encoder_2": {
-        "hidden_act": "gelu",
-        "hidden_size": 1280,
-        "intermediate_size": 5120,
-        "num_attention_heads": 20,
-        "num_hidden_layers": 32,
-        "projection_dim": 1280,
-    },
+    "text_encoder_2": STABLE_DIFFUSION_XL["text_encoder_2"],
     # T5 encodes before anything else is on the devices, and does not count.
     "scheduler": {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0},
 }
 MODELS = {
     "CompVis/stable-diffusion-v1-4": STABLE_DIFFUSION_1,
     "stable-diffusion-v1-5/stable-diffusion-v1-5": STABLE_DIFFUSION_1,
+    "stabilityai/stable-diffusion-xl-base-1.0": STABLE_DIFFUSION_XL,
     "stabilityai/stable-diffusion-3.5-medium": STABLE_DIFFUSION_3_5_MEDIUM,
 }
 # ViT-Base/16 at 224 pixels, with transformers' ViTImageProcessor: its config.json and

@@ -41,6 +41,7 @@ NEEDED: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
         (
             "scheduler/scheduler_config.json",
             *(f"tokenizer{x}/{name}" for x in NUMBERS for name in TOKENIZER),
+            "model_index.json",
         ),
     ),
     "classifier": ({"": "model"}, ("preprocessor_config.json",)),
@@ -157,8 +158,11 @@ def _read(field: str, folder: Path, variant: str) -> Iterator[Path]:
     for part in parts:
         with contextlib.suppress(UserError):  # who reads them says so
             yield from tensor_files.find(folder / part, variant or None)
+    # Only XL's index is read.
+    is_xl = all((folder / part).is_dir() for part in ("unet", "text_encoder_2"))
+    unread = () if is_xl else ("model_index.json",)
     for name in (*(f"{part}/config.json".lstrip("/") for part in parts), *others):
-        if (folder / name).is_file():
+        if name not in unread and (folder / name).is_file():
             yield folder / name
 
 

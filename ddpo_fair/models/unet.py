@@ -1,6 +1,7 @@
-"""UNet of Stable Diffusion 1.x and 2.x (diffusers' UNet2DConditionModel)."""
+"""UNet of Stable Diffusion 1.x, 2.x and XL (diffusers' UNet2DConditionModel)."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -12,7 +13,13 @@ from ddpo_fair.models import blocks, layers, options
 
 PLACE = "UNet2DConditionModel: config.json"
 CROSS_DOWN, PLAIN_DOWN = "CrossAttnDownBlock2D", "DownBlock2D"
+ADDED = "text_time"  # SDXL's addition_embed_type
+NUM_TIME_IDS = 6  # of SDXL, see sample.time_ids
+ADDED_SIZES = ("addition_time_embed_dim", "projection_class_embeddings_input_dim")
+CROSS_MID, PLAIN_MID = "UNetMidBlock2DCrossAttn", "UNetMidBlock2D"
 CROSS_UP, PLAIN_UP = "CrossAttnUpBlock2D", "UpBlock2D"
+
+Layers = tuple[int | tuple[int, ...], ...]
 
 # Options that are understood only at these values.
 FIXED = {
@@ -24,7 +31,6 @@ FIXED = {
     "downsample_padding": (1,),
     "dropout": (0,),
     "mid_block_scale_factor": (1,),
-    "mid_block_type": ("UNetMidBlock2DCrossAttn",),
     "resnet_out_scale_factor": (1,),
     "resnet_time_scale_shift": ("default",),
     "time_embedding_type": ("positional",),
@@ -48,11 +54,18 @@ class Config:
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
     cross_attention_dim: int = 1280
-    transformer_layers_per_block: int = 1
+    mid_block_type: str | None = CROSS_MID
+    # One number, or one a level, or one an attention of a level.
+    transformer_layers_per_block: int | Layers = 1
+    # On the way up, where that is not the way down reversed.
+    reverse_transformer_layers_per_block: Layers | None = None
     # The number of heads, one or one a level: its name is a mistake that every
     # published config.json repeats.
     attention_head_dim: int | tuple[int, ...] = 8
     use_linear_projection: bool = False
+    addition_embed_type: str | None = None
+    addition_time_embed_dim: int | None = None
+    projection_class_embeddings_input_dim: int | None = None
 
     @classmethod
     def from_dict(cls, json_dict: dict[str, Any]) -> "Config":
@@ -67,7 +80,13 @@ class Config:
                 f"a divisor of block_out_channels={channels}, for all or one for each",
             ),
             options.divides(config, "norm_num_groups", "block_out_channels"),
+            options.among(config, "addition_embed_type", (None, ADDED)),
+            options.among(config, "mid_block_type", (CROSS_MID, PLAIN_MID, None)),
+            *config._layer_rules(),
         ]
+        for name in ADDED_SIZES if config.addition_embed_type else ():
+            sound = getattr(config, name) is not None
+            rules.append((name, sound, f"a number, of addition_embed_type={ADDED!r}"))
         for name, allowed in (
             ("down_block_types", (CROSS_DOWN, PLAIN_DOWN)),
             ("up_block_types", (CROSS_UP, PLAIN_UP)),
@@ -86,14 +105,48 @@ class Config:
         return self.attention_head_dim
 
     @property
-    def transformer(self) -> tuple[int, int, bool]:
-        """Layers, groups and linear projection of every `blocks.Transformer`."""
-        layers = self.transformer_layers_per_block
-        return layers, self.norm_num_groups, self.use_linear_projection
+    def pooled_size(self) -> int | None:
+        """Of the text's pooled projection; None of 1.x and 2.x."""
+        if self.addition_embed_type is None:
+            return None
+        sizes = NUM_TIME_IDS * self.addition_time_embed_dim
+        return self.projection_class_embeddings_input_dim - sizes
+
+    def transformer(self, way: str, i: int) -> tuple[int, tuple[int, ...], int, bool]:
+        """Of level number `i` of a way, see `UNet._level`: what its transformers need.
+
+        Heads, layers of each, groups, and whether projections are linear.
+        """
+        layers, heads = self._layers(way)[i], self.num_heads
+        count = self.layers_per_block + (way == "up")
+        each = layers if isinstance(layers, tuple) else (layers,) * count
+        heads = heads if way == "down" else heads[::-1]
+        return heads[i], each, self.norm_num_groups, self.use_linear_projection
+
+    def _layers(self, way: str) -> Layers:
+        layers, own = self.transformer_layers_per_block, None
+        if isinstance(layers, int):
+            layers = (layers,) * len(self.block_out_channels)
+        if way == "up":
+            layers, own = layers[::-1], self.reverse_transformer_layers_per_block
+        return own or layers
+
+    def _layer_rules(self) -> Iterator[options.Rule]:
+        """That numbers of transformer layers are one a level, or one an attention."""
+        levels, name = len(self.block_out_channels), "transformer_layers_per_block"
+        for way, own in (("down", name), ("up", f"reverse_{name}")):
+            layers, count = self._layers(way), self.layers_per_block + (way == "up")
+            each = (x for x in layers if isinstance(x, tuple))
+            sound = len(layers) == levels and all(len(x) == count for x in each)
+            words = f"a list of {levels}, each a number or a list of {count}"
+            yield own, sound, f"a number, or {words}"
 
 
 class MidBlock(nn.Module):
-    """Resnet, attention, resnet at the lowest resolution; called as `blocks.Level`."""
+    """Resnet, attention, resnet at the lowest resolution; called as `blocks.Level`.
+
+    Of the plain kind it is the first resnet alone.
+    """
 
     config: Config
     dtype: jax.typing.DTypeLike = jnp.float32
@@ -110,7 +163,10 @@ class MidBlock(nn.Module):
         norm = (c.norm_num_groups, c.norm_eps, self.dtype)
         features = c.block_out_channels[-1]
         x = resnet(features, *norm, name="resnets.0")(x, time_embedding)
-        shape = (c.num_heads[-1], *c.transformer)
+        if c.mid_block_type == PLAIN_MID:
+            return x
+        heads, (depth, *_), *others = c.transformer("down", -1)
+        shape = (heads, depth, *others)
         x = transformer(*shape, self.dtype, name="attentions.0")(x, text_states)
         return resnet(features, *norm, name="resnets.1")(x, time_embedding)
 
@@ -120,8 +176,10 @@ class UNet(nn.Module):
 
     Float32 [N, h, w, out_channels], of latents [N, h, w, in_channels], h and w
     multiples of 2^(levels - 1), timesteps [N] or a scalar, and text states
-    [N, L, cross_attention_dim]. `remat` recomputes blocks in the backward pass: True
-    keeps only their inputs, a string names a policy of `jax.checkpoint_policies`.
+    [N, L, cross_attention_dim]. Of SDXL's the last row begins with the pooled
+    projection, pooled_size numbers, and six time ids. `remat` recomputes blocks in the
+    backward pass: True keeps only their inputs, a string names a policy of
+    `jax.checkpoint_policies`.
     """
 
     config: Config
@@ -142,13 +200,18 @@ class UNet(nn.Module):
                 f" {len(levels)} levels need; take a resolution that is."
             )
         timesteps = jnp.broadcast_to(timesteps, latents.shape[:1])
-        context = (self._embed(timesteps), text_states.astype(self.dtype))
+        pooled = None
+        if c.pooled_size is not None:
+            text_states, pooled = text_states[:, :-1], text_states[:, -1]
+        context = (self._embed(timesteps, pooled), text_states.astype(self.dtype))
         x = layers.Conv(c.block_out_channels[0], self.dtype, name="conv_in")(latents)
         skips = [x]
         for i in levels:
             skips += self._level("down", i)(skips[-1], *context)
-        mid = MidBlock(c, self.dtype, self.remat, name="mid_block")
-        x = mid(skips[-1], *context)
+        x = skips[-1]
+        if c.mid_block_type is not None:
+            mid = MidBlock(c, self.dtype, self.remat, name="mid_block")
+            x = mid(x, *context)
         for i in levels:
             x = self._level("up", i)(x, *context, skips)[-1]
             del skips[-1 - c.layers_per_block :]
@@ -170,21 +233,32 @@ class UNet(nn.Module):
             c.block_out_channels[depth],
             c.layers_per_block + (0 if down else 1),
             (c.norm_num_groups, c.norm_eps),
-            (c.num_heads[depth], *c.transformer) if attends else None,
+            c.transformer(way, i) if attends else None,
             way if i < last else None,
             dtype=self.dtype,
             remat=self.remat,
             name=f"{way}_blocks.{i}",
         )
 
-    def _embed(self, timesteps: jax.Array) -> jax.Array:
-        """[N, 4 block_out_channels[0]] of timesteps [N]."""
+    def _embed(self, timesteps: jax.Array, pooled: jax.Array | None) -> jax.Array:
+        """[N, 4 block_out_channels[0]] of timesteps [N] and the text's last row."""
         c = self.config
         size = c.block_out_channels[0]
-        h = layers.timestep_embedding(
-            timesteps, size, c.flip_sin_to_cos, c.freq_shift
-        ).astype(self.dtype)
-        h = layers.dense(4 * size, "time_embedding.linear_1", self.dtype)(h)
-        return layers.dense(4 * size, "time_embedding.linear_2", self.dtype)(
-            jax.nn.silu(h)
+
+        def waves(x: jax.Array, size: int) -> jax.Array:
+            return layers.timestep_embedding(x, size, c.flip_sin_to_cos, c.freq_shift)
+
+        def mix(h: jax.Array, name: str) -> jax.Array:
+            h = layers.dense(4 * size, f"{name}.linear_1", self.dtype)(h)
+            h = jax.nn.silu(h)
+            return layers.dense(4 * size, f"{name}.linear_2", self.dtype)(h)
+
+        h = mix(waves(timesteps, size).astype(self.dtype), "time_embedding")
+        if pooled is None:
+            return h
+        pooled, ids, _ = jnp.split(
+            pooled, (c.pooled_size, c.pooled_size + NUM_TIME_IDS), axis=1
         )
+        sizes = waves(ids.ravel(), c.addition_time_embed_dim).reshape(len(ids), -1)
+        added = jnp.concatenate([pooled, sizes], axis=1).astype(self.dtype)
+        return h + mix(added, "add_embedding")

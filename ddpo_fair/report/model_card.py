@@ -48,7 +48,13 @@ MEASURED = (
 )
 
 
-def write(run: saved_run.SavedRun, number: int, format: str, part: str = "unet") -> str:
+def write(
+    run: saved_run.SavedRun,
+    number: int,
+    format: str,
+    part: str = "unet",
+    pipeline: str = "StableDiffusionPipeline",
+) -> str:
     """The model card, Markdown with the hub's header; see model_card.md.j2.
 
     Args:
@@ -56,6 +62,7 @@ def write(run: saved_run.SavedRun, number: int, format: str, part: str = "unet")
         number: of the checkpoint.
         format: "diffusers", "lora" or "kohya".
         part: the folder of the network that was trained, "unet" or "transformer".
+        pipeline: diffusers' class that opens the model.
     """
     config, record, flat = run.config, run.record, configuration.flatten(run.config)
     embedded = config.model == configuration.EMBEDDED
@@ -78,7 +85,7 @@ def write(run: saved_run.SavedRun, number: int, format: str, part: str = "unet")
         format=format,
         part=part,
         network="UNet" if part == "unet" else part,
-        pipeline=f"StableDiffusion{'' if part == 'unet' else 3}Pipeline",
+        pipeline=pipeline,
         config=config,
         record={"version": None, "images_per_epoch": None, "commit": None} | record,
         number=number,

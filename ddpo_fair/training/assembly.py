@@ -60,7 +60,8 @@ def build(config: ConfigDict) -> tuple[Run, TrainState]:
     remat, variant = remat_of(config), config.variant or None
     model = stable_diffusion.load(folder, dtype, remat, variant)
     _check_memory(config, model)
-    text = stable_diffusion.encode_prompts(model, ["", *texts(config)])
+    all_texts, time_ids = ["", *texts(config)], config.sample.time_ids
+    text = stable_diffusion.encode_prompts(model, all_texts, time_ids)
     return assemble(config, model, loaded, text)
 
 

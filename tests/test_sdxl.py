@@ -1,0 +1,222 @@
+"""Stable Diffusion XL, small: its UNet and whole pipeline against diffusers'."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import official_configs
+import parity
+import pytest
+import tiny_model
+import tiny_run
+from test_models import UNET_1, load, save_torch
+
+from ddpo_fair import config as configuration
+from ddpo_fair import export, rng
+from ddpo_fair.diffusion import ddim, networks, sampler, stable_diffusion
+from ddpo_fair.errors import UserError
+from ddpo_fair.models import clip, unet
+from ddpo_fair.training import programs
+
+NUM_STEPS, GUIDANCE = 5, 5.0
+PROMPT = tiny_model.PROMPTS[0]
+# Text 12, and six sizes of 8 each.
+UNET = UNET_1 | {
+    "sample_size": 8,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": [1, 2],
+    "attention_head_dim": [2, 4],
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 12 + 6 * 8,
+}
+TIME_IDS = (1024, 768, 16, 32, 512, 640)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_model.save_model(
+        tmp_path_factory.mktemp("xl") / "model", configs=tiny_model.XL
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        # SSD-1B's form, and the two ways to leave out the middle's attention.
+        {
+            "transformer_layers_per_block": [1, [2]],
+            "reverse_transformer_layers_per_block": [[2, 1], 1],
+            "mid_block_type": "UNetMidBlock2D",
+        },
+        {"mid_block_type": None},
+    ],
+    ids=["SDXL", "SSD-1B", "no middle"],
+)
+def test_unet_and_gradient_equal_torch(torch, tmp_path, changes):
+    config = UNET | changes
+    reference = save_torch(torch, tmp_path, "unet", config)
+    network, params = load("unet", tmp_path)
+    random = np.random.default_rng(0)
+    latents, cotangent = random.standard_normal((2, 2, 8, 8, 4), np.float32)
+    states = random.standard_normal((2, 7, 24), np.float32)
+    pooled = random.standard_normal((2, 12), np.float32)
+    times = np.array([3, 981], np.int32)
+    inputs = [parity.to_torch(torch, latents), *map(torch.from_numpy, (times, states))]
+    inputs[0].requires_grad_()
+    inputs[2].requires_grad_()
+    added = {
+        "text_embeds": torch.from_numpy(pooled).requires_grad_(),
+        "time_ids": torch.tensor([TIME_IDS, TIME_IDS]),
+    }
+    expected = reference(*inputs, added_cond_kwargs=added).sample
+    (expected * parity.to_torch(torch, cotangent)).sum().backward()
+
+    text = np.zeros((2, 8, 24), np.float32)
+    text[:, :7], text[:, 7, :12], text[:, 7, 12:18] = states, pooled, TIME_IDS
+
+    @jax.jit
+    def value_and_gradient(*inputs):
+        def apply(params, latents, text):
+            return network.apply({"params": params}, latents, times, text)
+
+        output, pullback = jax.vjp(apply, *inputs)
+        return output, pullback(jnp.asarray(cotangent))
+
+    output, gradients = value_and_gradient(params, latents, text)
+    assert parity.relative_error(output, parity.to_numpy(expected)) < 1e-5
+    of_params, of_latents, of_text = gradients
+    pairs = [
+        (of_latents, parity.to_numpy(inputs[0].grad)),
+        (of_text[:, :7], inputs[2].grad),
+        (of_text[:, 7, :12], added["text_embeds"].grad),
+        (
+            of_params["add_embedding.linear_1"]["kernel"].T,
+            reference.add_embedding.linear_1.weight.grad,
+        ),
+    ]
+    assert max(parity.relative_error(*pair) for pair in pairs) < 1e-4
+
+
+def pipeline_of(folder):
+    """diffusers' pipeline of a folder's parts."""
+    diffusers = pytest.importorskip("diffusers")
+    transformers = pytest.importorskip("transformers")
+    second = transformers.CLIPTextModelWithProjection
+    pipeline = diffusers.StableDiffusionXLPipeline(
+        vae=diffusers.AutoencoderKL.from_pretrained(folder / "vae"),
+        text_encoder=transformers.CLIPTextModel.from_pretrained(
+            folder / "text_encoder"
+        ),
+        text_encoder_2=second.from_pretrained(folder / "text_encoder_2"),
+        tokenizer=transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        tokenizer_2=transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer_2"),
+        unet=diffusers.UNet2DConditionModel.from_pretrained(folder / "unet"),
+        scheduler=diffusers.DDIMScheduler.from_config(
+            diffusers.EulerDiscreteScheduler.load_config(folder / "scheduler")
+        ),
+        add_watermarker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.mark.parametrize("sizes", [(0, 0, 0, 0, 0, 0), TIME_IDS], ids=["own", "given"])
+def test_five_steps_from_the_prompt_equal_diffusers(torch, monkeypatch, folder, sizes):
+    diffusers = pytest.importorskip("diffusers")
+    pipeline = pipeline_of(folder)
+    model = stable_diffusion.load(folder)
+    keys = jax.vmap(functools.partial(rng.key, 3))(np.arange(2))
+    shape = model.latent_shape
+    draw = jax.vmap(sampler.step_noise, (0, None, None))
+    noises = [np.array(jax.vmap(sampler.initial_noise, (0, None))(keys, shape))]
+    noises += [np.array(draw(keys, step, shape)) for step in range(NUM_STEPS)]
+    first, *later = [parity.to_torch(torch, noise) for noise in noises]
+    queue = iter(later)
+    scheduling = diffusers.schedulers.scheduling_ddim
+    monkeypatch.setattr(scheduling, "randn_tensor", lambda *_, **__: next(queue))
+    expected = []
+
+    def keep(_, step, timestep, now):
+        expected.append(parity.to_numpy(now["latents"]))
+        return now
+
+    given = {}
+    if any(sizes):
+        given = {
+            f"{sign}{name}": size
+            for sign in ("", "negative_")
+            for name, size in zip(
+                ("original_size", "crops_coords_top_left", "target_size"),
+                (sizes[:2], sizes[2:4], sizes[4:]),
+                strict=True,
+            )
+        }
+    drawn = pipeline(
+        [PROMPT] * 2,
+        latents=first,
+        eta=1.0,
+        guidance_scale=GUIDANCE,
+        num_inference_steps=NUM_STEPS,
+        output_type="np",
+        callback_on_step_end=keep,
+        **given,
+    )
+
+    text = stable_diffusion.encode_prompts(model, ["", PROMPT, PROMPT], sizes)
+    assert not text[0, :-1].any()  # force_zeros_for_empty_prompt
+    policy = sampler.Policy(
+        model, ddim.schedule(model.scheduler, NUM_STEPS, 1.0), GUIDANCE
+    )
+    denoise = jax.jit(functools.partial(sampler.denoise, policy))
+    latents = denoise(model.params["unet"], keys, text[1:], text[0]).latents
+    for step in range(NUM_STEPS):
+        # float32 sums in another order, which guidance multiplies
+        assert parity.relative_error(latents[:, 1 + step], expected[step]) < 1e-4
+    images = stable_diffusion.decode(model, model.params["vae"], latents[:, -1])
+    np.testing.assert_allclose(images, drawn.images, rtol=0, atol=1e-3)
+
+
+def test_diffusers_opens_what_is_exported(torch, folder, tiny, tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    run = tiny_run.save(tiny_model.config(folder, tiny[1], tmp_path))
+    output = export.export(run, tmp_path / "out", "diffusers")
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(output)
+    assert type(pipeline) is diffusers.StableDiffusionXLPipeline
+    assert pipeline.config.force_zeros_for_empty_prompt
+    assert "import DDIMScheduler, StableDiffusionXLPipeline" in (
+        output / "README.md"
+    ).read_text("utf-8")
+
+
+def test_the_plan_needs_no_file():
+    config = configuration.choose_model(configuration.defaults(), "sdxl")
+    model, _ = programs.read(config)
+    assert model.denoiser.config == unet.Config.from_dict(official_configs.UNET_XL)
+    second = clip.Config.from_dict(official_configs.TEXT_2_XL)
+    assert model.networks["text_encoder_2"].config == second
+    assert model.text_shape == (77 + 1, 2048)  # and a row of pooled text and sizes
+
+
+def test_in_16_bits_the_images_are_decoded_in_float32(folder):
+    model = stable_diffusion.load(folder, jnp.bfloat16)
+    assert (model.denoiser.dtype, model.vae.dtype) == (jnp.bfloat16, jnp.float32)
+
+
+def test_sizes_are_sdxls_alone_and_parts_must_fit(tiny):
+    model = stable_diffusion.load(tiny[0])
+    with pytest.raises(UserError, match="are SDXL's, and"):
+        stable_diffusion.encode_prompts(model, [PROMPT], TIME_IDS)
+    alone = {x: one for x, one in tiny_model.XL.items() if x != "text_encoder_2"}
+    with pytest.raises(UserError, match="there is no text_encoder_2; copy it"):
+        networks.of_configs(alone, jnp.float32)
+    other = tiny_model.XL | {"text_encoder_2": tiny_model.XL["text_encoder"]}
+    with pytest.raises(UserError, match="projection_dim=512 must be 20, as its unet"):
+        networks.of_configs(other, jnp.float32)
+    layers = {"transformer_layers_per_block": [1, [2, 2]]}
+    with pytest.raises(UserError, match="reverse_transformer_layers_per_block=None"):
+        unet.Config.from_dict(UNET | layers | {"layers_per_block": 2})
