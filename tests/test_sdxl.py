@@ -46,16 +46,18 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
+        pytest.param({}, id="SDXL", marks=pytest.mark.long),
         # SSD-1B's form, and the two ways to leave out the middle's attention.
-        {
-            "transformer_layers_per_block": [1, [2]],
-            "reverse_transformer_layers_per_block": [[2, 1], 1],
-            "mid_block_type": "UNetMidBlock2D",
-        },
-        {"mid_block_type": None},
+        pytest.param(
+            {
+                "transformer_layers_per_block": [1, [2]],
+                "reverse_transformer_layers_per_block": [[2, 1], 1],
+                "mid_block_type": "UNetMidBlock2D",
+            },
+            id="SSD-1B",
+        ),
+        pytest.param({"mid_block_type": None}, id="no middle", marks=pytest.mark.long),
     ],
-    ids=["SDXL", "SSD-1B", "no middle"],
 )
 def test_unet_and_gradient_equal_torch(torch, tmp_path, changes):
     config = UNET | changes
@@ -125,7 +127,13 @@ def pipeline_of(folder):
     return pipeline
 
 
-@pytest.mark.parametrize("sizes", [(0, 0, 0, 0, 0, 0), TIME_IDS], ids=["own", "given"])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        pytest.param((0, 0, 0, 0, 0, 0), id="own", marks=pytest.mark.long),
+        pytest.param(TIME_IDS, id="given"),
+    ],
+)
 def test_five_steps_from_the_prompt_equal_diffusers(torch, monkeypatch, folder, sizes):
     diffusers = pytest.importorskip("diffusers")
     pipeline = pipeline_of(folder)

@@ -65,7 +65,13 @@ def open_pipeline(diffusers, transformers, folder, has_t5):
     return pipeline
 
 
-@pytest.mark.parametrize("has_t5", [False, True], ids=["without T5", "with T5"])
+@pytest.mark.parametrize(
+    "has_t5",
+    [
+        pytest.param(False, id="without T5", marks=pytest.mark.long),
+        pytest.param(True, id="with T5"),
+    ],
+)
 def test_five_guided_steps_equal_the_pipeline(torch, folder, has_t5):
     diffusers = pytest.importorskip("diffusers")
     transformers = pytest.importorskip("transformers")

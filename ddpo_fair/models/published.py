@@ -20,7 +20,7 @@ STABLE_DIFFUSION_1: dict[str, dict[str, Any]] = {
         "intermediate_size": 3072,
         "num_attention_heads": 12,
         "projection_dim": 768,
-        "eos_token_id": 2,
+        "eos_token_id": 2,  # nosec B105
     },
     "scheduler": {
         "beta_end": 0.012,
@@ -61,7 +61,7 @@ STABLE_DIFFUSION_XL: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 32,
         "hidden_act": "gelu",
         "projection_dim": 1280,
-        "eos_token_id": 2,
+        "eos_token_id": 2,  # nosec B105
     },
     "scheduler": STABLE_DIFFUSION_1["scheduler"],
 }
