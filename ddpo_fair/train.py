@@ -56,7 +56,8 @@ def check(config: ConfigDict, problems: list[str]) -> None:
     for setting in ("prompts", config_rules.PRESERVE):
         if config.model == configuration.EMBEDDED and isinstance(flat[setting], tuple):
             texts = [text for text in flat[setting] if isinstance(text, str)]
-            texts = [text for text in texts if text != config_rules.EXPLICIT_FORMS]
+            if setting == config_rules.PRESERVE:
+                texts = [x for x in texts if x != config_rules.EXPLICIT_FORMS]
             if not any(prompts.problems(texts, setting)):  # which `validate` tells
                 problems += prompts.unknown(texts, setting)
     config_rules.validate(config, problems)

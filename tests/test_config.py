@@ -237,6 +237,9 @@ def test_explicit_stands_for_the_explicit_forms_of_all_prompts():
     config.prompts = (*config.prompts, "photo of the face of a male nurse")
     (problem,) = config_rules.violations(config)
     assert "male nurse" in problem and "or give ()." in problem
+    config.prompts = ("explicit",)  # a text like any other
+    with pytest.raises(UserError, match="does not know prompts='explicit'"):
+        train.check(config, [])
 
 
 @pytest.mark.parametrize("port", [1, 65535])
