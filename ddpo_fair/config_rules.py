@@ -112,8 +112,8 @@ def _together(flat: dict[str, Any]) -> Iterator[str]:
             f"{said('distributed.process_id')} must be below"
             f" {said('distributed.num_processes')}: processes are numbered from 0."
         )
-    asking = [x for x in ("sample.explicit_share",) if flat[x]]
-    asking += [PRESERVE] if EXPLICIT_FORMS in flat[PRESERVE] else []
+    asking = ["sample.explicit_share"] * bool(flat["sample.explicit_share"])
+    asking += [PRESERVE] * (EXPLICIT_FORMS in flat[PRESERVE])
     for setting, text in itertools.product(asking, flat["prompts"]):
         if not prompts.explicit(text):
             yield (
@@ -211,8 +211,11 @@ def _joint(config: ConfigDict, images: int, num_devices: int) -> Iterator[str]:
 
 def explicit_prompts(config: ConfigDict) -> tuple[prompts.Prompt, ...]:
     """The prompts' explicit forms, if `sample.explicit_share` wants them."""
-    if not config.sample.explicit_share:
-        return ()
+    return _explicit_forms(config) if config.sample.explicit_share else ()
+
+
+def _explicit_forms(config: ConfigDict) -> tuple[prompts.Prompt, ...]:
+    """Of all prompts; those that are prompts themselves are left out."""
     forms = (form for text in config.prompts for form in prompts.explicit(text))
     return tuple(form for form in forms if form.text not in config.prompts)
 
@@ -231,10 +234,9 @@ def preserved_images(config: ConfigDict, num_images: int) -> int:
 def preserved_prompts(config: ConfigDict) -> list[str]:
     """The preservation prompts, with the explicit forms that they may stand for."""
     given = config.sample.preserve_prompts
-    forms = (form.text for text in config.prompts for form in prompts.explicit(text))
-    added = forms if EXPLICIT_FORMS in given else ()
-    found = dict.fromkeys([*(x for x in given if x != EXPLICIT_FORMS), *added])
-    return [text for text in found if text not in config.prompts]
+    forms = _explicit_forms(config) if EXPLICIT_FORMS in given else ()
+    texts = [*(x for x in given if x != EXPLICIT_FORMS), *(x.text for x in forms)]
+    return list(dict.fromkeys(texts))
 
 
 def steps_per_update(flat: dict[str, Any]) -> int:
