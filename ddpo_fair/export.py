@@ -27,40 +27,41 @@ from ddpo_fair.training import saved_run
 MOST_EPOCHS = 10**6
 FORMATS = ("diffusers", "lora", "kohya")
 TEXT_WEIGHTS = "model.safetensors"
-PIPELINE: dict[str, Any] = {
-    "_class_name": "StableDiffusionPipeline",
-    "feature_extractor": [None, None],
-    "image_encoder": [None, None],
-    "requires_safety_checker": False,
-    "safety_checker": [None, None],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
+NO_PART = [None, None]
+TOKENIZER = ["transformers", "CLIPTokenizer"]
+PROJECTING = ["transformers", "CLIPTextModelWithProjection"]
+OF_ALL = {
+    "feature_extractor": NO_PART,
+    "image_encoder": NO_PART,
+    "tokenizer": TOKENIZER,
     "vae": ["diffusers", "AutoencoderKL"],
 }
-CLIP = {
-    "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
+OF_UNET = {
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+}
+OF_SECOND = {"text_encoder_2": PROJECTING, "tokenizer_2": TOKENIZER}
+PIPELINE: dict[str, Any] = {
+    "_class_name": "StableDiffusionPipeline",
+    **OF_ALL,
+    **OF_UNET,
+    "requires_safety_checker": False,
+    "safety_checker": NO_PART,
 }
 PIPELINE_XL: dict[str, Any] = {
     "_class_name": "StableDiffusionXLPipeline",
-    "feature_extractor": [None, None],
-    "image_encoder": [None, None],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    **{f"{name}_2": kind for name, kind in CLIP.items()},
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
+    **OF_ALL,
+    **OF_UNET,
+    **OF_SECOND,
 }
 PIPELINE_3: dict[str, Any] = {
     "_class_name": "StableDiffusion3Pipeline",
-    "feature_extractor": [None, None],
-    "image_encoder": [None, None],
-    **{f"{name}{number}": kind for name, kind in CLIP.items() for number in ("", "_2")},
+    **OF_ALL,
+    **OF_SECOND,
+    "text_encoder": PROJECTING,
     "text_encoder_3": ["transformers", "T5EncoderModel"],
     "tokenizer_3": ["transformers", "T5TokenizerFast"],
     "transformer": ["diffusers", "SD3Transformer2DModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
 }
 
 
@@ -164,7 +165,7 @@ def _write_pipeline(
         zeros = stable_diffusion.zeros_for_empty(model.configs)
         index["force_zeros_for_empty_prompt"] = zeros
     if model.part == networks.TRANSFORMER and networks.TEXT_3 not in model.tokenizers:
-        index |= {"text_encoder_3": [None, None], "tokenizer_3": [None, None]}
+        index |= {"text_encoder_3": NO_PART, "tokenizer_3": NO_PART}
     text = files.json_text(dict(sorted(index.items())), 2)
     (folder / "model_index.json").write_text(text, encoding="utf-8")
 
