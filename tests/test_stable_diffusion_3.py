@@ -5,19 +5,17 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import official_configs
 import parity
 import pytest
 import tiny_model
 import tiny_run
 
 from ddpo_fair import audit, evaluate, export, rng, train
-from ddpo_fair import config as configuration
 from ddpo_fair.diffusion import networks, sampler, stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.loggers import run_log
-from ddpo_fair.models import lora, lora_files, sd3_transformer, t5, vae, weights
-from ddpo_fair.training import evaluation, programs, run_folder, saved_run, stopping
+from ddpo_fair.models import lora, lora_files, t5, weights
+from ddpo_fair.training import evaluation, run_folder, saved_run, stopping
 
 NUM_STEPS, GUIDANCE = 5, 4.0
 
@@ -115,58 +113,48 @@ def settings(folder, classifier, root, **changes):
     )
 
 
-def predict(model, params):
-    """Of the transformer, for inputs that are the same in every call."""
+def test_diffusers_opens_what_is_exported(torch, folder, tiny, tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    config = settings(folder, tiny[1], tmp_path)
+    run = tiny_run.save(config)
+    whole, adapters = (
+        export.export(run, tmp_path / x, x) for x in ("diffusers", "lora")
+    )
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(whole)
+    assert type(pipeline) is diffusers.StableDiffusion3Pipeline
+    before = type(pipeline.transformer).from_pretrained(folder / "transformer")
+    adapted = diffusers.DiffusionPipeline.from_pretrained(whole, transformer=before)
+    adapted.load_lora_weights(adapters)
+    model = stable_diffusion.load(folder)
+    base = model.params["transformer"]
+    trained = saved_run.trained_params(saved_run.read(run), 3, base)
+    again = lora.adapted(base, lora_files.load(adapters, base))
+    for name, kernel in lora.adapted(base, trained, config.train.lora.scale).items():
+        np.testing.assert_allclose(again[name], kernel, rtol=1e-5, atol=1e-6)
     random = np.random.default_rng(0)
     latents = random.standard_normal((2, 8, 8, 4), dtype=np.float32)
     text = random.standard_normal((2, 9, 40), dtype=np.float32)
     times = np.array([3.25, 981.5], np.float32)
-    output = model.denoiser.apply({"params": params}, latents, times, text)
-    return output, (latents, text, times)
-
-
-@pytest.mark.parametrize("format", ["diffusers", "lora"])
-def test_diffusers_opens_what_is_exported(torch, folder, tiny, tmp_path, format):
-    diffusers = pytest.importorskip("diffusers")
-    config = settings(folder, tiny[1], tmp_path)
-    run = tiny_run.save(config)
-    output = export.export(run, tmp_path / "out", format)
-    where = output
-    if format == "lora":  # beside the base model, as an export has it
-        config = settings(folder, tiny[1], tmp_path, **{"run.name": "none"})
-        where = export.export(
-            tiny_run.save(config, 0.0), tmp_path / "base", "diffusers"
-        )
-    pipeline = diffusers.DiffusionPipeline.from_pretrained(where)
-    assert type(pipeline) is diffusers.StableDiffusion3Pipeline
-    if format == "lora":
-        pipeline.load_lora_weights(output)
-    model = stable_diffusion.load(folder)
-    base = model.params["transformer"]
-    adapters = lora_files.load(output, base) if format == "lora" else None
-    trained = saved_run.trained_params(saved_run.read(run), 3, base)
+    predict = jax.jit(model.denoiser.apply)
     merged = lora.merge(base, trained, config.train.lora.scale)
-    if adapters:
-        again = lora.adapted(base, adapters)
-        for name, kernel in lora.adapted(base, trained, 16.0).items():
-            np.testing.assert_allclose(again[name], kernel, rtol=1e-5, atol=1e-6)
-    expected, (latents, text, times) = predict(model, merged)
-    pooled = torch.from_numpy(text[:, -1, :16])
-    with torch.no_grad():
-        found = pipeline.transformer(
-            parity.to_torch(torch, latents),
-            torch.from_numpy(text[:, :-1]),
-            pooled,
-            torch.from_numpy(times),
-        ).sample
-    assert parity.relative_error(parity.to_numpy(found), expected) < 1e-4
-    assert parity.relative_error(predict(model, base)[0], expected) > 0.1
+    of_base, expected = (
+        predict({"params": params}, latents, times, text) for params in (base, merged)
+    )
+    assert parity.relative_error(of_base, expected) > 0.1
+    for transformer in (pipeline.transformer, adapted.transformer):
+        with torch.no_grad():
+            found = transformer(
+                parity.to_torch(torch, latents),
+                torch.from_numpy(text[:, :-1]),
+                torch.from_numpy(text[:, -1, :16]),
+                torch.from_numpy(times),
+            ).sample
+        assert parity.relative_error(parity.to_numpy(found), expected) < 1e-4
     assert pipeline.transformer.config.qk_norm == "rms_norm"
-    if format == "diffusers":
-        card = (output / "README.md").read_text()
-        assert "StableDiffusion3Pipeline" in card and "DDIM" not in card
-        with pytest.raises(UserError, match="use --format=lora"):
-            export.export(run, tmp_path / "kohya", "kohya")
+    card = (whole / "README.md").read_text()
+    assert "StableDiffusion3Pipeline" in card and "DDIM" not in card
+    with pytest.raises(UserError, match="use --format=lora"):
+        export.export(run, tmp_path / "kohya", "kohya")
 
 
 @pytest.mark.long
@@ -206,12 +194,3 @@ def test_a_run_trains_resumes_and_is_measured(folder, tiny, tmp_path, monkeypatc
         **drawing,
     )
     assert drawn is not None and len([*(tmp_path / "audit").rglob("*.png")]) >= 8
-
-
-def test_the_plan_of_3_5_medium_needs_no_file():
-    config = configuration.choose_model(configuration.defaults(), "sd35")
-    model, _ = programs.read(config)
-    read = sd3_transformer.Config.from_dict
-    assert model.denoiser.config == read(official_configs.TRANSFORMER_3_5)
-    assert model.vae.config == vae.Config.from_dict(official_configs.VAE_3)
-    assert model.text_shape == (77 + 256 + 1, 4096)  # as diffusers joins them
