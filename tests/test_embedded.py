@@ -3,12 +3,13 @@
 import collections
 import dataclasses
 import gzip
+import json
 
 import numpy as np
 import pytest
 
 pytest.importorskip("numba")
-from ddpo_fair.classifiers import classes, typology
+from ddpo_fair.classifiers import classes, evaluate_classifier, typology
 from ddpo_fair.embedded import (
     attributes,
     dataset,
@@ -315,3 +316,21 @@ def test_tfds_builder_returns_the_rendered_images(tmp_path):
     found = by_caption[expected["caption"].encode()]
     np.testing.assert_array_equal(found["image"], expected["image"])
     assert found["male"] == expected["male"]
+
+
+def test_typology_is_tested_on_renders(tmp_path, capsys):
+    stem = tmp_path / "typology"
+    flags = ["--data=renders", "--classifier=typology", f"--output={stem}"]
+    tone = ["--attribute=skin_tone", "--images=9"]
+    assert evaluate_classifier.main([*flags, *tone]) == 0
+    found = json.loads((tmp_path / "typology.json").read_text())
+    assert found["classes"] == ["light", "medium", "dark", "none"]
+    assert np.shape(found["confusion"]) == (4, 4) and np.sum(found["confusion"]) == 9
+    assert found["source"]["flags"]["attribute"] == "skin_tone"
+    for flag, message in (
+        ("--attribute=gender", "not by gender (female, male)"),
+        ("--attribute=race --classifier=embedded", "by gender, skin_tone, not by race"),
+        ("--attribute=hats", "has no classes: give them, or choose one of gender, sk"),
+    ):
+        assert evaluate_classifier.main([*flags, *flag.split()]) == 2
+        assert message in capsys.readouterr().err
