@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
-import official_configs
 import pytest
 import tiny_model
 from tiny_run import bytes_on_one
@@ -17,7 +16,7 @@ from ddpo_fair.classifiers import classifier
 from ddpo_fair.diffusion import sampler
 from ddpo_fair.errors import UserError
 from ddpo_fair.learning import learner, policy_update
-from ddpo_fair.models import clip, convolution, published, unet, vae
+from ddpo_fair.models import convolution, published
 from ddpo_fair.training import assembly, plan, programs
 from ddpo_fair.training import epoch as epochs
 
@@ -247,26 +246,6 @@ def test_a_program_that_the_compiler_refuses_does_not_fit(tiny, monkeypatch):
     assert "Most at once: inf GB, sampling 9 images." in printed
     assert "it does not fit. Lower sample.batch_per_device" in printed
     assert "200.000 TFLOP" in printed and " 2 s," in printed
-
-
-def test_stable_diffusion_needs_no_file():
-    config = configuration.choose_model(configuration.defaults(), "sd15")
-    model, scorer = programs.read(config)
-    assert model.denoiser.config == unet.Config.from_dict(official_configs.UNET_1_5)
-    assert model.vae.config == vae.Config.from_dict(official_configs.VAE_1_5)
-    text = clip.Config.from_dict(official_configs.TEXT_1_5)
-    assert model.networks["text_encoder"].config == text
-    sizes = {
-        part: sum(x.size for x in jax.tree.leaves(shapes))
-        for part, shapes in (model.params | {"classifier": scorer[0].params}).items()
-    }
-    # the numbers of parameters that diffusers' and transformers' own modules have
-    assert sizes == {
-        "unet": 859520964,
-        "vae": 83653863,
-        "text_encoder": 123060480,
-        "classifier": 85800194,
-    }
 
 
 @pytest.mark.long
