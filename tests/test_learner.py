@@ -107,34 +107,36 @@ def test_ratio_is_one_on_policy(updated):
     assert metrics["clip_fraction"] == 0
 
 
-def written_out_mean(model, texts, params, x, now):
-    """Mean of the step `now` from x, guided."""
-    outputs = [
-        model.denoiser.apply(
-            {"params": params}, x[None], now.timesteps[None], text[None]
-        )
-        for text in texts
-    ]
-    output = outputs[0][0] + GUIDANCE * (outputs[1][0] - outputs[0][0])
-    return now.latents_scale * x + now.output_scale * output
+@pytest.fixture(scope="module")
+def written_out(given):
+    """Means of all steps from their latents, and what a change of them changes."""
+    model, texts, _, trajectory, _ = given
+    schedule = ddim.schedule(model.scheduler, T, 1.0)
+
+    def mean(tree, x, now):
+        params = lora.merge(model.params["unet"], tree, 0.5)
+        variables, times = {"params": params}, now.timesteps[None]
+        both = model.denoiser.apply(variables, jnp.stack([x, x]), times, texts)
+        output = both[0] + GUIDANCE * (both[1] - both[0])
+        return now.latents_scale * x + now.output_scale * output
+
+    steps = np.tile(np.arange(T), D * N)
+    latents = parallel.gather(trajectory.latents)[:, :-1].reshape(-1, 8, 8, 4)
+
+    @jax.jit
+    def of(tree, cotangents):
+        """Means [N T, h, w, C], and the mean over them of their pull-backs."""
+        every = jax.vmap(mean, (None, 0, 0))
+        means, pullback = jax.vjp(lambda t: every(t, latents, schedule[steps]), tree)
+        return means, pullback(cotangents / len(steps))[0]
+
+    return of, schedule.std[steps].reshape(-1, 1, 1, 1)
 
 
-def check_gradient(one, given, found, *inputs):
-    """That `found` moved by the mean gradient of `one` over all images and steps.
-
-    `one` is of adapters, a step of the schedule, and that step's part of each input.
-    Returns its mean.
-    """
+def check_gradient(gradient, given, found):
+    """That an update moved by this gradient, and said how large it is."""
     adapters, (new, metrics) = given[2], found
-    schedule = ddim.schedule(given[0].scheduler, T, 1.0)
-    pairs = [(image, t) for image in range(D * N) for t in range(T)]
-    images, steps = map(np.asarray, zip(*pairs, strict=True))
-    inputs = [x[images, steps] for x in inputs]
-    axes = (None, 0, *(0 for _ in inputs))
-    of_pairs = jax.jit(jax.vmap(jax.value_and_grad(one), axes))
-    values, gradients = of_pairs(adapters, schedule[steps], *inputs)
-    total = jax.tree.map(lambda x: x.mean(axis=0), gradients)
-    expected = np.concatenate([np.ravel(x) for x in jax.tree.leaves(total)])
+    expected = np.concatenate([np.ravel(x) for x in jax.tree.leaves(gradient)])
     moved = jax.tree.map(lambda new, old: (old - new) / RATE, new, adapters)
     found = np.concatenate([np.ravel(x) for x in jax.tree.leaves(moved)])
     error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
@@ -142,51 +144,45 @@ def check_gradient(one, given, found, *inputs):
     np.testing.assert_allclose(
         metrics["grad_norm"], np.linalg.norm(expected), rtol=1e-3
     )
-    return float(values.mean())
 
 
-def test_gradient_is_that_of_the_written_out_loss(given, updated):
-    model, texts, _, trajectory, advantages = given
+def test_gradient_is_that_of_the_written_out_loss(given, updated, written_out):
+    *_, adapters, trajectory, advantages = given
+    of, std = written_out
     latents = parallel.gather(trajectory.latents)
-
-    def one(tree, now, x, following, old, advantage):
-        """-A * ratio of one image and step; on policy nothing is clipped."""
-        params = lora.merge(model.params["unet"], tree, 0.5)
-        mean = written_out_mean(model, texts, params, x, now)
-        residual = (following - mean) / now.std
-        constant = jnp.log(now.std) + 0.5 * np.log(2 * np.pi)
-        log_prob = (-0.5 * residual**2 - constant).mean()
-        return -advantage * jnp.exp(log_prob - old)
-
-    old = parallel.gather(trajectory.log_probs)
-    of_steps = np.repeat(advantages[:, None], T, axis=1)
-    check_gradient(one, given, updated, latents[:, :-1], latents[:, 1:], old, of_steps)
+    means, _ = of(adapters, np.zeros_like(latents[:, 1:]).reshape(-1, 8, 8, 4))
+    residual = (latents[:, 1:].reshape(means.shape) - means) / std
+    constant = np.log(std) + 0.5 * np.log(2 * np.pi)
+    log_prob = (-0.5 * residual**2 - constant).mean((1, 2, 3))
+    ratio = np.exp(log_prob - parallel.gather(trajectory.log_probs).ravel())
+    # Of -A * ratio by the mean, of which the log-prob is a mean over 256 dimensions;
+    # on policy nothing is clipped.
+    weights = -(np.repeat(advantages, T) * ratio)[:, None, None, None]
+    _, gradient = of(adapters, weights * residual / std / 256)
+    check_gradient(gradient, given, updated)
 
 
-def test_the_penalty_is_the_written_out_kl_to_the_base_policy(model, given):
+def test_the_penalty_is_the_written_out_kl_to_the_base_policy(
+    model, given, written_out
+):
     # In two microbatches, which change nothing.
     half = {"base_kl_weight": 0.5, "microbatch": N * T // 2}
     of = make_learner(model, optax.sgd(RATE), **half)
-    _, texts, adapters, trajectory, _ = given
+    adapters = given[2]
     alone = (*given[:4], np.zeros(D * N, np.float32))  # nothing else pushes
     found = update(of, alone)
-    latents = parallel.gather(trajectory.latents)[:, :-1]
-
-    def one(tree, now, x):
-        """Half of ||mean - mean_base||^2 / (2 std^2), per dimension."""
-        base = model.params["unet"]
-        means = [
-            written_out_mean(model, texts, params, x, now)
-            for params in (lora.merge(base, tree, 0.5), base)
-        ]
-        return 0.5 * ((means[0] - means[1]) ** 2).mean() / (2 * now.std**2)
-
-    penalty = check_gradient(one, given, found, latents)
+    untrained = {x: {**a, "up": 0 * a["up"]} for x, a in adapters.items()}
+    mean, std = written_out
+    nothing = np.zeros((D * N * T, 8, 8, 4), np.float32)
+    means, base = (mean(tree, nothing)[0] for tree in (adapters, untrained))
+    # Half of ||mean - mean_base||^2 / (2 std^2), per dimension, and its derivative.
+    penalty = float(np.mean(0.5 * (means - base) ** 2 / (2 * std**2)))
+    _, gradient = mean(adapters, 0.5 * (means - base) / std**2 / 256)
+    check_gradient(gradient, given, found)
     np.testing.assert_allclose(found[1]["loss"], penalty, rtol=1e-4)
     nats = 256 * penalty / 0.5  # of the 8 x 8 x 4 dimensions; the weight
     np.testing.assert_allclose(found[1]["base_kl"], nats, rtol=1e-4)
 
-    untrained = {x: {**a, "up": 0 * a["up"]} for x, a in adapters.items()}
     _, metrics = update(of, (*given[:2], untrained, *alone[3:]))
     assert metrics["base_kl"] <= 1e-6  # the same weights, rounded otherwise
 

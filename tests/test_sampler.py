@@ -1,10 +1,12 @@
 """The sampler: DDIM's formula step by step, and the same images on any devices."""
 
+import functools
 import math
 import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,7 @@ import tiny_model
 from ddpo_fair import parallel, rng
 from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
 
-NUM_STEPS, GUIDANCE, NUM_IMAGES = 3, 4.0, 8
+NUM_STEPS, GUIDANCE, NUM_IMAGES = 4, 3.0, 16  # as test_learner, which compiles it too
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +25,9 @@ def model(tiny):
     return stable_diffusion.load(tiny[0])
 
 
-def draw(model, order, eta=1.0):
+def draw(model, order):
     """Latents [N, T+1, h, w, C] and log-probs [N, T] of the images in that order."""
-    schedule = ddim.schedule(model.scheduler, NUM_STEPS, eta)
+    schedule = ddim.schedule(model.scheduler, NUM_STEPS, 1.0)
     text = stable_diffusion.encode_prompts(model, ["", tiny_model.PROMPTS[0]])
     keys = jax.vmap(lambda index: rng.key(7, "image", index))(jnp.asarray(order))
     trajectory = sampler.sample(
@@ -84,12 +86,12 @@ def test_the_noise_comes_again_and_images_are_in_range(drawn, model):
     first = sampler.initial_noise(key, (8, 8, 4))
     np.testing.assert_array_equal(np.asarray(first), drawn[0][3, 0])
     images = sampler.decode(model, model.params["vae"], parallel.split(drawn[0][:, -1]))
-    assert images.shape == (8, 1, 16, 16, 3)
+    assert images.shape == (8, 2, 16, 16, 3)
     assert float(images.min()) >= 0 and float(images.max()) <= 1
 
 
 def test_an_image_depends_on_its_key_alone(model, drawn):
-    order = [5, 2, 7, 0, 1, 6, 3, 4]
+    order = np.random.default_rng(0).permutation(NUM_IMAGES)
     latents, log_probs = draw(model, order)
     # another place in the batch may round otherwise
     np.testing.assert_allclose(latents, drawn[0][order], rtol=0, atol=1e-5)
@@ -97,9 +99,14 @@ def test_an_image_depends_on_its_key_alone(model, drawn):
 
 
 def test_no_noise_has_no_likelihood(model):
-    latents, log_probs = draw(model, range(NUM_IMAGES), eta=0.0)
-    assert np.isfinite(latents).all()
-    np.testing.assert_array_equal(log_probs, 0.0)
+    network = types.SimpleNamespace(apply=lambda _, latents, *rest: latents)
+    small = types.SimpleNamespace(denoiser=network, latent_shape=(2, 2, 4))
+    schedule = ddim.schedule(model.scheduler, NUM_STEPS, 0.0)
+    policy = sampler.Policy(small, schedule, GUIDANCE)
+    keys, text = jax.random.split(jax.random.key(0), 3), np.zeros((3, 7, 16))
+    drawn = jax.jit(functools.partial(sampler.denoise, policy))({}, keys, text, text[0])
+    assert np.isfinite(drawn.latents).all() and drawn.log_probs.shape == (3, NUM_STEPS)
+    np.testing.assert_array_equal(drawn.log_probs, 0.0)
 
 
 @pytest.mark.long
