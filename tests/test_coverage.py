@@ -38,7 +38,7 @@ def entropy_coverage(kind: str, num_classes: int, images: int) -> float:
 
 
 @pytest.mark.parametrize("kind", ["uniform", "skewed", "one-sided"])
-@pytest.mark.parametrize("num_classes", [2, 3, 6])
+@pytest.mark.parametrize("num_classes", [2, 6])
 @pytest.mark.parametrize("images", [5, 24, pytest.param(224, marks=pytest.mark.long)])
 def test_entropys_interval_covers(kind, num_classes, images):
     found = entropy_coverage(kind, num_classes, images)
@@ -72,7 +72,7 @@ def test_intervals_hold_their_estimate_of_the_same_counts():
 @pytest.mark.parametrize(
     "kind", ["fair", "skewed", "one-sided", "polarised", "near balance"]
 )
-@pytest.mark.parametrize("prompts", [3, 5, 8, 13, 40])
+@pytest.mark.parametrize("prompts", [3, 8, 40])
 def test_mean_bias_over_prompts_covers(kind, prompts):
     rng = np.random.default_rng(prompts)
     spread = {  # of the share of each prompt, by beta distributions
@@ -91,7 +91,7 @@ def test_mean_bias_over_prompts_covers(kind, prompts):
         assert coverage(found, truth) <= 0.97
 
 
-@pytest.mark.parametrize("prompts", [3, 5, 8, 13, 40])
+@pytest.mark.parametrize("prompts", [3, 8, 40])
 def test_change_of_bias_over_prompts_covers(prompts):
     rng = np.random.default_rng(prompts)
     before, after = (
@@ -118,7 +118,7 @@ def test_mean_entropy_over_prompts_covers(prompts, spread):
     assert coverage(found, truth) >= 0.92  # 500 draws: standard error .01
 
 
-@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("seeds", [2, 5])
 @pytest.mark.parametrize("luck", [0.0, 0.05])
 def test_seeds_interval_covers(seeds, luck):
     rng = np.random.default_rng(seeds)
@@ -201,7 +201,7 @@ def test_distances_interval_covers(shares):
 
 
 @pytest.mark.parametrize("kind", ["uniform", "skewed"])
-@pytest.mark.parametrize("num_classes", [2, 3, 6])
+@pytest.mark.parametrize("num_classes", [2, 6])
 def test_intervals_of_shares_hold_all_of_them(kind, num_classes):
     truth = models(kind, num_classes)
     draws = np.random.default_rng(0).multinomial(224, truth, DRAWS)
