@@ -2,7 +2,7 @@
 
     python benchmarks/cpu.py --epochs=4
 
-Same model folder, same settings (those of configs/mech_eng.py:embedded), same number of
+Same model folder, same settings (those of configs/mech_eng_unrestrained.py:embedded), same number of
 images, same adapted layers, all cores for both, one after the other. Needs torch,
 diffusers and peft.
 """
@@ -20,7 +20,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-CONFIG = "configs/mech_eng.py:embedded"
+CONFIG = "configs/mech_eng_unrestrained.py:embedded"
 WARM_UP = 1  # epochs that compile, or fill caches
 
 

@@ -66,23 +66,23 @@ run() {  # name, then flags
   fi
   case "$name" in
     shift) train elec_eng_shift "$@" ;;
-    balance_mech) train mech_eng "$@" ;;
+    balance_mech) train mech_eng_unrestrained "$@" ;;
     balance_comp) train comp_sci "$@" ;;
     truly_ppo) train truly_ppo "$@" ;;
     person_prompt)
-      train mech_eng '--config.prompts=photo of a mechanical engineer' "$@"
+      train mech_eng_unrestrained '--config.prompts=photo of a mechanical engineer' "$@"
       ;;
     many_prompts)
       # At least four images of each prompt in an epoch, on one device. A quarter of the
       # images are of prompts that say the gender, or the model would soon not follow those.
       local batch=64 batches=4
       if [[ "${MODEL:-$(host_model)}" == sd15 ]]; then batch=8 batches=32; fi
-      train mech_eng "--config.prompts=$(prompts)" \
+      train mech_eng_unrestrained "--config.prompts=$(prompts)" \
         --config.sample.batch_per_device=$batch --config.sample.batches=$batches \
         --config.sample.explicit_share=0.25 --config.epochs=30 \
         --config.eval.images=400 --config.eval.every_epochs=5 "$@"
       ;;
-    confidence) train mech_eng --config.attributes.gender.confidence_threshold=0.5 "$@" ;;
+    confidence) train mech_eng_unrestrained --config.attributes.gender.confidence_threshold=0.5 "$@" ;;
     *)
       echo "paper.sh: there is no experiment '$name'; these there are:" >&2
       list >&2

@@ -47,7 +47,7 @@ PLACES = {
     "run in /proc": ({"run.dir": "/proc/here"}, "cannot be written (No such file"),
     "run in a file": ({"run.dir": "/etc/passwd/x"}, "cannot be written (Not a dir"),
     "many prompts": (
-        {"prompts": [f"photo of number {number}" for number in range(20)]},
+        {"prompts": [f"photo of a number {number}" for number in range(20)]},
         "x 8 devices = 32 images per epoch, but 20 prompts need 40",
     ),
 }
