@@ -125,7 +125,7 @@ def _together(flat: dict[str, Any]) -> Iterator[str]:
         yield (
             f"{said('train.base_kl_weight')} compares with the model as it came, which"
             " is kept under LoRA only; give train.lora.rank, e.g. 16, or"
-            " train.base_kl_weight=0."
+            f" train.base_kl_weight=0{f' and {PRESERVE}=()' * bool(flat[PRESERVE])}."
         )
     yield from _preservation(flat, said)
     if 0 < flat["eval.images"] < len(flat["prompts"]):
@@ -142,7 +142,7 @@ def _preservation(flat: dict[str, Any], said: Callable[[str], str]) -> Iterator[
     if not flat["train.base_kl_weight"]:
         yield (
             f"{said(PRESERVE)} act through the KL to the base policy alone; give"
-            " train.base_kl_weight, e.g. 0.1, or leave them out."
+            f" train.base_kl_weight, e.g. 0.03, or {PRESERVE}=()."
         )
     for text in sorted(set(flat[PRESERVE]) & set(flat["prompts"])):
         yield (
@@ -170,8 +170,7 @@ def _on_devices(config: ConfigDict, num_devices: int) -> Iterator[str]:
     if preserved_prompts(config) and not preserved:
         yield (
             f"sample.preserve_share={sample.preserve_share} of {images} images per"
-            f" epoch is none; give at least {1 / images:.2g}, or leave"
-            f" {PRESERVE} out."
+            f" epoch is none; give at least {1 / images:.2g}, or {PRESERVE}=()."
         )
 
     def own(images: int) -> int:
