@@ -186,6 +186,7 @@ def _flags() -> flags.FlagValues:
     texts("images", None, "Folder of images, with a sub-folder for each prompt")
     where = "a folder, or owner/name on the Hugging Face hub"
     texts("model", None, f"Draws images instead: embedded, {where}")
+    texts("variant", "", "Which of its files, e.g. fp16; the usual ones if empty")
     texts("lora", None, "Its adapters, a file or folder that ddpo_fair.export wrote")
     engines = "Draws: our networks, or diffusers (extra torch), whatever it can load"
     flags.DEFINE_enum("engine", OWN, (OWN, DIFFUSERS), engines, flag_values=values)
@@ -194,7 +195,7 @@ def _flags() -> flags.FlagValues:
     texts("prompts", None, f"{table}; with --model also a .txt with a prompt a line")
     whole("images-per-prompt", None, "To draw with --model, or of --plan", 1, 10**5)
     whole("seed", 0, "Of the images that are drawn", 0, 2**31 - 1)
-    usual = "if not given ddpo_fair.train's, with :sd15 if not embedded"
+    usual = "if not given ddpo_fair.train's, of the variant of the model's kind"
     whole("steps", None, f"Denoising steps; {usual}", 1, 1000)
     number("guidance-scale", None, f"Classifier-free guidance; {usual}", 0, 100)
     number("eta", None, f"Noise of each step, DDPM's is 1; {usual}", 0, 1)

@@ -15,6 +15,7 @@ from absl import flags
 from ddpo_fair import process
 from ddpo_fair.errors import UserError, shown
 
+HELP = {"--help", "-help", "-h", "--helpfull"}
 CALIBRATION = (
     "Labelled images: a folder with a folder of each class, a name of TensorFlow"
     " Datasets; or a calibration.json that was written of them; of one attribute"
@@ -50,7 +51,7 @@ def read(
     Raises process.Help, with the usage (None under `python -OO`) and all flags, for
     --help.
     """
-    if {"--help", "-help", "-h", "--helpfull"} & set(arguments):
+    if HELP & set(arguments):
         each = (values[name] for name in values)
         text = [
             f"  --{flag.name}={flag.default_as_str or ''}\n"

@@ -21,11 +21,10 @@ from ddpo_fair import command_line, files, process
 from ddpo_fair import config as configuration
 from ddpo_fair.errors import UserError, shown
 
-ONE = "attributes.gender."  # whose settings --help shows for all attributes
 MOST_ATTRIBUTES = 50  # each of which has flags of its own
 LONGEST_REASON = 300  # characters of what a config file raises
 USAGE = """\
-python -m MODULE --config=configs/mech_eng.py[:sd15|:sdxl|:sd35|:embedded]
+python -m MODULE --config=configs/mech_eng.py[:VARIANTS]
     [--config.NAME=VALUE ...]
 
 A run is a folder, run.dir/run.name: metrics.jsonl (a line per epoch), samples/ (images
@@ -59,20 +58,21 @@ def parse(
     """
     values = flags.FlagValues() if values is None else values
     flags.DEFINE_string("config", None, "The experiment's file.", flag_values=values)
+    variants = "|:".join(configuration.VARIANTS)
+    usage = USAGE.replace("MODULE", module).replace("VARIANTS", variants)
     try:
-        rest, problems = command_line.read(
-            values, arguments, USAGE.replace("MODULE", module)
-        )
+        rest, problems = command_line.read(values, arguments, usage)
     except process.Help as text:
-        raise process.Help(f"{text}\n{_settings()}") from None
-    path, colon, variant = (values.config or "").partition(".py:")
+        given = [x for x in arguments if x not in command_line.HELP]
+        command_line.read(values, given, None)
+        raise process.Help(f"{text}\n{_settings(values.config)}") from None
+    path, variant = _split(values.config)
     if not path:
         problems.append(
             "Which experiment? Give a config file, e.g. `python -m"
             f" {module} --config=configs/mech_eng.py`; --help lists the settings."
         )
         raise UserError(" ".join(problems))
-    path, variant = path + ".py" * bool(colon), variant or None
     config, given = _load(path, variant)
     flat = configuration.flatten(config)
     for name in configuration.renamed(given).keys() - flat.keys():
@@ -90,7 +90,15 @@ def parse(
     overrides, more = _override(rest, [*values], config)
     with config.ignore_type():
         config.update_from_flattened_dict(overrides)
+        if "model" in overrides and "variant" not in overrides:
+            config.variant = ""  # which of another model's files
     return Command(config.lock(), path, variant, tuple(overrides)), [*problems, *more]
+
+
+def _split(given: str | None) -> tuple[str, str | None]:
+    """The config file's path, and the variant behind its colon."""
+    path, colon, variant = (given or "").partition(".py:")
+    return path + ".py" * bool(colon), variant or None
 
 
 def _override(
@@ -123,8 +131,8 @@ def _load(path: str, variant: str | None) -> tuple[ConfigDict, dict[str, Any]]:
         found = sorted(map(str, Path("configs").glob("*.py")))[:8]
         raise UserError(
             f"--config={shown(path)} is not a file of Python, whose name ends in .py;"
-            f" choose one of {', '.join(found) or 'your own'}, with :embedded, :sd15,"
-            " :sdxl or :sd35 behind it to choose the model."
+            f" choose one of {', '.join(found) or 'your own'}, with"
+            f" :{', :'.join(configuration.VARIANTS)} behind it to choose the model."
         )
     try:
         spec = importlib.util.spec_from_file_location("experiment", file)
@@ -154,27 +162,44 @@ def _load(path: str, variant: str | None) -> tuple[ConfigDict, dict[str, Any]]:
     return config, given
 
 
-def settings() -> Iterator[tuple[str, object, object, list[str]]]:
-    """Every setting: name, defaults of the embedded model and :sd15, its comment."""
-    known, large = (
-        configuration.flatten(configuration.choose_model(configuration.defaults(), x))
-        for x in ("embedded", "sd15")
-    )
+def settings(
+    given: ConfigDict | None = None,
+) -> Iterator[tuple[str, object, str, list[str]]]:
+    """Every setting: its name, value, that of other variants in words, its comment.
+
+    Of a config, or the defaults of all variants, `EMBEDDED`'s first.
+    """
+    flat = {
+        x: configuration.flatten(
+            configuration.choose_model(configuration.defaults(), x)
+        )
+        for x in (() if given else configuration.VARIANTS)
+    }
+    known = configuration.flatten(given) if given else flat[configuration.EMBEDDED]
     meaning: list[str] = []
     for line in inspect.getsource(configuration).splitlines():
         field = re.match(r"    config\.([\w.]+) = ", line)
-        found = [x for x in known if field and x in (field[1], ONE + field[1])]
-        if found and meaning:
-            yield found[0], known[found[0]], large[found[0]], meaning
+        for name, value in known.items() if field and meaning else ():
+            attribute = configuration.ATTRIBUTE.fullmatch(name)
+            if field[1] in (name, attribute and attribute[2]):
+                others: dict[str, list[str]] = {}
+                for variant, own in flat.items():
+                    if own[name] != value:
+                        others.setdefault(repr(own[name]), []).append(f":{variant}")
+                words = (f"{', '.join(who)} {what}" for what, who in others.items())
+                yield name, value, "; ".join(words), meaning
         comment = re.fullmatch(r"    # (.*)", line)
         meaning = [*meaning, comment[1]] if comment else []
 
 
-def _settings() -> str:
-    lines = ["Settings and their defaults; a config file may change them:"]
-    for name, small, large, meaning in settings():
-        differs = f"   (:sd15 {large!r})" if large != small else ""
-        lines.append(f"  --config.{name}={small!r}{differs}")
+def _settings(file: str | None) -> str:
+    """What --help says of the settings: of a config file, or of all variants."""
+    lines, given = ["Settings and their defaults; a config file may change them:"], None
+    if file:
+        lines, given = [f"Settings of {file}:"], _load(*_split(file))[0]
+    for name, value, others, meaning in settings(given):
+        differs = f"   ({others})" if others else ""
+        lines.append(f"  --config.{name}={value!r}{differs}")
         lines += [f"      {line}" for line in meaning]
     return "\n".join(lines)
 

@@ -161,7 +161,7 @@ def _write_pipeline(
     (folder / name).write_text(text, encoding="utf-8")
     index = _pipeline(model.networks)
     index = {**index, "scheduler": ["diffusers", scheduler["_class_name"]]}
-    if networks.is_xl(model.networks):
+    if sources.is_xl(model.networks):
         zeros = stable_diffusion.zeros_for_empty(model.configs)
         index["force_zeros_for_empty_prompt"] = zeros
     if model.part == networks.TRANSFORMER and networks.TEXT_3 not in model.tokenizers:
@@ -174,7 +174,7 @@ def _pipeline(parts: Container[str]) -> dict[str, Any]:
     """The model_index.json of diffusers' pipeline with these parts."""
     if networks.TRANSFORMER in parts:
         return PIPELINE_3
-    return PIPELINE_XL if networks.is_xl(parts) else PIPELINE
+    return PIPELINE_XL if sources.is_xl(parts) else PIPELINE
 
 
 def _read_own(source: Path, name: str) -> bytes:

@@ -77,7 +77,7 @@ def model_choice(command: experiment.Command) -> str:
         reason += f'; to use its devices, pip install "ddpo_fair[{extra}]"'
     return (
         f"Model: {command.config.model} ({reason}). Choose with"
-        f" --config={command.path}:embedded or --config={command.path}:sd15."
+        f" --config={command.path}:{', :'.join(configuration.VARIANTS)}."
     )
 
 

@@ -26,14 +26,14 @@ default_role = "code"
 def _settings() -> str:
     """Every setting of a config with its defaults, from the comments of config.py."""
     found, group = [], ""
-    for name, small, large, meaning in experiment.settings():
+    for name, value, others, meaning in experiment.settings():
         own = name.rpartition(".")[0] or "general"
         if own != group:
             found.append(f"## {own}\n")
             group = own
-        other = "" if large == small else f", with `:sd15` `{large!r}`"
+        differs = f", `{others}`" if others else ""
         text = " ".join(meaning).replace("<", "&lt;").replace("*", r"\*")
-        found.append(f"`{name}` = `{small!r}`{other}\n: {text}\n")
+        found.append(f"`{name}` = `{value!r}`{differs}\n: {text}\n")
     return "\n".join(found)
 
 

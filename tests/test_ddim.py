@@ -145,7 +145,7 @@ def test_a_deterministic_step_is_refused_for_training(changes, eta, words):
         ({"timestep_spacing": "karras"}, "timestep_spacing='karras'"),
         ({"beta_schedule": "sigmoid"}, "beta_schedule='sigmoid'"),
         ({"thresholding": True}, "thresholding=True"),
-        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr=True"),
+        ({"rescale_betas_zero_snr": True}, "prediction_type='epsilon' must be v_pred"),
     ],
 )
 def test_unsupported_settings_are_named(changes, words):
@@ -154,8 +154,13 @@ def test_unsupported_settings_are_named(changes, words):
 
 
 def test_missing_settings_are_named():
-    with pytest.raises(UserError, match="lacks beta_schedule, beta_start, beta_end"):
+    with pytest.raises(UserError, match="lacks beta_schedule, beta_start, beta_end;"):
         ddim.schedule({"num_train_timesteps": 1000}, 10, 1.0)
+    other = {"_class_name": "EDMEulerScheduler"}  # Playground 2.5's
+    with pytest.raises(
+        UserError, match="'EDMEulerScheduler' has noise of another kind"
+    ):
+        ddim.schedule(other, 10, 1.0)
     config = STABLE_DIFFUSION | {"_class_name": "DDIMScheduler"}
     del config["clip_sample"]  # which that class has by default
     with pytest.raises(UserError, match="clip_sample=True"):
@@ -174,6 +179,24 @@ def test_missing_settings_are_named():
 def test_numbers_out_of_range_are_refused(num_steps, eta, words):
     with pytest.raises(UserError, match=words):
         ddim.schedule(STABLE_DIFFUSION, num_steps, eta)
+
+
+def test_zero_terminal_snr_is_that_of_diffusers():
+    diffusers = pytest.importorskip("diffusers")
+    changes = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
+    config = STABLE_DIFFUSION | changes
+    reference = diffusers.DDIMScheduler.from_config(config).alphas_cumprod.numpy()
+    found = ddim.alphas_cumprod(config)
+    assert found[-1] == reference[-1] == 0
+    # float32 there
+    np.testing.assert_allclose(found, reference, rtol=1e-3, atol=1e-7)
+    schedule = ddim.schedule(config | {"timestep_spacing": "trailing"}, 10, 1.0)
+    # x_0 = -v and noise = x at the first step, which lands at 899: DDIM's equation 12
+    signal, noise = found[899] ** 0.5, (1 - found[899]) ** 0.5
+    assert schedule.timesteps[0] == 999 and schedule.output_scale[0] == -np.float32(
+        signal
+    )
+    np.testing.assert_allclose(schedule.std[0], noise, rtol=1e-6)
 
 
 @pytest.mark.slow

@@ -19,7 +19,16 @@ from ddpo_fair.errors import UserError
 from ddpo_fair.models import lora_files, sources
 
 SAMPLER = ("steps", "guidance-scale", "eta")
-OF_DRAWING = ("lora", "engine", "images-per-prompt", "seed", "dtype", "batch", *SAMPLER)
+OF_DRAWING = (
+    "lora",
+    "engine",
+    "variant",
+    "images-per-prompt",
+    "seed",
+    "dtype",
+    "batch",
+)
+OF_DRAWING += SAMPLER
 Source = tuple[Callable[[], image_list.ImageList], dict[str, Any]]
 
 
@@ -71,6 +80,7 @@ def _drawn(options: flags.FlagValues, config: ConfigDict) -> Source:
     planned = drawn_images.Plan(
         options.engine,
         name,
+        options.variant,
         fingerprint="",
         lora="" if options.lora is None else lora_files.fingerprint(options.lora),
         dtype=options.dtype,
@@ -78,12 +88,11 @@ def _drawn(options: flags.FlagValues, config: ConfigDict) -> Source:
         prompts=tuple(texts),
         **{x.replace("-", "_"): options[x].value for x in SAMPLER},
     )
-    planned = engine.complete(planned, options.lora)
+    planned, draw = engine.prepare(planned, options.lora, options.batch)
     known = planned._asdict() | {"lora": options.lora, "prompts": options.prompts}
     source = {x: None if y is None else str(y) for x, y in known.items()}
     output = files.output("--output", options.output, drawn_images.PLAN)
-    rest = output, planned, options.lora, number, options.batch
-    return lambda: engine.draw_all(*rest), source
+    return lambda: draw(output, number), source
 
 
 def _set_targets(

@@ -8,6 +8,7 @@ import json
 import warnings
 import zlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from ddpo_fair.models import lora_files, sources
 INDEX = "model_index.json"
 
 
-def folder(model: str) -> Path:
+def folder(model: str, variant: str = "") -> Path:
     """The local folder of --model, downloaded if need be: safetensors, no code.
 
     A UserError if it cannot be had, or brings code of its own.
@@ -33,9 +34,11 @@ def folder(model: str) -> Path:
     place = sources.local_folder("model", model)
     if place is None:
         name, _, revision = model.partition("@")
-        how = {"revision": revision or None, "use_safetensors": True}
+        how = {"revision": revision or None, "variant": variant or None}
         try:
-            place = Path(diffusers.DiffusionPipeline.download(name, **how))
+            place = Path(
+                diffusers.DiffusionPipeline.download(name, use_safetensors=True, **how)
+            )
         except Exception as error:  # the hub's, the network's and diffusers' own
             raise _refusal(model, error) from error
     try:
@@ -48,29 +51,35 @@ def folder(model: str) -> Path:
     return place
 
 
-def complete(planned: Plan, _: str | None) -> Plan:
-    """A plan with the fingerprint of all the files that a pipeline may read."""
-    place = folder(planned.model)
+def prepare(
+    planned: Plan, lora: str | None, batch: int | None
+) -> drawn_images.Prepared:
+    """A plan with the fingerprint of all that a pipeline may read, and what draws it.
+
+    `batch` images are drawn together, None for one. A UserError if there is no model.
+    """
+    place = folder(planned.model, planned.variant)
     found = (x for kind in ("json", "txt", "model") for x in place.rglob(f"*.{kind}"))
     read = sorted({*found, *place.rglob("*.safetensors")})
     paths = {x.relative_to(place).as_posix(): x for x in read}
-    return planned._replace(fingerprint=sources.fingerprint(paths)[0])
+    planned = planned._replace(fingerprint=sources.fingerprint(paths)[0])
+    return planned, partial(_draw_all, planned, lora, batch or 1)
 
 
-def draw_all(
-    output: Path, planned: Plan, lora: str | None, num_images: int, batch: int | None
+def _draw_all(
+    planned: Plan, lora: str | None, batch: int, output: Path, num_images: int
 ) -> image_list.ImageList:
-    """Draws what a folder has not yet, as `drawn_images.draw`; returns its images."""
+    """Draws what a folder has not yet, as `drawn_images`; returns its images."""
     places = drawn_images.begin(output, planned, num_images)
     missing = [[k for k, x in enumerate(own) if not x.is_file()] for own in places]
     if left := sum(map(len, missing)):
-        pipeline = load(planned.model, lora, planned.dtype)
+        pipeline = load(planned.model, lora, planned.dtype, planned.variant)
         print(drawn_images.opening(planned, places, str(pipeline.device)), flush=True)
         total = len(places) * num_images
         bar = tqdm.tqdm(total=total, initial=total - left, desc="drawing", disable=None)
         for text, own, rows in zip(planned.prompts, places, missing, strict=True):
-            for first in range(0, len(rows), batch or 1):
-                numbers = rows[first : first + (batch or 1)]
+            for first in range(0, len(rows), batch):
+                numbers = rows[first : first + batch]
                 seeds = [seed(planned.seed, text, number) for number in numbers]
                 images = draw(
                     pipeline,
@@ -87,14 +96,16 @@ def draw_all(
     return drawn_images.listed(output)
 
 
-def load(model: str, lora: str | None = None, dtype: str = "float32") -> Any:
+def load(
+    model: str, lora: str | None = None, dtype: str = "float32", variant: str = ""
+) -> Any:
     """The pipeline of --model with the adapters of --lora, on the GPU if there is one.
 
     Its safety checker, which would put black images in the place of some, is left out.
     A UserError if diffusers cannot load it, or it draws no images of a prompt.
     """
     torch, diffusers = _packages()
-    place = folder(model)
+    place = folder(model, variant)
     try:
         with warnings.catch_warnings(action="ignore"):  # of its many models
             pipeline = diffusers.DiffusionPipeline.from_pretrained(
@@ -102,6 +113,7 @@ def load(model: str, lora: str | None = None, dtype: str = "float32") -> Any:
                 use_safetensors=True,
                 trust_remote_code=False,
                 torch_dtype=getattr(torch, dtype),
+                variant=variant or None,
             )
         if lora is not None:
             file = lora_files.find(lora)

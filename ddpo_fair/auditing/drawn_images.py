@@ -1,13 +1,14 @@
 """Images that an audit draws and keeps as PNGs: what is there is not drawn again."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from ddpo_fair import config as configuration
 from ddpo_fair import files, parallel
@@ -25,6 +26,7 @@ from ddpo_fair.models import lora, lora_files, options, sources
 from ddpo_fair.training import saved_run
 
 PLAN, IMAGES, TABLE = "drawing.json", "images", "prompts.jsonl"
+SECOND_WIDTH = 1024  # of the text states of Stable Diffusion 2
 SURPLUS = "images that were drawn before, more than --images-per-prompt now asks for"
 
 
@@ -33,6 +35,7 @@ class Plan(NamedTuple):
 
     engine: str
     model: str
+    variant: str  # of its files
     fingerprint: str  # of its files
     lora: str  # of its adapters' file; "" without
     dtype: str
@@ -43,49 +46,66 @@ class Plan(NamedTuple):
     eta: float | None
 
 
-def complete(planned: Plan, adapters: str | None) -> Plan:
-    """A plan of our own networks with what was not given; loads no weights.
+# A whole plan; draws so many of each prompt in a folder, what is not there yet.
+Prepared = tuple[Plan, Callable[[Path, int], image_list.ImageList]]
 
-    A UserError if they cannot draw that with the adapters of --lora.
+
+def prepare(planned: Plan, lora_file: str | None, batch: int | None) -> Prepared:
+    """A plan of our own networks with what was not given, and what draws it.
+
+    Loads no weights but those of --lora. `batch` images are drawn on a device together,
+    None for as many as in training. A UserError if the model cannot draw that.
     """
-    folder = sources.model_folder(planned.model)
+    folder = sources.model_folder(planned.model, planned.variant)
     configs = stable_diffusion.read_configs(folder)
     with options.of(folder):  # raises for networks of another kind
         networks.of_configs(configs, jnp.float32)
-    if adapters is not None:  # raises for what does not fit
-        lora_files.load(adapters, saved_run.unet_template(folder))
-    usual = _usual(planned.model)
+    adapters = None
+    if lora_file is not None:  # raises for what does not fit
+        adapters = lora_files.load(lora_file, saved_run.unet_template(folder))
+    usual = configuration.choose_model(configuration.defaults(), variant_of(configs))
     given = {
-        "steps": usual.num_steps,
-        "guidance_scale": usual.guidance_scale,
-        "eta": usual.eta,
+        "steps": usual.sample.num_steps,
+        "guidance_scale": usual.sample.guidance_scale,
+        "eta": usual.sample.eta,
     }
     given |= {x: y for x in given if (y := getattr(planned, x)) is not None}
-    found = sources.identity("model", planned.model)["fingerprint"]
-    return planned._replace(fingerprint=found, **given)
+    found = sources.identity("model", planned.model, planned.variant)["fingerprint"]
+    planned = planned._replace(fingerprint=found, **given)
+    batch = batch or usual.sample.batch_per_device
+    return planned, partial(_draw_all, planned, folder, adapters, batch)
 
 
-def _usual(model: str) -> ConfigDict:
-    """How training samples with a model."""
-    variant = "embedded" if model == configuration.EMBEDDED else "sd15"
-    return configuration.choose_model(configuration.defaults(), variant).sample
+def variant_of(configs: dict[str, dict[str, Any]]) -> str:
+    """The variant of `config.choose_model` whose settings suit a model's config.json.
+
+    The embedded model's is also that of its exports.
+    """
+    if networks.denoising_part(configs) == networks.TRANSFORMER:
+        return "sd35"
+    if sources.is_xl(configs):
+        return "sdxl"
+    own = stable_diffusion.read_configs(sources.EMBEDDED["model"])
+    if configs[networks.UNET] == own[networks.UNET]:
+        return configuration.EMBEDDED
+    width = configs[networks.UNET].get("cross_attention_dim")
+    return "sd21" if width == SECOND_WIDTH else "sd15"
 
 
-def draw_all(
-    output: Path,
+def _draw_all(
     planned: Plan,
-    adapters: str | None,
+    folder: Path,
+    adapters: lora.Adapters | None,
+    batch: int,
+    output: Path,
     num_images: int,
-    batch: int | None,
 ) -> image_list.ImageList:
-    """Draws what a folder has not yet of a `complete` plan; returns its images.
+    """Draws what a folder has not yet of a whole plan; returns its images.
 
     They are the same whatever the devices and the batch, but for float32's rounding.
-    `num_images` are of each prompt, `batch` of them on a device together, None for as
-    many as in training. A UserError for the folder of another plan.
+    `num_images` are of each prompt. A UserError for the folder of another plan.
     """
     names, devices = begin(output, planned, num_images), parallel.num_devices()
-    batch = batch or _usual(planned.model).batch_per_device
     how = Sampler(planned.eta, planned.guidance_scale, planned.steps)
     each = np.arange(len(names)), np.arange(num_images)
     of_rows = np.tile(each[0], num_images), np.repeat(each[1], len(names))
@@ -98,7 +118,7 @@ def draw_all(
 
     missing = [job for job in jobs if not all(x.is_file() for x in places(job))]
     if missing:
-        models = _load(planned, adapters)
+        models = _load(planned, folder, adapters)
         policy = evaluation_models.make_policy(models, how)
 
         def finish(job: Job, images: jax.Array, bar: progress.Progress) -> None:
@@ -160,12 +180,12 @@ def listed(output: Path) -> image_list.ImageList:
     return image_list.of_folder(output / IMAGES, None, str(output / TABLE), SURPLUS)
 
 
-def _load(planned: Plan, adapters: str | None) -> evaluation_models.EvaluationModels:
-    folder = sources.model_folder(planned.model)
-    model = stable_diffusion.load(folder, jnp.dtype(planned.dtype))
+def _load(
+    planned: Plan, folder: Path, adapters: lora.Adapters | None
+) -> evaluation_models.EvaluationModels:
+    variant = planned.variant or None
+    model = stable_diffusion.load(folder, jnp.dtype(planned.dtype), variant=variant)
     models = evaluation_models.of_model(model, planned.prompts, planned.seed)
     if adapters is not None:
-        base = models.unets[BEFORE]
-        found = lora_files.load(adapters, saved_run.unet_template(folder))
-        models.unets[BEFORE] = jax.jit(lora.merge)(base, found)
+        models.unets[BEFORE] = jax.jit(lora.merge)(models.unets[BEFORE], adapters)
     return models

@@ -55,7 +55,13 @@ def alphas_cumprod(scheduler_config: dict) -> np.ndarray:
         angles = (np.arange(num_train + 1) / num_train + 0.008) / 1.008 * math.pi / 2
         cosines = np.square(np.cos(angles))
         betas = np.minimum(1 - cosines[1:] / cosines[:-1], 0.999)
-    return np.cumprod(1 - betas)
+    cumulative = np.cumprod(1 - betas)
+    if settings.rescale_betas_zero_snr:  # Lin et al. 2023, algorithm 1
+        signal = np.sqrt(cumulative)
+        cumulative = np.square(
+            (signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])
+        )
+    return cumulative
 
 
 def _timesteps(settings: scheduler_settings.Settings, num_steps: int) -> np.ndarray:

@@ -11,7 +11,16 @@ import numpy as np
 
 from ddpo_fair.diffusion import prompt_tokens
 from ddpo_fair.errors import UserError
-from ddpo_fair.models import clip, options, sd3_transformer, t5, unet, vae, weights
+from ddpo_fair.models import (
+    clip,
+    options,
+    sd3_transformer,
+    sources,
+    t5,
+    unet,
+    vae,
+    weights,
+)
 
 UNET, TRANSFORMER = "unet", "transformer"  # that denoise: of 1, 2 and XL; of 3
 TEXT, TEXT_2, TEXT_3 = "text_encoder", "text_encoder_2", "text_encoder_3"
@@ -40,7 +49,7 @@ def of_configs(
     def text(c: dict[str, Any]) -> nn.Module:
         if TRANSFORMER in configs:
             return clip.ProjectingTextEncoder(clip.Config.from_dict(c), dtype)
-        return clip.TextEncoder(clip.Config.from_dict(c), dtype, is_xl(configs))
+        return clip.TextEncoder(clip.Config.from_dict(c), dtype, sources.is_xl(configs))
 
     def autoencoder(c: dict[str, Any]) -> nn.Module:
         config = vae.Config.from_dict(c)
@@ -116,11 +125,6 @@ def _check_xl(configs: dict[str, Any]) -> None:
     options.check(f"{TEXT_2}/config.json", vars(second), rules)
 
 
-def is_xl(parts: Container[str]) -> bool:
-    """Whether parts are those of Stable Diffusion XL."""
-    return UNET in parts and TEXT_2 in parts
-
-
 def denoising_part(parts: Container[str]) -> str:
     """The name of the network that denoises among the names of a model's parts."""
     return TRANSFORMER if TRANSFORMER in parts else UNET
@@ -137,7 +141,7 @@ def text_shape(networks: Networks) -> tuple[int, int]:
     part = denoising_part(networks)
     if part == TRANSFORMER:
         length += prompt_tokens.T5_LENGTH + 1
-    elif is_xl(networks):
+    elif sources.is_xl(networks):
         length += 1
     return length, networks[part].config.cross_attention_dim
 

@@ -16,21 +16,23 @@ OF_CLASSES = {
     "beta_end": 0.02,
 }
 OF_HEUN = {"beta_start": 0.00085, "beta_end": 0.012}
-MULTISTEP = ("DEISMultistep", "DPMSolverMultistep", "UniPCMultistep")
+OF_LCM = {**OF_HEUN, "beta_schedule": "scaled_linear"}
+SOLVERS = ("DEISMultistep", "DPMSolverMultistep", "DPMSolverSinglestep", "SASolver")
+SOLVERS += ("UniPCMultistep",)
 DISCRETE = ("EulerAncestralDiscrete", "EulerDiscrete", "LMSDiscrete")
 LIKE_HEUN = ("HeunDiscrete", "KDPM2AncestralDiscrete", "KDPM2Discrete")
+CLIPPING = ("DDIM", "DDIMParallel", "DDPM", "DDPMParallel")
 CLASSES: dict[str, dict[str, Any]] = {
-    **{f"{name}Scheduler": {} for name in MULTISTEP + DISCRETE},
+    **{f"{name}Scheduler": {} for name in SOLVERS + DISCRETE},
     **{f"{name}Scheduler": OF_HEUN for name in LIKE_HEUN},
-    "DDIMScheduler": {"clip_sample": True},
-    "DDPMScheduler": {"clip_sample": True},
+    **{f"{name}Scheduler": OF_LCM for name in ("LCM", "TCD")},
+    **{f"{name}Scheduler": {"clip_sample": True} for name in CLIPPING},
     "PNDMScheduler": {"set_alpha_to_one": False},
 }
 ALLOWED = {
     "beta_schedule": ("scaled_linear", "linear", "squaredcos_cap_v2"),
     "clip_sample": (False,),
     "prediction_type": ("epsilon", "v_prediction"),
-    "rescale_betas_zero_snr": (False,),
     "thresholding": (False,),
     "timestep_spacing": ("leading", "trailing", "linspace"),
 }
@@ -71,14 +73,27 @@ def read(scheduler_config: dict[str, Any]) -> Settings:
     of_class = OF_CLASSES | CLASSES[name] if name in CLASSES else {}
     given = of_class | scheduler_config
     if missing := [name for name in OF_CLASSES if name not in given]:
-        raise UserError(f"{FILE} lacks {', '.join(missing)}; {options.ORIGINAL}.")
+        whose = f" and _class_name={name!r} has noise of another kind" * (
+            name != "None"
+        )
+        raise UserError(
+            f"{FILE} lacks {', '.join(missing)}{whose}; {options.ORIGINAL}."
+        )
     settings = options.read(Settings, given, FILE)
     allowed = [options.among(settings, *rule) for rule in ALLOWED.items()]
     options.check(FILE, vars(settings), allowed, "other values are not supported")
     start, end, betas = settings.beta_start, settings.beta_end, settings.trained_betas
     count = settings.num_train_timesteps
     listed = betas is None or (len(betas) == count and max(betas) < 1)
+    velocity = settings.prediction_type == "v_prediction"
+    zero_snr = velocity or not settings.rescale_betas_zero_snr
     rules = (
+        # At the noisiest step there is no signal left to tell from the noise.
+        (
+            "prediction_type",
+            zero_snr,
+            "v_prediction where rescale_betas_zero_snr is true",
+        ),
         ("beta_start", start <= end, "at most beta_end"),
         ("beta_end", end < 1, "below 1"),
         ("trained_betas", listed, f"null, or {count} numbers below 1"),

@@ -14,7 +14,15 @@ from ddpo_fair.diffusion import ddim, flow, networks, prompt_tokens, scheduler_s
 from ddpo_fair.diffusion.gaussian_step import Schedule
 from ddpo_fair.diffusion.networks import TEXT_3
 from ddpo_fair.errors import UserError
-from ddpo_fair.models import options, sd3_transformer, tensor_files, unet, vae, weights
+from ddpo_fair.models import (
+    options,
+    sd3_transformer,
+    sources,
+    tensor_files,
+    unet,
+    vae,
+    weights,
+)
 
 INDEX = "model_index.json"  # says how a pipeline uses the parts; may be missing
 NO_TIME_IDS = (0,) * unet.NUM_TIME_IDS  # all mean the model's own size, uncropped
@@ -141,7 +149,7 @@ def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
     configs = {part: weights.read_config(folder / part) for part in parts}
     place = folder / "scheduler" / "scheduler_config.json"
     configs["scheduler"] = tensor_files.read_json(place)
-    if networks.is_xl(parts) and (folder / INDEX).is_file():
+    if sources.is_xl(parts) and (folder / INDEX).is_file():
         configs["pipeline"] = tensor_files.read_json(folder / INDEX)
     return configs
 
@@ -192,7 +200,7 @@ def encode_prompts(
         found = [jax.tree.map(np.asarray, encode(params, one)) for one in ids]
         outputs[part] = jax.tree.map(lambda *x: np.concatenate(x), *found)
     states = networks.join_text(model.networks, outputs)
-    if networks.is_xl(model.networks):
+    if sources.is_xl(model.networks):
         if zeros_for_empty(model.configs):
             states[[prompt == "" for prompt in distinct]] = 0.0
         own = (model.image_size, model.image_size, 0, 0) + 2 * (model.image_size,)

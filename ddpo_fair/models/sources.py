@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,11 @@ def local_folder(field: str, reference: str) -> Path | None:
     return None
 
 
+def is_xl(parts: Container[str]) -> bool:
+    """Whether a model's parts are SDXL's, whose model_index.json counts too."""
+    return "text_encoder_2" in parts and "transformer" not in parts
+
+
 def absolute(field: str, reference: str) -> str:
     """A reference that means the same in every folder; see `local_folder`."""
     if reference == "embedded" or files.ADDRESS.match(reference):
@@ -158,9 +163,8 @@ def _read(field: str, folder: Path, variant: str) -> Iterator[Path]:
     for part in parts:
         with contextlib.suppress(UserError):  # who reads them says so
             yield from tensor_files.find(folder / part, variant or None)
-    # Only XL's index is read.
-    is_xl = all((folder / part).is_dir() for part in ("unet", "text_encoder_2"))
-    unread = () if is_xl else ("model_index.json",)
+    there = [part for part in parts if (folder / part).is_dir()]
+    unread = () if is_xl(there) else ("model_index.json",)
     for name in (*(f"{part}/config.json".lstrip("/") for part in parts), *others):
         if name not in unread and (folder / name).is_file():
             yield folder / name

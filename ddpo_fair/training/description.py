@@ -30,8 +30,9 @@ INCIDENTAL = (
     "train.shard_optimizer",
     *filter(IN_GROUPS, configuration.flatten(configuration.defaults())),
 )
-# Settings that may change when a run goes on (`images_per_epoch` guards the first two).
-FREE = ("sample.batch_per_device", "sample.batches", *INCIDENTAL)
+# Settings that may change when a run goes on: `images_per_epoch` guards the first two,
+# `check` the model's files.
+FREE = ("sample.batch_per_device", "sample.batches", "variant", *INCIDENTAL)
 # What parsing a file of JSON that means something else may raise.
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 UNREADABLE += (RecursionError, OverflowError)
