@@ -59,9 +59,19 @@ def test_every_config_file_is_sound(path, variant):
     assert f"--config=configs/{path.name}" in path.read_text().split('"""')[1]
 
 
+def test_the_files_of_a_variant_are_its_own_models():
+    given = "--config.model=mine", "--config.variant=bf16"
+    for arguments, files in (((), "fp16"), (given[:1], ""), (given, "bf16")):
+        assert parse(*arguments, variant=":sdxl")[0].config.variant == files
+
+
 def test_help_explains_every_setting():
     with pytest.raises(process.Help) as text:
+        parse("--help", variant=":sd35")
+    assert "\n  --config.sample.num_steps=10\n" in str(text.value)
+    with pytest.raises(process.Help) as text:
         experiment.parse(["--help"], "some.module")
+    assert "num_steps=15   (:sd15, :sd21, :sdxl 50; :sd35 10)" in str(text.value)
     lines = str(text.value).splitlines()
     assert lines[0].startswith("python -m some.module --config=configs/mech_eng.py")
     for name in configuration.flatten(configuration.defaults()):

@@ -11,12 +11,14 @@ from ddpo_fair import config as configuration
 from ddpo_fair.auditing import drawn_images
 from ddpo_fair.diffusion import networks, stable_diffusion
 from ddpo_fair.errors import UserError
-from ddpo_fair.models import published
+from ddpo_fair.models import published, sources
 
 TABLE = pathlib.Path(__file__).parents[1] / "docs" / "models.md"
 
 
 def test_they_load_as_the_table_says():
+    own = stable_diffusion.read_configs(sources.EMBEDDED["model"])
+    assert drawn_images.variant_of(own) == configuration.EMBEDDED  # of exports too
     table = TABLE.read_text()
     rows = table.count("\n| `")
     assert rows == len(official_configs.MODELS) + len(official_configs.REFUSED)
