@@ -199,6 +199,7 @@ def test_a_scale_beside_the_adapters_is_read(base, trained, exported, tmp_path):
     ("changes", "said"),
     [
         ({"lora_te_text_model.alpha": np.ones(1)}, "lora_te_text_model.alpha"),
+        ({"lora_unet_conv_in.dora_scale": np.ones(1)}, r"\(DoRA\), the first: lora_u"),
         ({"lora_unet_conv_in.lora_up.weight": None}, "lora_unet_conv_in.lora_down"),
         ({"lora_unet_conv_in.lora_up.weight": np.ones((16, 2))}, "shape \\(16, 2\\)"),
         (

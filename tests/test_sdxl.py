@@ -189,14 +189,15 @@ def test_five_steps_from_the_prompt_equal_diffusers(torch, monkeypatch, folder, 
 
 def test_diffusers_opens_what_is_exported(torch, folder, tiny, tmp_path):
     diffusers = pytest.importorskip("diffusers")
-    run = tiny_run.save(tiny_model.config(folder, tiny[1], tmp_path))
+    sizes = {"sample.time_ids": (*TIME_IDS[:2], 0, 0, *TIME_IDS[4:])}
+    run = tiny_run.save(tiny_model.config(folder, tiny[1], tmp_path, **sizes))
     output = export.export(run, tmp_path / "out", "diffusers")
     pipeline = diffusers.DiffusionPipeline.from_pretrained(output)
     assert type(pipeline) is diffusers.StableDiffusionXLPipeline
     assert pipeline.config.force_zeros_for_empty_prompt
-    assert "import DDIMScheduler, StableDiffusionXLPipeline" in (
-        output / "README.md"
-    ).read_text("utf-8")
+    card = (output / "README.md").read_text("utf-8")
+    assert "import DDIMScheduler, StableDiffusionXLPipeline" in card
+    assert "    original_size=(1024, 768),\n    target_size=(512, 640),\n" in card
 
 
 def test_in_16_bits_the_images_are_decoded_in_float32(folder):

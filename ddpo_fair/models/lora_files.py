@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,14 @@ from ddpo_fair.models.lora import Adapters
 DIFFUSERS, PEFT = "pytorch_lora_weights.safetensors", "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
 KOHYA = "kohya_lora.safetensors"  # ComfyUI and AUTOMATIC1111 take any name
+# What files of others may hold instead, by the names of its tensors.
+STRANGE = {
+    "DoRA": re.compile(r"dora_scale|lora_magnitude_vector"),
+    "LoCon with a core, not LoRA": re.compile(r"lora_mid\b"),
+    "LoHa, LoKr or OFT, not LoRA": re.compile(r"\.(hada|lokr|oft)_"),
+    "adapters of a text encoder": re.compile(r"^(lora_te\d?_|text_encoder)"),
+    "names of SDXL's original code": re.compile(r"^lora_unet_(input|middle|output)_"),
+}
 
 
 def tensors(
@@ -129,10 +138,13 @@ def load(file: str | os.PathLike, params: dict[str, Any]) -> Adapters:
                     adapters[layer]["up"] = adapters[layer]["up"] * np.float32(factor)
     if strangers := sorted(tensors.keys() - used):
         named = ", ".join(name[:200] for name in strangers[: weights.MOST_NAMED])
+        kinds = [x for x, of in STRANGE.items() if any(map(of.search, strangers))]
+        whole = f" ({kinds[0]})" if kinds else ""
         raise UserError(
             f"{path} holds {len(strangers)} tensors that fit no layer of this model's"
-            f" UNet or transformer, the first: {named}. Give adapters of that alone, of"
-            " this very model, in the names that ddpo_fair.export writes."
+            f" UNet or transformer{whole}, the first: {named}. Give adapters of that"
+            " alone, of this very model, in the names that ddpo_fair.export writes; an"
+            " audit with --engine=diffusers reads whatever diffusers can."
         )
     if not adapters:
         raise UserError(f"{path} holds no adapters; give what ddpo_fair.export wrote.")
