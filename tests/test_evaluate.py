@@ -247,7 +247,8 @@ def test_trajectory_kl_is_the_formula_written_again(run):
         np.testing.assert_allclose(found[:, step], expected, rtol=1e-3)
     models.unets[AFTER] = models.unets[BEFORE]  # a model that learned nothing
     nothing = evaluation_models.trajectory_kl(models, policy, drawn)
-    assert not parallel.gather(nothing).any()
+    # Nothing but rounding: XLA's older emitters, see conftest.py, fuse the two unlike.
+    assert parallel.gather(nothing).max() < 1e-6 < found.min()
 
 
 def test_prompts_of_the_sets():
