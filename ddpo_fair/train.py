@@ -98,7 +98,6 @@ def train(
     """
     # Seconds, which neither --help nor a refused setting should wait for.
     from ddpo_fair import parallel
-    from ddpo_fair.report import page
     from ddpo_fair.training import run
 
     opening = opening or f"Model: {config.model}."
@@ -106,6 +105,8 @@ def train(
     if not parallel.is_main():
         return
     try:
+        from ddpo_fair.report import page  # Matplotlib, for which nothing else waits
+
         print(f"Report: {page.write([folder])}", flush=True)
     except Exception as error:  # whatever it is, everything else is saved
         print(

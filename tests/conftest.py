@@ -46,6 +46,10 @@ def pytest_configure(config: pytest.Config) -> None:
         )
 
 
+# Each takes a minute or so of its -m long.
+SLOWEST = ("learner", "notebooks", "old_log_probs", "processes", "train")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with whole runs come first: at the end one process would wait for them."""
@@ -54,7 +58,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items
         if item.get_closest_marker("long") or "tiny" in item.fixturenames
     }
-    items.sort(key=lambda item: item.path not in whole)
+    slowest = {f"test_{name}" for name in SLOWEST}
+    items.sort(key=lambda item: (item.path not in whole, item.path.stem not in slowest))
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from ddpo_fair.errors import UserError
 from ddpo_fair.learning import scoring
 from ddpo_fair.loggers import run_log
 from ddpo_fair.process import BAD_INPUT
-from ddpo_fair.training import checkpoint, run_folder
+from ddpo_fair.training import assembly, checkpoint, run_folder
 
 pytestmark = pytest.mark.long
 
@@ -51,6 +51,7 @@ def fill(disk):
 def command(tiny, tmp_path, disk, monkeypatch):
     """Trains in a folder on the disk by its command line; returns its exit status."""
     monkeypatch.setattr(train.stopping.Stop, "listen", lambda _: None)
+    monkeypatch.setattr(assembly, "build", tiny_run.build)
     config = tiny_model.config(*tiny, disk / "runs", **{"eval.images": 0})
     config.epochs = EPOCHS
     file = tiny_run.config_file(config, tmp_path)

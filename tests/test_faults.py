@@ -16,7 +16,7 @@ import tiny_model
 import tiny_run
 
 from ddpo_fair import config as configuration
-from ddpo_fair import parallel, train
+from ddpo_fair import parallel
 from ddpo_fair.diffusion import sampler, stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.learning import scoring
@@ -72,7 +72,7 @@ def test_updates_that_are_not_finite_change_nothing_and_too_many_end_the_run(
     config.train.max_skipped_updates, config.checkpoint.keep = 2, EPOCHS
     poison(monkeypatch, lambda call: slice(None) if call else slice(0))
     with pytest.raises(UserError) as error:
-        train.train(config)
+        tiny_run.train(config)
     for text in (
         "Epoch 2 skipped an update",
         "after 2 others in a row",
@@ -84,7 +84,7 @@ def test_updates_that_are_not_finite_change_nothing_and_too_many_end_the_run(
     monkeypatch.undo()
     # Of epoch 3 a single image is poison, hence one update of the two.
     poison(monkeypatch, lambda call: slice(0, call))
-    train.train(config)  # goes on from checkpoint 2, where two in a row were skipped
+    tiny_run.train(config)  # goes on from checkpoint 2, where two in a row were skipped
     folder = run_folder.path_of(config)
     lines = strictly_read(folder)
     assert [line["skipped_updates"] for line in lines] == [0, 2, 0, 1]
@@ -104,7 +104,7 @@ def test_broken_images_count_as_none(config, tmp_path, capsys):
     tensors["decoder.conv_in.weight"][:] = 3e38  # finite, but what it makes is not
     safetensors.numpy.save_file(tensors, file)
     config.model = str(broken)
-    train.train(config)
+    tiny_run.train(config)
     lines = strictly_read(run_folder.path_of(config))
     assert [line["epoch"] for line in lines] == list(range(EPOCHS))
     for line in lines:
@@ -125,7 +125,7 @@ def test_a_collapsed_policy_ends_the_run(config):
     config.train.learning_rate, config.eval.images = 1.0, 0
     config.train.max_kl = 1.0
     with pytest.raises(UserError, match=r"above train\.max_kl=1: .*=restore, "):
-        train.train(config)
+        tiny_run.train(config)
     lines = strictly_read(run_folder.path_of(config))
     assert all(line["kl_last"] <= 1 for line in lines)
 
@@ -169,7 +169,7 @@ def failing(monkeypatch, config, broken, epoch):
 def test_too_little_memory_names_the_settings(config, monkeypatch):
     failing(monkeypatch, config, lambda *_: jnp.zeros(1 << 50) + 1, 0)
     with pytest.raises(UserError) as error:
-        train.train(config)
+        tiny_run.train(config)
     for text in (
         "too little memory",
         "sample.batch_per_device=1",
@@ -195,9 +195,9 @@ def test_a_device_that_fails(config, monkeypatch):
 
     failing(monkeypatch, config, sample, 2)
     with pytest.raises(UserError, match=r"The devices failed \(INTERNAL.* is intact"):
-        train.train(config)
+        tiny_run.train(config)
     monkeypatch.undo()
-    train.train(config)
+    tiny_run.train(config)
     assert len(strictly_read(run_folder.path_of(config))) == EPOCHS
 
 

@@ -206,13 +206,13 @@ def test_the_gradient_is_the_policy_gradient(sgd, model, texts):
     def sample(bias, keys):
         drawn = sampler.denoise(sgd.policy, merged(bias), keys, text, null)
         rewards = drawn.latents[:, -1, ..., 0].mean((1, 2))
-        return rewards, drawn.latents, drawn.log_probs
+        return rewards.mean(), (rewards, drawn.latents, drawn.log_probs)
 
     @jax.jit
     def both(keys):
         bias = jnp.zeros(4)
-        true = jax.grad(lambda b: sample(b, keys)[0].mean())(bias)
-        rewards, latents, log_probs = sample(bias, keys)
+        true, drawn = jax.grad(sample, has_aux=True)(bias, keys)
+        rewards, latents, log_probs = drawn
 
         batch = {
             "latents": latents[:, :-1].reshape(-1, 8, 8, 4),

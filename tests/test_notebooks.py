@@ -33,7 +33,7 @@ def test_images_are_small_and_no_output_is_an_error():
     assert size < MOST_IMAGES
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs(path, monkeypatch):
     nbclient = pytest.importorskip("nbclient")

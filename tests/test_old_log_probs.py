@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 import tiny_model
+import tiny_run
 
 from ddpo_fair import config as configuration
 from ddpo_fair import parallel, rng, train
@@ -19,33 +20,39 @@ D, N, T, GUIDANCE = 8, 2, 3, 3.0  # devices, images on each, steps
 pytestmark = pytest.mark.long
 
 
-@pytest.fixture(autouse=True)
-def quick_compilation():
-    """Not here: how programs round is what is tested."""
+@pytest.fixture
+def full_compilation(quick_compilation):
+    """How programs round is what is tested."""
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
 
 
-def sampled(folder, dtype):
-    """A learner that computes in `dtype`, its weights, trajectory, and empty text."""
-    model = stable_diffusion.load(folder, dtype)
-    null, text = stable_diffusion.encode_prompts(model, ["", tiny_model.PROMPTS[0]])
-    keys = jax.vmap(lambda index: rng.key(3, index))(jnp.arange(D * N))
-    params, null = parallel.replicate((model.params["unet"], null))
+def learner_of(model):
+    """A learner that computes as the model does."""
     train = configuration.defaults().train
     train.update(updates_per_epoch=1, skip_last_steps=0, recompute_log_probs=True)
     train.microbatch = 4  # not the sampler's batch: other shapes round otherwise
     train.lora.rank = 0
     policy = sampler.Policy(model, ddim.schedule(model.scheduler, T, 1.0), GUIDANCE)
+    return learner.Learner(policy, train, T - 1, optax.sgd(0.0))
+
+
+@pytest.fixture(scope="module")
+def sampled(tiny):
+    """A learner that computes in float32, its weights, trajectory, and empty text."""
+    model = stable_diffusion.load(tiny[0])
+    null, text = stable_diffusion.encode_prompts(model, ["", tiny_model.PROMPTS[0]])
+    keys = jax.vmap(lambda index: rng.key(3, index))(jnp.arange(D * N))
+    params, null = parallel.replicate((model.params["unet"], null))
+    of = learner_of(model)
     trajectory = sampler.sample(
-        policy,
+        of.policy,
         params,
         parallel.split(keys),
         parallel.split(np.repeat(text[None], D * N, axis=0)),
         null,
     )
-    of = learner.Learner(policy, train, T - 1, optax.sgd(0.0))
     return of, params, trajectory, null
 
 
@@ -66,8 +73,8 @@ def state_of(params):
     return parallel.replicate(jax.tree.map(np.array, state))
 
 
-def test_chosen_log_probs_come_again_and_others_stay(tiny):
-    of, params, trajectory, null = sampled(tiny[0], jnp.float32)
+def test_chosen_log_probs_come_again_and_others_stay(sampled):
+    of, params, trajectory, null = sampled
     marked = trajectory.replace(log_probs=jnp.full_like(trajectory.log_probs, 7.0))
     images, steps = selected(of)
     state, data = policy_update.with_old_policy(
@@ -95,18 +102,17 @@ def test_chosen_log_probs_come_again_and_others_stay(tiny):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("devices", [D, 1])
-def test_ratio_and_kl_are_those_of_the_same_policy_in_bfloat16(tiny, devices):
-    of, params, _, null = sampled(tiny[0], jnp.bfloat16)
+@pytest.mark.usefixtures("full_compilation")
+def test_ratio_and_kl_are_those_of_the_same_policy_in_bfloat16(tiny, sampled):
+    """On one device; on eight a whole run shows it below."""
+    of = learner_of(stable_diffusion.load(tiny[0], jnp.bfloat16))
     # Two programs round alike on a CPU, unlike on a GPU: here the sampler's own rounds
     # otherwise because it computes in float32.
-    trajectory = sampled(tiny[0], jnp.float32)[2]
-    images, steps = selected(of)
-    if devices == 1:  # the images of the first alone, there
-        first = jax.devices()[0]
-        params, null = jax.device_put((params, null), first)
-        trajectory = jax.device_put(jax.tree.map(lambda x: x[:1], trajectory), first)
-        images, steps = images[:1], steps[:1]
+    first = jax.devices()[0]
+    params, trajectory, null = jax.device_put(
+        (sampled[1], jax.tree.map(lambda x: x[:1], sampled[2]), sampled[3]), first
+    )
+    images, steps = (one[:1] for one in selected(of))
     update = policy_update.program(of)
 
     def measure(data):
@@ -139,6 +145,7 @@ def test_ratio_and_kl_are_those_of_the_same_policy_in_bfloat16(tiny, devices):
     assert measure(data) == (0, 0)
 
 
+@pytest.mark.usefixtures("full_compilation")
 def test_bfloat16_trains(tiny, tmp_path):
     config = tiny_model.config(*tiny, tmp_path)
     config.dtype, config.epochs = "bfloat16", 1
@@ -148,7 +155,7 @@ def test_bfloat16_trains(tiny, tmp_path):
     config.attributes.gender.target_class = "female"
     train.check(config, [])
     with jax.numpy_dtype_promotion("standard"):  # as above
-        train.train(config)
+        tiny_run.train(config)
     (line,) = run_log.read(run_folder.path_of(config))
     assert line["ratio_deviation"] == 0
     assert line["kl_last"] > 0 and line["skipped_updates"] == 0

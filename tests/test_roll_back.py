@@ -5,9 +5,10 @@ import re
 import jax.numpy as jnp
 import pytest
 import tiny_model
+import tiny_run
 from tiny_run import checksums, numbers
 
-from ddpo_fair import rng, train
+from ddpo_fair import rng
 from ddpo_fair.errors import UserError
 from ddpo_fair.loggers import run_log
 from ddpo_fair.training import checkpoint, metrics, run_folder
@@ -42,7 +43,7 @@ def settings(tiny, root, name, **changes):
 def unbroken(tiny, root):
     """The folder of a run in which nothing counts as a collapse."""
     config = settings(tiny, root, "unbroken", max_kl=0.0)
-    train.train(config)
+    tiny_run.train(config)
     return run_folder.path_of(config)
 
 
@@ -62,7 +63,7 @@ def limit(unbroken):
 def rolled_back(tiny, root, limit):
     """The folder of a run that collapsed, and went on."""
     config = settings(tiny, root, "rolled_back", max_kl=limit[0])
-    train.train(config)
+    tiny_run.train(config)
     return run_folder.path_of(config)
 
 
@@ -93,11 +94,11 @@ def test_killed_after_a_roll_back_it_ends_with_the_same_numbers(
 
     monkeypatch.setattr(epochs, "update", kill_later)
     with pytest.raises(Killed):
-        train.train(config)
+        tiny_run.train(config)
     printed = capsys.readouterr().out
     assert re.search(r"Epoch \d moved .* Restore 1 of at most 100: goes on", printed)
     monkeypatch.undo()
-    train.train(config)
+    tiny_run.train(config)
     folder = run_folder.path_of(config)
     assert numbers(folder) == numbers(rolled_back)
     assert checksums(folder) == checksums(rolled_back)
@@ -111,7 +112,7 @@ def test_too_many_roll_backs_end_the_run(tiny, root, monkeypatch, capsys):
         metrics, "of_updates", lambda measured: measure(measured) | {"kl_last": 101.0}
     )
     with pytest.raises(UserError, match=r"after 1 restores.*max_restores=1"):
-        train.train(config)
+        tiny_run.train(config)
     assert "goes on from checkpoint 0 with" in capsys.readouterr().out
     folder = run_folder.path_of(config)
     assert set(checksums(folder)) == {0} and run_log.read(folder) == []

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import tiny_model
+import tiny_run
 
 from ddpo_fair import config as configuration
 from ddpo_fair import train
@@ -36,7 +37,7 @@ def test_other_settings_train_too(tiny, tmp_path):
     config.train.microbatch = 4
     config.train.remat = "full"
     train.check(config, [])
-    train.train(config)
+    tiny_run.train(config)
     lines = run_log.read(run_folder.path_of(config))
     for line in lines:
         assert list(line["prompts"]) == list(tiny_model.PROMPTS)
@@ -56,7 +57,7 @@ def test_a_penalty_keeps_the_policy_near_the_base_policy(tiny, tmp_path):
         config.sample.preserve_prompts = tiny_model.PROMPTS[1:]
         config.train.base_kl_weight, config.train.learning_rate = weight, 1e-3
         train.check(config, [])
-        train.train(config)
+        tiny_run.train(config)
         lines[weight] = run_log.read(run_folder.path_of(config))
         for line in lines[weight]:  # 4 of 16 images are of preservation prompts
             assert line["num_female"] + line["num_male"] + line["num_none"] == 12
@@ -82,7 +83,7 @@ def test_two_attributes_train_jointly(tiny, tmp_path):
     table.write_text(json.dumps({config.prompts[0]: {"style": shares}}))
     config.targets = str(table)
     train.check(config, [])
-    train.train(config)
+    tiny_run.train(config)
     for line in run_log.read(run_folder.path_of(config)):
         found = line["attributes"]
         assert list(found) == ["gender", "style", "gender x style"]

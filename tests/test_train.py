@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 
 import jax
@@ -16,7 +17,7 @@ from tiny_run import checksums, numbers
 from ddpo_fair import train
 from ddpo_fair.loggers import run_log
 from ddpo_fair.report import summary
-from ddpo_fair.training import evaluation, run_folder, stopping
+from ddpo_fair.training import assembly, evaluation, run_folder, stopping
 
 pytestmark = pytest.mark.long
 
@@ -41,6 +42,7 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+        patch.setattr(assembly, "build", tiny_run.build)
         yield
     jax.config.update("jax_disable_most_optimizations", True)
 
@@ -141,7 +143,7 @@ def test_a_request_to_stop_loses_nothing(unbroken, tiny, root, monkeypatch):
     folder = run_folder.path_of(config)
     assert len(run_log.read(folder)) == 2
     monkeypatch.undo()
-    train.train(config)
+    tiny_run.train(config)
     assert numbers(folder) == numbers(unbroken)
     assert checksums(folder)[EPOCHS] == checksums(unbroken)[EPOCHS]
 
@@ -151,7 +153,9 @@ def has_lines(folder, count):
     return lambda: len(run_log.read(folder)) >= count
 
 
-def test_killed_and_continued_equals_unbroken(unbroken, tiny, root):
+@pytest.fixture(scope="module")
+def killed(tiny, root):
+    """The folder of a run that was asked to leave twice, and then was killed."""
     config = settings(tiny, root, "killed")
     folder = run_folder.path_of(config)
 
@@ -172,9 +176,14 @@ def test_killed_and_continued_equals_unbroken(unbroken, tiny, root):
     tiny_run.wait_for(more, process)
     process.kill()
     process.communicate()
+    return folder
 
-    ((output, _),) = tiny_run.finish(tiny_run.start(config, root))
-    assert "continues after epoch" in output
+
+def test_killed_and_continued_equals_unbroken(unbroken, killed, tiny, tmp_path, capsys):
+    folder = shutil.copytree(killed, tmp_path / "killed")
+    config = settings(tiny, tmp_path, "killed")
+    tiny_run.train(config)
+    assert "continues after epoch" in capsys.readouterr().out
     assert numbers(folder) == numbers(unbroken)
     assert checksums(folder)[EPOCHS] == checksums(unbroken)[EPOCHS]
 
@@ -191,17 +200,12 @@ MAGNIFYING = {
 }
 
 
-def test_killed_on_eight_devices_and_continued_on_one(unbroken, tiny, root):
-    config = settings(tiny, root, "moved")
-    folder = run_folder.path_of(config)
-    process = tiny_run.start(config, root)
-    saved = (folder / "checkpoints").glob
-    tiny_run.wait_for(lambda: any(saved("[0-9]")), process)
-    process.kill()
-    process.communicate()
-
+def test_killed_on_eight_devices_and_continued_on_one(unbroken, killed, tiny, tmp_path):
+    folder = shutil.copytree(killed, tmp_path / "killed")
+    config = settings(tiny, tmp_path, "killed")
     config.sample.batch_per_device, config.train.microbatch = 8, 32
-    ((output, _),) = tiny_run.finish(tiny_run.start(config, root, num_devices=1))
+    process = tiny_run.start(config, tmp_path, num_devices=1)
+    ((output, _),) = tiny_run.finish(process)
     assert "continues after epoch" in output
     for found, expected in zip(numbers(folder), numbers(unbroken), strict=True):
         assert set(found) == set(expected)

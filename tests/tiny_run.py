@@ -1,5 +1,6 @@
 """Runs of the tiny model: made, started in processes of their own, and read again."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -9,16 +10,51 @@ import time
 
 import jax
 import jax.numpy as jnp
+import pytest
 import tiny_model
 
 from ddpo_fair import config as configuration
 from ddpo_fair.learning import learner
 from ddpo_fair.loggers import run_log
-from ddpo_fair.training import assembly, checkpoint, run_folder, saved_run
+from ddpo_fair.training import (
+    assembly,
+    checkpoint,
+    run,
+    run_folder,
+    saved_run,
+    stopping,
+)
 
 ROOT = pathlib.Path(__file__).parents[1]
 CLOCKS = ("seconds", "per_second", "memory_gb")  # what no two runs share
 PATIENCE = 900  # seconds, on a machine with other work
+
+# Settings that change no program, nor the state before training.
+FREE = ("run.", "eval.", "log.", "checkpoint.", "train.on_divergence")
+FREE += ("train.max_kl", "train.max_restores", "train.max_skipped_updates")
+
+_build, _built = assembly.build, {}
+
+
+def build(config):
+    """As `assembly.build`, but runs with the same programs compile them once."""
+    flat = configuration.flatten(config)
+    key = {name: value for name, value in flat.items() if not name.startswith(FREE)}
+    key = repr((jax.config.values["jax_disable_most_optimizations"], key))
+    if key not in _built:
+        made, state = _build(config)
+        # On the host, for an update uses the state up.
+        shardings = jax.tree.map(lambda x: x.sharding, state)
+        _built[key] = made, jax.device_get(state), shardings
+    made, state, shardings = _built[key]
+    return dataclasses.replace(made, config=config), jax.device_put(state, shardings)
+
+
+def train(config, stop=None):
+    """As `train.train`, but without a report and with `build`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assembly, "build", build)
+        run.train(config, stop or stopping.Stop(), "Model: tiny.")
 
 
 def config_file(config, folder):
