@@ -2,9 +2,9 @@
 
     python benchmarks/cpu.py --epochs=4
 
-Same model folder, same settings (those of configs/mech_eng_unrestrained.py:embedded), same number of
-images, same adapted layers, all cores for both, one after the other. Needs torch,
-diffusers and peft.
+Same model folder, same settings (those of configs/mech_eng_unrestrained.py:embedded),
+same number of images, same adapted layers, all cores for both, one after the other.
+Needs torch, diffusers and peft.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """Where the reward's signal is: which layers and which denoising steps to train.
 
-    python benchmarks/gradient_signal.py --config=configs/mech_eng_unrestrained.py:embedded
+    python benchmarks/gradient_signal.py \
+        --config=configs/mech_eng_unrestrained.py:embedded
     python benchmarks/gradient_signal.py --config=configs/gender_skin_tone.py:embedded \
         --config.reward.combine=marginal --config.attributes.gender.weight=0
 
