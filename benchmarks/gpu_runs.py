@@ -19,7 +19,7 @@ import gpu_setup
 import kill
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = ROOT / "configs" / "mech_eng.py"
+CONFIG = ROOT / "configs" / "mech_eng_unrestrained.py"
 
 
 def train_embedded(options: Any) -> dict[str, Any]:
