@@ -131,7 +131,9 @@ HARMS = {
 @pytest.mark.parametrize(("harm", "part"), HARMS.values(), ids=HARMS)
 def test_models(capsys, folders, harm, part):
     harm(folders)
-    text = refused(train.main, arguments_of(folders), capsys)
+    every = {"train.skip_last_steps": 0, "train.microbatch": 2}
+    arguments = arguments_of(folders, **every)
+    text = refused(train.main, arguments, capsys)
     assert part in text
     assert str(folders) in text or "timesteps" in text
 
