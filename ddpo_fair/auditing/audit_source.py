@@ -19,16 +19,8 @@ from ddpo_fair.errors import UserError
 from ddpo_fair.models import lora_files, sources
 
 SAMPLER = ("steps", "guidance-scale", "eta")
-OF_DRAWING = (
-    "lora",
-    "engine",
-    "variant",
-    "images-per-prompt",
-    "seed",
-    "dtype",
-    "batch",
-)
-OF_DRAWING += SAMPLER
+OF_DRAWING = ("lora", "engine", "variant", "images-per-prompt", "seed", "dtype")
+OF_DRAWING += ("batch", *SAMPLER)
 Source = tuple[Callable[[], image_list.ImageList], dict[str, Any]]
 
 
