@@ -1,8 +1,10 @@
 """What the tests against PyTorch share: random weights, folders, distances."""
 
+import jax
 import numpy as np
 from flax import traverse_util
 
+from ddpo_fair.diffusion import sampler
 from ddpo_fair.models import weights
 
 
@@ -72,3 +74,33 @@ def randomise_norms(torch, module):
             if parameter.ndim == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
     return module.eval()
+
+
+def run_pipeline(torch, monkeypatch, pipeline, keys, shape, num_steps, **given):
+    """diffusers' images, and latents [N, h, w, C] after each step of DDIM.
+
+    Its noises are ours of the keys [N]; the rest is given to the pipeline.
+    """
+    from diffusers.schedulers import scheduling_ddim  # which may be missing
+
+    first = jax.vmap(sampler.initial_noise, (0, None))(keys, shape)
+    draw = jax.vmap(sampler.step_noise, (0, None, None))
+    noises = (np.array(draw(keys, step, shape)) for step in range(num_steps))
+    monkeypatch.setattr(
+        scheduling_ddim, "randn_tensor", lambda *_, **__: to_torch(torch, next(noises))
+    )
+    latents = []
+
+    def keep(_, step, timestep, now):
+        latents.append(to_numpy(now["latents"]))
+        return now
+
+    pipeline.set_progress_bar_config(disable=True)
+    drawn = pipeline(
+        latents=to_torch(torch, np.array(first)),
+        eta=1.0,
+        num_inference_steps=num_steps,
+        callback_on_step_end=keep,
+        **given,
+    )
+    return drawn.images, latents

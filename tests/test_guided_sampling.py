@@ -20,45 +20,6 @@ NUM_STEPS, GUIDANCE = 5, 5.0
 SCHEDULER = official_configs.SCHEDULER_1_5 | {"_class_name": "DDIMScheduler"}
 
 
-def run_pipeline(torch, monkeypatch, reference, text, uncond_embedding, noises):
-    """diffusers' latents after each step [T, N, h, w, C]; it adds our noises [T+1]."""
-    diffusers = pytest.importorskip("diffusers")
-    pipeline = diffusers.StableDiffusionPipeline(
-        vae=None,
-        text_encoder=None,
-        tokenizer=None,
-        unet=reference,
-        scheduler=diffusers.DDIMScheduler.from_config(SCHEDULER),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    first, *later = [parity.to_torch(torch, noise) for noise in noises]
-    scheduling = diffusers.schedulers.scheduling_ddim
-    queue = iter(later)
-    monkeypatch.setattr(scheduling, "randn_tensor", lambda *_, **__: next(queue))
-    found = []
-
-    def keep(_, step, timestep, now):
-        found.append(parity.to_numpy(now["latents"]))
-        return now
-
-    pipeline(
-        prompt_embeds=torch.from_numpy(text),
-        negative_prompt_embeds=torch.from_numpy(
-            np.repeat(uncond_embedding[None], len(text), 0)
-        ),
-        latents=first,
-        eta=1.0,
-        guidance_scale=GUIDANCE,
-        num_inference_steps=NUM_STEPS,
-        output_type="latent",
-        callback_on_step_end=keep,
-    )
-    return np.stack(found)
-
-
 @pytest.mark.parametrize(
     ("config", "num_images"),
     [
@@ -77,18 +38,34 @@ def test_trajectory_equals_diffusers(torch, monkeypatch, tmp_path, config, num_i
     uncond_embedding, *text = random.standard_normal(states, dtype=np.float32)
     text = np.stack(text)
     keys = jax.vmap(functools.partial(rng.key, 3))(np.arange(num_images))
-    draw = jax.vmap(sampler.step_noise, (0, None, None))
-    noises = [np.array(jax.vmap(sampler.initial_noise, (0, None))(keys, shape))]
-    noises += [np.array(draw(keys, step, shape)) for step in range(NUM_STEPS)]
-
     reference = parity.randomise_norms(
         torch, diffusers.UNet2DConditionModel.from_config(config)
     )
-    expected = run_pipeline(
-        torch, monkeypatch, reference, text, uncond_embedding, noises
+    pipeline = diffusers.StableDiffusionPipeline(
+        vae=None,
+        text_encoder=None,
+        tokenizer=None,
+        unet=reference,
+        scheduler=diffusers.DDIMScheduler.from_config(SCHEDULER),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    nothing = np.repeat(uncond_embedding[None], num_images, 0)
+    _, expected = parity.run_pipeline(
+        torch,
+        monkeypatch,
+        pipeline,
+        keys,
+        shape,
+        NUM_STEPS,
+        prompt_embeds=torch.from_numpy(text),
+        negative_prompt_embeds=torch.from_numpy(nothing),
+        guidance_scale=GUIDANCE,
+        output_type="latent",
     )
     reference.save_pretrained(tmp_path)
-    del reference  # 3.4 GB at full size
+    del pipeline, reference  # 3.4 GB at full size
 
     network = unet.UNet(unet.Config.from_dict(weights.read_config(tmp_path)))
     inputs = ((1, *shape), (1,), (1, *text.shape[1:]))

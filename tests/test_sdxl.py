@@ -107,7 +107,7 @@ def pipeline_of(folder):
     diffusers = pytest.importorskip("diffusers")
     transformers = pytest.importorskip("transformers")
     second = transformers.CLIPTextModelWithProjection
-    pipeline = diffusers.StableDiffusionXLPipeline(
+    return diffusers.StableDiffusionXLPipeline(
         vae=diffusers.AutoencoderKL.from_pretrained(folder / "vae"),
         text_encoder=transformers.CLIPTextModel.from_pretrained(
             folder / "text_encoder"
@@ -121,8 +121,6 @@ def pipeline_of(folder):
         ),
         add_watermarker=False,
     )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 @pytest.mark.parametrize(
@@ -133,24 +131,8 @@ def pipeline_of(folder):
     ],
 )
 def test_five_steps_from_the_prompt_equal_diffusers(torch, monkeypatch, folder, sizes):
-    diffusers = pytest.importorskip("diffusers")
-    pipeline = pipeline_of(folder)
-    model = stable_diffusion.load(folder)
+    pipeline, model = pipeline_of(folder), stable_diffusion.load(folder)
     keys = jax.vmap(functools.partial(rng.key, 3))(np.arange(2))
-    shape = model.latent_shape
-    draw = jax.vmap(sampler.step_noise, (0, None, None))
-    noises = [np.array(jax.vmap(sampler.initial_noise, (0, None))(keys, shape))]
-    noises += [np.array(draw(keys, step, shape)) for step in range(NUM_STEPS)]
-    first, *later = [parity.to_torch(torch, noise) for noise in noises]
-    queue = iter(later)
-    scheduling = diffusers.schedulers.scheduling_ddim
-    monkeypatch.setattr(scheduling, "randn_tensor", lambda *_, **__: next(queue))
-    expected = []
-
-    def keep(_, step, timestep, now):
-        expected.append(parity.to_numpy(now["latents"]))
-        return now
-
     given = {}
     if any(sizes):
         given = {
@@ -162,14 +144,16 @@ def test_five_steps_from_the_prompt_equal_diffusers(torch, monkeypatch, folder, 
                 strict=True,
             )
         }
-    drawn = pipeline(
-        [PROMPT] * 2,
-        latents=first,
-        eta=1.0,
+    drawn, expected = parity.run_pipeline(
+        torch,
+        monkeypatch,
+        pipeline,
+        keys,
+        model.latent_shape,
+        NUM_STEPS,
+        prompt=[PROMPT] * 2,
         guidance_scale=GUIDANCE,
-        num_inference_steps=NUM_STEPS,
         output_type="np",
-        callback_on_step_end=keep,
         **given,
     )
 
@@ -184,7 +168,7 @@ def test_five_steps_from_the_prompt_equal_diffusers(torch, monkeypatch, folder, 
         # float32 sums in another order, which guidance multiplies
         assert parity.relative_error(latents[:, 1 + step], expected[step]) < 1e-4
     images = stable_diffusion.decode(model, model.params["vae"], latents[:, -1])
-    np.testing.assert_allclose(images, drawn.images, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(images, drawn, rtol=0, atol=1e-3)
 
 
 def test_diffusers_opens_what_is_exported(torch, folder, tiny, tmp_path):
