@@ -188,8 +188,10 @@ def _reward(config: ConfigDict) -> None:
     config.reward.soft = False
 
     config.advantage = ConfigDict()
-    # batch (whitened by the batch), per_prompt (by each prompt's recent rewards) or
-    # fixed (centred per prompt and divided by advantage.scale, so that it fades).
+    # batch (whitened by the batch), group (by the prompt's images of the epoch, as in
+    # Flow-GRPO and DanceGRPO), per_prompt (by its recent rewards) or fixed (centred per
+    # prompt and divided by advantage.scale). By their own std, rewards push at full
+    # strength right beside the target; fixed fades there.
     config.advantage.name = "fixed"
     # What fixed divides by, in units of reward.
     config.advantage.scale = 0.25

@@ -22,7 +22,7 @@ CHOICES = {
     "reward.name": ("shift", "balance", "balance_loo"),
     "reward.combine": ("marginal", "joint"),
     "attributes.*.reward": ("", "shift", "balance", "balance_loo"),
-    "advantage.name": ("batch", "per_prompt", "fixed"),
+    "advantage.name": ("batch", "group", "per_prompt", "fixed"),
     "sample.sde": ("flow_grpo", "dance_grpo"),
     "train.objective": OBJECTIVES,
     "train.on_divergence": ("stop", "restore"),

@@ -29,10 +29,25 @@ def test_equal_rewards_give_no_signal(reward):
     prompts = ["a"] * 1001
     for actual in (
         advantages.batch(scores, 5.0),
+        advantages.group(scores, prompts, 5.0),
         advantages.fixed(scores, prompts, 0.25, 5.0),
         advantages.per_prompt(scores, prompts, {}, **TRACKER)[0],
     ):
         np.testing.assert_allclose(actual, np.zeros(1001), atol=1e-6)
+
+
+def test_groups_are_whitened_by_themselves():
+    # a: mean 2, standard deviation 1; b: 6 and 3; c has no spread, d is alone
+    rewards, prompts = np.array([1.0, 3.0, 3.0, 9.0, 7.0, 7.0, 5.0]), [*"aabbccd"]
+    actual = advantages.group(rewards, prompts, 10.0)
+    assert actual.dtype == np.float32
+    np.testing.assert_allclose(actual, [-1, 1, -1, 1, 0, 0, 0], rtol=1e-6)
+    # R_balance beside balance, 31 of 64: full strength; the constant of fixed fades
+    rewards = np.repeat([1 / 64, -1 / 64], [31, 33])
+    whole = advantages.group(rewards, ["a"] * 64, 10.0)
+    expected = [(33 / 31) ** 0.5, -((31 / 33) ** 0.5)]
+    np.testing.assert_allclose(whole[[0, -1]], expected, rtol=1e-6)
+    assert abs(advantages.fixed(rewards, ["a"] * 64, 0.25, 10.0)).max() < 0.07
 
 
 def test_fixed_centres_per_prompt():

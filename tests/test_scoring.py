@@ -67,7 +67,7 @@ def test_explicit_prompts_earn_what_they_ask_for(name):
     np.testing.assert_allclose(found.advantages[3:], advantages, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["batch", "per_prompt", "fixed"])
+@pytest.mark.parametrize("name", ["batch", "group", "per_prompt", "fixed"])
 def test_preservation_prompts_earn_nothing_and_change_nothing(name):
     settings = {"advantage.name": name}
     alone = score([FEMALE, MALE, MALE], **settings)

@@ -1,9 +1,10 @@
 """From rewards to advantages: how far the batch's spread sets the step's size.
 
 Dividing by the batch's own standard deviation cancels the reward's scale: R_balance
-then loses its factor |q - 0.5| and pushes at full strength at q = 0.49. `fixed` keeps
-the scale. All work in float64, where equal rewards have no spread, rather than a
-rounding error to be blown up.
+then loses its factor |q - 0.5| and pushes at full strength at q = 0.49. So does `group`
+in each prompt, and only at balance it gives 0. `fixed` keeps the scale. All work in
+float64, where equal rewards have no spread, rather than a rounding error to be blown
+up.
 """
 
 from collections.abc import Sequence
@@ -16,17 +17,28 @@ EPSILON = 1e-8  # added to a standard deviation, as in ddpo-pytorch
 
 
 def batch(rewards: np.ndarray, adv_clip: float) -> np.ndarray:
-    """Rewards whitened over the whole batch, float32 [N]: (r - mean) / (std + 1e-8).
+    """Rewards whitened over the whole batch, float32 [N], as one `group`."""
+    return group(rewards, [""] * len(rewards), adv_clip)
+
+
+def group(rewards: np.ndarray, prompts: Sequence[str], adv_clip: float) -> np.ndarray:
+    """Rewards whitened within each prompt, float32 [N]: (r - mean) / (std + 1e-8).
+
+    The group-relative advantage of Flow-GRPO (arXiv 2505.05470, equation 4).
 
     Args:
         rewards: [N], over all hosts.
+        prompts: str [N], whose images of this epoch are a group.
         adv_clip: advantages are clipped to +-adv_clip; DDPO uses 5 or 10.
 
     Returns:
-        All 0 where every reward is the same.
+        0 where every reward of the group is the same.
     """
     rewards = np.asarray(rewards, np.float64)
-    return _clip(_whiten(rewards, rewards), adv_clip)
+    advantages = np.empty_like(rewards)
+    for rows in groups(prompts).values():
+        advantages[rows] = _whiten(rewards[rows], rewards[rows])
+    return _clip(advantages, adv_clip)
 
 
 def fixed(

@@ -163,6 +163,8 @@ def _advantages(
     """Advantages of rewards, float32 [N], and the history to keep."""
     if settings.name == "batch":
         return advantages.batch(values, settings.clip), history
+    if settings.name == "group":
+        return advantages.group(values, names, settings.clip), history
     if settings.name == "fixed":
         scale, clip = settings.scale, settings.clip
         return advantages.fixed(values, names, scale, clip, baselines), history
