@@ -215,6 +215,10 @@ def _sample(config: ConfigDict) -> None:
     # How a flow's noise depends on the time t: flow_grpo (eta sqrt(t / (1 - t))) or
     # dance_grpo (eta). Other models do not read it.
     config.sample.sde = "flow_grpo"
+    # First step with noise, from 0, and the one behind the last: MixGRPO's window,
+    # which stays where it is. These are the steps that are trained, and the others are
+    # deterministic. (0, 0) for noise in all.
+    config.sample.sde_window = (0, 0)
     # Of SDXL: height and width of the image it was to resemble, top and left of its
     # crop, height and width of the drawn one; 0 for the model's own size, uncropped.
     config.sample.time_ids = (0, 0, 0, 0, 0, 0)

@@ -19,6 +19,7 @@ JOINT = {
     "sample.batch_per_device",
     "sample.batches",
     "sample.num_steps",
+    "sample.sde_window",
     "train.updates_per_epoch",
     "train.timestep_fraction",
     "train.skip_last_steps",
@@ -80,10 +81,20 @@ def _divisions(flat: dict[str, Any], said: Callable[[str], str]) -> Iterator[str
     updates, microbatch = flat["train.updates_per_epoch"], flat["train.microbatch"]
     steps = steps_per_update(flat)
     pairs = per_device // updates * steps
-    if flat["train.skip_last_steps"] >= flat["sample.num_steps"]:
+    last = flat["sample.num_steps"] - flat["train.skip_last_steps"]
+    if last < 1:
         yield (
             f"{said('train.skip_last_steps')} leaves none of"
             f" {said('sample.num_steps')} to train; skip fewer."
+        )
+    elif (end := flat["sample.sde_window"][1]) > last:
+        way_out = "end it earlier"
+        if end <= flat["sample.num_steps"]:
+            way_out = f"give train.skip_last_steps={flat['sample.num_steps'] - end}"
+        yield (
+            f"{said('sample.sde_window')} must end at most at {last}, which is"
+            f" {said('sample.num_steps')} less {said('train.skip_last_steps')}: all"
+            f" steps with noise are trained; {way_out}."
         )
     elif per_device % updates:
         yield (
@@ -240,8 +251,14 @@ def preserved_prompts(config: ConfigDict) -> list[str]:
 
 def steps_per_update(flat: dict[str, Any]) -> int:
     """Denoising steps of each image that one update uses."""
-    last_step = flat["sample.num_steps"] - flat["train.skip_last_steps"]
-    return max(1, round(flat["train.timestep_fraction"] * last_step))
+    return max(1, round(flat["train.timestep_fraction"] * len(trained_steps(flat))))
+
+
+def trained_steps(flat: dict[str, Any]) -> range:
+    """Numbers of the denoising steps that are trained: the window's, if it has any."""
+    window = flat["sample.sde_window"]
+    last = flat["sample.num_steps"] - flat["train.skip_last_steps"]
+    return range(*window) if any(window) else range(last)
 
 
 def _divisor(number: int, near: int) -> int:

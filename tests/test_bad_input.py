@@ -85,6 +85,12 @@ def test_command_lines(capsys, arguments, part):
         ("train.lora.target_modules=('to_q', ' ')", "must be names of layers"),
         ("train.microbatch=7", "try train.microbatch="),
         ("train.skip_last_steps=20", "leaves none of sample.num_steps=15"),
+        ("sample.sde_window=(0, 4)", "are trained; give train.skip_last_steps=11."),
+        (
+            "sample.sde_window=(3, 20)",
+            "at most at 2, which is sample.num_steps=15 less",
+        ),
+        ("sample.sde_window=(3, 3)", "and the one behind the last, e.g. (0, 4)"),
         ("train.updates_per_epoch=5", "do not divide by train.updates_per_epoch=5"),
         ("dtype=float16", "'float16' must be one of float32, bfloat16"),
         ("reward.name=Balance", "must be one of shift, balance, balance_loo"),

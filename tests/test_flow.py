@@ -1,10 +1,12 @@
 """Rectified flow against diffusers, the papers' formulas, and a Gaussian's flow."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import official_configs
 import pytest
 
-from ddpo_fair.diffusion import flow, gaussian_step
+from ddpo_fair.diffusion import ddim, flow, gaussian_step
 from ddpo_fair.errors import UserError
 
 # https://huggingface.co/stabilityai/stable-diffusion-3-medium-diffusers
@@ -78,6 +80,20 @@ def test_log_probs_are_those_of_the_papers(formula):
         found = gaussian_step.log_prob(jnp.asarray(following), mean, std)
         # float32, divided by a std of .008 at the end
         np.testing.assert_allclose(found, density.mean((1, 2, 3)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("make", [flow.schedule, ddim.schedule])
+def test_outside_of_the_window_steps_are_without_noise(make):
+    config = SD3 if make is flow.schedule else official_configs.SCHEDULER_1_5
+    noisy, still = make(config, 10, 0.7), make(config, 10, 0.0)
+    found = make(config, 10, 0.7, window=(2, 5))
+    for one, all_steps, none in zip(
+        *map(jax.tree.leaves, (found, noisy, still)), strict=True
+    ):
+        np.testing.assert_array_equal(one[2:5], all_steps[2:5])
+        np.testing.assert_array_equal(one[:2], none[:2])
+        np.testing.assert_array_equal(one[5:], none[5:])
+    assert np.all(found.std[2:5] > 0) and not np.any(still.std)
 
 
 def test_kl_is_the_mean_log_ratio():

@@ -1,5 +1,7 @@
 """The update: the right images and steps, the right gradient, on any devices."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -260,6 +262,15 @@ def test_an_epoch_uses_every_image_once_and_no_step_twice(model):
         assert sorted(images[:, device].ravel().tolist()) == list(range(6))
     for row in np.asarray(steps).reshape(-1, 3):
         assert len(set(row.tolist())) == 3 and set(row.tolist()) <= set(range(4))
+
+
+def test_the_steps_with_noise_are_trained(model):
+    chosen = make_learner(model, num_steps=2)
+    window = model.schedule(T, 1.0, "", (1, 3))
+    policy = dataclasses.replace(chosen.policy, schedule=window)
+    chosen = dataclasses.replace(chosen, policy=policy)
+    _, steps = learner.selection(rng.key(5), chosen, 4, 6)
+    assert set(np.sort(steps, -1).ravel().tolist()) == {1, 2}
 
 
 def test_selection_does_not_know_the_number_of_devices(model):

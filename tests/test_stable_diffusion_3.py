@@ -1,6 +1,7 @@
 """Stable Diffusion 3 as a whole, tiny: texts, five guided steps, images, a run."""
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -159,7 +160,9 @@ def test_diffusers_opens_what_is_exported(torch, folder, tiny, tmp_path):
 
 @pytest.mark.long
 def test_a_run_trains_resumes_and_is_measured(folder, tiny, tmp_path, monkeypatch):
-    whole = settings(folder, tiny[1], tmp_path, **{"run.name": "whole"})
+    changes = {"sample.sde_window": (1, 3), "train.microbatch": 2}  # of four steps
+    changes |= {"reward.name": "shift", "advantage.name": "group"}
+    whole = settings(folder, tiny[1], tmp_path, **changes, **{"run.name": "whole"})
     train.train(whole)
     lines = run_log.read(run_folder.path_of(whole))
     assert max(line["ratio_deviation"] for line in lines) <= 1e-5  # on policy
@@ -182,6 +185,10 @@ def test_a_run_trains_resumes_and_is_measured(folder, tiny, tmp_path, monkeypatc
     assert tiny_run.checksums(one)[4] == tiny_run.checksums(other)[4]
     flags = "--images=2", "--sets=trained", "--samplers=0:1:2", "--audit=none"
     assert evaluate.main([f"--run={one}", *flags]) == 0
+    measured = json.loads(next(one.glob("evaluation_*/evaluation.json")).read_text())
+    by_step = [x["estimate"] for x in measured["kl_to_base"]["nats_per_step"]]
+    assert np.flatnonzero(by_step).tolist() == [1, 2]  # finite: of those with noise
+    assert "noise from step 1 to 2 alone" in measured["notes"][-1]
     adapters = export.export(one, tmp_path / "lora", "lora")
     drawing = {"prompt": tiny_model.PROMPTS[0], "steps": 2, "eta": 0.7, "batch": 1}
     drawn = audit.model(

@@ -9,20 +9,26 @@ from ddpo_fair.diffusion.gaussian_step import Schedule
 from ddpo_fair.errors import UserError
 
 
-def schedule(scheduler_config: dict, num_steps: int, eta: float) -> Schedule:
+def schedule(
+    scheduler_config: dict,
+    num_steps: int,
+    eta: float,
+    window: tuple[int, int] = gaussian_step.ALL_STEPS,
+) -> Schedule:
     """The `num_steps` steps that diffusers' DDIMScheduler would take.
 
     Args:
         scheduler_config: the parsed scheduler_config.json, of any scheduler class.
         num_steps: T, from 1 to num_train_timesteps.
         eta: share of the DDPM noise, 0 (deterministic) to 1 (DDPM).
+        window: of the steps with noise, see `gaussian_step.noise_levels`.
 
     Raises:
         UserError: for a setting that is missing, unsupported or out of range.
     """
     settings = scheduler_settings.read(scheduler_config)
     num_train = settings.num_train_timesteps
-    gaussian_step.check_numbers(num_steps, num_train, eta)
+    levels = gaussian_step.noise_levels(num_steps, num_train, eta, window)
     cumulative = alphas_cumprod(scheduler_config)
     timesteps = _timesteps(settings, num_steps)
     previous = timesteps - num_train // num_steps
@@ -30,7 +36,7 @@ def schedule(scheduler_config: dict, num_steps: int, eta: float) -> Schedule:
     alpha = cumulative[timesteps]
     alpha_prev = np.where(previous >= 0, cumulative[previous.clip(0)], final)
     variance = (1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)
-    std = eta * np.sqrt(variance)
+    std = levels * np.sqrt(variance)
     scales = _scales(alpha, alpha_prev, std, settings.prediction_type)
     floats = (np.float32(values) for values in (std, *scales))
     return Schedule(np.int32(timesteps), *floats)

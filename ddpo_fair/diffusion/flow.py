@@ -48,7 +48,11 @@ def read(scheduler_config: dict) -> Settings:
 
 
 def schedule(
-    scheduler_config: dict, num_steps: int, eta: float, sde: str = FLOW_GRPO
+    scheduler_config: dict,
+    num_steps: int,
+    eta: float,
+    sde: str = FLOW_GRPO,
+    window: tuple[int, int] = gaussian_step.ALL_STEPS,
 ) -> Schedule:
     """The `num_steps` steps at the times of diffusers' FlowMatchEulerDiscreteScheduler.
 
@@ -58,13 +62,14 @@ def schedule(
         eta: the noise level; 0 is Euler's step. 0.7 in Flow-GRPO, 0.3 in DanceGRPO.
         sde: s(t) is eta sqrt(t / (1 - t)) of "flow_grpo" (arXiv 2505.05470), eta of
             "dance_grpo" (arXiv 2505.07818).
+        window: of the steps with noise, see `gaussian_step.noise_levels`.
 
     Raises:
         UserError: for a setting that is unsupported or out of range.
     """
     settings = read(scheduler_config)
     num_train, shift = settings.num_train_timesteps, settings.shift
-    gaussian_step.check_numbers(num_steps, num_train, eta)
+    level = gaussian_step.noise_levels(num_steps, num_train, eta, window)
 
     def shifted(time: np.ndarray | float) -> np.ndarray | float:
         return shift * time / (1 + (shift - 1) * time)
@@ -73,7 +78,6 @@ def schedule(
     time = shifted(np.linspace(1.0, shifted(1 / num_train), num_steps))
     following = np.append(time[1:], 0.0)
     gap = time - following
-    level = np.full(num_steps, eta)
     if sde == FLOW_GRPO:  # at t = 1 with the next time in the divisor, as its code has
         level *= np.sqrt(time / (1 - np.where(time < 1, time, following)))
     drift = np.square(level) / (2 * time)

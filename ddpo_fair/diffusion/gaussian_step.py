@@ -14,6 +14,8 @@ import numpy as np
 
 from ddpo_fair.errors import UserError
 
+ALL_STEPS = 0, 0  # the window of noise that is no window
+
 
 @flax.struct.dataclass
 class Schedule:
@@ -33,8 +35,14 @@ class Schedule:
         return jax.tree.map(lambda values: jnp.asarray(values)[index], self)
 
 
-def check_numbers(num_steps: int, num_train: int, eta: float) -> None:
-    """Raises a UserError for a number of steps or a noise level out of range."""
+def noise_levels(
+    num_steps: int, num_train: int, eta: float, window: tuple[int, int]
+) -> np.ndarray:
+    """The noise of each step, float64 [T]: `eta`, but 0 outside of the window.
+
+    The window is the first step with noise and the one behind the last (MixGRPO, arXiv
+    2507.21802). A UserError for a number of steps or a noise level out of range.
+    """
     if not 1 <= num_steps <= num_train:
         raise UserError(
             f"sample.num_steps={num_steps} is outside 1 to {num_train}, the scheduler's"
@@ -44,34 +52,36 @@ def check_numbers(num_steps: int, num_train: int, eta: float) -> None:
         raise UserError(
             f"sample.eta={eta} is outside 0 to 1; use 1 to train, 0 for none."
         )
+    steps = np.arange(num_steps)
+    noisy = (window[0] <= steps) & (steps < window[1])
+    return np.where(noisy | (window == ALL_STEPS), eta, 0.0)
 
 
-def check_policy(schedule: Schedule, skip_last_steps: int = 0) -> None:
+def check_policy(schedule: Schedule, trained: range) -> None:
     """Refuses a schedule that cannot be trained: a step without noise has no density.
 
     Args:
         schedule: [T] steps.
-        skip_last_steps: of them, which are not trained and may be without noise.
+        trained: numbers of those that are trained; the others may be without noise.
 
     Raises:
-        UserError: if another step's standard deviation is 0; the text names the cause.
+        UserError: if the standard deviation of one is 0; the text names the cause.
     """
-    std = np.asarray(schedule.std)
-    trained = std[: std.size - skip_last_steps]
-    if np.all(trained > 0):
+    noiseless = [step for step in trained if schedule.std[step] == 0]
+    if not noiseless:
         return
-    steps = np.asarray(schedule.timesteps)[std == 0].tolist()
-    if len(steps) == std.size > 1:
+    steps = np.asarray(schedule.timesteps)[noiseless].tolist()
+    if len(steps) == len(trained) > 1:
         way_out = (
             "sample.eta=0 removes the noise of every step; train with sample.eta=1"
         )
     else:
         way_out = (
             "the last step lands on noise-free latents; leave it out of training with"
-            " train.skip_last_steps=1, or set timestep_spacing to"
-            ' "leading", set_alpha_to_one to false and steps_offset to 1 in'
-            " scheduler_config.json, as Stable Diffusion does, and keep sample.eta"
-            " above 0"
+            " train.skip_last_steps=1 (and of sample.sde_window), or set"
+            ' timestep_spacing to "leading", set_alpha_to_one to false and steps_offset'
+            " to 1 in scheduler_config.json, as Stable Diffusion does, and keep"
+            " sample.eta above 0"
         )
     raise UserError(
         f"The denoising step at timesteps {steps} has standard deviation 0. DDPO needs"

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpo_fair.diffusion import ddim, flow, networks, prompt_tokens, scheduler_settings
-from ddpo_fair.diffusion.gaussian_step import Schedule
+from ddpo_fair.diffusion.gaussian_step import ALL_STEPS, Schedule
 from ddpo_fair.diffusion.networks import TEXT_3
 from ddpo_fair.errors import UserError
 from ddpo_fair.models import (
@@ -59,15 +59,21 @@ class Model:
         """The parsed scheduler_config.json."""
         return self.configs["scheduler"]
 
-    def schedule(self, num_steps: int, eta: float, sde: str) -> Schedule:
+    def schedule(
+        self,
+        num_steps: int,
+        eta: float,
+        sde: str,
+        window: tuple[int, int] = ALL_STEPS,
+    ) -> Schedule:
         """The denoising steps of its scheduler, a flow's or DDIM's (without `sde`).
 
         Raises:
             UserError: for a setting that is missing, unsupported or out of range.
         """
         if is_flow(self.scheduler):
-            return flow.schedule(self.scheduler, num_steps, eta, sde)
-        return ddim.schedule(self.scheduler, num_steps, eta)
+            return flow.schedule(self.scheduler, num_steps, eta, sde, window)
+        return ddim.schedule(self.scheduler, num_steps, eta, window)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

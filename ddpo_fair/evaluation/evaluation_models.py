@@ -37,6 +37,7 @@ class EvaluationModels:
     classifiers: tuple[classifier.Classifier, ...]  # the first is the run's own
     others: tuple[classifier.AnyClassifier, ...]  # of the run's further attributes
     sde: str = flow.FLOW_GRPO  # of a flow's noise, see `flow.schedule`
+    sde_window: tuple[int, int] = gaussian_step.ALL_STEPS  # of training's sampler
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +87,7 @@ def load(
         classifiers=loaded,
         others=others,
         sde=config.sample.sde,
+        sde_window=config.sample.sde_window,
     )
 
 
@@ -115,13 +117,18 @@ def _placed(model: classifier.AnyClassifier) -> classifier.AnyClassifier:
     return dataclasses.replace(model, params=parallel.replicate(model.params))
 
 
-def make_policy(models: EvaluationModels, how: Sampler) -> sampler.Policy:
+def make_policy(
+    models: EvaluationModels, how: Sampler, of_training: bool = False
+) -> sampler.Policy:
     """The model with these settings; makes a program of its own when first used.
+
+    Training's sampler has noise in its window alone.
 
     Raises:
         UserError: if the model's scheduler cannot do so many steps.
     """
-    schedule = models.model.schedule(how.num_steps, how.eta, models.sde)
+    window = models.sde_window if of_training else gaussian_step.ALL_STEPS
+    schedule = models.model.schedule(how.num_steps, how.eta, models.sde, window)
     return sampler.Policy(models.model, schedule, how.guidance_scale)
 
 
@@ -184,7 +191,7 @@ def trajectory_kl(
 
     Both get the same latents, of AFTER's trajectories; the sum over steps is an
     unbiased estimate of the trajectory KL to the base policy, KL(after || before).
-    A step without noise, which has no density, counts 0.
+    It is that of the steps with noise: one without, which has no density, counts 0.
     """
     program = functools.partial(step_kls, policy)
     return parallel.pmap(program, in_axes=(None, None, 0, 0, None))(

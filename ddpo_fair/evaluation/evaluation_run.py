@@ -50,7 +50,7 @@ def draw(plan: Plan, folder: Path, models: EvaluationModels) -> None:
     )
 
     def start(job: Job) -> EvaluationBatch:
-        policy = policy_of(job.sampler)
+        policy = policy_of(job.sampler, job.sampler == plan.samplers[0])
         batch = evaluation_models.draw(models, policy, job)
         if _measures_kl(plan, job):
             kl = evaluation_models.trajectory_kl(models, policy, batch.trajectory)

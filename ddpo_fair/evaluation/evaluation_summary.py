@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 import ddpo_fair
 from ddpo_fair import prompts
 from ddpo_fair.classifiers import classes
+from ddpo_fair.diffusion import gaussian_step
 from ddpo_fair.evaluation import evaluation_parts, evaluation_plan
 from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Plan, Sampler
 from ddpo_fair.learning import scoring
@@ -85,7 +86,7 @@ def summarise(
         "samplers": samplers,
         "quality": _quality(arrays, plan, training, renders),
         "kl_to_base": trajectory_kl(arrays[training, AFTER], plan),
-        "notes": list(notes),
+        "notes": [*notes, *_on_window(config.sample.sde_window)],
     }
 
 
@@ -184,6 +185,16 @@ def trajectory_kl(arrays: dict[str, np.ndarray], plan: Plan) -> dict[str, Any] |
         "nats_per_image": _mean_over(distinct, of_image, nats.sum(axis=1)),
         "nats_per_step": [_mean_over(distinct, of_image, step) for step in nats.T],
     }
+
+
+def _on_window(window: tuple[int, int]) -> list[str]:
+    if window == gaussian_step.ALL_STEPS:
+        return []
+    return [
+        f"Training's sampler has noise from step {window[0]} to {window[1] - 1} alone,"
+        " counted from 0. The KL to the base policy is that of these steps: the others"
+        " have no density, and between two of their outcomes it would be infinite."
+    ]
 
 
 def _mean_over(

@@ -7,6 +7,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -47,6 +48,12 @@ class Learner:
     def lora_scale(self) -> float:
         """Weight of the adapters' product; 0 where all weights are trained."""
         return self.train.lora.scale if self.train.lora.rank else 0.0
+
+    @property
+    def trained_steps(self) -> np.ndarray:
+        """Numbers of the steps with noise but the `skip_last_steps` last, int [S]."""
+        last = self.policy.num_steps - self.train.skip_last_steps
+        return np.flatnonzero(np.asarray(self.policy.schedule.std)[:last])
 
 
 def make_optimizer(
@@ -124,12 +131,12 @@ def selection(
     """
     keys = jax.random.split(key, 2)
     U, N = learner.train.updates_per_epoch, num_devices * n
-    T = learner.policy.num_steps - learner.train.skip_last_steps  # not the last ones
+    steps = learner.trained_steps
     turns = jnp.broadcast_to(jnp.arange(U)[None], (N // U, U))
     turns = jax.random.permutation(keys[0], turns, axis=1, independent=True)
     images = turns.reshape(num_devices, n // U, U) + jnp.arange(0, n, U)[None, :, None]
     images = jnp.moveaxis(images, 2, 0)  # [U, D, n/U]
-    steps = jnp.broadcast_to(jnp.arange(T)[None], (N, T))
+    steps = jnp.broadcast_to(steps[None], (N, len(steps)))
     steps = jax.random.permutation(keys[1], steps, axis=1, independent=True)
     steps = steps[:, : learner.steps_per_update].reshape(num_devices, n, -1)
     return images, steps[jnp.arange(num_devices)[None, :, None], images]

@@ -133,8 +133,11 @@ def assemble(
     that the model does not have, or without noise.
     """
     sample = config.sample
-    schedule = model.schedule(sample.num_steps, sample.eta, sample.sde)
-    gaussian_step.check_policy(schedule, config.train.skip_last_steps)
+    schedule = model.schedule(
+        sample.num_steps, sample.eta, sample.sde, sample.sde_window
+    )
+    trained = config_rules.trained_steps(configuration.flatten(config))
+    gaussian_step.check_policy(schedule, trained)
     alone = dataclasses.replace(model, params={})  # programs would keep weights alive
     policy = sampler.Policy(alone, schedule, sample.guidance_scale)
     weights = model.params[model.part]
