@@ -285,9 +285,9 @@ def _train(config: ConfigDict) -> None:
     # not finite; one more ends the run.
     config.train.max_skipped_updates = 4
     # KL in nats per step, in an epoch's last update, above which the policy has
-    # diverged; 0 means never. A sound run stays below 10. For latents of D numbers PPO
-    # clips beyond a KL of (train.clip_range D)^2 / 2: 1.3 of Stable Diffusion 1.5, 21
-    # of XL, 344 of 3.5.
+    # diverged; 0 means never. A sound run stays below 10. For latents of D numbers the
+    # log-ratio's standard deviation reaches PPO's bound at (train.clip_range D)^2 / 2:
+    # 1.3 nats of Stable Diffusion 1.5, 21 of XL, 344 of 3.5.
     config.train.max_kl = 100.0
     # After a divergence: stop, or restore the newest checkpoint before it and go on
     # from there with other random numbers.
