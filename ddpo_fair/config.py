@@ -165,6 +165,10 @@ def _general(config: ConfigDict) -> None:
     # so, half as large to download; the weights become float32 in any case. Another
     # --config.model has the usual ones, unless --config.variant is given too.
     config.variant = ""
+    # A file of LoRA that is merged into the model before anything else, so that it is
+    # the base policy: PEFT's, diffusers' or kohya's, of the UNet or transformer and of
+    # the text encoders; empty for none.
+    config.base_lora = ""
     # Of the networks' computation: float32, or bfloat16 with recompute_log_probs.
     # Weights, log-probs and advantages are float32 in any case. GPUs before Ampere and
     # CPUs are faster in float32.

@@ -98,7 +98,8 @@ def export(
             f"--format={format}: {saved.folder} trained all weights of the model"
             " (train.lora.rank=0), so there are no adapters; use --format=diffusers."
         )
-    saved = saved_run.with_weights(saved, "model")
+    merged = saved.config.base_lora
+    saved = saved_run.with_weights(saved, "model", *["base_lora"] * bool(merged))
     source = sources.model_folder(saved.config.model, saved.config.variant)
     parts = networks.parts_of(source)
     part, pipeline = networks.denoising_part(parts), _pipeline(parts)["_class_name"]
@@ -115,6 +116,7 @@ def export(
             adapters = saved_run.trained_params(saved, number, template)
             metadata = {
                 "base_model": saved.config.model,
+                "base_lora": Path(merged).name,
                 "prompts": json.dumps(list(saved.config.prompts)),
                 "result": json.dumps(model_card.result(saved, number)),
                 "rank": str(settings.rank),
@@ -125,13 +127,19 @@ def export(
                 lora_files.save(folder, adapters, settings.scale, metadata, name, part)
         text = model_card.write(saved, number, format, part, pipeline)
         (folder / "README.md").write_text(text, encoding="utf-8")
+    if merged and format != "diffusers":
+        print(
+            "These are the trained adapters alone: use them with"
+            f" {saved.config.model} and {merged}, both merged, as they were trained."
+        )
     return target
 
 
 def _write_pipeline(
     folder: Path, saved: saved_run.SavedRun, number: int, source: Path
 ) -> None:
-    model = stable_diffusion.load(source, variant=saved.config.variant or None)
+    how = {"variant": saved.config.variant or None, "base_lora": saved.config.base_lora}
+    model = stable_diffusion.load(source, **how)
     shapes = jax.eval_shape(lambda: model.params[model.part])
     params = saved_run.trained_params(saved, number, shapes)
     settings = saved.config.train.lora

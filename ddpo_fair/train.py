@@ -75,8 +75,9 @@ def model_choice(command: experiment.Command) -> str:
         reason = "this host has an accelerator, or the config file says so"
     for extra in accelerator.without_plugin():
         reason += f'; to use its devices, pip install "ddpo_fair[{extra}]"'
+    merged = f" with {command.config.base_lora} merged" * bool(command.config.base_lora)
     return (
-        f"Model: {command.config.model} ({reason}). Choose with"
+        f"Model: {command.config.model}{merged} ({reason}). Choose with"
         f" --config={command.path}:{', :'.join(configuration.VARIANTS)}."
     )
 

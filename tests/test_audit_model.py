@@ -16,8 +16,9 @@ import tiny_run
 from PIL import Image
 
 from ddpo_fair import audit
-from ddpo_fair.auditing import audit_result, classified, drawn_images
+from ddpo_fair.auditing import audit_result, classified
 from ddpo_fair.classifiers import audit_classifier
+from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.evaluation import evaluation_parts
 
 NURSE, PILOT = tiny_model.PROMPTS
@@ -127,7 +128,7 @@ def test_sigkill_in_a_process_of_its_own(tiny, tmp_path):
 
 def test_what_is_there_is_not_drawn(tiny, whole, tmp_path, monkeypatch, capsys):
     own, output = whole[0], shutil.copytree(whole[1], tmp_path / "a")
-    monkeypatch.setattr(drawn_images, "_load", None)  # no weights are read
+    monkeypatch.setattr(stable_diffusion, "load", None)  # no weights are read
     again = draw(tiny, output, *own, "--target=0.9,0.1")
     written = json.loads((output / audit_result.RESULT).read_text())
     assert written == json.loads(json.dumps(dataclasses.asdict(again)))

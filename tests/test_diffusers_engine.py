@@ -226,7 +226,7 @@ def test_adapters_change_what_is_drawn(tmp_path):
     )
     assert np.abs(one - np.int64(other)).max() > 10
     with pytest.raises(UserError, match="nor a folder with"):
-        lora_files.fingerprint(tmp_path / "model")
+        lora_files.identity(tmp_path / "model")
 
 
 def test_a_seed_is_of_the_prompt_and_the_image():

@@ -157,16 +157,16 @@ def test_readers_of_adapters_predict_the_same(
 @pytest.fixture(scope="module")
 def adapted(base, trained):
     """The kernels that the adapters of LoRA's run make, by layer."""
-    return lora.adapted(base.params["unet"], trained["lora"], SCALE)
+    found = lora.adapted(base.params["unet"], trained["lora"], SCALE)
+    return {f"unet.{layer}": kernel for layer, kernel in found.items()}
 
 
 @pytest.mark.parametrize(
     "name", [lora_files.DIFFUSERS, lora_files.PEFT, lora_files.KOHYA]
 )
 def test_adapters_are_read_back(base, exported, adapted, name):
-    unet = base.params["unet"]
     folder = exported["kohya" if name == lora_files.KOHYA else "lora"]
-    found = lora.adapted(unet, lora_files.load(folder / name, unet))
+    found = lora.adapted(base.params, lora_files.load(folder / name, base.params))
     assert found.keys() == adapted.keys()
     for layer, kernel in found.items():  # the scale is rounded into one factor
         np.testing.assert_allclose(kernel, adapted[layer], rtol=1e-5, atol=1e-6)
@@ -187,12 +187,13 @@ def test_a_scale_beside_the_adapters_is_read(base, trained, exported, tmp_path):
     safetensors.numpy.save_file(six, tmp_path / "six.safetensors")
     expected = lora.adapted(unet, trained["lora"], 6 * SCALE)["conv_in"]
     for place in (folder, tmp_path / "six.safetensors"):
-        found = lora.adapted(unet, lora_files.load(place, unet))["conv_in"]
+        found = lora.adapted(base.params, lora_files.load(place, base.params))
+        found = found["unet.conv_in"]
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     changed["use_rslora"] = True
     (folder / lora_files.PEFT_CONFIG).write_text(json.dumps(changed))
     with pytest.raises(UserError, match="use_rslora"):
-        lora_files.load(folder, unet)
+        lora_files.load(folder, base.params)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +214,7 @@ def test_strange_adapters_are_refused(base, exported, tmp_path, changes, said):
     changed = {x: y for x, y in (tensors | changes).items() if y is not None}
     safetensors.numpy.save_file(changed, tmp_path / "strange.safetensors")
     with pytest.raises(UserError, match=said):
-        lora_files.load(tmp_path / "strange.safetensors", base.params["unet"])
+        lora_files.load(tmp_path / "strange.safetensors", base.params)
 
 
 def test_other_parts_keep_their_official_config(folders, base, exported):

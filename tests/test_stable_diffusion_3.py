@@ -129,9 +129,12 @@ def test_diffusers_opens_what_is_exported(torch, folder, tiny, tmp_path):
     model = stable_diffusion.load(folder)
     base = model.params["transformer"]
     trained = saved_run.trained_params(saved_run.read(run), 3, base)
-    again = lora.adapted(base, lora_files.load(adapters, base))
+    again = lora_files.load(adapters, model.params)
+    again = lora.adapted(model.params, again)
     for name, kernel in lora.adapted(base, trained, config.train.lora.scale).items():
-        np.testing.assert_allclose(again[name], kernel, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            again[f"transformer.{name}"], kernel, rtol=1e-5, atol=1e-6
+        )
     random = np.random.default_rng(0)
     latents = random.standard_normal((2, 8, 8, 4), dtype=np.float32)
     text = random.standard_normal((2, 9, 40), dtype=np.float32)

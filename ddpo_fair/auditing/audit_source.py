@@ -68,20 +68,21 @@ def _drawn(options: flags.FlagValues, config: ConfigDict) -> Source:
         wrong = prompts.unknown(texts)
     if wrong:
         raise UserError(f"--prompts: {' '.join(wrong)}")
+    lora = options.lora
     engine = diffusers_engine if options.engine == "diffusers" else drawn_images
     planned = drawn_images.Plan(
         options.engine,
         name,
         options.variant,
         fingerprint="",
-        lora="" if options.lora is None else lora_files.fingerprint(options.lora),
+        lora="" if lora is None else lora_files.identity(lora)["fingerprint"],
         dtype=options.dtype,
         seed=options.seed,
         prompts=tuple(texts),
         **{x.replace("-", "_"): options[x].value for x in SAMPLER},
     )
-    planned, draw = engine.prepare(planned, options.lora, options.batch)
-    known = planned._asdict() | {"lora": options.lora, "prompts": options.prompts}
+    planned, draw = engine.prepare(planned, lora, options.batch)
+    known = planned._asdict() | {"lora": lora, "prompts": options.prompts}
     source = {x: None if y is None else str(y) for x, y in known.items()}
     output = files.output("--output", options.output, drawn_images.PLAN)
     return lambda: draw(output, number), source

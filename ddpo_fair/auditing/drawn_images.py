@@ -22,8 +22,7 @@ from ddpo_fair.evaluation import (
 )
 from ddpo_fair.evaluation.evaluation_plan import BEFORE, Job, Sampler
 from ddpo_fair.loggers import progress
-from ddpo_fair.models import lora, lora_files, options, sources
-from ddpo_fair.training import saved_run
+from ddpo_fair.models import lora_files, sources
 
 PLAN, IMAGES, TABLE = "drawing.json", "images", "prompts.jsonl"
 SECOND_WIDTH = 1024  # of the text states of Stable Diffusion 2
@@ -53,16 +52,15 @@ Prepared = tuple[Plan, Callable[[Path, int], image_list.ImageList]]
 def prepare(planned: Plan, lora_file: str | None, batch: int | None) -> Prepared:
     """A plan of our own networks with what was not given, and what draws it.
 
-    Loads no weights but those of --lora. `batch` images are drawn on a device together,
-    None for as many as in training. A UserError if the model cannot draw that.
+    Loads no weights but those of --lora, to see that they fit. `batch` images are drawn
+    on a device together, None for as many as in training. A UserError if the model
+    cannot draw that.
     """
     folder = sources.model_folder(planned.model, planned.variant)
     configs = stable_diffusion.read_configs(folder)
-    with options.of(folder):  # raises for networks of another kind
-        networks.of_configs(configs, jnp.float32)
-    adapters = None
-    if lora_file is not None:  # raises for what does not fit
-        adapters = lora_files.load(lora_file, saved_run.unet_template(folder))
+    model = stable_diffusion.of_configs(folder, configs, jnp.float32)
+    if lora_file is not None:
+        lora_files.load(lora_file, model.params)
     usual = configuration.choose_model(configuration.defaults(), variant_of(configs))
     given = {
         "steps": usual.sample.num_steps,
@@ -73,7 +71,7 @@ def prepare(planned: Plan, lora_file: str | None, batch: int | None) -> Prepared
     found = sources.identity("model", planned.model, planned.variant)["fingerprint"]
     planned = planned._replace(fingerprint=found, **given)
     batch = batch or usual.sample.batch_per_device
-    return planned, partial(_draw_all, planned, folder, adapters, batch)
+    return planned, partial(_draw_all, planned, folder, lora_file or "", batch)
 
 
 def variant_of(configs: dict[str, dict[str, Any]]) -> str:
@@ -95,7 +93,7 @@ def variant_of(configs: dict[str, dict[str, Any]]) -> str:
 def _draw_all(
     planned: Plan,
     folder: Path,
-    adapters: lora.Adapters | None,
+    lora_file: str,
     batch: int,
     output: Path,
     num_images: int,
@@ -118,7 +116,9 @@ def _draw_all(
 
     missing = [job for job in jobs if not all(x.is_file() for x in places(job))]
     if missing:
-        models = _load(planned, folder, adapters)
+        variant, dtype = planned.variant or None, jnp.dtype(planned.dtype)
+        model = stable_diffusion.load(folder, dtype, False, variant, lora_file)
+        models = evaluation_models.of_model(model, planned.prompts, planned.seed)
         policy = evaluation_models.make_policy(models, how)
 
         def finish(job: Job, images: jax.Array, bar: progress.Progress) -> None:
@@ -178,14 +178,3 @@ def opening(planned: Plan, places: list[list[Path]], devices: str) -> str:
 def listed(output: Path) -> image_list.ImageList:
     """The images of a drawing that is complete."""
     return image_list.of_folder(output / IMAGES, None, str(output / TABLE), SURPLUS)
-
-
-def _load(
-    planned: Plan, folder: Path, adapters: lora.Adapters | None
-) -> evaluation_models.EvaluationModels:
-    variant = planned.variant or None
-    model = stable_diffusion.load(folder, jnp.dtype(planned.dtype), variant=variant)
-    models = evaluation_models.of_model(model, planned.prompts, planned.seed)
-    if adapters is not None:
-        models.unets[BEFORE] = jax.jit(lora.merge)(models.unets[BEFORE], adapters)
-    return models

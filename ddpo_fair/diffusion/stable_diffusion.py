@@ -15,6 +15,8 @@ from ddpo_fair.diffusion.gaussian_step import ALL_STEPS, Schedule
 from ddpo_fair.diffusion.networks import TEXT_3
 from ddpo_fair.errors import UserError
 from ddpo_fair.models import (
+    lora,
+    lora_files,
     options,
     sd3_transformer,
     sources,
@@ -98,6 +100,7 @@ def load(
     dtype: Any = jnp.float32,
     remat: bool | str = False,
     variant: str | None = None,
+    base_lora: str = "",
 ) -> Model:
     """The model of a local folder in the diffusers layout.
 
@@ -106,10 +109,11 @@ def load(
         dtype: of the computation; the weights stay float32.
         remat: of the UNet, see `unet.UNet`.
         variant: e.g. "fp16" for files named so.
+        base_lora: a file of adapters to merge into the weights; "" for none.
 
     Raises:
-        UserError: if a part is missing, its weights do not fit its config, or the
-            parts do not fit together.
+        UserError: if a part is missing, its weights or the adapters do not fit its
+            config, or the parts do not fit together.
     """
     folder = Path(folder)
     parts = networks.parts_of(folder)
@@ -121,6 +125,8 @@ def load(
             f" {', '.join(missing)}; the diffusers layout has {', '.join(wanted)}."
         )
     model = of_configs(folder, read_configs(folder), dtype, remat)
+    # Before the weights, which take far longer to read.
+    adapters = lora_files.load(base_lora, model.params) if base_lora else {}
     params = {
         part: weights.load(folder / part, template, variant)
         for part, template in model.params.items()
@@ -132,6 +138,7 @@ def load(
         )
         for part in texts
     }
+    params = lora.merge(params, adapters)
     return dataclasses.replace(model, tokenizers=tokenizers, params=params)
 
 

@@ -69,7 +69,8 @@ def load(
     config = saved.config
     dtype = jnp.dtype(config.dtype)
     folder = sources.model_folder(config.model, config.variant)
-    model = stable_diffusion.load(folder, dtype, variant=config.variant or None)
+    how = {"variant": config.variant or None, "base_lora": config.base_lora}
+    model = stable_diffusion.load(folder, dtype, **how)
     try:
         models = of_model(model, prompts, seed, config.sample.time_ids)
     except UserError as error:  # of a prompt that the sets brought along

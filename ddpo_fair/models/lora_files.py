@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,21 +11,13 @@ import safetensors.numpy
 
 from ddpo_fair import files
 from ddpo_fair.errors import UserError, shown
-from ddpo_fair.models import lora, sources, tensor_files, weights
+from ddpo_fair.models import lora, lora_names, sources, tensor_files, weights
 from ddpo_fair.models.lora import Adapters
 
 # What load_lora_weights(folder) and PeftModel.from_pretrained(unet, folder) look for.
 DIFFUSERS, PEFT = "pytorch_lora_weights.safetensors", "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
 KOHYA = "kohya_lora.safetensors"  # ComfyUI and AUTOMATIC1111 take any name
-# What files of others may hold instead, by the names of its tensors.
-STRANGE = {
-    "DoRA": re.compile(r"dora_scale|lora_magnitude_vector"),
-    "LoCon with a core, not LoRA": re.compile(r"lora_mid\b"),
-    "LoHa, LoKr or OFT, not LoRA": re.compile(r"\.(hada|lokr|oft)_"),
-    "adapters of a text encoder": re.compile(r"^(lora_te\d?_|text_encoder)"),
-    "names of SDXL's original code": re.compile(r"^lora_unet_(input|middle|output)_"),
-}
 
 
 def tensors(
@@ -87,107 +78,125 @@ def save(
         files.replace(path.with_name(PEFT_CONFIG), files.json_text(config, indent=2))
 
 
-def find(file: str | os.PathLike) -> Path:
-    """The file of --lora, which may be its folder; a UserError if there is none."""
-    path = files.given("--lora", file)
+def find(file: str | os.PathLike, setting: str = "--lora") -> Path:
+    """The file of a setting, which may be its folder; a UserError if there is none."""
+    path = files.given(setting, file)
     if path.is_dir():
         inside = (path / name for name in (DIFFUSERS, PEFT, KOHYA))
         path = next(filter(Path.is_file, inside), path)
     if not path.is_file():
         raise UserError(
-            f"--lora={shown(os.fspath(file))} is no file, nor a folder with"
-            f" {DIFFUSERS}, {PEFT} or {KOHYA}; give what ddpo_fair.export wrote."
+            f"{setting}={shown(os.fspath(file))} is no file, nor a folder with"
+            f" {DIFFUSERS}, {PEFT} or {KOHYA}; give a *.safetensors of LoRA, or what"
+            " ddpo_fair.export wrote."
         )
     return path
 
 
-def fingerprint(file: str | os.PathLike) -> str:
-    """Of the adapters' names and values in a file: of all its bytes, and settings."""
-    path = find(file)
+def identity(file: str | os.PathLike, setting: str = "--lora") -> dict[str, Any]:
+    """What a file of adapters is, and its settings; see `sources.identity`."""
+    path = find(file, setting)
     paths = [path, *[path.with_name(PEFT_CONFIG)] * (path.name == PEFT)]
-    return sources.fingerprint({x.name: x for x in paths if x.is_file()})[0]
+    whole, found = sources.fingerprint({x.name: x for x in paths if x.is_file()})
+    place = {"folder": str(path.parent), "revision": None}
+    return place | {"fingerprint": whole, "files": found}
 
 
 def load(file: str | os.PathLike, params: dict[str, Any]) -> Adapters:
-    """The adapters of a file in one of `save`'s formats, or of a folder with one.
+    """The adapters of a file of PEFT, diffusers or kohya, or of a folder with one.
 
     Args:
-        file: of layers of the network; what is not the network's is refused.
-        params: nested dicts of the network, or their shapes.
+        file: of layers of the model; what is not the model's is refused by name.
+        params: nested dicts of the model's parts, or their shapes.
 
     Returns:
-        Adapters whose `merge` has scale 1: alpha / rank is multiplied into `up`.
+        Adapters by paths in `params`, e.g. "unet.conv_in", whose `merge` has scale 1:
+        alpha / rank is multiplied into `up`.
     """
     path = find(file)
-    tensors, adapters, used = tensor_files.open_all([path]), {}, set()
-    for layer, kernel in lora.kernels_of(params).items():
-        for stem, down, up in (
-            (f"unet.{layer}", "lora_A", "lora_B"),
-            (f"transformer.{layer}", "lora_A", "lora_B"),
-            (f"base_model.model.{layer}", "lora_A", "lora_B"),
-            (f"lora_unet_{layer.replace('.', '_')}", "lora_down", "lora_up"),
-        ):
-            names = [f"{stem}.{half}.weight" for half in (down, up)]
-            if set(names) <= tensors.keys():
-                halves = [tensor_files.read(tensors, name) for name in names]
-                adapters[layer] = _adapter(path, names, halves, kernel.shape)
-                alpha = f"{stem}.alpha"
-                used |= {*names, alpha}
-                if alpha in tensors:
-                    factor = tensor_files.read(tensors, alpha).item() / len(halves[0])
-                    adapters[layer]["up"] = adapters[layer]["up"] * np.float32(factor)
+    tensors, kernels = tensor_files.open_all([path]), lora.kernels_of(params)
+    layers, found = lora_names.layers(kernels), {}
+    for name in tensors:
+        stem, kind = lora_names.parse(name) or ("", "")
+        if stem in layers:  # a second name of the same is a stranger below
+            found.setdefault(layers[stem], {}).setdefault(kind, name)
+    found = {x: names for x, names in found.items() if {"down", "up"} <= names.keys()}
+    used = {name for names in found.values() for name in names.values()}
     if strangers := sorted(tensors.keys() - used):
         named = ", ".join(name[:200] for name in strangers[: weights.MOST_NAMED])
-        kinds = [x for x, of in STRANGE.items() if any(map(of.search, strangers))]
+        strange = lora_names.STRANGE.items()
+        kinds = [x for x, of in strange if any(map(of.search, strangers))]
         whole = f" ({kinds[0]})" if kinds else ""
         raise UserError(
-            f"{path} holds {len(strangers)} tensors that fit no layer of this model's"
-            f" UNet or transformer{whole}, the first: {named}. Give adapters of that"
-            " alone, of this very model, in the names that ddpo_fair.export writes; an"
-            " audit with --engine=diffusers reads whatever diffusers can."
+            f"{path} holds {len(strangers)} tensors that are no pair of LoRA for a"
+            f" layer of this model{whole}, the first: {named}. Give LoRA of this very"
+            " model; or merge it with diffusers' fuse_lora(), unload_lora_weights() and"
+            " save_pretrained(FOLDER), and give that folder as the model."
         )
-    if not adapters:
+    if not found:
         raise UserError(f"{path} holds no adapters; give what ddpo_fair.export wrote.")
-    factor = np.float32(_scale(path))
-    return {x: {**one, "up": one["up"] * factor} for x, one in adapters.items()}
+    parts = {layer: layer.partition(".")[0] for layer in found}
+    alphas = {part: _alpha(path, part) for part in {*parts.values()}}
+    return {
+        layer: _adapter(tensors, names, kernels[layer].shape, alphas[parts[layer]])
+        for layer, names in found.items()
+    }
 
 
 def _adapter(
-    path: Path, names: list[str], halves: list[np.ndarray], shape: tuple[int, ...]
+    tensors: tensor_files.Tensors,
+    names: Mapping[str, str],
+    shape: tuple[int, ...],
+    alpha: float | None,
 ) -> dict[str, np.ndarray]:
-    """Two tensors of a file as an adapter of a kernel of this shape."""
-    *window, fan_in, fan_out = shape
-    rank = len(halves[0])
-    wanted = [(rank, fan_in, *window), (fan_out, rank, *(1 for _ in window))]
-    for name, half, expected in zip(names, halves, wanted, strict=True):
-        if half.shape != expected or not np.isfinite(half).all():
+    """Tensors of these names as an adapter of a kernel of this shape.
+
+    Its own alpha, if it has one, goes before the one given; None is the rank.
+    """
+    for name in (names["down"], names["up"]):
+        file, path, there = tensors[name]
+        if (kind := file.get_slice(there).get_dtype()) not in weights.FLOATS:
             raise UserError(
-                f"{name} of {path} has shape {shown(half.shape)}, expected {expected},"
-                " or is not finite; give adapters of this very model."
+                f"{name} of {path} is of type {kind}; save it as one of"
+                f" {', '.join(weights.FLOATS)}."
             )
-    return dict(
-        zip(
-            ("down", "up"),
-            (weights.from_torch("kernel", half) for half in halves),
-            strict=True,
-        )
-    )
+    found = {x: tensor_files.read(tensors, name) for x, name in names.items()}
+    *window, fan_in, fan_out = shape
+    rank = max((1, *found["down"].shape[:1]))
+    wanted = {
+        "down": (rank, fan_in, *window),
+        "up": (fan_out, rank, *(1 for _ in window)),
+        "alpha": (),
+    }
+    for x, array in found.items():
+        if array.shape != wanted[x] or not np.isfinite(array).all():
+            raise UserError(
+                f"{names[x]} of {tensors[names[x]][1]} has shape {shown(array.shape)},"
+                f" expected {wanted[x]}, or is not finite; give LoRA of this very"
+                " model."
+            )
+    if "alpha" in found:
+        alpha = found["alpha"].item()
+    scale = np.float32(1.0 if alpha is None else alpha / rank)
+    down, up = (weights.from_torch("kernel", found[x]) for x in ("down", "up"))
+    return {"down": down, "up": scale * up}
 
 
-def _scale(path: Path) -> float:
-    """alpha / rank of PEFT's settings, beside the file or in it; 1 if it has none."""
+def _alpha(path: Path, part: str) -> float | None:
+    """alpha of a part by PEFT's settings, beside the file or in it; None without."""
     with safetensors.safe_open(path, framework="numpy") as file:
         text = (file.metadata() or {}).get("lora_adapter_metadata", "{}")
     try:
-        settings = {x.rpartition(".")[2]: y for x, y in json.loads(text).items()}
-        if path.name == PEFT and (path.with_name(PEFT_CONFIG)).is_file():
+        settings = {x.removeprefix(f"{part}."): y for x, y in json.loads(text).items()}
+        if path.name == PEFT and path.with_name(PEFT_CONFIG).is_file():
             settings = tensor_files.read_json(path.with_name(PEFT_CONFIG))
-        odd = ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern")
+        odd = ("use_rslora", "use_dora", "alpha_pattern")
         if any(settings.get(name) for name in odd):
             raise ValueError(f"of {', '.join(odd)} one is set")
-        return settings.get("lora_alpha", 1) / settings.get("r", 1)
-    except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
+        alpha = settings.get("lora_alpha")
+        return None if alpha is None else float(alpha)
+    except (ValueError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: its LoRA settings cannot be used ({error}); merge it into the"
-            " model with PEFT's merge_and_unload() and give that as --model."
+            " model with PEFT's merge_and_unload() and give that as the model."
         ) from None

@@ -66,7 +66,8 @@ def write(
     """
     config, record, flat = run.config, run.record, configuration.flatten(run.config)
     embedded = config.model == configuration.EMBEDDED
-    name = config.model.partition("@")[0]
+    name, base_lora = config.model.partition("@")[0], Path(config.base_lora).name
+    base = "the embedded model of `ddpo_fair`" if embedded else f"`{config.model}`"
     rewarded = {name: one for name, one in config.attributes.items() if one.weight}
     titles = formatting.listed([formatting.title(name) for name in rewarded])
     prompts, devices = config.prompts, record.get("devices")
@@ -90,7 +91,8 @@ def write(
         record={"version": None, "images_per_epoch": None, "commit": None} | record,
         number=number,
         embedded=embedded,
-        base="the embedded model of `ddpo_fair`" if embedded else f"`{config.model}`",
+        base=base + (f" plus the LoRA `{base_lora}`" if base_lora else ""),
+        base_lora=base_lora,
         base_model=name if sources.MODEL_NAME.fullmatch(config.model) else "",
         licence=LICENCES.get(name.split("/", 1)[0], "other"),
         names=formatting.sentence(titles),

@@ -5,7 +5,7 @@ The description is kept in config.json and in every checkpoint.
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -15,7 +15,7 @@ from ddpo_fair import attribute_rules, parallel
 from ddpo_fair import config as configuration
 from ddpo_fair.classifiers import classes
 from ddpo_fair.errors import UserError, differences, shown
-from ddpo_fair.models import sources
+from ddpo_fair.models import lora_files, sources
 
 # Settings that change no number a run writes: how it is run, not what it does.
 IN_GROUPS = re.compile(r"(log|checkpoint|run|distributed)\.").match
@@ -43,16 +43,17 @@ UNKNOWN = (
 
 
 def resolved(config: ConfigDict) -> ConfigDict:
-    """A copy with absolute paths of a model and a classifier on this disk."""
+    """A copy with absolute paths of models, classifiers and LoRA on this disk."""
     config, flat = config.copy_and_resolve_references(), configuration.flatten(config)
     places = {field: sources.absolute(field, flat[field]) for field in fields(flat)}
     config.update_from_flattened_dict(places)
     return config
 
 
-def fields(settings: Iterable[str]) -> list[str]:
-    """Those of the settings' names that name the model or a classifier."""
-    return [x for x in settings if x == "model" or x.endswith(".classifier")]
+def fields(settings: Mapping[str, Any]) -> list[str]:
+    """Names of the settings that name weights: LoRA if given, model, classifiers."""
+    given = ["base_lora"] if settings.get("base_lora") else []  # the quickest first
+    return given + [x for x in settings if x == "model" or x.endswith(".classifier")]
 
 
 def of(config: ConfigDict, weights: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -67,10 +68,12 @@ def of(config: ConfigDict, weights: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def identity(config: ConfigDict, field: str) -> dict[str, Any]:
-    """What the model or the classifier of a config is; see `sources.identity`."""
+    """What a config's model, classifier or LoRA is; see `sources.identity`."""
     reference = configuration.flatten(config)[field]
     if field == "model":
         return sources.identity(field, reference, config.variant)
+    if field == "base_lora":
+        return lora_files.identity(reference, field)
     if reference == classes.TYPOLOGY:
         empty = {"folder": None, "revision": None, "files": {}}
         return empty | {"fingerprint": classes.TYPOLOGY}
@@ -134,7 +137,7 @@ def differences_of(record: Mapping[str, Any], config: ConfigDict) -> list[str]:
         free.add("epochs")  # else the learning rate depends on it
     for field in fields(before):  # which older versions kept as typed
         before[field] = sources.absolute(field, before[field])
-        if known(record, field):  # `check` compares the files
+        if known(record, field) and now.get(field):  # `check` compares the files
             free.add(field)
     if "targets" in record:  # the shares themselves, wherever they are kept now
         free.add("targets")

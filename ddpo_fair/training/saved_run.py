@@ -110,12 +110,13 @@ def choose(run: SavedRun, wanted: int | None) -> int:
     number = found[-1] if wanted is None else wanted
     described = run_folder.described(place, number)
     before = configuration.renamed(run.record["config"])
-    free = {*description.FREE, *description.fields(before), "epochs"}
+    free = {*description.FREE, "epochs"}
     if described:  # the targets themselves count, wherever they are kept
         was, now = (
             one | {"targets": record.get("targets") or {}}
             for one, record in ((described["config"], described), (before, run.record))
         )
+        free |= {x for x in description.fields(now) if was.get(x)}  # of others, files
     if described and (changes := differences(was, now, free)):
         raise UserError(
             f"{run.folder / run_folder.CONFIG} is not that of checkpoint {number}:"
