@@ -7,7 +7,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ddpo_fair.diffusion import prompt_tokens
 from ddpo_fair.errors import UserError
@@ -56,10 +55,11 @@ def of_configs(
         upcast = config.force_upcast and TRANSFORMER not in configs
         return vae.AutoencoderKL(config, jnp.float32 if upcast else dtype)
 
+    zeros = 1 if TEXT_3 in configs else prompt_tokens.T5_LENGTH
     makers = {
         UNET: lambda c: unet.UNet(unet.Config.from_dict(c), dtype, remat),
         TRANSFORMER: lambda c: sd3_transformer.SD3Transformer(
-            sd3_transformer.Config.from_dict(c), dtype, remat
+            sd3_transformer.Config.from_dict(c), dtype, remat, zeros
         ),
         "vae": autoencoder,
         TEXT: text,
@@ -140,17 +140,18 @@ def text_shape(networks: Networks) -> tuple[int, int]:
     length = prompt_tokens.length_of(networks[TEXT].config)
     part = denoising_part(networks)
     if part == TRANSFORMER:
-        length += prompt_tokens.T5_LENGTH + 1
+        length += (prompt_tokens.T5_LENGTH if TEXT_3 in networks else 1) + 1
     elif sources.is_xl(networks):
         length += 1
     return length, networks[part].config.cross_attention_dim
 
 
-def join_text(networks: Networks, outputs: dict[str, Any]) -> np.ndarray:
+def join_text(networks: Networks, outputs: dict[str, Any]) -> jax.Array:
     """What text encoders say of N prompts as one array [N, L, D], see `text_shape`.
 
-    Where there are two CLIPs, their states are side by side, then come T5's, and then a
-    row of the pooled projections; the rest is zeros.
+    Where there are two CLIPs, their states are side by side, then come T5's, or one row
+    of zeros for all that it would have, and then a row of the pooled projections; the
+    rest is zeros.
     """
     if TEXT_2 not in outputs:
         return outputs[TEXT]
@@ -158,31 +159,40 @@ def join_text(networks: Networks, outputs: dict[str, Any]) -> np.ndarray:
     both = [
         x if isinstance(x, tuple) else (x,) for x in map(outputs.get, (TEXT, TEXT_2))
     ]
-    states = np.concatenate([states for states, *_ in both], axis=-1)
-    pooled = np.concatenate([x for _, *pooled in both for x in pooled], axis=-1)
-    whole = np.zeros((len(states), *text_shape(networks)), np.float32)
-    _, length, width = states.shape
-    whole[:, :length, :width] = states
-    if TEXT_3 in outputs:
-        whole[:, length:-1] = outputs[TEXT_3]
-    whole[:, -1, : pooled.shape[1]] = pooled
-    return whole
+    states = jnp.concatenate([states for states, *_ in both], axis=-1)
+    pooled = jnp.concatenate([x for _, *pooled in both for x in pooled], axis=-1)
+    rows = [states, pooled[:, None]]
+    if TRANSFORMER in networks:
+        rows.insert(1, outputs.get(TEXT_3, jnp.zeros_like(states[:, :1])))
+    _, width = text_shape(networks)
+    fills = (((0, 0), (0, 0), (0, width - row.shape[-1])) for row in rows)
+    return jnp.concatenate(list(map(jnp.pad, rows, fills)), axis=1)
+
+
+def inputs(networks: Networks) -> dict[str, tuple[jax.ShapeDtypeStruct, ...]]:
+    """What each of a model's networks is called with, by part, for one image."""
+    part = denoising_part(networks)
+    config = networks[part].config
+
+    def floats(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+
+    def integers(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((1, *shape), jnp.int32)
+
+    latents = floats(config.sample_size, config.sample_size, config.in_channels)
+    found = {
+        part: (latents, integers(), floats(*text_shape(networks))),
+        "vae": (floats(64, 64, 3),),
+    }
+    for name in text_parts(networks):
+        found[name] = (integers(prompt_tokens.length_of(networks[name].config)),)
+    return found
 
 
 def templates(networks: Networks) -> dict[str, Any]:
     """Shapes of the parameters of a model's networks, by part; computes nothing."""
-    part = denoising_part(networks)
-    config = networks[part].config
-    latents = (1, config.sample_size, config.sample_size, config.in_channels)
-    timestep = jax.ShapeDtypeStruct((1,), jnp.int32)
-    inputs = {
-        part: (latents, timestep, (1, *text_shape(networks))),
-        "vae": ((1, 64, 64, 3),),
-    }
-    for name in text_parts(networks):
-        tokens = prompt_tokens.length_of(networks[name].config)
-        inputs[name] = (jax.ShapeDtypeStruct((1, tokens), jnp.int32),)
     return {
         name: weights.init_template(networks[name], *shapes)
-        for name, shapes in inputs.items()
+        for name, shapes in inputs(networks).items()
     }

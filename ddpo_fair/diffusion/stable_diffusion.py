@@ -212,7 +212,7 @@ def encode_prompts(
         encode = jax.jit(network.apply)
         found = [jax.tree.map(np.asarray, encode(params, one)) for one in ids]
         outputs[part] = jax.tree.map(lambda *x: np.concatenate(x), *found)
-    states = networks.join_text(model.networks, outputs)
+    states = np.array(networks.join_text(model.networks, outputs))
     if sources.is_xl(model.networks):
         if zeros_for_empty(model.configs):
             states[[prompt == "" for prompt in distinct]] = 0.0
