@@ -8,8 +8,8 @@
 The policy gradient of one group of images is signal plus noise. Groups are independent,
 so the mean inner product of two groups' gradients estimates |signal|^2 without bias,
 and the mean squared norm |signal|^2 + |noise|^2. Their ratio is printed for each part
-of the UNet and each of the first steps: 1 is signal alone, 0 is noise alone. Nothing is
-trained. Embedded model, two cores: about 70 s a batch.
+of the network and each of the first steps: 1 is signal alone, 0 is noise alone. Nothing
+is trained. Embedded model, two cores: about 70 s a batch.
 """
 
 import argparse
@@ -27,9 +27,11 @@ from ddpo_fair import experiment, parallel
 from ddpo_fair.learning import policy_update, scoring
 from ddpo_fair.training import assembly, epoch
 
-# A part: a block's ResNets, its self- and cross-attention, and the rest.
+# A part: a block's ResNets, its self- and cross-attention, and the rest; of a flow's
+# transformer a layer's attention, to_* of the image and add_* of the text, and others.
 PART = re.compile(
     r"^((?:down|up)_blocks\.\d+|mid_block)\.(resnets|attentions\.\d+).*?(attn1|attn2|$)"
+    r"|^(transformer_blocks\.\d+)\.(attn\.(?:to|add)|\w+)"
 )
 FIRST = 10_000  # epoch number of the images, far from any that trains
 

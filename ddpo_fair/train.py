@@ -54,7 +54,7 @@ def check(config: ConfigDict, problems: list[str]) -> None:
     problems = list(problems)
     flat = configuration.flatten(config)
     for setting in ("prompts", config_rules.PRESERVE):
-        if config.model == configuration.EMBEDDED and isinstance(flat[setting], tuple):
+        if config.model in configuration.SHIPPED and isinstance(flat[setting], tuple):
             texts = [text for text in flat[setting] if isinstance(text, str)]
             if setting == config_rules.PRESERVE:
                 texts = [x for x in texts if x != config_rules.EXPLICIT_FORMS]
@@ -69,7 +69,7 @@ def model_choice(command: experiment.Command) -> str:
         reason = "as --config.model says"
     elif command.variant:
         reason = f"as :{command.variant} says"
-    elif command.config.model == configuration.EMBEDDED:
+    elif command.config.model in configuration.SHIPPED:
         reason = "this host shows no accelerator, or the config file says so"
     else:
         reason = "this host has an accelerator, or the config file says so"

@@ -10,7 +10,14 @@ import pytest
 from refusals import refused
 
 from ddpo_fair.classifiers import augmentation, classes, classifier, supervised
-from ddpo_fair.embedded import dataset, pretrain, pretrain_classifier, pretrain_vae
+from ddpo_fair.diffusion import networks, stable_diffusion
+from ddpo_fair.embedded import (
+    dataset,
+    pretrain,
+    pretrain_classifier,
+    pretrain_flow,
+    pretrain_vae,
+)
 from ddpo_fair.models import sources, vae, weights
 
 
@@ -121,7 +128,33 @@ def test_the_shipped_classifiers_are_those_of_the_stages_and_small():
             np.eye(len(attribute.classes)).tolist()
         )
     files = [path for path in sources.WEIGHTS.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 20e6
+    assert sum(path.stat().st_size for path in files) < 30e6
+
+
+def test_the_shipped_flow_model_is_that_of_the_stage_and_small():
+    model = stable_diffusion.load(sources.SHIPPED["model"]["embedded_flow"])
+    configs = pretrain_flow.configs(len(model.tokenizers["text_encoder"]))
+    assert model.configs == {**configs, "scheduler": pretrain_flow.SCHEDULER}
+    assert sum(x.size for x in jax.tree.leaves(model.params)) < 8e6
+    other = stable_diffusion.load(sources.SHIPPED["model"]["embedded"])
+    jax.tree.map(
+        np.testing.assert_array_equal, model.params["vae"], other.params["vae"]
+    )
+
+
+def test_the_flow_learns_the_velocity():
+    nets = networks.of_configs(pretrain_flow.configs(100), jnp.float32)
+    params = pretrain_flow.initial(nets, 0)
+    params["transformer"]["proj_out"]["kernel"] *= 0.0
+    latents, ids = jnp.full((4, 16, 16, 8), 3.0), jnp.zeros((4, 16), jnp.int32)
+    # An output of 0 misses noise - 3 by 1 + 9 in the mean; 4 sigma of 8,192 draws.
+    loss = partial(pretrain_flow.loss, nets)
+    value = float(jax.jit(loss)(params, (latents, ids), jax.random.key(0)))
+    assert value == pytest.approx(10.0, abs=4 * 6.2 / 90)
+    # Where the output is the same for all, the best one is the mean velocity, -3.
+    params["transformer"]["proj_out"]["bias"] -= 3.0
+    value = float(jax.jit(loss)(params, (latents, ids), jax.random.key(0)))
+    assert value == pytest.approx(1.0, abs=4 * 1.42 / 90)
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,20 @@ import tiny_model
 import tiny_run
 
 from ddpo_fair import audit, evaluate, export, rng, train
+from ddpo_fair.classifiers import classifier
 from ddpo_fair.diffusion import networks, sampler, stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.loggers import run_log
-from ddpo_fair.models import lora, lora_files, t5, weights
+from ddpo_fair.models import (
+    layers,
+    lora,
+    lora_files,
+    sd3_transformer,
+    sources,
+    t5,
+    weights,
+)
 from ddpo_fair.training import evaluation, run_folder, saved_run, stopping
-
-NUM_STEPS, GUIDANCE = 5, 4.0
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +71,33 @@ def open_pipeline(diffusers, transformers, folder, has_t5):
     return pipeline
 
 
+def draw(torch, model, pipeline, prompts, num_steps, guidance):
+    """Images by Euler's steps, ours and PyTorch's of the same first latents."""
+    uncond_embedding, *text = stable_diffusion.encode_prompts(model, ["", *prompts])
+    keys = jax.vmap(functools.partial(rng.key, 3))(np.arange(len(prompts)))
+    schedule = model.schedule(num_steps, 0.0, "flow_grpo")
+    denoise = jax.jit(
+        functools.partial(sampler.denoise, sampler.Policy(model, schedule, guidance))
+    )
+    params = model.params["transformer"]
+    latents = denoise(params, keys, np.stack(text), uncond_embedding).latents
+    images = stable_diffusion.decode(model, model.params["vae"], latents[:, -1])
+    with torch.no_grad():
+        expected = pipeline(
+            prompts,
+            latents=parity.to_torch(torch, np.asarray(latents[:, 0])),
+            guidance_scale=guidance,
+            num_inference_steps=num_steps,
+            output_type="np",
+        ).images
+    return images, expected
+
+
 @pytest.mark.parametrize(
     "has_t5",
     [
-        pytest.param(False, id="without T5", marks=pytest.mark.long),
-        pytest.param(True, id="with T5"),
+        pytest.param(False, id="without T5"),
+        pytest.param(True, id="with T5", marks=pytest.mark.long),
     ],
 )
 def test_five_guided_steps_equal_the_pipeline(torch, folder, has_t5):
@@ -77,31 +106,54 @@ def test_five_guided_steps_equal_the_pipeline(torch, folder, has_t5):
     if has_t5:
         add_t5(transformers, folder)
     model = stable_diffusion.load(folder)
-    prompts = list(tiny_model.PROMPTS)
-    uncond_embedding, *text = stable_diffusion.encode_prompts(model, ["", *prompts])
-    assert uncond_embedding.shape == model.text_shape == (16 + 256 + 1, 40)
-    keys = jax.vmap(functools.partial(rng.key, 3))(np.arange(len(prompts)))
-    policy = sampler.Policy(
-        model, model.schedule(NUM_STEPS, 0.0, "flow_grpo"), GUIDANCE
-    )
-    denoise = jax.jit(functools.partial(sampler.denoise, policy))
-    params = model.params["transformer"]
-    latents = denoise(params, keys, np.stack(text), uncond_embedding).latents
-    images = stable_diffusion.decode(model, model.params["vae"], latents[:, -1])
-
-    first = parity.to_torch(torch, np.asarray(latents[:, 0]))
+    # T5's 256 states, or one row of zeros that counts as so many
+    assert model.text_shape == (16 + (256 if has_t5 else 1) + 1, 40)
     pipeline = open_pipeline(diffusers, transformers, folder, has_t5)
-    with torch.no_grad():
-        expected = pipeline(
-            prompts,
-            latents=first,
-            guidance_scale=GUIDANCE,
-            num_inference_steps=NUM_STEPS,
-            output_type="np",
-        ).images
-    assert np.std(expected) > 0.1 and np.std(text[0] - text[1]) > 0
+    prompts = list(tiny_model.PROMPTS)
+    images, expected = draw(torch, model, pipeline, prompts, 5, 4.0)
+    assert np.std(expected) > 0.1 and np.std(expected[0] - expected[1]) > 0
     # float32 sums in another order, which guidance multiplies
     np.testing.assert_allclose(images, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.long
+def test_the_embedded_flow_model_is_diffusers_too_and_draws_what_is_asked(torch):
+    diffusers = pytest.importorskip("diffusers")
+    folder = sources.model_folder("embedded_flow")
+    model = stable_diffusion.load(folder)
+    pipeline = diffusers.StableDiffusion3Pipeline.from_pretrained(
+        folder, torch_dtype=torch.float32
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    prompts = [f"photo of the face of a {x} chef" for x in ("female", "male")]
+    images, expected = draw(torch, model, pipeline, 6 * prompts, 15, 2.0)
+    np.testing.assert_allclose(images, expected, rtol=0, atol=1e-3)
+    loaded = classifier.load(sources.classifier_folder("embedded"))
+    answers = classifier.probabilities(loaded, loaded.params, images)
+    asked = np.argmax(answers, axis=1) == np.arange(12) % 2  # female, male
+    assert asked.sum() >= 10  # at chance in 2 % of all draws
+
+
+@pytest.mark.parametrize("flash_length", [layers.FLASH_LENGTH, 1])
+def test_one_state_counts_as_many_equal_ones(flash_length, monkeypatch):
+    monkeypatch.setattr(layers, "FLASH_LENGTH", flash_length)
+    config = sd3_transformer.Config.from_dict(tiny_model.CONFIGS_3["transformer"])
+    one = sd3_transformer.SD3Transformer(config, last_counts=7)
+    many = sd3_transformer.SD3Transformer(config)
+    size, width = config.sample_size, config.joint_attention_dim
+    draw = np.random.default_rng(0).normal
+    latents = draw(size=(2, size, size, config.in_channels)).astype(np.float32)
+    *states, pooled = draw(size=(5, 2, width)).astype(np.float32)
+    inputs = latents, jnp.float32([10, 900])
+    few = np.stack([*states, pooled], axis=1)
+    params = tiny_model.draw(
+        weights.init_template(many, *(x.shape for x in (*inputs, few)))
+    )
+    found = one.apply({"params": params}, *inputs, few)
+    repeated = np.stack([*states, *6 * [states[-1]], pooled], axis=1)
+    expected = many.apply({"params": params}, *inputs, repeated)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    assert np.abs(many.apply({"params": params}, *inputs, few) - expected).max() > 1e-3
 
 
 def settings(folder, classifier, root, **changes):

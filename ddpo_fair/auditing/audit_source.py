@@ -64,7 +64,7 @@ def _drawn(options: flags.FlagValues, config: ConfigDict) -> Source:
     _set_targets(options, config, texts)
     name = sources.absolute("model", options.model)
     wrong = list(prompts.problems(texts))
-    if name == configuration.EMBEDDED and not wrong:
+    if name in configuration.SHIPPED and not wrong:
         wrong = prompts.unknown(texts)
     if wrong:
         raise UserError(f"--prompts: {' '.join(wrong)}")

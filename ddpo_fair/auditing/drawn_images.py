@@ -77,15 +77,16 @@ def prepare(planned: Plan, lora_file: str | None, batch: int | None) -> Prepared
 def variant_of(configs: dict[str, dict[str, Any]]) -> str:
     """The variant of `config.choose_model` whose settings suit a model's config.json.
 
-    The embedded model's is also that of its exports.
+    An embedded model's is also that of its exports.
     """
-    if networks.denoising_part(configs) == networks.TRANSFORMER:
+    part = networks.denoising_part(configs)
+    for name, folder in sources.SHIPPED["model"].items():
+        if configs[part] == stable_diffusion.read_configs(folder).get(part):
+            return name
+    if part == networks.TRANSFORMER:
         return "sd35"
     if sources.is_xl(configs):
         return "sdxl"
-    own = stable_diffusion.read_configs(sources.EMBEDDED["model"])
-    if configs[networks.UNET] == own[networks.UNET]:
-        return configuration.EMBEDDED
     width = configs[networks.UNET].get("cross_attention_dim")
     return "sd21" if width == SECOND_WIDTH else "sd15"
 

@@ -28,6 +28,7 @@ from ddpo_fair.embedded import (
     ground_truth,
     pretrain_classifier,
     pretrain_diffusion,
+    pretrain_flow,
     pretrain_tokenizer,
     pretrain_vae,
 )
@@ -49,7 +50,10 @@ CLASSIFIERS = {
     "skin_tone": classes.SKIN_TONE,
     "age": classes.AGE,
 }
-STAGES = ["vae", *CLASSIFIERS, "diffusion"]
+# Stages that make a text-to-image model, and its folder.
+FOLDERS = {"diffusion": "text_to_image", "flow": "flow"}
+MAKERS = {"diffusion": pretrain_diffusion, "flow": pretrain_flow}
+STAGES = ["vae", *CLASSIFIERS, *FOLDERS]
 SETTINGS, MOST_STEPS = "pretraining.json", 10**7
 
 
@@ -150,15 +154,21 @@ def classifier_stage(
     write_json(folder / "preprocessor_config.json", pretrain_classifier.PREPROCESSOR)
 
 
-def diffusion_stage(
-    work: Path, folder: Path, data: dict, autoencoder: Any, options: flags.FlagValues
+def denoising_stage(
+    stage: str,
+    work: Path,
+    output: Path,
+    data: dict,
+    autoencoder: Any,
+    options: flags.FlagValues,
 ) -> None:
-    """Train and write the text encoder and the UNet."""
+    """Train and write text encoders and denoising network of a stage in `FOLDERS`."""
     both = data["image"], data["image"][:, :, ::-1]  # mirrored
     latents = cached(
         work / "latents.npy",
         lambda: np.float16([pretrain_vae.encode(autoencoder, x) for x in both]),
     )
+    folder = output / FOLDERS[stage]
     tokens = CLIPTokenizer.from_pretrained(  # a folder: nothing to pin
         folder / "tokenizer", local_files_only=True
     )  # nosec B615
@@ -169,23 +179,16 @@ def diffusion_stage(
     }
     ids = np.asarray(tokens(data["caption"].tolist(), **settings)["input_ids"])
     empty = np.asarray(tokens([""], **settings)["input_ids"])[0]
-    params = pretrain_diffusion.train(
-        work / "diffusion",
-        latents,
-        ids,
-        empty,
-        options.diffusion_steps,
-        options.seed,
-        len(tokens),
+    maker, steps = MAKERS[stage], options.flag_values_dict()[f"{stage}_steps"]
+    params = maker.train(
+        work / stage, latents, ids, empty, steps, options.seed, len(tokens)
     )
-    weights.save(folder / "unet", params["unet"], pretrain_diffusion.UNET, dtype=STORED)
-    weights.save(
-        folder / "text_encoder",
-        params["text_encoder"],
-        pretrain_diffusion.text_config(len(tokens)),
-        "model.safetensors",
-        dtype=STORED,
-    )
+    if stage == "flow":
+        params["vae"] = autoencoder
+    configs = maker.configs(len(tokens))
+    for part, found in params.items():
+        name = f"{'model' if 'text' in part else 'diffusion_pytorch_model'}.safetensors"
+        weights.save(folder / part, found, configs[part], name, dtype=STORED)
 
 
 def write_json(path: Path, value: dict) -> None:
@@ -193,23 +196,13 @@ def write_json(path: Path, value: dict) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
-def write_layout(folder: Path, captions: list[str]) -> None:
+def write_layout(folder: Path, captions: list[str], maker: Any) -> None:
     """Everything in a diffusers folder that is no weight."""
-    pretrain_tokenizer.save(folder / "tokenizer", captions)
-    write_json(folder / "scheduler/scheduler_config.json", pretrain_diffusion.SCHEDULER)
-    index = {
-        "_class_name": "StableDiffusionPipeline",
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "safety_checker": [None, None],
-        "feature_extractor": [None, None],
-        "image_encoder": [None, None],
-        "requires_safety_checker": False,
-    }
-    write_json(folder / "model_index.json", index)
+    for name, value in maker.INDEX.items():
+        if value == ["transformers", "CLIPTokenizer"]:
+            pretrain_tokenizer.save(folder / name, captions)
+    write_json(folder / "scheduler/scheduler_config.json", maker.SCHEDULER)
+    write_json(folder / "model_index.json", maker.INDEX)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -238,21 +231,25 @@ def pretrain(options: flags.FlagValues) -> None:
     logging.getLogger("orbax").setLevel(logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)
     data = render(work / "faces", options.seed, options.images)
-    folder = output / "text_to_image"
-    write_layout(folder, sorted(set(data["caption"].tolist())))
+    for stage in FOLDERS:
+        if stage in options.stages:
+            captions = sorted(set(data["caption"].tolist()))
+            write_layout(output / FOLDERS[stage], captions, MAKERS[stage])
+    vae_folder = output / FOLDERS["diffusion"] / "vae"
     if "vae" in options.stages:
         images = data["image"][:VAE_IMAGES]
         trained = pretrain_vae.train(
             work / "vae", images, options.vae_steps, options.seed
         )
         trained = pretrain_vae.normalise(trained, images[:2_000])
-        weights.save(folder / "vae", trained, pretrain_vae.CONFIG, dtype=STORED)
-    autoencoder = pretrain_vae.read(folder / "vae")
+        weights.save(vae_folder, trained, pretrain_vae.CONFIG, dtype=STORED)
+    autoencoder = pretrain_vae.read(vae_folder)
     for stage in CLASSIFIERS:
         if stage in options.stages:
             classifier_stage(stage, work, output, data, autoencoder, options)
-    if "diffusion" in options.stages:
-        diffusion_stage(work, folder, data, autoencoder, options)
+    for stage in FOLDERS:
+        if stage in options.stages:
+            denoising_stage(stage, work, output, data, autoencoder, options)
 
 
 def _options(arguments: Sequence[str]) -> flags.FlagValues:
@@ -267,6 +264,7 @@ def _options(arguments: Sequence[str]) -> flags.FlagValues:
     whole("classifier_steps", 1_500, "Updates of gender's classifier", 1, MOST_STEPS)
     whole("further_steps", 400, "Updates of a classifier after it", 1, MOST_STEPS)
     whole("diffusion_steps", 1_750, "Updates of text encoder and UNet", 1, MOST_STEPS)
+    whole("flow_steps", 1_750, "Updates of the flow model", 1, MOST_STEPS)
     flags.DEFINE_list(
         "stages", STAGES, "To run; the first one before others", flag_values=values
     )

@@ -58,6 +58,18 @@ SCHEDULER = {
     "prediction_type": "v_prediction",
     "timestep_spacing": "leading",
 }
+INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "safety_checker": [None, None],
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+}
 BATCH = 64
 PEAK_LEARNING_RATE = 4e-3
 EMPTY_PROMPTS = 0.1  # share of captions dropped, for classifier-free guidance
@@ -68,6 +80,11 @@ def text_config(vocab_size: int) -> dict:
     end = vocab_size - 1
     tokens = {"bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
     return {**TEXT, "vocab_size": vocab_size, **tokens}
+
+
+def configs(vocab_size: int) -> dict[str, dict]:
+    """The config.json of each network that is trained here."""
+    return {"unet": UNET, "text_encoder": text_config(vocab_size)}
 
 
 def networks(vocab_size: int) -> tuple[clip.TextEncoder, unet.UNet]:
@@ -121,6 +138,22 @@ def loss(
     return jnp.mean((output - target) ** 2)
 
 
+def batch(
+    latents: np.ndarray,
+    caption_ids: np.ndarray,
+    empty_ids: np.ndarray,
+    seed: int,
+    step: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Latents and tokens of a step, as `loss` has them; arguments as for `train`."""
+    draw = np.random.default_rng([seed, 3, step])
+    rows = draw.integers(0, latents.shape[1], BATCH)
+    pixels = latents[draw.integers(0, 2, BATCH), rows]
+    dropped = draw.random((BATCH, 1)) < EMPTY_PROMPTS
+    tokens = np.where(dropped, empty_ids, caption_ids[rows])
+    return jnp.asarray(pixels, jnp.float32), jnp.asarray(tokens, jnp.int32)
+
+
 def train(
     folder: Path,
     latents: np.ndarray,
@@ -151,21 +184,13 @@ def train(
         "unet": quiet(jax.jit(net.init)(keys[1], *sample, states)["params"]),
     }
 
-    def batch(step: int) -> tuple[jax.Array, jax.Array]:
-        draw = np.random.default_rng([seed, 3, step])
-        rows = draw.integers(0, latents.shape[1], BATCH)
-        pixels = latents[draw.integers(0, 2, BATCH), rows]
-        dropped = draw.random((BATCH, 1)) < EMPTY_PROMPTS
-        tokens = np.where(dropped, empty_ids, caption_ids[rows])
-        return jnp.asarray(pixels, jnp.float32), jnp.asarray(tokens, jnp.int32)
-
     return supervised.fit(
         "diffusion",
         folder,
         params,
         supervised.optimizer(PEAK_LEARNING_RATE, num_steps),
         partial(loss, text, net),
-        batch,
+        partial(batch, latents, caption_ids, empty_ids, seed),
         seed,
         num_steps,
     )

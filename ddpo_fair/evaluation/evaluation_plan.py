@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ddpo_fair import config as configuration
 from ddpo_fair import parallel, prompts
 from ddpo_fair.classifiers import audit_classifier
 from ddpo_fair.errors import UserError, shown
@@ -83,7 +84,7 @@ def make(
     """
     config, sample = saved.config, saved.config.sample
     wrong = list(prompts.problems(further)) if further else []
-    if config.model == "embedded" and not wrong:
+    if config.model in configuration.SHIPPED and not wrong:
         wrong = prompts.unknown(further)
     if wrong:
         raise UserError(f"--prompt: {' '.join(wrong)}")

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from ddpo_fair import config as configuration
 from ddpo_fair import files, parallel, prompts
 from ddpo_fair.classifiers import audit_classifier, classes, classifier
 from ddpo_fair.errors import UserError
@@ -30,7 +31,7 @@ from ddpo_fair.training import saved_run
 
 NUM_TESTS, NUM_BALANCED = 240, 128  # renders
 RENDERS = "parts/renders.npz"
-EMBEDDED, GENDER = "embedded", classes.GENDER.name
+GENDER = classes.GENDER.name
 
 
 def draw(plan: Plan, folder: Path, models: EvaluationModels) -> None:
@@ -114,7 +115,7 @@ def summary(
     arrays = evaluation_summary.gather(folder, plan)
     evaluation_parts.write_grids(folder, plan)
     renders, own, audit_matrix = None, dict(confusions), None
-    if config.model == EMBEDDED:
+    if config.model in configuration.SHIPPED:
         renders = _renders(config, folder, models, notes)
     test, threshold = None, config.attributes.gender.confidence_threshold
     if renders is not None:

@@ -46,17 +46,21 @@ NEEDED: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     ),
     "classifier": ({"": "model"}, ("preprocessor_config.json",)),
 }
-EMBEDDED = {"model": WEIGHTS / "text_to_image", "classifier": WEIGHTS / "classifier"}
+# What ships with the package, by its name.
+SHIPPED = {
+    "model": {"embedded": WEIGHTS / "text_to_image", "embedded_flow": WEIGHTS / "flow"},
+    "classifier": {"embedded": WEIGHTS / "classifier"},
+}
 # The embedded classifier of each attribute.
-CLASSIFIERS = {"gender": EMBEDDED["classifier"], "skin_tone": WEIGHTS / "skin_tone"}
+CLASSIFIERS = {"gender": WEIGHTS / "classifier", "skin_tone": WEIGHTS / "skin_tone"}
 
 
 def model_folder(reference: str, variant: str = "", with_weights: bool = True) -> Path:
     """The local folder of `config.model`, downloaded if need be; or a UserError.
 
-    The reference is "embedded", a folder, a single *.safetensors of a whole model, or
-    "owner/name@revision" on the hub; of that `variant` is downloaded, or, without
-    weights, only what describes the networks.
+    The reference is one of `SHIPPED`, a folder, a single *.safetensors of a whole
+    model, or "owner/name@revision" on the hub; of that `variant` is downloaded, or,
+    without weights, only what describes the networks.
     """
     return _folder("model", reference, variant, with_weights)
 
@@ -96,8 +100,8 @@ def _embedded(field: str, folder: Path) -> Path:
 
 def local_folder(field: str, reference: str) -> Path | None:
     """The local folder of a "model" or "classifier"; None for the hub's."""
-    if reference == "embedded":
-        return _embedded(field, EMBEDDED[field])
+    if reference in SHIPPED[field]:
+        return _embedded(field, SHIPPED[field][reference])
     if not files.ADDRESS.match(reference):  # an address is no name on the hub either
         folder = files.given(field, reference)
         if folder.is_dir():
@@ -119,7 +123,7 @@ def is_xl(parts: Container[str]) -> bool:
 
 def absolute(field: str, reference: str) -> str:
     """A reference that means the same in every folder; see `local_folder`."""
-    if reference == "embedded" or files.ADDRESS.match(reference):
+    if reference in SHIPPED[field] or files.ADDRESS.match(reference):
         return reference
     path = files.given(field, reference)
     return str(path) if path.exists() else reference
@@ -138,7 +142,9 @@ def identity(field: str, reference: str, variant: str = "") -> dict[str, Any]:
     read = _read(field, folder, variant)
     paths = {path.relative_to(folder).as_posix(): path for path in read}
     single = files.given(field, reference)
-    if reference != "embedded" and single.is_file():  # what is made of it may differ
+    if (
+        reference not in SHIPPED[field] and single.is_file()
+    ):  # what is made of it may differ
         paths = {single.name: single}
     whole, found = fingerprint(paths)
     return {

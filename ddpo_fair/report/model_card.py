@@ -65,7 +65,7 @@ def write(
         pipeline: diffusers' class that opens the model.
     """
     config, record, flat = run.config, run.record, configuration.flatten(run.config)
-    embedded = config.model == configuration.EMBEDDED
+    embedded = sources.SHIPPED["model"].get(config.model, Path()).name
     name, base_lora = config.model.partition("@")[0], Path(config.base_lora).name
     base = "the embedded model of `ddpo_fair`" if embedded else f"`{config.model}`"
     rewarded = {name: one for name, one in config.attributes.items() if one.weight}

@@ -110,7 +110,7 @@ def check(
     was = configuration.renamed(record["config"]).get(field, reference)
     if name != str(was).partition("@")[0]:
         way_out = f"Give --config.{field}={was}"
-    elif reference == configuration.EMBEDDED:
+    elif reference in configuration.SHIPPED:
         way_out = f"Install ddpo_fair {record.get('version')}"
     elif now.get("revision") and before.get("revision"):
         way_out = f"Give --config.{field}={name}@{before['revision']}"
