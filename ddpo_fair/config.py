@@ -390,7 +390,10 @@ def _embedded_flow(config: ConfigDict) -> None:
     """The embedded flow model; what differs from the UNet's settings."""
     config.model = EMBEDDED_FLOW
     config.sample.eta = 0.7
-    config.train.lora.target_modules = ("attn",)  # of image and text to each other
+    config.train.lora.target_modules = (  # what the text says in the first two layers
+        "transformer_blocks.0.attn.add",
+        "transformer_blocks.1.attn.add",
+    )
 
 
 def _stable_diffusion(config: ConfigDict) -> None:

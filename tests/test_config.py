@@ -292,7 +292,7 @@ def test_the_host_chooses_the_model(platforms, model, monkeypatch):
     train.check(command.config, problems)
     assert command.config.model == model
     opening = train.model_choice(command)
-    assert model in opening and "mech_eng.py:embedded, :sd15" in opening
+    assert model in opening and "mech_eng.py:embedded, :embedded_flow, :sd15" in opening
 
 
 @pytest.mark.parametrize(
