@@ -123,7 +123,8 @@ def is_xl(parts: Container[str]) -> bool:
 
 def absolute(field: str, reference: str) -> str:
     """A reference that means the same in every folder; see `local_folder`."""
-    if reference in SHIPPED[field] or files.ADDRESS.match(reference):
+    shipped = any(reference in names for names in SHIPPED.values())
+    if shipped or files.ADDRESS.match(reference):
         return reference
     path = files.given(field, reference)
     return str(path) if path.exists() else reference
