@@ -390,9 +390,8 @@ def _embedded_flow(config: ConfigDict) -> None:
     """The embedded flow model; what differs from the UNet's settings."""
     config.model = EMBEDDED_FLOW
     config.sample.eta = 0.7
-    config.train.lora.target_modules = (  # what the text says in the first two layers
-        "transformer_blocks.0.attn.add",
-        "transformer_blocks.1.attn.add",
+    config.train.lora.target_modules = tuple(  # of the text, in the first two layers
+        f"transformer_blocks.{i}.attn.add_{x}_proj" for i in (0, 1) for x in "qkv"
     )
 
 
