@@ -171,7 +171,7 @@ def _write_pipeline(
     index = {**index, "scheduler": ["diffusers", scheduler["_class_name"]]}
     if sources.is_xl(model.networks):
         zeros = stable_diffusion.zeros_for_empty(model.configs)
-        index["force_zeros_for_empty_prompt"] = zeros
+        index[stable_diffusion.ZEROS] = zeros
     if model.part == networks.TRANSFORMER and networks.TEXT_3 not in model.tokenizers:
         index |= {"text_encoder_3": NO_PART, "tokenizer_3": NO_PART}
     text = files.json_text(dict(sorted(index.items())), 2)

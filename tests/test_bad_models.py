@@ -96,6 +96,10 @@ def write(path, content):
     return lambda folders: (folders / path).write_bytes(content)
 
 
+def empty(path):
+    return lambda folders: [x.unlink() for x in (folders / path).iterdir()]
+
+
 HARMS = {
     "tensor": (strange_tensor, "\\x1b[2J [1] of"),
     "weights": (write(UNET, b"\0" * 1000), "is no sound safetensors file"),
@@ -104,6 +108,12 @@ HARMS = {
     "no part": (lambda folders: shutil.rmtree(folders / "model/vae"), "it has no vae"),
     "no pre": (lambda folders: (folders / EYES).unlink(), "does not exist"),
     "tokenizer": (write("model/tokenizer/vocab.json", b"{"), "no CLIP tokenizer that"),
+    "no word": (
+        write("model/tokenizer/merges.txt", b""),
+        "knows 'photo' by its letters",
+    ),
+    "no tokens": (empty("model/tokenizer"), "put all files of the original model's in"),
+    "two": (lambda f: (f / "model/transformer").mkdir(), "a unet and a transformer;"),
     "no merges": (lambda f: (f / "model/tokenizer/merges.txt").unlink(), "merges.txt:"),
     "BOM, tokens": (
         write("model/tokenizer/tokenizer_config.json", codecs.BOM_UTF8 + b"{}"),

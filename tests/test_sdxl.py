@@ -1,6 +1,8 @@
 """Stable Diffusion XL, small: its UNet and whole pipeline against diffusers'."""
 
 import functools
+import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -182,6 +184,33 @@ def test_diffusers_opens_what_is_exported(torch, folder, tiny, tmp_path):
     card = (output / "README.md").read_text("utf-8")
     assert "import DDIMScheduler, StableDiffusionXLPipeline" in card
     assert "    original_size=(1024, 768),\n    target_size=(512, 640),\n" in card
+
+
+@pytest.mark.parametrize(
+    ("part", "setting", "said"),
+    [
+        (
+            "pipeline",
+            {stable_diffusion.ZEROS: "false"},
+            "must be None or True or False",
+        ),
+        ("unet", {"projection_class_embeddings_input_dim": 10}, "be above 48; use the"),
+        ("vae", {"shift_factor": [0]}, "a number from -1000 to 1000 or null"),
+    ],
+    ids=["zeros", "pooled", "shift"],
+)
+def test_settings_that_cannot_be(tmp_path, part, setting, said):
+    configs = tiny_model.XL | {part: tiny_model.XL.get(part, {}) | setting}
+    with pytest.raises(UserError, match=said):
+        stable_diffusion.of_configs(tmp_path, configs, jnp.float32)
+
+
+def test_texts_end_as_the_tokenizer_says(folder, tmp_path):
+    damaged = shutil.copytree(folder, tmp_path / "model")
+    place = damaged / "text_encoder_2" / "config.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"eos_token_id": 3}))
+    with pytest.raises(UserError, match="eos_token_id=3 must be 2 or None or "):
+        stable_diffusion.load(damaged)
 
 
 def test_in_16_bits_the_images_are_decoded_in_float32(folder):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import parity
 import pytest
+import safetensors.numpy
 import tiny_model
 import tiny_run
 
@@ -23,9 +24,14 @@ from ddpo_fair.models import (
     sd3_transformer,
     sources,
     t5,
+    vae,
     weights,
 )
 from ddpo_fair.training import evaluation, run_folder, saved_run, stopping
+
+CONFIGS_3 = tiny_model.CONFIGS_3
+BUCKETS = "relative_attention_num_buckets"
+DISTANCE = "relative_attention_max_distance"
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +160,42 @@ def test_one_state_counts_as_many_equal_ones(flash_length, monkeypatch):
     expected = many.apply({"params": params}, *inputs, repeated)
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
     assert np.abs(many.apply({"params": params}, *inputs, few) - expected).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("part", "setting", "said"),
+    [
+        (
+            "scheduler",
+            tiny_model.SCHEDULER,
+            "must be 'FlowMatchEulerDiscreteScheduler'",
+        ),
+        ("text_encoder", {"hidden_size": 24}, "at most 16,.*they may be swapped"),
+        ("text_encoder_3", tiny_model.T5 | {BUCKETS: 3}, f"{BUCKETS}=3 must be 4 or"),
+        ("text_encoder_3", tiny_model.T5 | {DISTANCE: 8}, f"{DISTANCE}=8 .*above 8"),
+    ],
+    ids=["scheduler", "swapped", "buckets", "distance"],
+)
+def test_settings_that_cannot_be(tmp_path, part, setting, said):
+    configs = CONFIGS_3 | {part: CONFIGS_3.get(part, {}) | setting}
+    with pytest.raises(UserError, match=said):
+        stable_diffusion.of_configs(tmp_path, configs, jnp.float32)
+
+
+def test_the_shift_of_a_vae_has_any_sign_and_t5s_words_either_name(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = vae.Config.from_dict(CONFIGS_3["vae"] | {"shift_factor": -0.1})
+    assert config.shift_factor == -0.1
+    add_t5(transformers, tmp_path)
+    place = tmp_path / networks.TEXT_3 / "model.safetensors"
+    tensors = safetensors.numpy.load_file(place)
+    expected = tensors.pop("shared.weight")
+    tensors["encoder.embed_tokens.weight"] = expected
+    safetensors.numpy.save_file(tensors, place)
+    encoder = t5.Encoder(t5.Config.from_dict(tiny_model.T5))
+    template = weights.init_template(encoder, jax.ShapeDtypeStruct((1, 9), jnp.int32))
+    found = weights.load(tmp_path / networks.TEXT_3, template)
+    np.testing.assert_array_equal(found["shared"]["embedding"], expected)
 
 
 def settings(folder, classifier, root, **changes):

@@ -29,7 +29,13 @@ Networks = dict[str, nn.Module]
 
 def parts_of(folder: Path) -> tuple[str, ...]:
     """The networks that a model's folder must have, and T5 where there is one."""
-    if not (folder / TRANSFORMER).is_dir():
+    both = [part for part in (UNET, TRANSFORMER) if (folder / part).is_dir()]
+    if len(both) > 1:
+        raise UserError(
+            f"{folder} has a {UNET} and a {TRANSFORMER}; move away the one that is not"
+            " this model's."
+        )
+    if TRANSFORMER not in both:
         second = (TEXT_2,) if (folder / TEXT_2).is_dir() else ()  # of XL
         return UNET, "vae", TEXT, *second
     third = (TEXT_3,) if (folder / TEXT_3).is_dir() else ()
@@ -85,7 +91,7 @@ def _check_fit(configs: dict[str, Any]) -> None:
     else:
         turns, both = config.patch_size, (configs[TEXT], configs[TEXT_2])
         pooled = sum(one.projection_dim for one in both)
-        fits.append(("pooled_projection_dim", pooled, "two text_encoders together"))
+        fits.append(("pooled_projection_dim", pooled, f"{TEXT} and {TEXT_2}"))
         if TEXT_3 in configs:
             fits.append(("joint_attention_dim", configs[TEXT_3].d_model, TEXT_3))
     size = config.sample_size
@@ -94,12 +100,18 @@ def _check_fit(configs: dict[str, Any]) -> None:
     rules = [("sample_size", sound, words)]
     for name, wanted, other in fits:
         sound = getattr(config, name) == wanted
-        rules.append((name, sound, f"{wanted}, as its {other} has it"))
+        have = "have" if " and " in other else "has"
+        rules.append((name, sound, f"{wanted}, as its {other} {have} it"))
     if part == TRANSFORMER:
         states = sum(one.hidden_size for one in both)
         sound = states <= config.joint_attention_dim
         rules.append(("joint_attention_dim", sound, f"at least {states}"))
     options.check(f"{part}/config.json", vars(config), rules)
+    if part == TRANSFORMER:  # their widths' sums are the same when they are swapped
+        first, second = (one.hidden_size for one in both)
+        words = f"at most {second}, which {TEXT_2} has; they may be swapped"
+        rule = "hidden_size", first <= second, words
+        options.check(f"{TEXT}/config.json", vars(both[0]), [rule])
 
 
 def _check_xl(configs: dict[str, Any]) -> None:
@@ -116,8 +128,12 @@ def _check_xl(configs: dict[str, Any]) -> None:
     options.check(f"unet/config.json, beside a {TEXT_2}", vars(config), [rule])
     pooled, length = config.pooled_size, first.max_position_embeddings
     row = pooled + unet.NUM_TIME_IDS  # the last of the text
-    room = ("cross_attention_dim", row <= config.cross_attention_dim, f"{row} or more")
-    options.check("unet/config.json", vars(config), [room])
+    both = config.projection_class_embeddings_input_dim
+    rules = [
+        ("projection_class_embeddings_input_dim", pooled > 0, f"above {both - pooled}"),
+        ("cross_attention_dim", row <= config.cross_attention_dim, f"{row} or more"),
+    ]
+    options.check("unet/config.json", vars(config), rules)
     name, words = "max_position_embeddings", f"{length}, as its {TEXT} has it"
     rules = [(name, getattr(second, name) == length, words)]
     words = f"{pooled}, as its unet has it beside {unet.NUM_TIME_IDS} sizes"

@@ -13,6 +13,7 @@ from ddpo_fair.models import clip, t5, tensor_files
 
 # Those that transformers reads, by the name of its class.
 FILES = {"CLIPTokenizer": ("vocab.json", "merges.txt"), "T5Tokenizer": ()}
+WORD = "photo"  # that every one has tokens of
 T5_LENGTH = 256  # diffusers' max_sequence_length
 CUT = "prompts_are_cut"  # in tokenizer_config.json: true where long ones lose their end
 
@@ -28,14 +29,23 @@ def load(folder: Path, kind: str = "CLIPTokenizer") -> Any:
 
     logging.getLogger("transformers").setLevel(logging.ERROR)
     try:
-        return getattr(transformers, kind).from_pretrained(  # a folder: nothing to pin
+        tokenizer = getattr(transformers, kind).from_pretrained(
             folder, local_files_only=True
-        )
+        )  # a folder: nothing to pin
     except Exception as error:  # whatever a broken file brings up
         raise UserError(
             f"{folder} holds no {kind[:-9]} tokenizer that can be read"
             f" ({type(error).__name__}: {str(error)[:200]}); {_way_out(folder, kind)}."
         ) from error
+    # Of an empty folder, or one of another kind, it is one that knows nothing.
+    ids = tokenizer(WORD, add_special_tokens=False)["input_ids"]
+    letters = kind == "CLIPTokenizer" and len(ids) >= len(WORD)
+    if letters or tokenizer.unk_token_id in ids:
+        raise UserError(
+            f"{folder} holds no {kind[:-9]} tokenizer: it knows {WORD!r} by its letters"
+            " at most; put all files of the original model's in the place of its own."
+        )
+    return tokenizer
 
 
 def _way_out(folder: Path, kind: str) -> str:

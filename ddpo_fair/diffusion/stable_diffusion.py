@@ -15,6 +15,7 @@ from ddpo_fair.diffusion.gaussian_step import ALL_STEPS, Schedule
 from ddpo_fair.diffusion.networks import TEXT_3
 from ddpo_fair.errors import UserError
 from ddpo_fair.models import (
+    clip,
     lora,
     lora_files,
     options,
@@ -27,6 +28,7 @@ from ddpo_fair.models import (
 )
 
 INDEX = "model_index.json"  # says how a pipeline uses the parts; may be missing
+ZEROS = "force_zeros_for_empty_prompt"  # in it, of XL
 NO_TIME_IDS = (0,) * unet.NUM_TIME_IDS  # all mean the model's own size, uncropped
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -118,12 +120,7 @@ def load(
     folder = Path(folder)
     parts = networks.parts_of(folder)
     texts = networks.text_parts(parts)
-    wanted = [*parts, *map(tokenizer_folder, texts), "scheduler"]
-    if missing := [part for part in wanted if not (folder / part).is_dir()]:
-        raise UserError(
-            f"model={str(folder)!r} is not a model folder: it has no"
-            f" {', '.join(missing)}; the diffusers layout has {', '.join(wanted)}."
-        )
+    _check_parts(folder, [*parts, *map(tokenizer_folder, texts), "scheduler"])
     model = of_configs(folder, read_configs(folder), dtype, remat)
     # Before the weights, which take far longer to read.
     adapters = lora_files.load(base_lora, model.params) if base_lora else {}
@@ -138,8 +135,24 @@ def load(
         )
         for part in texts
     }
+    for part, tokenizer in tokenizers.items():
+        config = model.networks[part].config
+        if isinstance(model.networks[part], clip.ProjectingTextEncoder):
+            # 2 and null stand for the highest number of all
+            ends = (2, None, tokenizer.eos_token_id)
+            rule = options.among(config, "eos_token_id", ends)
+            options.check(f"{folder / part}/config.json", vars(config), [rule])
     params = lora.merge(params, adapters)
     return dataclasses.replace(model, tokenizers=tokenizers, params=params)
+
+
+def _check_parts(folder: Path, wanted: list[str]) -> None:
+    """Raises a UserError unless a model's folder has these folders."""
+    if missing := [part for part in wanted if not (folder / part).is_dir()]:
+        raise UserError(
+            f"model={str(folder)!r} is not a model folder: it has no"
+            f" {', '.join(missing)}; the diffusers layout has {', '.join(wanted)}."
+        )
 
 
 def tokenizer_folder(part: str) -> str:
@@ -159,6 +172,7 @@ def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
         UserError: if one is missing, or is not a JSON object.
     """
     parts = networks.parts_of(folder)
+    _check_parts(folder, [*parts, "scheduler"])
     configs = {part: weights.read_config(folder / part) for part in parts}
     place = folder / "scheduler" / "scheduler_config.json"
     configs["scheduler"] = tensor_files.read_json(place)
@@ -170,7 +184,7 @@ def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
 def zeros_for_empty(configs: dict[str, dict[str, Any]]) -> bool:
     """Whether the empty prompt's text is zeros, of XL's parsed config.json files."""
     pipeline = configs.get("pipeline", {})
-    return bool(pipeline.get("force_zeros_for_empty_prompt", True))
+    return bool(pipeline.get(ZEROS, True))
 
 
 def of_configs(
@@ -186,7 +200,14 @@ def of_configs(
     """
     with options.of(folder):
         scheduler = configs["scheduler"]
+        if networks.denoising_part(configs) == networks.TRANSFORMER:
+            rule = options.among(scheduler, "_class_name", (flow.CLASS,))
+            options.check(
+                f"{scheduler_settings.FILE} beside a transformer", scheduler, [rule]
+            )
         (flow if is_flow(scheduler) else scheduler_settings).read(scheduler)
+        index = configs.get("pipeline", {})
+        options.check(INDEX, index, [options.among(index, ZEROS, (None, True, False))])
         made = networks.of_configs(configs, dtype, remat)
     return Model(folder, made, {}, configs, networks.templates(made))
 

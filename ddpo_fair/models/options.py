@@ -18,6 +18,7 @@ MOST_LAYERS = 200  # of one kind; the largest published encoders have 48
 # Whole numbers that may be 0.
 FROM_ZERO = ("freq_shift", "steps_offset", "dual_attention_layers")
 FROM_ZERO += ("transformer_layers_per_block", "reverse_transformer_layers_per_block")
+SIGNED = ("shift_factor",)  # numbers of any sign, or 0
 ORIGINAL = "use the file that came with the weights, or another model if this is it"
 # What diffusers' EMAModel adds to the config.json of a network that it averaged.
 OF_AVERAGING = ("decay", "inv_gamma", "min_decay", "optimization_step", "power")
@@ -63,7 +64,8 @@ def read(
     rules = []
     for name, kind in fields.items():
         most = MOST_LAYERS if "layers" in name else LARGEST
-        fits, words = _rule(kind, range(name not in FROM_ZERO, most + 1))
+        least = -1000 if name in SIGNED else name not in FROM_ZERO
+        fits, words = _rule(kind, range(least, most + 1))
         rules.append((name, fits(getattr(config, name)), words))
     check(place, vars(config), rules)
     return config
@@ -108,14 +110,15 @@ def _rule(kind: Any, allowed: range) -> tuple[Callable[[Any], bool], str]:
             lambda x: type(x) is tuple and x != () and all(map(fits, x)),
             f"a list, each {words}",
         )
+    least = min(1e-12, allowed[0])
     return {
         int: (
             lambda x: type(x) is int and x in allowed,
             f"a whole number from {allowed[0]} to {allowed[-1]}",
         ),
         float: (
-            lambda x: type(x) in (int, float) and 1e-12 <= x <= 1000,
-            "a number from 1e-12 to 1000",
+            lambda x: type(x) in (int, float) and least <= x <= 1000,
+            f"a number from {least} to 1000",
         ),
         bool: (lambda x: type(x) is bool, "true or false"),
         str: (lambda x: type(x) is str, "a text"),

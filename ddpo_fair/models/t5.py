@@ -34,7 +34,15 @@ class Config:
         """Config of a parsed config.json; a UserError names what is not supported."""
         rules = (options.among(json_dict, *rule) for rule in KIND.items())
         options.check(PLACE, json_dict, rules, "use a Stable Diffusion 3 model")
-        return options.read(cls, json_dict, PLACE)
+        config = options.read(cls, json_dict, PLACE)
+        name, far = "relative_attention_num_buckets", "relative_attention_max_distance"
+        exact = max(1, getattr(config, name) // 4)
+        rules = (
+            (name, getattr(config, name) >= 4, "4 or more"),
+            (far, getattr(config, far) > exact, f"above {exact}, a quarter of {name}"),
+        )
+        options.check(PLACE, vars(config), rules)
+        return config
 
 
 def buckets(length: int, config: Config) -> np.ndarray:

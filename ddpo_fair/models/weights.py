@@ -45,6 +45,7 @@ SPELLINGS = (
     (r"(mid_block\.attentions\.0)\.to_out\.0\.", r"\1.proj_attn."),
     # transformers 5 saves CLIPTextModel without this prefix (and opens both).
     (r"^text_model\.", ""),
+    (r"^shared\.", "encoder.embed_tokens."),  # T5's, by either of its two names
 )
 
 
