@@ -13,6 +13,7 @@ from ddpo_fair import config as configuration
 from ddpo_fair.errors import UserError, shown
 
 MOST_BESIDE = 0.9  # of the images, of explicit and preservation prompts
+LEAST_PENALTY = 1e-6  # of train.base_kl_weight; float32's share of a loss of 10
 FEWEST_OF_A_CELL = 8  # images of a prompt in an epoch, of a joint target
 # What the rules between settings compute with.
 JOINT = {
@@ -138,6 +139,11 @@ def _together(flat: dict[str, Any]) -> Iterator[str]:
             " is kept under LoRA only; give train.lora.rank, e.g. 16, or"
             f" train.base_kl_weight=0{f' and {PRESERVE}=()' * bool(flat[PRESERVE])}."
         )
+    if 0 < flat["train.base_kl_weight"] < LEAST_PENALTY:
+        yield (
+            f"{said('train.base_kl_weight')} would hold nothing; give {LEAST_PENALTY}"
+            " or more, or 0."
+        )
     yield from _preservation(flat, said)
     if 0 < flat["eval.images"] < len(flat["prompts"]):
         yield (
@@ -155,16 +161,28 @@ def _preservation(flat: dict[str, Any], said: Callable[[str], str]) -> Iterator[
             f"{said(PRESERVE)} act through the KL to the base policy alone; give"
             f" train.base_kl_weight, e.g. 0.03, or {PRESERVE}=()."
         )
-    for text in sorted(set(flat[PRESERVE]) & set(flat["prompts"])):
-        yield (
-            f"{PRESERVE}: {shown(text)} is one of the prompts, which train it; keep it"
-            " in one of the two."
-        )
+    trained = {_plain(text) for text in flat["prompts"]}
+    for text in flat[PRESERVE]:
+        if _plain(text) in trained:
+            yield (
+                f"{PRESERVE}: {shown(text)} is one of the prompts, which train it; keep"
+                " it in one of the two."
+            )
+        if text != EXPLICIT_FORMS == _plain(text):
+            yield (
+                f"{PRESERVE}: {shown(text)} must be {EXPLICIT_FORMS!r}, which stands"
+                " for the explicit forms of all prompts; or say what to draw."
+            )
     if flat["sample.preserve_share"] + flat["sample.explicit_share"] > MOST_BESIDE:
         yield (
             f"{said('sample.preserve_share')} and {said('sample.explicit_share')} must"
             f" be at most {MOST_BESIDE} together; the rest is of the prompts."
         )
+
+
+def _plain(text: str) -> str:
+    """A text as CLIP reads it: without capitals, and with single spaces."""
+    return " ".join(text.lower().split())
 
 
 def _on_devices(config: ConfigDict, num_devices: int) -> Iterator[str]:

@@ -213,11 +213,13 @@ class _Tuple(flags.ArgumentParser):
 
     def __init__(self, kind: type):
         texts = 'texts, e.g. \'("one", "two")\', also where one begins with a bracket'
-        numbers = "numbers, e.g. '(0.5, 0.5)'"
+        numbers = "whole numbers" if kind is int else "numbers, e.g. '(0.5, 0.5)'"
         self.syntactic_help = f"{texts} or quote" if kind is str else numbers
         self.kind = kind
 
     def parse(self, text: str) -> tuple:
+        if text.strip() == "None":
+            raise ValueError(text)  # () is meant
         items = [text] if self.kind is str else text.split(",")
         if text.strip().startswith(("(", "[", "{", "'", '"')):
             items = ast.literal_eval(text.strip())
@@ -228,4 +230,8 @@ class _Tuple(flags.ArgumentParser):
             kinds = [token.type for token in tokens]
             if (tokenize.STRING, tokenize.STRING) in itertools.pairwise(kinds):
                 raise TypeError(text)  # a comma is missing, and two would become one
-        return tuple(self.kind(item) for item in items)
+        found = tuple(self.kind(item) for item in items)
+        for item, value in zip(items, found, strict=True):
+            if type(item) is bool or (not isinstance(item, str) and item != value):
+                raise ValueError(text)  # 1.5 is no whole number, nor is True
+        return found

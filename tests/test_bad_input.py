@@ -99,6 +99,13 @@ def test_command_lines(capsys, arguments, part):
             "shares classified as female, male, not negative",
         ),
         ("attributes.gender.target=((((", "must be numbers"),
+        ("sample.time_ids=(1.5,0,0,0,0,0)", "must be whole numbers, like [0, 0"),
+        ("sample.time_ids=(True,0,0,0,0,0)", "must be whole numbers, like [0, 0"),
+        ("sample.preserve_prompts=None", 'must be texts, e.g. \'("one", "two")\''),
+        (
+            "train.base_kl_weight=1e-300",
+            "would hold nothing; give 1e-06 or more, or 0.",
+        ),
         ("attributes.gender.target=0.5", "with sum 1, e.g. (0.5, 0.5)"),
         ("checkpoint.keep=1", "a second one serves where the newest is damaged"),
         ("model=", "model='' must be 'embedded', a folder, or owner/name"),

@@ -232,6 +232,10 @@ def test_preservation_prompts_need_the_penalty_and_images_of_their_own():
     with pytest.raises(UserError, match=r"of 3 images per epoch is none; give at lea"):
         config_rules.validate(config, [], num_devices=1)
     assert config_rules.preserved_images(configuration.defaults(), 64) == 0
+    (text,) = config.prompts  # that CLIP reads the same
+    config.sample.preserve_prompts = (text.replace(" ", "  ").upper(), "Explicit")
+    both, word = config_rules.violations(config)
+    assert "is one of the prompts" in both and "must be 'explicit', which" in word
 
 
 def test_explicit_stands_for_the_explicit_forms_of_all_prompts():
