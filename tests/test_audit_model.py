@@ -188,6 +188,8 @@ def test_targets_of_prompts_and_the_audit_classifier(
         ("--prompt= ", "is empty"),
         ("--lora={folder}", "is no file, nor a folder with"),
         ("--steps=0", "--steps='0' must be"),
+        ("--variant=../x", "--variant='../x' must be the middle of the names"),
+        ("--model={folder}/unet", "is not a model folder: it has no unet, vae"),
         ("--targets={folder}/unet/config.json", "is none of the prompts"),
         ("--audit-classifier=skin_tone=dlib", "is about skin_tone"),
         ("--output={folder}", "is not empty"),

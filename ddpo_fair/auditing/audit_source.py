@@ -1,12 +1,13 @@
 """What an audit is of: images that are there, or that a model draws first."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
 
-from ddpo_fair import attribute_rules, files, prompts
+from ddpo_fair import attribute_rules, files, prompts, setting_rules
 from ddpo_fair import config as configuration
 from ddpo_fair.auditing import (
     audit_result,
@@ -15,7 +16,7 @@ from ddpo_fair.auditing import (
     drawn_images,
     image_list,
 )
-from ddpo_fair.errors import UserError
+from ddpo_fair.errors import UserError, shown
 from ddpo_fair.models import lora_files, sources
 
 SAMPLER = ("steps", "guidance-scale", "eta")
@@ -62,12 +63,15 @@ def _drawn(options: flags.FlagValues, config: ConfigDict) -> Source:
         )
     texts = image_list.read_prompts(options.prompts) if given[1] else [options.prompt]
     _set_targets(options, config, texts)
+    pattern, rule = setting_rules.TEXTS["variant"]
+    if not re.fullmatch(pattern, options.variant):
+        raise UserError(f"--variant={shown(options.variant)} must be {rule}.")
     name = sources.absolute("model", options.model)
     wrong = list(prompts.problems(texts))
     if name in configuration.SHIPPED and not wrong:
         wrong = prompts.unknown(texts)
     if wrong:
-        raise UserError(f"--prompts: {' '.join(wrong)}")
+        raise UserError(f"--prompt{'s' * given[1]}: {' '.join(wrong)}")
     lora = options.lora
     engine = diffusers_engine if options.engine == "diffusers" else drawn_images
     planned = drawn_images.Plan(

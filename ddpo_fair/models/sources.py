@@ -168,7 +168,9 @@ def _read(field: str, folder: Path, variant: str) -> Iterator[Path]:
     """The files that are read of a folder, as far as they are there."""
     parts, others = NEEDED[field]
     for part in parts:
-        with contextlib.suppress(UserError):  # who reads them says so
+        wanted = variant and (folder / part).is_dir()
+        # Of other files who reads them says so.
+        with contextlib.suppress(*() if wanted else (UserError,)):
             yield from tensor_files.find(folder / part, variant or None)
     there = [part for part in parts if (folder / part).is_dir()]
     unread = () if is_xl(there) else ("model_index.json",)
