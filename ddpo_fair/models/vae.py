@@ -41,8 +41,6 @@ class Config:
     @classmethod
     def from_dict(cls, json_dict: dict[str, Any]) -> "Config":
         """Config of a parsed config.json; a UserError names what is not supported."""
-        if json_dict.get("shift_factor") == 0:
-            json_dict = {**json_dict, "shift_factor": None}
         config = options.read(cls, json_dict, PLACE, FIXED)
         levels, scale = len(config.block_out_channels), config.scaling_factor
         down, up = ("DownEncoderBlock2D",) * levels, ("UpDecoderBlock2D",) * levels
