@@ -87,6 +87,14 @@ def train_sd15(options: Any) -> dict[str, Any]:
     }
 
 
+KINDS = {  # what the folders' readers ask for, of any size
+    "text_encoder": {"model_type": "clip_text_model"},
+    "unet": {"_class_name": "UNet2DConditionModel"},
+    "vae": {"_class_name": "AutoencoderKL"},
+    "scheduler": {"_class_name": "DDIMScheduler"},
+}
+
+
 def save_models(tiny: bool, folder: Path) -> None:
     """Stable Diffusion 1.5 and a ViT-B/16 with random weights, in official layout.
 
@@ -97,7 +105,7 @@ def save_models(tiny: bool, folder: Path) -> None:
 
     prompts = [f"photo of the face of a {x}mechanical engineer" for x in ("", "male ")]
     found = gpu_setup.configs(SimpleNamespace(tiny=tiny))
-    configs = {part: {**tiny_model.KINDS[part], **found[part]} for part in found}
+    configs = {part: {**KINDS[part], **found[part]} for part in found}
     draw = gpu_setup.random_weights
     tiny_model.save_model(folder / "model", prompts, configs, draw, 77)
     vit = {"model_type": "vit", "id2label": {"0": "female", "1": "male"}}

@@ -1,9 +1,12 @@
 """What the tests against PyTorch share: random weights, folders, distances."""
 
+import json
+
 import jax
 import numpy as np
 from flax import traverse_util
 
+from ddpo_fair import export
 from ddpo_fair.diffusion import sampler
 from ddpo_fair.models import weights
 
@@ -44,6 +47,17 @@ def reopen(cls, folder, params, filename="diffusion_pytorch_model.safetensors"):
     return module.eval()
 
 
+def write_index(folder):
+    """Writes the model_index.json by which diffusers opens a folder of parts."""
+    index = dict(export._pipeline({path.name for path in folder.iterdir()}))
+    scheduler = json.loads((folder / "scheduler/scheduler_config.json").read_text())
+    index["scheduler"] = ["diffusers", scheduler["_class_name"]]
+    if not (folder / "text_encoder_3").exists():
+        index |= {x: export.NO_PART for x in index if x.endswith("_3")}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
 def relative_error(found, expected):
     """||found - expected|| / ||expected||."""
     found, expected = np.asarray(found), np.asarray(expected)
@@ -54,6 +68,12 @@ def relative_error(found, expected):
 def flatten(params):
     """Dict of dotted path to array."""
     return traverse_util.flatten_dict(params, sep=".")
+
+
+def template(shapes):
+    """The template of float32 parameters, of their shapes by "module/leaf"."""
+    flat = {x: jax.ShapeDtypeStruct(shape, np.float32) for x, shape in shapes.items()}
+    return traverse_util.unflatten_dict(flat, sep="/")
 
 
 def draw(template, seed=0):

@@ -3,7 +3,9 @@
 import json
 
 import numpy as np
+import parity
 import pytest
+import tiny_model
 
 from ddpo_fair import audit
 from ddpo_fair.auditing import diffusers_engine
@@ -11,159 +13,51 @@ from ddpo_fair.errors import UserError
 from ddpo_fair.models import lora_files
 
 diffusers = pytest.importorskip("diffusers")
+safetensors = pytest.importorskip("safetensors.torch")
 torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 
-SIDE, WIDTH = 16, 16  # of images; of embeddings
+SIDE = 16  # of images
+CONFIGS = {
+    "sd1": tiny_model.CONFIGS,
+    "sdxl": tiny_model.XL,
+    "sd3": tiny_model.CONFIGS_3,
+}
 
 
-def clip(folder, projection=False):
-    """A tokenizer of single bytes, and an encoder."""
-    folder.mkdir(parents=True)
-    units = [chr(x) for x in range(33, 127)]
-    words = [*units, *(x + "</w>" for x in units), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({x: i for i, x in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, model_max_length=16)
-    config = transformers.CLIPTextConfig(
-        vocab_size=len(words),
-        hidden_size=WIDTH,
-        projection_dim=WIDTH,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=16,
-        bos_token_id=len(words) - 2,
-        eos_token_id=len(words) - 1,
-        pad_token_id=len(words) - 1,
+def save(place, kind="sd1"):
+    """The folder of a pipeline, below a place."""
+    folder = place / kind
+    if kind in CONFIGS:
+        tiny_model.save_model(folder, configs=CONFIGS[kind])
+        if kind == "sd3":
+            tiny_model.add_t5(folder)
+        return parity.write_index(folder)
+    # Flux packs its latents; all but its network is the others'.
+    one, three = (
+        diffusers.DiffusionPipeline.from_pretrained(save(place, x))
+        for x in ("sd1", "sd3")
     )
-    name = "CLIPTextModelWithProjection" if projection else "CLIPTextModel"
-    return tokenizer, getattr(transformers, name)(config)
-
-
-def t5():
-    """A tokenizer of letters, and an encoder."""
-    letters = [(x, -2.0) for x in "\u2581abcdefghijklmnopqrstuvwxyz"]
-    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -5.0)]
-    tokenizer = transformers.T5TokenizerFast(vocab=[*special, *letters])
-    config = transformers.T5Config(
-        vocab_size=len(tokenizer),
-        d_model=32,
-        d_kv=8,
-        d_ff=16,
-        num_layers=1,
-        num_heads=2,
-        decoder_start_token_id=0,
-    )
-    return tokenizer, transformers.T5EncoderModel(config)
-
-
-def vae(channels):
-    return diffusers.AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=["DownEncoderBlock2D"] * 2,
-        up_block_types=["UpDecoderBlock2D"] * 2,
-        latent_channels=channels,
-        norm_num_groups=4,
-        layers_per_block=1,
-        shift_factor=0.0,
-        scaling_factor=1.0,
-        use_quant_conv=channels == 4,
-        use_post_quant_conv=channels == 4,
-    )
-
-
-def unet(**changes):
-    common = dict(
-        block_out_channels=(8, 8),
-        layers_per_block=1,
-        sample_size=SIDE // 2,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=WIDTH,
-        attention_head_dim=2,
-        norm_num_groups=4,
-    )
-    return diffusers.UNet2DConditionModel(**common, **changes)
-
-
-def sd1(folder):
-    tokenizer, encoder = clip(folder / "clip")
-    return diffusers.StableDiffusionPipeline(
-        vae=vae(4),
-        text_encoder=encoder,
-        tokenizer=tokenizer,
-        unet=unet(),
-        scheduler=diffusers.DDIMScheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-    )
-
-
-def sdxl(folder):
-    (one, first), (two, second) = clip(folder / "1"), clip(folder / "2", True)
-    network = unet(
-        addition_embed_type="text_time",
-        addition_time_embed_dim=4,
-        projection_class_embeddings_input_dim=WIDTH + 6 * 4,
-    )
-    network.register_to_config(cross_attention_dim=2 * WIDTH)
-    network = diffusers.UNet2DConditionModel.from_config(network.config)
-    return diffusers.StableDiffusionXLPipeline(
-        vae(4), first, second, one, two, network, diffusers.EulerDiscreteScheduler()
-    )
-
-
-def sd3(folder):
-    (one, first), (two, second) = clip(folder / "1", True), clip(folder / "2", True)
-    network = diffusers.SD3Transformer2DModel(
-        sample_size=SIDE // 2,
-        patch_size=1,
-        in_channels=4,
-        num_layers=1,
-        attention_head_dim=8,
-        num_attention_heads=4,
-        joint_attention_dim=32,
-        caption_projection_dim=32,
-        pooled_projection_dim=2 * WIDTH,
-        out_channels=4,
-    )
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
-    other, third = t5()
-    return diffusers.StableDiffusion3Pipeline(
-        network, scheduler, vae(4), first, one, second, two, third, other
-    )
-
-
-def flux(folder):
-    tokenizer, encoder = clip(folder / "clip")
     network = diffusers.FluxTransformer2DModel(
-        patch_size=1,
-        in_channels=4,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=32,
-        pooled_projection_dim=WIDTH,
-        axes_dims_rope=[4, 4, 8],
-    )
-    other, third = t5()
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
-    return diffusers.FluxPipeline(
-        scheduler, vae(1), encoder, tokenizer, third, other, network
-    )
+        patch_size=1, in_channels=4 * 4, num_layers=1, num_single_layers=1,
+        attention_head_dim=16, num_attention_heads=2, joint_attention_dim=40,
+        pooled_projection_dim=16, axes_dims_rope=[4, 4, 8],
+    )  # fmt: skip
+    texts = (one.text_encoder, one.tokenizer, three.text_encoder_3, three.tokenizer_3)
+    pipeline = diffusers.FluxPipeline(three.scheduler, three.vae, *texts, network)
+    pipeline.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(
     scope="module",
-    params=[sd1, *(pytest.param(x, marks=pytest.mark.long) for x in (sdxl, sd3, flux))],
+    params=[
+        "sd1",
+        *(pytest.param(x, marks=pytest.mark.long) for x in ("sdxl", "sd3", "flux")),
+    ],
 )
 def saved(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(request.param.__name__)
     torch.manual_seed(0)
-    request.param(folder).save_pretrained(folder / "model")
-    return folder / "model"
+    return save(tmp_path_factory.mktemp("saved"), request.param)
 
 
 def test_an_image_is_that_of_its_seed_in_any_batch(saved):
@@ -186,9 +80,11 @@ def test_an_image_is_that_of_its_seed_in_any_batch(saved):
 
 @pytest.mark.parametrize("fault", ["pickle", "code", "index", "class"])
 def test_pickles_and_code_are_refused(tmp_path, fault):
-    folder, mark = tmp_path / "model", tmp_path / "ran"
-    sd1(tmp_path).save_pretrained(folder, safe_serialization=fault != "pickle")
+    folder, mark = save(tmp_path), tmp_path / "ran"
     code = f"open({str(mark)!r}, 'w')"
+    for file in folder.rglob("*.safetensors") if fault == "pickle" else ():
+        torch.save(safetensors.load_file(file), file.with_suffix(".bin"))
+        file.unlink()
     if fault == "code":
         (folder / "unet" / "own.py").write_text(code)
     if fault in ("index", "class"):
@@ -203,8 +99,8 @@ def test_pickles_and_code_are_refused(tmp_path, fault):
 
 def test_adapters_change_what_is_drawn(tmp_path):
     peft = pytest.importorskip("peft")
-    pipeline = sd1(tmp_path)
-    pipeline.save_pretrained(tmp_path / "model")
+    model = str(save(tmp_path))
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(model)
     config = peft.LoraConfig(
         r=2, target_modules=["conv_out"], init_lora_weights="gaussian"
     )
@@ -217,16 +113,13 @@ def test_adapters_change_what_is_drawn(tmp_path):
     pipeline.save_lora_weights(lora, unet_lora_layers=state)
     one, other = (
         diffusers_engine.draw(
-            diffusers_engine.load(str(tmp_path / "model"), given),
-            "a nurse",
-            [1],
-            num_inference_steps=1,
+            diffusers_engine.load(model, given), "a nurse", [1], num_inference_steps=1
         )[0]
         for given in (None, str(lora))
     )
     assert np.abs(one - np.int64(other)).max() > 10
     with pytest.raises(UserError, match="nor a folder with"):
-        lora_files.identity(tmp_path / "model")
+        lora_files.identity(model)
 
 
 def test_a_seed_is_of_the_prompt_and_the_image():
@@ -236,17 +129,9 @@ def test_a_seed_is_of_the_prompt_and_the_image():
 
 
 def test_an_audit_draws_once_and_goes_on(tmp_path):
-    sd1(tmp_path).save_pretrained(tmp_path / "model")
-    arguments = [
-        f"--model={tmp_path / 'model'}",
-        "--engine=diffusers",
-        "--steps=1",
-        "--prompt=a nurse",
-        "--attributes=skin_tone",
-        "--classifier=typology",
-        "--confidence=0",
-        f"--output={tmp_path / 'audit'}",
-    ]
+    arguments = ["--engine=diffusers", "--steps=1", "--prompt=a nurse"]
+    arguments += ["--attributes=skin_tone", "--classifier=typology", "--confidence=0"]
+    arguments += [f"--model={save(tmp_path)}", f"--output={tmp_path / 'audit'}"]
     assert audit.main([*arguments, "--images-per-prompt=2"]) == 0
     images = tmp_path / "audit" / "images"
     first, second = sorted(images.rglob("*.png"))

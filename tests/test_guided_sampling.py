@@ -41,29 +41,19 @@ def test_trajectory_equals_diffusers(torch, monkeypatch, tmp_path, config, num_i
     reference = parity.randomise_norms(
         torch, diffusers.UNet2DConditionModel.from_config(config)
     )
+    others = "vae", "text_encoder", "tokenizer", "safety_checker", "feature_extractor"
     pipeline = diffusers.StableDiffusionPipeline(
-        vae=None,
-        text_encoder=None,
-        tokenizer=None,
         unet=reference,
         scheduler=diffusers.DDIMScheduler.from_config(SCHEDULER),
-        safety_checker=None,
-        feature_extractor=None,
         requires_safety_checker=False,
+        **dict.fromkeys(others),
     )
     nothing = np.repeat(uncond_embedding[None], num_images, 0)
-    _, expected = parity.run_pipeline(
-        torch,
-        monkeypatch,
-        pipeline,
-        keys,
-        shape,
-        NUM_STEPS,
-        prompt_embeds=torch.from_numpy(text),
-        negative_prompt_embeds=torch.from_numpy(nothing),
-        guidance_scale=GUIDANCE,
-        output_type="latent",
-    )
+    given = {"guidance_scale": GUIDANCE, "output_type": "latent"}
+    given["prompt_embeds"] = torch.from_numpy(text)
+    given["negative_prompt_embeds"] = torch.from_numpy(nothing)
+    how = pipeline, keys, shape, NUM_STEPS
+    _, expected = parity.run_pipeline(torch, monkeypatch, *how, **given)
     reference.save_pretrained(tmp_path)
     del pipeline, reference  # 3.4 GB at full size
 

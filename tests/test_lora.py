@@ -7,26 +7,13 @@ import pytest
 from ddpo_fair import errors
 from ddpo_fair.models import convolution, lora
 
-TEMPLATE = {
-    "blocks.0": {
-        "conv1": {
-            "kernel": jax.ShapeDtypeStruct((3, 3, 6, 5), jnp.float32),
-            "bias": jax.ShapeDtypeStruct((5,), jnp.float32),
-        },
-        "norm": {"scale": jax.ShapeDtypeStruct((5,), jnp.float32)},
-        "attn1": {
-            "to_q": {"kernel": jax.ShapeDtypeStruct((6, 7), jnp.float32)},
-            "to_out.0": {"kernel": jax.ShapeDtypeStruct((7, 6), jnp.float32)},
-        },
-    },
-    "not_to_q": {"kernel": jax.ShapeDtypeStruct((6, 7), jnp.float32)},
-}
-EVERY_PATH = [
-    "blocks.0.attn1.to_out.0",
-    "blocks.0.attn1.to_q",
-    "blocks.0.conv1",
-    "not_to_q",
-]
+TEMPLATE = parity.template({
+    "blocks.0/conv1/kernel": (3, 3, 6, 5), "blocks.0/conv1/bias": (5,),
+    "blocks.0/norm/scale": (5,), "blocks.0/attn1/to_q/kernel": (6, 7),
+    "blocks.0/attn1/to_out.0/kernel": (7, 6), "not_to_q/kernel": (6, 7),
+})  # fmt: skip
+IN_BLOCK = ["blocks.0.attn1.to_out.0", "blocks.0.attn1.to_q", "blocks.0.conv1"]
+EVERY_PATH = [*IN_BLOCK, "not_to_q"]
 
 
 @pytest.fixture
@@ -47,7 +34,7 @@ def trained(params, targets=lora.EVERYWHERE):
     return adapters
 
 
-def test_adapters_change_their_own_layer_alone(params):
+def test_adapters_change_their_own_layer_alone_as_factors_do(params):
     merged = lora.merge(params, init(params, lora.EVERYWHERE))
     jax.tree.map(np.testing.assert_array_equal, merged, params)
     alone, together = init(params, ("conv1",)), init(params, lora.EVERYWHERE)
@@ -61,9 +48,6 @@ def test_adapters_change_their_own_layer_alone(params):
     changed = {name for name in given if not np.array_equal(found[name], given[name])}
     assert changed == {"blocks.0.conv1.kernel"}
     assert found["not_to_q.kernel"] is given["not_to_q.kernel"]  # not copied
-
-
-def test_merged_dense_equals_factorised(params):
     adapters = trained(params)
     merged = lora.merge(params, adapters, scale=0.5)
     x = jax.random.normal(jax.random.key(9), (4, 6))
@@ -95,8 +79,7 @@ def test_other_networks_and_targets_are_refused(params):
     assert list(init(params, lora.EVERYWHERE)) == EVERY_PATH
     assert list(init(params, ("to_q", "conv1"))) == [EVERY_PATH[1], EVERY_PATH[2]]
     assert list(init(params, ("attn1.to_out.0",))) == [EVERY_PATH[0]]
-    within = [path for path in EVERY_PATH if path.startswith("blocks.0.")]
-    assert list(init(params, ("blocks.0",))) == within
+    assert list(init(params, ("blocks.0",))) == IN_BLOCK
     known = "blocks, conv1, not_to_q, to_out, to_q"
     with pytest.raises(errors.UserError, match=f"'to_x'.*{known}"):
         init(params, ("to_q", "to_x"))

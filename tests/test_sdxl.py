@@ -22,16 +22,12 @@ NUM_STEPS, GUIDANCE = 5, 5.0
 PROMPT = tiny_model.PROMPTS[0]
 # Text 12, and six sizes of 8 each.
 UNET = UNET_1 | {
-    "sample_size": 8,
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "sample_size": 8, "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": [1, 2],
-    "attention_head_dim": [2, 4],
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 8,
-    "projection_class_embeddings_input_dim": 12 + 6 * 8,
-}
+    "transformer_layers_per_block": [1, 2], "attention_head_dim": [2, 4],
+    "use_linear_projection": True, "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 12 + 6 * 8,
+}  # fmt: skip
 TIME_IDS = (1024, 768, 16, 32, 512, 640)
 
 
@@ -104,27 +100,6 @@ def test_unet_and_gradient_equal_torch(torch, tmp_path, changes, differentiated)
     assert max(parity.relative_error(*pair) for pair in pairs) < 1e-4
 
 
-def pipeline_of(folder):
-    """diffusers' pipeline of a folder's parts."""
-    diffusers = pytest.importorskip("diffusers")
-    transformers = pytest.importorskip("transformers")
-    second = transformers.CLIPTextModelWithProjection
-    return diffusers.StableDiffusionXLPipeline(
-        vae=diffusers.AutoencoderKL.from_pretrained(folder / "vae"),
-        text_encoder=transformers.CLIPTextModel.from_pretrained(
-            folder / "text_encoder"
-        ),
-        text_encoder_2=second.from_pretrained(folder / "text_encoder_2"),
-        tokenizer=transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-        tokenizer_2=transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer_2"),
-        unet=diffusers.UNet2DConditionModel.from_pretrained(folder / "unet"),
-        scheduler=diffusers.DDIMScheduler.from_config(
-            diffusers.EulerDiscreteScheduler.load_config(folder / "scheduler")
-        ),
-        add_watermarker=False,
-    )
-
-
 @pytest.mark.parametrize(
     "sizes",
     [
@@ -133,11 +108,18 @@ def pipeline_of(folder):
     ],
 )
 def test_five_steps_from_the_prompt_equal_diffusers(torch, monkeypatch, folder, sizes):
-    pipeline, model = pipeline_of(folder), stable_diffusion.load(folder)
+    diffusers = pytest.importorskip("diffusers")
+    settings = diffusers.EulerDiscreteScheduler.load_config(folder / "scheduler")
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(
+        parity.write_index(folder),
+        scheduler=diffusers.DDIMScheduler.from_config(settings),
+        add_watermarker=False,
+    )
+    model = stable_diffusion.load(folder)
     keys = jax.vmap(functools.partial(rng.key, 3))(np.arange(2))
-    given = {}
+    given = {"prompt": [PROMPT] * 2, "guidance_scale": GUIDANCE, "output_type": "np"}
     if any(sizes):
-        given = {
+        given |= {
             f"{sign}{name}": size
             for sign in ("", "negative_")
             for name, size in zip(
@@ -146,18 +128,8 @@ def test_five_steps_from_the_prompt_equal_diffusers(torch, monkeypatch, folder, 
                 strict=True,
             )
         }
-    drawn, expected = parity.run_pipeline(
-        torch,
-        monkeypatch,
-        pipeline,
-        keys,
-        model.latent_shape,
-        NUM_STEPS,
-        prompt=[PROMPT] * 2,
-        guidance_scale=GUIDANCE,
-        output_type="np",
-        **given,
-    )
+    how = pipeline, keys, model.latent_shape, NUM_STEPS
+    drawn, expected = parity.run_pipeline(torch, monkeypatch, *how, **given)
 
     text = stable_diffusion.encode_prompts(model, ["", PROMPT, PROMPT], sizes)
     assert not text[0, :-1].any()  # force_zeros_for_empty_prompt
@@ -213,12 +185,7 @@ def test_texts_end_as_the_tokenizer_says(folder, tmp_path):
         stable_diffusion.load(damaged)
 
 
-def test_in_16_bits_the_images_are_decoded_in_float32(folder):
-    model = stable_diffusion.load(folder, jnp.bfloat16)
-    assert (model.denoiser.dtype, model.vae.dtype) == (jnp.bfloat16, jnp.float32)
-
-
-def test_sizes_are_sdxls_alone_and_parts_must_fit(tiny):
+def test_sizes_are_sdxls_alone_and_parts_must_fit(tiny, folder):
     model = stable_diffusion.load(tiny[0])
     with pytest.raises(UserError, match="are SDXL's, and"):
         stable_diffusion.encode_prompts(model, [PROMPT], TIME_IDS)
@@ -231,3 +198,5 @@ def test_sizes_are_sdxls_alone_and_parts_must_fit(tiny):
     layers = {"transformer_layers_per_block": [1, [2, 2]]}
     with pytest.raises(UserError, match="reverse_transformer_layers_per_block=None"):
         unet.Config.from_dict(UNET | layers | {"layers_per_block": 2})
+    model = stable_diffusion.load(folder, jnp.bfloat16)
+    assert (model.denoiser.dtype, model.vae.dtype) == (jnp.bfloat16, jnp.float32)

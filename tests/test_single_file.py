@@ -12,17 +12,11 @@ import pytest
 import tiny_model
 from safetensors import numpy as safetensors_numpy
 
-from ddpo_fair import export
 from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.embedded import pretrain_tokenizer
 from ddpo_fair.errors import UserError
 from ddpo_fair.models import single_file, sources
 
-FULL = {
-    "unet": official_configs.UNET_1_5,
-    "vae": official_configs.VAE_1_5,
-    "text_encoder": official_configs.TEXT_1_5,
-}
 NARROW = {"block_out_channels": [8, 16, 16, 16], "norm_num_groups": 4}
 CHANGES = {
     "unet": NARROW | {"attention_head_dim": 2, "cross_attention_dim": 16},
@@ -34,39 +28,29 @@ CHANGES = {
         "num_hidden_layers": 2,
     },
 }
-SMALL = {part: FULL[part] | changes for part, changes in CHANGES.items()}
-INDEX = {**export.PIPELINE, "scheduler": ["diffusers", "DDIMScheduler"]}
 
 # The layout of https://github.com/CompVis/stable-diffusion, from diffusers' names: what
 # replaces what, in a UNet of four blocks of two layers, attention in all but the
 # deepest.
 ENDS = {
-    "conv_in.": "input_blocks.0.0.",
-    "time_embedding.linear_1.": "time_embed.0.",
-    "time_embedding.linear_2.": "time_embed.2.",
-    "conv_norm_out.": "out.0.",
-    "conv_out.": "out.2.",
-    "mid_block.resnets.0.": "middle_block.0.",
+    "conv_in.": "input_blocks.0.0.", "time_embedding.linear_1.": "time_embed.0.",
+    "time_embedding.linear_2.": "time_embed.2.", "conv_norm_out.": "out.0.",
+    "conv_out.": "out.2.", "mid_block.resnets.0.": "middle_block.0.",
     "mid_block.attentions.0.": "middle_block.1.",
     "mid_block.resnets.1.": "middle_block.2.",
-}
+}  # fmt: skip
 RESNET = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
+    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0", "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
-}
+}  # fmt: skip
 VAE = {
-    "conv_norm_out": "norm_out",
-    "conv_shortcut": "nin_shortcut",
-    "mid_block.resnets.0": "mid.block_1",
-    "mid_block.resnets.1": "mid.block_2",
+    "conv_norm_out": "norm_out", "conv_shortcut": "nin_shortcut",
+    "mid_block.resnets.0": "mid.block_1", "mid_block.resnets.1": "mid.block_2",
     "mid_block.attentions.0.group_norm": "mid.attn_1.norm",
     "mid_block.attentions.0.to_out.0": "mid.attn_1.proj_out",
     "mid_block.attentions.0.to_": "mid.attn_1.",
-}
+}  # fmt: skip
 for block in range(4):
     for layer in range(3):
         for place, part in enumerate(("resnets", "attentions")):
@@ -117,15 +101,13 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "configs",
+    "changes",
     [
-        pytest.param(SMALL, id="small", marks=pytest.mark.long),
-        pytest.param(FULL, id="full", marks=pytest.mark.slow),
+        pytest.param(CHANGES, id="small", marks=pytest.mark.long),
+        pytest.param({x: {} for x in CHANGES}, id="full", marks=pytest.mark.slow),
     ],
 )
-def test_a_file_equals_the_folder_it_was_made_of(
-    torch, tmp_path, cache, caplog, configs
-):
+def test_a_file_equals_its_folder(torch, tmp_path, cache, caplog, changes):
     import diffusers
     import transformers
 
@@ -134,6 +116,7 @@ def test_a_file_equals_the_folder_it_was_made_of(
     vocabulary = json.loads((folder / "tokenizer" / "vocab.json").read_text())
     end = len(vocabulary) - 1
     ends = {"vocab_size": end + 1, "eos_token_id": end, "bos_token_id": end - 1}
+    configs = {part: official_configs.SD_1_5[part] | changes[part] for part in changes}
     text = configs["text_encoder"] | ends
     networks = {
         "unet": diffusers.UNet2DConditionModel.from_config(configs["unet"]),
@@ -150,7 +133,7 @@ def test_a_file_equals_the_folder_it_was_made_of(
     (folder / "scheduler").mkdir()
     scheduler = folder / "scheduler" / "scheduler_config.json"
     scheduler.write_text(json.dumps(tiny_model.SCHEDULER))
-    (folder / "model_index.json").write_text(json.dumps(INDEX))
+    parity.write_index(folder)
     file = folder / "all in one.safetensors"
     safetensors_numpy.save_file(original_layout(parts), file)
 
@@ -189,17 +172,13 @@ def test_other_files_are_refused(tmp_path, cache, field, name, message):
     assert not cache.exists()
 
 
-def test_the_missing_converter_is_named_with_the_way_out(tmp_path, cache, monkeypatch):
+def test_a_missing_converter_and_cache_are_named(tmp_path, cache, monkeypatch):
     (tmp_path / "x.safetensors").write_bytes(b"")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install \"ddpo_fair\[torch\]\""):
         sources.model_folder(str(tmp_path / "x.safetensors"))
-
-
-def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
-    (tmp_path / "x.safetensors").write_bytes(b"")
-    (tmp_path / "cache").write_text("a file, no folder")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
     with pytest.raises(UserError, match="XDG_CACHE_HOME"):
         single_file.folder_of("model", tmp_path / "x.safetensors")

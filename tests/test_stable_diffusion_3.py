@@ -12,7 +12,7 @@ import safetensors.numpy
 import tiny_model
 import tiny_run
 
-from ddpo_fair import audit, evaluate, export, rng, train
+from ddpo_fair import audit, evaluate, export, rng
 from ddpo_fair.classifiers import classifier
 from ddpo_fair.diffusion import networks, sampler, stable_diffusion
 from ddpo_fair.errors import UserError
@@ -40,43 +40,6 @@ def folder(tmp_path_factory):
     return tiny_model.save_model(folder, configs=tiny_model.CONFIGS_3)
 
 
-def add_t5(transformers, folder):
-    """A T5 of random weights, whose tokenizer knows some letters, beside the others."""
-    pieces = ["<pad>", "</s>", "<unk>", *"▁photfe"]
-    vocabulary = [(piece, -1.0) for piece in pieces]
-    transformers.T5Tokenizer(vocabulary).save_pretrained(folder / "tokenizer_3")
-    encoder = t5.Encoder(t5.Config.from_dict(tiny_model.T5))
-    template = weights.init_template(encoder, jax.ShapeDtypeStruct((1, 9), jnp.int32))
-    place, name = folder / networks.TEXT_3, "model.safetensors"
-    weights.save(place, tiny_model.draw(template), tiny_model.T5, name)
-
-
-def open_pipeline(diffusers, transformers, folder, has_t5):
-    """What PyTorch makes of the folder."""
-    text = transformers.CLIPTextModelWithProjection.from_pretrained
-    tokens = transformers.CLIPTokenizer.from_pretrained
-    third = (None, None)
-    if has_t5:
-        third = (
-            transformers.T5EncoderModel.from_pretrained(folder / "text_encoder_3"),
-            transformers.T5Tokenizer.from_pretrained(folder / "tokenizer_3"),
-        )
-    pipeline = diffusers.StableDiffusion3Pipeline(
-        diffusers.SD3Transformer2DModel.from_pretrained(folder / "transformer"),
-        diffusers.FlowMatchEulerDiscreteScheduler.from_config(
-            tiny_model.CONFIGS_3["scheduler"]
-        ),
-        diffusers.AutoencoderKL.from_pretrained(folder / "vae"),
-        text(folder / "text_encoder"),
-        tokens(folder / "tokenizer"),
-        text(folder / "text_encoder_2"),
-        tokens(folder / "tokenizer_2"),
-        *third,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
 def draw(torch, model, pipeline, prompts, num_steps, guidance):
     """Images by Euler's steps, ours and PyTorch's of the same first latents."""
     uncond_embedding, *text = stable_diffusion.encode_prompts(model, ["", *prompts])
@@ -88,14 +51,10 @@ def draw(torch, model, pipeline, prompts, num_steps, guidance):
     params = model.params["transformer"]
     latents = denoise(params, keys, np.stack(text), uncond_embedding).latents
     images = stable_diffusion.decode(model, model.params["vae"], latents[:, -1])
+    first = parity.to_torch(torch, np.asarray(latents[:, 0]))
+    how = {"guidance_scale": guidance, "num_inference_steps": num_steps}
     with torch.no_grad():
-        expected = pipeline(
-            prompts,
-            latents=parity.to_torch(torch, np.asarray(latents[:, 0])),
-            guidance_scale=guidance,
-            num_inference_steps=num_steps,
-            output_type="np",
-        ).images
+        expected = pipeline(prompts, latents=first, output_type="np", **how).images
     return images, expected
 
 
@@ -108,13 +67,15 @@ def draw(torch, model, pipeline, prompts, num_steps, guidance):
 )
 def test_five_guided_steps_equal_the_pipeline(torch, folder, has_t5):
     diffusers = pytest.importorskip("diffusers")
-    transformers = pytest.importorskip("transformers")
     if has_t5:
-        add_t5(transformers, folder)
+        tiny_model.add_t5(folder)
     model = stable_diffusion.load(folder)
     # T5's 256 states, or one row of zeros that counts as so many
     assert model.text_shape == (16 + (256 if has_t5 else 1) + 1, 40)
-    pipeline = open_pipeline(diffusers, transformers, folder, has_t5)
+    none = {} if has_t5 else dict.fromkeys(("text_encoder_3", "tokenizer_3"))
+    place = parity.write_index(folder)
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(place, **none)
+    pipeline.set_progress_bar_config(disable=True)
     prompts = list(tiny_model.PROMPTS)
     images, expected = draw(torch, model, pipeline, prompts, 5, 4.0)
     assert np.std(expected) > 0.1 and np.std(expected[0] - expected[1]) > 0
@@ -183,10 +144,9 @@ def test_settings_that_cannot_be(tmp_path, part, setting, said):
 
 
 def test_the_shift_of_a_vae_has_any_sign_and_t5s_words_either_name(tmp_path):
-    transformers = pytest.importorskip("transformers")
     config = vae.Config.from_dict(CONFIGS_3["vae"] | {"shift_factor": -0.1})
     assert config.shift_factor == -0.1
-    add_t5(transformers, tmp_path)
+    tiny_model.add_t5(tmp_path)
     place = tmp_path / networks.TEXT_3 / "model.safetensors"
     tensors = safetensors.numpy.load_file(place)
     expected = tensors.pop("shared.weight")
@@ -223,6 +183,7 @@ def test_diffusers_opens_what_is_exported(torch, folder, tiny, tmp_path):
     model = stable_diffusion.load(folder)
     base = model.params["transformer"]
     trained = saved_run.trained_params(saved_run.read(run), 3, base)
+    trained = jax.tree.map(np.asarray, trained)  # hence nothing is compiled
     again = lora_files.load(adapters, model.params)
     again = lora.adapted(model.params, again)
     for name, kernel in lora.adapted(base, trained, config.train.lora.scale).items():
@@ -260,7 +221,7 @@ def test_a_run_trains_resumes_and_is_measured(folder, tiny, tmp_path, monkeypatc
     changes = {"sample.sde_window": (1, 3), "train.microbatch": 2}  # of four steps
     changes |= {"reward.name": "shift", "advantage.name": "group"}
     whole = settings(folder, tiny[1], tmp_path, **changes, **{"run.name": "whole"})
-    train.train(whole)
+    tiny_run.train(whole)
     lines = run_log.read(run_folder.path_of(whole))
     assert max(line["ratio_deviation"] for line in lines) <= 1e-5  # on policy
     assert min(line["kl_last"] for line in lines) > 0  # it moves
@@ -274,9 +235,9 @@ def test_a_run_trains_resumes_and_is_measured(folder, tiny, tmp_path, monkeypatc
 
     monkeypatch.setattr(evaluation, "start", start_and_stop)
     with pytest.raises(stopping.Interrupted):
-        train.train(broken, stop)
+        tiny_run.train(broken, stop)
     monkeypatch.undo()
-    train.train(broken)
+    tiny_run.train(broken)
     one, other = map(run_folder.path_of, (whole, broken))
     assert tiny_run.numbers(one) == tiny_run.numbers(other)
     assert tiny_run.checksums(one)[4] == tiny_run.checksums(other)[4]
@@ -288,13 +249,6 @@ def test_a_run_trains_resumes_and_is_measured(folder, tiny, tmp_path, monkeypatc
     assert "noise from step 1 to 2 alone" in measured["notes"][-1]
     adapters = export.export(one, tmp_path / "lora", "lora")
     drawing = {"prompt": tiny_model.PROMPTS[0], "steps": 2, "eta": 0.7, "batch": 1}
-    drawn = audit.model(
-        folder,
-        8,
-        output=tmp_path / "audit",
-        classifier=tiny[1],
-        lora=adapters,
-        confidence=0.5,
-        **drawing,
-    )
+    drawing |= {"classifier": tiny[1], "lora": adapters, "confidence": 0.5}
+    drawn = audit.model(folder, 8, output=tmp_path / "audit", **drawing)
     assert drawn is not None and len([*(tmp_path / "audit").rglob("*.png")]) >= 8

@@ -13,18 +13,11 @@ import safetensors.numpy
 from ddpo_fair import errors
 from ddpo_fair.models import weights
 
-TEMPLATE = {
-    "blocks.0": {
-        "conv": {
-            "kernel": jax.ShapeDtypeStruct((3, 3, 2, 4), jnp.float32),
-            "bias": jax.ShapeDtypeStruct((4,), jnp.float32),
-        },
-        "norm": {"scale": jax.ShapeDtypeStruct((4,), jnp.float32)},
-    },
-    "proj": {"kernel": jax.ShapeDtypeStruct((4, 5), jnp.float32)},
-    "token": {"embedding": jax.ShapeDtypeStruct((6, 4), jnp.float32)},
-    "cls_token": jax.ShapeDtypeStruct((1, 1, 4), jnp.float32),
-}
+TEMPLATE = parity.template({
+    "blocks.0/conv/kernel": (3, 3, 2, 4), "blocks.0/conv/bias": (4,),
+    "blocks.0/norm/scale": (4,), "proj/kernel": (4, 5), "token/embedding": (6, 4),
+    "cls_token": (1, 1, 4),
+})  # fmt: skip
 CONFIG = {"b": 1, "a": [1, None, "c"]}
 FILE = "diffusion_pytorch_model.safetensors"
 
@@ -44,7 +37,7 @@ def assert_equal(found, expected):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-def test_file_holds_official_names_and_axes(tmp_path, params):
+def test_files_hold_official_names_and_axes_and_are_read_back(tmp_path, params):
     weights.save(tmp_path, params, CONFIG)
     tensors = safetensors.numpy.load_file(tmp_path / FILE)
     conv = params["blocks.0"]["conv"]
@@ -60,9 +53,6 @@ def test_file_holds_official_names_and_axes(tmp_path, params):
     assert_equal(tensors, expected)
     with safetensors.safe_open(tmp_path / FILE, framework="numpy") as file:
         assert file.metadata() == {"format": "pt"}  # transformers insists on it
-
-
-def test_loading_returns_what_was_saved(tmp_path, params):
     weights.save(tmp_path, jax.tree.map(jnp.asarray, params), CONFIG)
     loaded = weights.load(tmp_path, TEMPLATE)
     assert_equal(loaded, params)
@@ -158,7 +148,7 @@ def test_index_cannot_name_files_elsewhere(tmp_path, name):
         weights.load(tmp_path, TEMPLATE)
 
 
-def test_message_names_each_tensor_that_does_not_fit(tmp_path, params):
+def test_each_tensor_that_does_not_fit_is_named_in_a_short_message(tmp_path, params):
     weights.save(tmp_path, params, CONFIG)
     tensors = safetensors.numpy.load_file(tmp_path / FILE)
     del tensors["cls_token"]
@@ -174,9 +164,6 @@ def test_message_names_each_tensor_that_does_not_fit(tmp_path, params):
     assert f"proj.weight of {path} has shape [5, 3], expected [5, 4]" in message
     assert f"extra.weight [7] of {path} is left over" in message
     assert f"token.weight of {path} is of type I8" in message
-
-
-def test_too_many_tensors_or_axes_are_a_short_message(tmp_path):
     write(tmp_path / FILE, {f"x{i}": np.zeros(1, np.float32) for i in range(20)})
     with pytest.raises(errors.UserError, match="and 18 more"):  # 20 + 6 - 8
         weights.load(tmp_path, TEMPLATE)

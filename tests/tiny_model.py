@@ -13,158 +13,96 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import parity
+import transformers
 
 from ddpo_fair import config as configuration
 from ddpo_fair.diffusion import networks, prompt_tokens, stable_diffusion
 from ddpo_fair.embedded import pretrain_tokenizer
-from ddpo_fair.models import vit, weights
+from ddpo_fair.models import t5, vit, weights
 
 PROMPTS = ("photo of the face of a nurse", "photo of the face of a pilot")
 UNET = {
-    "_class_name": "UNet2DConditionModel",
-    "attention_head_dim": 2,
-    "block_out_channels": [16],
-    "cross_attention_dim": 16,
-    "down_block_types": ["DownBlock2D"],
-    "up_block_types": ["UpBlock2D"],
-    "in_channels": 4,
-    "out_channels": 4,
-    "layers_per_block": 1,
-    "norm_num_groups": 8,
+    "_class_name": "UNet2DConditionModel", "attention_head_dim": 2,
+    "block_out_channels": [16], "cross_attention_dim": 16,
+    "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"],
+    "in_channels": 4, "out_channels": 4, "layers_per_block": 1, "norm_num_groups": 8,
     "sample_size": 8,
-}
+}  # fmt: skip
 VAE = {
-    "in_channels": 3,
-    "_class_name": "AutoencoderKL",
-    "block_out_channels": [8, 16],
+    "in_channels": 3, "_class_name": "AutoencoderKL", "block_out_channels": [8, 16],
     "down_block_types": ["DownEncoderBlock2D"] * 2,
-    "up_block_types": ["UpDecoderBlock2D"] * 2,
-    "latent_channels": 4,
-    "layers_per_block": 1,
-    "mid_block_add_attention": False,
-    "norm_num_groups": 4,
-    "sample_size": 16,
-    "scaling_factor": 1.0,
-}
+    "up_block_types": ["UpDecoderBlock2D"] * 2, "latent_channels": 4,
+    "layers_per_block": 1, "mid_block_add_attention": False, "norm_num_groups": 4,
+    "sample_size": 16, "scaling_factor": 1.0,
+}  # fmt: skip
 TEXT = {
-    "model_type": "clip_text_model",
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "max_position_embeddings": pretrain_tokenizer.MAX_LENGTH,
-    "num_attention_heads": 2,
+    "model_type": "clip_text_model", "hidden_size": 16, "intermediate_size": 32,
+    "max_position_embeddings": pretrain_tokenizer.MAX_LENGTH, "num_attention_heads": 2,
     "num_hidden_layers": 1,
-}
+}  # fmt: skip
 SCHEDULER = {
-    "_class_name": "DDIMScheduler",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "num_train_timesteps": 1000,
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-    "prediction_type": "v_prediction",
-}
-VIT = {
-    "model_type": "vit",
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "image_size": 16,
-    "patch_size": 8,
-    "id2label": {"0": "Man", "1": "Woman"},  # not our order
-}
+    "_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012,
+    "beta_schedule": "scaled_linear", "num_train_timesteps": 1000, "clip_sample": False,
+    "set_alpha_to_one": False, "steps_offset": 1, "prediction_type": "v_prediction",
+}  # fmt: skip
+VIT = {  # whose labels are not in our order
+    "model_type": "vit", "hidden_size": 16, "intermediate_size": 32,
+    "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16,
+    "patch_size": 8, "id2label": {"0": "Man", "1": "Woman"},
+}  # fmt: skip
 PREPROCESSOR = {
-    "size": {"height": 16, "width": 16},
-    "resample": 2,
-    "image_mean": [0.5, 0.5, 0.5],
+    "size": {"height": 16, "width": 16}, "resample": 2, "image_mean": [0.5, 0.5, 0.5],
     "image_std": [0.5, 0.5, 0.5],
-}
+}  # fmt: skip
 
 # As SDXL's, with all that sets it apart from 1.x and 2.x.
+PROJECTING = {
+    "hidden_size": 24, "num_hidden_layers": 2, "projection_dim": 20,
+    "hidden_act": "gelu", "architectures": ["CLIPTextModelWithProjection"],
+}  # fmt: skip
+UNET_XL = {
+    "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 20 + 6 * 8, "mid_block_type": None,
+    "cross_attention_dim": 16 + 24, "down_block_types": ["CrossAttnDownBlock2D"],
+    "use_linear_projection": True,
+}  # fmt: skip
+SCHEDULER_XL = {
+    "_class_name": "EulerDiscreteScheduler", "interpolation_type": "linear",
+    "prediction_type": "epsilon", "timestep_spacing": "leading",
+    "use_karras_sigmas": False,
+}  # fmt: skip
 XL = {
     "text_encoder": TEXT | {"num_hidden_layers": 2},
-    "text_encoder_2": TEXT
-    | {
-        "hidden_size": 24,
-        "num_hidden_layers": 2,
-        "projection_dim": 20,
-        "hidden_act": "gelu",
-        "architectures": ["CLIPTextModelWithProjection"],
-    },
-    "unet": UNET
-    | {
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 8,
-        "projection_class_embeddings_input_dim": 20 + 6 * 8,
-        "cross_attention_dim": 16 + 24,
-        "down_block_types": ["CrossAttnDownBlock2D"],
-        "mid_block_type": None,
-        "use_linear_projection": True,
-    },
+    "text_encoder_2": TEXT | PROJECTING,
+    "unet": UNET | UNET_XL,
     "vae": VAE | {"scaling_factor": 0.13025, "force_upcast": True},
-    "scheduler": SCHEDULER
-    | {
-        "_class_name": "EulerDiscreteScheduler",
-        "interpolation_type": "linear",
-        "prediction_type": "epsilon",
-        "timestep_spacing": "leading",
-        "use_karras_sigmas": False,
-    },
+    "scheduler": SCHEDULER | SCHEDULER_XL,
 }
 # Stable Diffusion 3, as small, and a T5 for it.
 TEXT_OF_3 = TEXT | {"projection_dim": 8}
+TRANSFORMER = {
+    "_class_name": "SD3Transformer2DModel", "sample_size": 8, "patch_size": 2,
+    "in_channels": 4, "out_channels": 4, "num_layers": 2, "attention_head_dim": 8,
+    "num_attention_heads": 2, "joint_attention_dim": 40, "caption_projection_dim": 16,
+    "pooled_projection_dim": 16, "pos_embed_max_size": 6, "dual_attention_layers": [0],
+    "qk_norm": "rms_norm",
+}  # fmt: skip
+FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}
 CONFIGS_3 = {
-    "transformer": {
-        "_class_name": "SD3Transformer2DModel",
-        "sample_size": 8,
-        "patch_size": 2,
-        "in_channels": 4,
-        "out_channels": 4,
-        "num_layers": 2,
-        "attention_head_dim": 8,
-        "num_attention_heads": 2,
-        "joint_attention_dim": 40,
-        "caption_projection_dim": 16,
-        "pooled_projection_dim": 16,
-        "pos_embed_max_size": 6,
-        "dual_attention_layers": [0],
-        "qk_norm": "rms_norm",
-    },
+    "transformer": TRANSFORMER,
     "vae": VAE
-    | {
-        "scaling_factor": 1.5,
-        "shift_factor": 0.1,
-        "use_quant_conv": False,
-        "use_post_quant_conv": False,
-    },
+    | {"scaling_factor": 1.5, "shift_factor": 0.1}
+    | dict.fromkeys(("use_quant_conv", "use_post_quant_conv"), False),
     "text_encoder": TEXT_OF_3,
     "text_encoder_2": TEXT_OF_3 | {"num_hidden_layers": 2, "hidden_act": "gelu"},
-    "scheduler": {
-        "_class_name": "FlowMatchEulerDiscreteScheduler",
-        "num_train_timesteps": 1000,
-        "shift": 3.0,
-    },
+    "scheduler": FLOW | {"shift": 3.0},
 }
 T5 = {
-    "model_type": "t5",
-    "vocab_size": 110,
-    "d_model": 40,
-    "d_kv": 8,
-    "d_ff": 32,
-    "num_layers": 1,
-    "num_heads": 2,
-    "feed_forward_proj": "gated-gelu",
-}
+    "model_type": "t5", "vocab_size": 110, "d_model": 40, "d_kv": 8, "d_ff": 32,
+    "num_layers": 1, "num_heads": 2, "feed_forward_proj": "gated-gelu",
+}  # fmt: skip
 
 CONFIGS = {"text_encoder": TEXT, "unet": UNET, "vae": VAE, "scheduler": SCHEDULER}
-KINDS = {  # what the folders' readers ask for, of any size
-    "text_encoder": {"model_type": "clip_text_model"},
-    "unet": {"_class_name": "UNet2DConditionModel"},
-    "vae": {"_class_name": "AutoencoderKL"},
-    "scheduler": {"_class_name": "DDIMScheduler"},
-}
 
 
 def draw(template: dict) -> dict:
@@ -210,6 +148,15 @@ def save_model(
         name = "model.safetensors" if text else stable_diffusion.WEIGHTS
         weights.save(folder / part, draw(templates[part]), config, name)
     return folder
+
+
+def add_t5(folder: Path) -> None:
+    """A T5, whose tokenizer knows some letters, beside Stable Diffusion 3's others."""
+    pieces = [(piece, -1.0) for piece in ["<pad>", "</s>", "<unk>", *"▁photfe"]]
+    transformers.T5Tokenizer(pieces).save_pretrained(folder / "tokenizer_3")
+    encoder = t5.Encoder(t5.Config.from_dict(T5))
+    template = weights.init_template(encoder, jax.ShapeDtypeStruct((1, 9), jnp.int32))
+    weights.save(folder / networks.TEXT_3, draw(template), T5, "model.safetensors")
 
 
 def save_classifier(folder: Path, labels: tuple[str, ...] = ("Man", "Woman")) -> Path:
