@@ -11,6 +11,7 @@ import sys
 import time
 
 import pytest
+import tiny_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusals import CONFIG, ROOT, SCALARS, SECONDS, STEADY, named, refused
@@ -47,6 +48,11 @@ LONG = 10_000
         ([CONFIG, "--noconfig.reward.soft=1"], "does not take an argument."),
         ([CONFIG, "--flagfile=nowhere"], "Unable to open flagfile"),
         ([CONFIG, "--plan=0"], "--plan='0' must be"),
+        ([CONFIG, "--plan=8"], "--plan=h100:1x1x8"),
+        ([CONFIG, "--plan=h100:8"], "h100:1xHOSTSxGPUS"),
+        ([CONFIG, "--plan=h100:0x1x1"], "h100:1xHOSTSxGPUS"),
+        ([CONFIG, "--plan=a100"], "must be h100"),
+        ([CONFIG, "--plan=v5e"], "--plan=v5e:2x2"),
     ],
     ids=named,
 )
@@ -63,10 +69,7 @@ def test_command_lines(capsys, arguments, part):
         (f"epochs={400 * '9'}", "characters) must be at least 1"),
         (f"epochs={5000 * '9'}", "characters) must be an integer"),
         ("seed=-1", "seed=-1 must be at least 0"),
-        (
-            "attributes.gender.confidence_threshold=1",
-            "=1.0 must be at least 0 and at most 0.999; the",
-        ),
+        ("attributes.gender.confidence_threshold=1", "at least 0 and at most 0.999;"),
         ("sample.eta=high", "'high' must be a number"),
         ("sample.eta=0", "sample.eta=0.0 must be at least 0.01"),
         ("sample.eta=nan", "sample.eta='nan' must be a number, like 1.0"),
@@ -94,10 +97,7 @@ def test_command_lines(capsys, arguments, part):
         ("train.updates_per_epoch=5", "do not divide by train.updates_per_epoch=5"),
         ("dtype=float16", "'float16' must be one of float32, bfloat16"),
         ("reward.name=Balance", "must be one of shift, balance, balance_loo"),
-        (
-            "attributes.gender.target=(1,1)",
-            "shares classified as female, male, not negative",
-        ),
+        ("attributes.gender.target=(1,1)", "classified as female, male, not negative"),
         ("attributes.gender.target=((((", "must be numbers"),
         ("sample.time_ids=(1.5,0,0,0,0,0)", "must be whole numbers, like [0, 0"),
         ("sample.time_ids=(True,0,0,0,0,0)", "must be whole numbers, like [0, 0"),
@@ -123,10 +123,7 @@ def test_command_lines(capsys, arguments, part):
         ("attributes.gender.classifier=typology", "answers light, medium, dark"),
         ("attributes.age.weight=1", "did you mean --config.attributes.gender.weight"),
         ("targets=nowhere.json", "cannot be read as JSON ([Errno 2] No such file"),
-        (
-            "targets=/dev/zero",
-            "targets='/dev/zero' cannot be read as JSON ([Errno 22] it is not",
-        ),
+        ("targets=/dev/zero", "='/dev/zero' cannot be read as JSON ([Errno 22] it"),
         ("variant=../fp16", "must be the middle of the names"),
         ("run.name=", "run.name='' must be"),
         ("run.name=../../up", "'../../up' must be a folder's name"),
@@ -169,10 +166,7 @@ def test_overrides(capsys, override, part):
             "do not divide by train.updates_per_epoch=4; try train.updates_per_epoch=3",
         ),
         ("eval.images=0 reward.name=shift", "needs the evaluation before train"),
-        (
-            "reward.name=shift attributes.gender.target=(.3,.7)",
-            "no aim of reward.name='shift'",
-        ),
+        ("reward.name=shift attributes.gender.target=(.3,.7)", "no aim of reward.na"),
         (
             "distributed.num_processes=2 distributed.process_id=2",
             "process_id=2 must be below distributed.num_processes=2",
@@ -213,14 +207,8 @@ PROMPT = configuration.defaults().prompts[0]
             f"{START}c.attributes.update({{f'a{{i}}': 0 for i in range(10**4)}}){END}",
             "10001 attributes; give 50 at most",
         ),
-        (
-            f"{START}{TONE.replace('tone', 'skin-tone')}{END}",
-            "the name 'skin-tone' must",
-        ),
-        (
-            f"{START}{TONE}; c.sample.explicit_share = .5{END}",
-            "needs the attribute gend",
-        ),
+        (f"{START}{TONE.replace('tone', 'a-b')}{END}", "the name 'a-b' must"),
+        (f"{START}{TONE}; c.sample.explicit_share = .5{END}", "the attribute gend"),
         (f"{START}c.epcohs = 3{END}", "mine.py: epcohs is no setting; did you mean ep"),
         (f"{START}c.train.rank = 3{END}", "mean train.lora.rank. train.objective='z'"),
         (f"{START}c.prompts = (1,){END}", "must be of type tuple of str, like"),
@@ -244,18 +232,10 @@ def test_config_files(capsys, source, part, tmp_path):
     [
         ('{"PROMPT": {"gender": [0.3, 0.7]}, "PROMPT": {}}', "twice; keep one", ()),
         ('{"PROMPT": {"gender": [1, 0], "gender": [0, 1]}}', "'gender' stands", ()),
-        (
-            '{"PROMPT": {"gender": [0.3, 0.6]}}',
-            "not negative, with sum 1; its form",
-            (),
-        ),
+        ('{"PROMPT": {"gender": [0.3, 0.6]}}', "negative, with sum 1; its form", ()),
         (json.dumps({PROMPT: {}}), "holds none", ()),
         (json.dumps(dict.fromkeys(range(10**5), 0)), "'7' is none of", ()),
-        (
-            '{"PROMPT": {"gender": [0.3, 0.7]}}',
-            "does not aim at",
-            ("reward.name=shift",),
-        ),
+        ('{"PROMPT": {"gender": [0.3, 0.7]}}', "not aim at", ["reward.name=shift"]),
     ],
     ids=named,
 )
@@ -266,7 +246,9 @@ def test_tables_of_targets(capsys, table, part, further, tmp_path):
     assert part in text and text.count("is none of the prompts") <= 8
 
 
-def test_a_config_file_may_define_dataclasses_and_return_a_frozen_config(tmp_path):
+def test_a_config_file_may_define_dataclasses_and_return_a_frozen_config(
+    tmp_path, monkeypatch, capsys
+):
     source = "from __future__ import annotations\nimport dataclasses\n" + START.replace(
         "def get", "@dataclasses.dataclass\nclass Mine:\n    seed: int = 3\ndef get"
     )
@@ -275,9 +257,6 @@ def test_a_config_file_may_define_dataclasses_and_return_a_frozen_config(tmp_pat
     arguments = [f"--config={tmp_path / 'mine.py'}", "--config.epochs=5"]
     command, problems = experiment.parse(arguments, "ddpo_fair.train")
     assert problems == [] and (command.config.seed, command.config.epochs) == (3, 5)
-
-
-def test_the_line_of_a_relative_config_file_is_named(tmp_path, monkeypatch, capsys):
     (tmp_path / "mine.py").write_text("\n\nraise ValueError('no')")
     monkeypatch.chdir(tmp_path)
     assert "'mine.py', line 3" in refused(train.main, ["--config=mine.py"], capsys)
@@ -374,23 +353,14 @@ def test_whatever_ends_a_command_is_one_paragraph(
     ],
 )
 def test_closed_and_full_streams(command, statuses, lines):
-    process = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", f"{sys.executable} -m ddpo_fair.{command}"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
+    line = ["bash", "-o", "pipefail", "-c", f"{sys.executable} -m ddpo_fair.{command}"]
+    process = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
     assert process.returncode in statuses and process.stderr.count("\n") == lines
 
 
 # While it imports, and in the midst of its work.
-INTERRUPTIONS = [
-    ("train", 0.5, signal.SIGINT),
-    ("train", 0.5, signal.SIGTERM),
-    ("report", 0.5, signal.SIGINT),
-    ("export", 1.5, signal.SIGINT),
-]
+INTERRUPTIONS = [("train", 0.5, signal.SIGINT), ("train", 0.5, signal.SIGTERM)]
+INTERRUPTIONS += [("report", 0.5, signal.SIGINT), ("export", 1.5, signal.SIGINT)]
 
 
 @pytest.mark.long
@@ -429,13 +399,7 @@ process.run("x", work, "nothing was written")
 
 @pytest.mark.long
 def test_ctrl_c_ends_what_does_not_listen():
-    process = subprocess.Popen(
-        [sys.executable, "-c", DEAF],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
+    process = tiny_run.python("-c", DEAF)
     assert process.stdout.readline() == "works\n"
     process.send_signal(signal.SIGINT)
     text = process.communicate(timeout=30)[1]
@@ -455,17 +419,10 @@ def test_ctrl_c_ends_what_does_not_listen():
 )
 def test_a_real_process_answers_at_once(module, arguments, part):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    process = subprocess.run(
-        [sys.executable, "-m", f"ddpo_fair.{module}", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-        timeout=60,
-    )
+    process = tiny_run.python("-m", f"ddpo_fair.{module}", *arguments)
+    ((output, text),) = tiny_run.finish(process, status=2)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert process.returncode == 2 and process.stdout == ""
-    assert "Traceback" not in process.stderr and process.stderr.count("\n") == 1
-    assert part in process.stderr
+    assert output == "" and part in text
+    assert "Traceback" not in text and text.count("\n") == 1
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert seconds < SECONDS

@@ -1,13 +1,8 @@
 """The script for a rented GPU must not fail there: it runs small here."""
 
-import os
-import pathlib
-import subprocess
-import sys
-
 import pytest
+import tiny_run
 
-ROOT = pathlib.Path(__file__).parents[1]
 NOT_THERE = ("ml_collections", "PIL", "matplotlib", "tqdm", "huggingface_hub")
 
 
@@ -15,14 +10,7 @@ NOT_THERE = ("ml_collections", "PIL", "matplotlib", "tqdm", "huggingface_hub")
 def test_the_gpu_script_needs_no_more_than_a_bare_image(tmp_path):
     for name in NOT_THERE:
         (tmp_path / f"{name}.py").write_text(f"raise ImportError('no {name}')\n")
-    command = [sys.executable, ROOT / "benchmarks" / "gpu.py", "--tiny"]
-    done = subprocess.run(
-        [*command, "--parts=matmul,decode"],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "left out" not in done.stdout, done.stdout
-    assert "| decode, batch 8 |" in done.stdout
+    command = "benchmarks/gpu.py", "--tiny", "--parts=matmul,decode"
+    process = tiny_run.python(*command, PYTHONPATH=str(tmp_path))
+    ((output, _),) = tiny_run.finish(process)
+    assert "left out" not in output and "| decode, batch 8 |" in output, output

@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import shutil
-import subprocess
 import sys
 import types
 
@@ -12,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_run
 
 from ddpo_fair import parallel
 from ddpo_fair.errors import HostLost, UserError
@@ -100,38 +100,24 @@ def test_a_damaged_newest_one_is_named_and_passed_over(tmp_path, harm):
     assert_same(restore(tmp_path), 2)
 
 
-def a_copy(path: pathlib.Path, of: pathlib.Path) -> None:
-    shutil.rmtree(path)
+def with_a_fifo(path, of):
     shutil.copytree(of, path)
-
-
-def a_file(path: pathlib.Path, of: pathlib.Path) -> None:
-    shutil.rmtree(path)
-    path.write_text("notes")
-
-
-def a_dangling_link(path: pathlib.Path, of: pathlib.Path) -> None:
-    shutil.rmtree(path)
-    path.symlink_to(of.with_name("nothing"))
-
-
-def a_fifo_inside(path: pathlib.Path, of: pathlib.Path) -> None:
     (path / run_folder.METADATA / "metadata").unlink()
     os.mkfifo(path / run_folder.METADATA / "metadata")
 
 
 @pytest.mark.parametrize(
-    ("harm", "reason"),
+    ("instead", "reason"),
     [
-        (a_copy, "it is a copy of checkpoint 1"),
-        (a_file, "it is no folder"),
-        (a_dangling_link, "it is no folder"),
-        (a_fifo_inside, "is no file"),
+        (lambda path, of: shutil.copytree(of, path), "it is a copy of checkpoint 1"),
+        (lambda path, of: path.write_text("notes"), "it is no folder"),
+        (lambda path, of: path.symlink_to(of.with_name("nothing")), "it is no folder"),
+        (with_a_fifo, "is no file"),
     ],
 )
-def test_what_is_no_checkpoint_is_kept_aside(tmp_path, harm, reason):
-    save(tmp_path, 1, 2)
-    harm(tmp_path / "2", tmp_path / "1")
+def test_what_is_no_checkpoint_is_kept_aside(tmp_path, instead, reason):
+    save(tmp_path, 1)
+    instead(tmp_path / "2", tmp_path / "1")
     (tmp_path / "damaged_2").symlink_to(tmp_path / "nothing")
     (tmp_path / "\u0665").mkdir()  # a five, but no name of a checkpoint
     assert run_folder.numbers(tmp_path)[0] == 1
@@ -167,16 +153,6 @@ def test_no_change_of_the_json_beside_the_arrays_is_used(tmp_path, old, new):
     assert "damaged" in found.complaints[0]
 
 
-def test_a_checkpoint_of_an_older_version_is_used(tmp_path):
-    save(tmp_path, 1)
-    path = tmp_path / "1" / run_folder.METADATA / "metadata"
-    older = json.loads(path.read_text())
-    del older["run"], older["digest"]
-    path.write_text(json.dumps(older))
-    assert run_folder.described(tmp_path) is None
-    assert restore(tmp_path).complaints == ()
-
-
 @pytest.mark.long
 def test_a_damaged_one_fills_no_pages(tmp_path):
     """Orbax ends at the first array that it misses; others are on their way."""
@@ -195,11 +171,9 @@ def test_a_damaged_one_fills_no_pages(tmp_path):
     for path in (tmp_path / "2").rglob("d/*"):
         path.unlink()
     (tmp_path / "3.orbax-checkpoint-tmp-0").mkdir()
-    done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path], capture_output=True, check=True
-    )
-    assert b"epochs_done=1" in done.stdout
-    assert len(done.stderr.splitlines()) <= 5, done.stderr
+    ((output, errors),) = tiny_run.finish(tiny_run.python("-c", code, tmp_path))
+    assert "epochs_done=1" in output
+    assert len(errors.splitlines()) <= 5, errors
 
 
 def test_what_orbax_drops_is_not_printed(monkeypatch):
@@ -242,13 +216,21 @@ def test_a_process_lost_while_saving_is_no_full_disk(
     assert type(error.value) is kind
 
 
-def test_none_that_is_sound(tmp_path):
+def test_none_that_is_sound_and_one_of_an_older_version(tmp_path):
     save(tmp_path, 1)
     for path in data_files(tmp_path / "1"):
         cut(path)
     with pytest.raises(UserError, match=r"No checkpoint in .* can be used"):
         restore(tmp_path)
     assert (tmp_path / "1").is_dir()  # nothing was touched
+    folder = tmp_path / "older"
+    save(folder, 1)
+    path = folder / "1" / run_folder.METADATA / "metadata"
+    older = json.loads(path.read_text())
+    del older["run"], older["digest"]
+    path.write_text(json.dumps(older))
+    assert run_folder.described(folder) is None
+    assert restore(folder).complaints == ()
 
 
 def test_the_checksum_sees_every_bit():

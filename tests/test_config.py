@@ -2,11 +2,10 @@
 
 import importlib.metadata
 import pathlib
-import subprocess
-import sys
 
 import jax
 import pytest
+import tiny_run
 from refusals import refused
 
 from ddpo_fair import (
@@ -114,7 +113,7 @@ def test_overrides_have_the_type_of_the_default(argument, name, value):
     assert command.overrides == (name,)
 
 
-def test_old_names_are_still_taken(tmp_path, capsys):
+def test_old_names_are_still_taken_and_the_last_value_counts(tmp_path, capsys):
     command, problems = parse(
         "--config.train.on_collapse=roll_back", "--config.confidence=0.6"
     )
@@ -133,33 +132,9 @@ def test_old_names_are_still_taken(tmp_path, capsys):
     assert problems == [] and "is called" in capsys.readouterr().err
     assert command.config.train.lora.target_modules == ("to_q",)
     assert "sites" not in command.config.train.lora
-
-
-def test_the_last_of_two_values_counts():
-    """So that a script's "$@" may change what the script gives."""
+    # So that a script's "$@" may change what the script gives.
     command, problems = parse("--config.epochs=7", "--config.epochs", "8")
     assert problems == [] and command.config.epochs == 8
-
-
-def test_everything_wrong_is_said_at_once():
-    command, problems = parse(
-        "--config.trian.objective=ppo",
-        "--config.epochs=many",
-        "--config.sample.eta=0",
-        "--config.train.updates_per_epoch=5",
-        "--config.confidence_threshold=2",
-    )
-    with pytest.raises(UserError) as error:
-        train.check(command.config, problems)
-    for text in (
-        "5 settings",
-        "'--config.trian.objective=ppo' is no flag; did you mean --config.train.obj",
-        "--config.epochs='many' must be an integer, like 20",
-        "sample.eta=0.0 must be at least 0.01",
-        "train.updates_per_epoch=5; try train.updates_per_epoch=4",
-        "confidence_threshold=2.0 must be at least 0",
-    ):
-        assert text in str(error.value)
 
 
 def test_rules_hold_between_settings_and_devices():
@@ -179,15 +154,6 @@ def test_rules_hold_between_settings_and_devices():
     config_rules.validate(config, [], num_devices=4)
     with pytest.raises(UserError, match=r"= 2 images per epoch.*try sample.batches=2"):
         config_rules.validate(config, [], num_devices=2)
-
-
-def test_a_penalty_on_the_base_kl_needs_lora():
-    config = configuration.defaults()
-    config.train.base_kl_weight = 0.5
-    assert config_rules.violations(config) == []
-    config.train.lora.rank = 0
-    (problem,) = config_rules.violations(config)
-    assert "base_kl_weight=0.5" in problem and "give train.lora.rank" in problem
 
 
 def test_explicit_prompts_need_a_form_and_leave_images_to_compare():
@@ -213,7 +179,7 @@ def test_explicit_prompts_need_a_form_and_leave_images_to_compare():
         config_rules.validate(config, [], num_devices=1)
 
 
-def test_preservation_prompts_need_the_penalty_and_images_of_their_own():
+def test_preservation_prompts_need_the_penalty_and_that_needs_lora():
     config = configuration.defaults()
     config.sample.preserve_prompts = (*config.prompts, "photo of the face of a pilot")
     config.sample.preserve_share, config.sample.explicit_share = 0.5, 0.5
@@ -236,9 +202,32 @@ def test_preservation_prompts_need_the_penalty_and_images_of_their_own():
     config.sample.preserve_prompts = (text.replace(" ", "  ").upper(), "Explicit")
     both, word = config_rules.violations(config)
     assert "is one of the prompts" in both and "must be 'explicit', which" in word
+    config = configuration.defaults()
+    config.train.base_kl_weight = 0.5
+    assert config_rules.violations(config) == []
+    config.train.lora.rank = 0
+    (problem,) = config_rules.violations(config)
+    assert "base_kl_weight=0.5" in problem and "give train.lora.rank" in problem
 
 
-def test_explicit_stands_for_the_explicit_forms_of_all_prompts():
+@pytest.mark.parametrize("port", [1, 65535])
+def test_every_port_is_taken(port):
+    command, problems = parse(f"--config.distributed.coordinator_address=host:{port}")
+    train.check(command.config, problems)
+
+
+def test_explicit_forms_name_whom_they_want_and_explicit_stands_for_them():
+    config = configuration.defaults()
+    config.prompts = ("photo of the face of a nurse", "photo of the face of an artist")
+    assert config_rules.explicit_prompts(config) == ()
+    config.sample.explicit_share = 0.25
+    found = [(form.text, form.wanted) for form in config_rules.explicit_prompts(config)]
+    assert found == [
+        ("photo of the face of a female nurse", 0),
+        ("photo of the face of a male nurse", 1),
+        ("photo of the face of a female artist", 0),
+        ("photo of the face of a male artist", 1),
+    ]
     config = configuration.defaults()
     config.sample.preserve_prompts = ("explicit", "photo of the face of a pilot")
     config.train.base_kl_weight = 0.1
@@ -256,26 +245,6 @@ def test_explicit_stands_for_the_explicit_forms_of_all_prompts():
         train.check(config, [])
 
 
-@pytest.mark.parametrize("port", [1, 65535])
-def test_every_port_is_taken(port):
-    command, problems = parse(f"--config.distributed.coordinator_address=host:{port}")
-    train.check(command.config, problems)
-
-
-def test_explicit_forms_name_whom_they_want():
-    config = configuration.defaults()
-    config.prompts = ("photo of the face of a nurse", "photo of the face of an artist")
-    assert config_rules.explicit_prompts(config) == ()
-    config.sample.explicit_share = 0.25
-    found = [(form.text, form.wanted) for form in config_rules.explicit_prompts(config)]
-    assert found == [
-        ("photo of the face of a female nurse", 0),
-        ("photo of the face of a male nurse", 1),
-        ("photo of the face of a female artist", 0),
-        ("photo of the face of a male artist", 1),
-    ]
-
-
 @pytest.mark.long
 def test_choosing_the_model_starts_no_backend():
     code = (
@@ -283,7 +252,7 @@ def test_choosing_the_model_starts_no_backend():
         "from jax._src import xla_bridge;"
         "assert not xla_bridge.backends_are_initialized()"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    tiny_run.finish(tiny_run.python("-c", code))
 
 
 @pytest.mark.parametrize(

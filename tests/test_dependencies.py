@@ -1,11 +1,10 @@
 """What a bare installation brings along, and whether it is known to be unsafe."""
 
 import json
-import subprocess
-import sys
 from importlib import metadata
 
 import pytest
+import tiny_run
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -39,16 +38,14 @@ def test_the_bare_installation_is_small():
 def test_no_dependency_is_known_to_be_vulnerable():
     """Asks PyPI's advisories; where they cannot be reached, the test is skipped."""
     pytest.importorskip("pip_audit")
-    command = [sys.executable, "-m", "pip_audit", "--format=json", "--timeout=10"]
-    found = subprocess.run(
-        [*command, "--progress-spinner=off"], capture_output=True, text=True
-    )
-    if not found.stdout.startswith("{"):
-        pytest.skip(f"pip-audit: {found.stderr.strip().splitlines()[-1][:200]}")
+    flags = "--format=json", "--timeout=10", "--progress-spinner=off"
+    output, errors = tiny_run.python("-m", "pip_audit", *flags).communicate()
+    if not output.startswith("{"):
+        pytest.skip(f"pip-audit: {errors.strip().splitlines()[-1][:200]}")
     packages = closure("ddpo-fair")
     audited = [
         one
-        for one in json.loads(found.stdout)["dependencies"]
+        for one in json.loads(output)["dependencies"]
         if "skip_reason" not in one and canonicalize_name(one["name"]) in packages
     ]
     if not audited:

@@ -96,8 +96,7 @@ def test_a_refusal_ends_all_processes(tiny, root):
 def test_who_leaves_takes_the_others_along_and_all_continue(tiny, root):
     """One is asked to, then either is lost: it ends as the run of one process."""
     config = settings(tiny, root, "alone")
-    tiny_run.train(config)
-    alone = run_folder.path_of(config)
+    alone = tiny_run.train(config)
     config = settings(tiny, root, "disturbed")
     folder = run_folder.path_of(config)
 

@@ -43,8 +43,7 @@ def settings(tiny, root, name, **changes):
 def unbroken(tiny, root):
     """The folder of a run in which nothing counts as a collapse."""
     config = settings(tiny, root, "unbroken", max_kl=0.0)
-    tiny_run.train(config)
-    return run_folder.path_of(config)
+    return tiny_run.train(config)
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +62,7 @@ def limit(unbroken):
 def rolled_back(tiny, root, limit):
     """The folder of a run that collapsed, and went on."""
     config = settings(tiny, root, "rolled_back", max_kl=limit[0])
-    tiny_run.train(config)
-    return run_folder.path_of(config)
+    return tiny_run.train(config)
 
 
 def test_a_collapse_is_tried_again_with_other_random_numbers(
@@ -98,8 +96,7 @@ def test_killed_after_a_roll_back_it_ends_with_the_same_numbers(
     printed = capsys.readouterr().out
     assert re.search(r"Epoch \d moved .* Restore 1 of at most 100: goes on", printed)
     monkeypatch.undo()
-    tiny_run.train(config)
-    folder = run_folder.path_of(config)
+    folder = tiny_run.train(config)
     assert numbers(folder) == numbers(rolled_back)
     assert checksums(folder) == checksums(rolled_back)
 
@@ -130,10 +127,7 @@ def test_only_checkpoints_of_an_undisturbed_run_are_gone_back_to(tmp_path):
     checkpoints.wait()
     assert checkpoints.restore(state).state["weights"].tolist() == [0, 1, 2]
     checkpoints.close()
-
-
-def test_there_must_be_something_to_go_back_to(tmp_path):
-    checkpoints = checkpoint.Checkpoints(tmp_path, 2)
+    checkpoints = checkpoint.Checkpoints(tmp_path / "empty", 2)
     with pytest.raises(UserError, match="no checkpoint to go back to"):
         checkpoints.go_back({"weights": jnp.arange(3.0)}, 1)
     checkpoints.close()

@@ -2,10 +2,6 @@
 
 import functools
 import math
-import os
-import pathlib
-import subprocess
-import sys
 import types
 
 import jax
@@ -81,21 +77,18 @@ def test_every_step_is_ddim_with_guidance(model, drawn):
         assert abs(unit.std() - 1) < 0.05 and abs(unit.mean()) < 0.1
 
 
-def test_the_noise_comes_again_and_images_are_in_range(drawn, model):
-    key = rng.key(7, "image", 3)
-    first = sampler.initial_noise(key, (8, 8, 4))
-    np.testing.assert_array_equal(np.asarray(first), drawn[0][3, 0])
-    images = sampler.decode(model, model.params["vae"], parallel.split(drawn[0][:, -1]))
-    assert images.shape == (8, 2, 16, 16, 3)
-    assert float(images.min()) >= 0 and float(images.max()) <= 1
-
-
 def test_an_image_depends_on_its_key_alone(model, drawn):
     order = np.random.default_rng(0).permutation(NUM_IMAGES)
     latents, log_probs = draw(model, order)
     # another place in the batch may round otherwise
     np.testing.assert_allclose(latents, drawn[0][order], rtol=0, atol=1e-5)
     np.testing.assert_allclose(log_probs, drawn[1][order], rtol=0, atol=1e-5)
+    key = rng.key(7, "image", 3)
+    first = sampler.initial_noise(key, (8, 8, 4))
+    np.testing.assert_array_equal(np.asarray(first), drawn[0][3, 0])
+    images = sampler.decode(model, model.params["vae"], parallel.split(drawn[0][:, -1]))
+    assert images.shape == (8, 2, 16, 16, 3)
+    assert float(images.min()) >= 0 and float(images.max()) <= 1
 
 
 def test_no_noise_has_no_likelihood(model):
@@ -107,28 +100,3 @@ def test_no_noise_has_no_likelihood(model):
     drawn = jax.jit(functools.partial(sampler.denoise, policy))({}, keys, text, text[0])
     assert np.isfinite(drawn.latents).all() and drawn.log_probs.shape == (3, NUM_STEPS)
     np.testing.assert_array_equal(drawn.log_probs, 0.0)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("num_devices", [1, 2])
-def test_eight_devices_equal_fewer(num_devices, tiny, drawn, tmp_path):
-    code = (
-        "import sys, jax, numpy, test_sampler;"
-        "from ddpo_fair.diffusion import stable_diffusion;"
-        f"assert jax.device_count() == {num_devices};"
-        "model = stable_diffusion.load(sys.argv[1]);"
-        f"found = test_sampler.draw(model, range({NUM_IMAGES}));"
-        "numpy.savez(sys.argv[2], *found)"
-    )
-    flags = os.environ["XLA_FLAGS"].replace("count=8", f"count={num_devices}")
-    here = pathlib.Path(__file__).parent
-    path = os.pathsep.join([str(here), str(here.parent)])
-    subprocess.run(
-        [sys.executable, "-c", code, tiny[0], tmp_path / "drawn.npz"],
-        env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": path},
-        check=True,
-    )
-    with np.load(tmp_path / "drawn.npz") as found:
-        # float32 sums in another order where a device has more images
-        np.testing.assert_allclose(found["arr_0"], drawn[0], rtol=0, atol=1e-5)
-        np.testing.assert_allclose(found["arr_1"], drawn[1], rtol=0, atol=1e-5)

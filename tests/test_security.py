@@ -1,11 +1,10 @@
 """Hostile names and texts do nothing but get refused, or stay texts."""
 
 import pathlib
-import subprocess
-import sys
 
 import pytest
 import tiny_model
+import tiny_run
 from refusals import CONFIG, refused
 
 from ddpo_fair import experiment, train
@@ -25,9 +24,8 @@ MEANT = "B404,B603,B607"
 @pytest.mark.long
 def test_nothing_in_the_package_runs_foreign_code():
     pytest.importorskip("bandit")
-    command = [sys.executable, "-m", "bandit", "-q", "-r", str(PACKAGE), "-s", MEANT]
-    process = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert process.returncode == 0, process.stdout
+    process = tiny_run.python("-m", "bandit", "-q", "-r", PACKAGE, "-s", MEANT)
+    tiny_run.finish(process)
     sources = "".join(p.read_text(encoding="utf-8") for p in PACKAGE.rglob("*.py"))
     for setting in ("allow_pickle=True", "trust_remote_code=True"):
         assert setting not in sources

@@ -8,9 +8,6 @@ import tiny_model
 import tiny_run
 
 from ddpo_fair import config as configuration
-from ddpo_fair import train
-from ddpo_fair.loggers import run_log
-from ddpo_fair.training import run_folder
 
 pytestmark = pytest.mark.long
 
@@ -36,10 +33,7 @@ def test_other_settings_train_too(tiny, tmp_path):
     config.train.skip_last_steps, config.train.timestep_fraction = 1, 0.7
     config.train.microbatch = 4
     config.train.remat = "full"
-    train.check(config, [])
-    tiny_run.train(config)
-    lines = run_log.read(run_folder.path_of(config))
-    for line in lines:
+    for line in tiny_run.lines_of(config):
         assert list(line["prompts"]) == list(tiny_model.PROMPTS)
         parts = line["prompts"].values()
         for name in ("num_female", "num_male", "num_none"):
@@ -56,9 +50,7 @@ def test_a_penalty_keeps_the_policy_near_the_base_policy(tiny, tmp_path):
         config.eval.images = 0
         config.sample.preserve_prompts = tiny_model.PROMPTS[1:]
         config.train.base_kl_weight, config.train.learning_rate = weight, 1e-3
-        train.check(config, [])
-        tiny_run.train(config)
-        lines[weight] = run_log.read(run_folder.path_of(config))
+        lines[weight] = tiny_run.lines_of(config)
         for line in lines[weight]:  # 4 of 16 images are of preservation prompts
             assert line["num_female"] + line["num_male"] + line["num_none"] == 12
     free, held = lines[1e-6][-1]["base_kl"], lines[1e3][-1]["base_kl"]
@@ -82,9 +74,7 @@ def test_two_attributes_train_jointly(tiny, tmp_path):
     shares = {"man": 0.9, "woman": 0.1}
     table.write_text(json.dumps({config.prompts[0]: {"style": shares}}))
     config.targets = str(table)
-    train.check(config, [])
-    tiny_run.train(config)
-    for line in run_log.read(run_folder.path_of(config)):
+    for line in tiny_run.lines_of(config):
         found = line["attributes"]
         assert list(found) == ["gender", "style", "gender x style"]
         for one in found.values():

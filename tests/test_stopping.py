@@ -3,9 +3,9 @@
 import os
 import signal
 import subprocess
-import sys
 
 import pytest
+import tiny_run
 
 from ddpo_fair import train
 from ddpo_fair.training import stopping
@@ -24,12 +24,7 @@ sys.exit(stopping.INTERRUPTED)
 
 
 def start(manner):
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, manner],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = tiny_run.python("-c", PROGRAM, manner)
     assert process.stdout.readline() == "ready\n"
     return process
 
@@ -81,6 +76,6 @@ def test_what_cpp_aborts_leaves_with_the_status_that_continues():
         "import os; from ddpo_fair import parallel\n"
         "with parallel.last_words('Start the same command.', 75): os.abort()"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True)
-    assert done.returncode == stopping.INTERRUPTED
-    assert b"Start the same command." in done.stderr
+    process = tiny_run.python("-c", program)
+    ((_, errors),) = tiny_run.finish(process, status=stopping.INTERRUPTED)
+    assert "Start the same command." in errors

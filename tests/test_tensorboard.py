@@ -1,11 +1,11 @@
 """TensorBoard's file: what is in it, and what happens when it cannot be written."""
 
 import math
-import resource
 import struct
 
 import numpy as np
 import pytest
+import tiny_run
 from tensorboardX.proto import event_pb2
 
 from ddpo_fair.loggers import run_log, tensorboard
@@ -23,7 +23,7 @@ def events(folder):
     return found
 
 
-def test_curves_and_pictures(tmp_path):
+def test_numbers_shares_and_grids_are_events(tmp_path):
     writer = tensorboard.open_writer(tmp_path / "board", 3)
     writer.add(3, {"q": 0.25})
     writer.add(4, {"samples": np.zeros((4, 6, 3), np.uint8)})
@@ -36,9 +36,6 @@ def test_curves_and_pictures(tmp_path):
     assert (scalar.step, value.tag, value.simple_value) == (3, "q", 0.25)
     (picture,) = image.summary.value
     assert (picture.image.height, picture.image.width) == (4, 6)
-
-
-def test_shares_of_attributes_are_curves(tmp_path):
     log = run_log.open_log(tmp_path, 0)
     trained = {"shares": {"light": 0.75, "dark": 0.25}, "distance": 0.25}
     fresh = {"eval_shares": {"light": 0.5, "dark": 0.5}, "eval_distance": math.nan}
@@ -62,12 +59,7 @@ def test_shares_of_attributes_are_curves(tmp_path):
 
 def test_a_full_disk_is_an_error_and_no_wait(tmp_path):
     writer = tensorboard.open_writer(tmp_path, 0)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
-        with pytest.raises(OSError):
-            for step in range(100):
-                writer.add(step, {"q": 0.5})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with tiny_run.full_disk(1000), pytest.raises(OSError):
+        for step in range(100):
+            writer.add(step, {"q": 0.5})
     writer.close()

@@ -1,13 +1,12 @@
 """Weights & Biases: for real, offline; and what is said where it cannot be used."""
 
-import os
 import struct
-import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
+import tiny_run
 
 from ddpo_fair import config as configuration
 from ddpo_fair import config_rules
@@ -86,7 +85,9 @@ def test_wandb_offline_has_the_numbers_and_grids_and_no_secret(
             assert sys.argv[0].encode() not in content, path
 
 
-def test_wandb_without_its_package_is_refused(config, tmp_path, monkeypatch):
+def test_wandb_without_its_package_is_refused_and_its_failure_said_once(
+    config, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setitem(sys.modules, "wandb", None)
     (told,) = config_rules.violations(config)
     assert 'pip install "ddpo_fair[wandb]"' in told
@@ -97,6 +98,11 @@ def test_wandb_without_its_package_is_refused(config, tmp_path, monkeypatch):
     first = weights_and_biases._run_id(tmp_path)
     assert weights_and_biases._run_id(tmp_path) == first
     assert first.isalnum()
+    board = weights_and_biases.Writer(Broken())
+    for step in range(3):
+        board.add(step, {"q": 0.5})
+    board.close()
+    assert capsys.readouterr().err.count("no route") == 1
 
 
 OPEN = """
@@ -120,13 +126,8 @@ def test_wandb_without_a_way_to_its_server_is_told(tmp_path):
         "WANDB_BASE_URL": "http://127.0.0.1:9",  # nobody listens
         "WANDB_INIT_TIMEOUT": "2",
     }
-    told = subprocess.run(  # W&B reads its variables once in a process
-        [sys.executable, "-c", OPEN, str(tmp_path)],
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        timeout=100,
-    ).stdout
+    # W&B reads its variables once in a process
+    ((told, _),) = tiny_run.finish(tiny_run.python("-c", OPEN, tmp_path, **variables))
     assert "WANDB_MODE=offline" in told
     assert "cannot be used" in told
     assert KEY not in told
@@ -137,11 +138,3 @@ class Broken:
 
     def log(self, values, step):
         raise ConnectionError("no route")
-
-
-def test_a_failure_of_wandb_is_said_once_and_ends_nothing(capsys):
-    board = weights_and_biases.Writer(Broken())
-    for step in range(3):
-        board.add(step, {"q": 0.5})
-    board.close()
-    assert capsys.readouterr().err.count("no route") == 1

@@ -1,9 +1,11 @@
 """Runs of the tiny model: made, started in processes of their own, and read again."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
+import resource
 import subprocess
 import sys
 import time
@@ -14,6 +16,7 @@ import pytest
 import tiny_model
 
 from ddpo_fair import config as configuration
+from ddpo_fair import train as command
 from ddpo_fair.learning import learner
 from ddpo_fair.loggers import run_log
 from ddpo_fair.training import (
@@ -51,10 +54,17 @@ def build(config):
 
 
 def train(config, stop=None):
-    """As `train.train`, but without a report and with `build`."""
+    """The folder of a run, trained without a report and with `build`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(assembly, "build", build)
         run.train(config, stop or stopping.Stop(), "Model: tiny.")
+    return run_folder.path_of(config)
+
+
+def lines_of(config):
+    """The lines of the run with these settings, which are checked first."""
+    command.check(config, [])
+    return run_log.read(train(config))
 
 
 def config_file(config, folder):
@@ -72,16 +82,36 @@ def config_file(config, folder):
 
 def start(config, folder, num_devices=8, flags=()):
     """`python -m ddpo_fair.train` with these settings, on its way."""
-    devices = os.environ["XLA_FLAGS"].replace("count=8", f"count={num_devices}")
-    file = config_file(config, folder)
+    flags = f"--config={config_file(config, folder)}", *flags
+    return python("-m", "ddpo_fair.train", *flags, XLA_FLAGS=devices(num_devices))
+
+
+def devices(count):
+    """XLA_FLAGS for so many devices."""
+    return os.environ["XLA_FLAGS"].replace("count=8", f"count={count}")
+
+
+def python(*arguments, **environment):
+    """A process of this interpreter, in the project's folder."""
     return subprocess.Popen(
-        [sys.executable, "-m", "ddpo_fair.train", f"--config={file}", *flags],
+        [sys.executable, *map(str, arguments)],
         cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": devices},
+        env=os.environ | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+@contextlib.contextmanager
+def full_disk(num_bytes=0):
+    """Files cannot grow beyond so many bytes, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def wait_for(condition, *processes):
