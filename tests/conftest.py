@@ -11,6 +11,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 DEVICES = "--xla_force_host_platform_device_count=8"
+OLDER_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -30,10 +31,11 @@ THIRD_PARTY = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # XLA's older emitters compile in half the time; whole runs keep those of users. A
-    # version that does not know the flag would end the process.
-    if "not long" in config.option.markexpr and jaxlib.__version__.startswith("0.10."):
-        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+    # XLA's older emitters compile in half the time. A version that does not know the
+    # flag would end the process.
+    users = config.option.markexpr in ("exact", "slow")
+    if not users and jaxlib.__version__.startswith("0.10."):
+        os.environ["XLA_FLAGS"] += f" {OLDER_EMITTERS}"
     config.addinivalue_line("filterwarnings", "error")
     config.addinivalue_line("filterwarnings", f"ignore:::({THIRD_PARTY})")
     # When Orbax meets a damaged file or a full disk it closes its event loop while
@@ -46,8 +48,8 @@ def pytest_configure(config: pytest.Config) -> None:
         )
 
 
-# Each takes a minute or so of its -m long.
-SLOWEST = ("learner", "notebooks", "old_log_probs", "processes", "train")
+# Each has long tests of a minute or so.
+SLOWEST = ("notebooks", "processes", "settings", "stable_diffusion_3", "train")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -65,8 +67,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def quick_compilation(request):
     """Most of the time is compilation, except at full size."""
-    quick = request.node.get_closest_marker("slow") is None
-    jax.config.update("jax_disable_most_optimizations", quick)
+    full = {"slow", "exact"} & {mark.name for mark in request.node.iter_markers()}
+    jax.config.update("jax_disable_most_optimizations", not full)
 
 
 @pytest.fixture

@@ -9,23 +9,11 @@ import tiny_model
 import tiny_run
 
 from ddpo_fair import config as configuration
-from ddpo_fair import parallel, rng, train
+from ddpo_fair import parallel, rng
 from ddpo_fair.diffusion import ddim, sampler, stable_diffusion
 from ddpo_fair.learning import learner, policy_update
-from ddpo_fair.loggers import run_log
-from ddpo_fair.training import run_folder
 
 D, N, T, GUIDANCE = 8, 2, 3, 3.0  # devices, images on each, steps
-
-pytestmark = pytest.mark.long
-
-
-@pytest.fixture
-def full_compilation(quick_compilation):
-    """How programs round is what is tested."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
 
 
 def learner_of(model):
@@ -73,6 +61,7 @@ def state_of(params):
     return parallel.replicate(jax.tree.map(np.array, state))
 
 
+@pytest.mark.long
 def test_chosen_log_probs_come_again_and_others_stay(sampled):
     of, params, trajectory, null = sampled
     marked = trajectory.replace(log_probs=jnp.full_like(trajectory.log_probs, 7.0))
@@ -102,7 +91,7 @@ def test_chosen_log_probs_come_again_and_others_stay(sampled):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.usefixtures("full_compilation")
+@pytest.mark.exact
 def test_ratio_and_kl_are_those_of_the_same_policy_in_bfloat16(tiny, sampled):
     """On one device; on eight a whole run shows it below."""
     of = learner_of(stable_diffusion.load(tiny[0], jnp.bfloat16))
@@ -145,7 +134,7 @@ def test_ratio_and_kl_are_those_of_the_same_policy_in_bfloat16(tiny, sampled):
     assert measure(data) == (0, 0)
 
 
-@pytest.mark.usefixtures("full_compilation")
+@pytest.mark.exact
 def test_bfloat16_trains(tiny, tmp_path):
     config = tiny_model.config(*tiny, tmp_path)
     config.dtype, config.epochs = "bfloat16", 1
@@ -153,10 +142,8 @@ def test_bfloat16_trains(tiny, tmp_path):
     config.train.recompute_log_probs = True
     config.reward.name, config.advantage.name = "shift", "batch"  # whatever is drawn
     config.attributes.gender.target_class = "female"
-    train.check(config, [])
     with jax.numpy_dtype_promotion("standard"):  # as above
-        tiny_run.train(config)
-    (line,) = run_log.read(run_folder.path_of(config))
+        (line,) = tiny_run.lines_of(config)
     assert line["ratio_deviation"] == 0
     assert line["kl_last"] > 0 and line["skipped_updates"] == 0
     assert line["kl"] == line["kl_last"] / 2  # of two updates the first is on policy
