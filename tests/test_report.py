@@ -55,15 +55,26 @@ document.getElementById("page").onload = (event) => {{
 
 
 @pytest.fixture
+def drawn():
+    """Figures are drawn, one curve among them."""
+
+
+@pytest.fixture
 def all_curves():
-    """Undoes `one_curve`."""
+    """Every figure is drawn."""
+
+
+def undrawn(chart: plots.Chart, folder: Path) -> dict[str, str]:
+    return {"title": chart.title, "caption": chart.caption, "svg": ""}
 
 
 @pytest.fixture(autouse=True)
-def one_curve(request, monkeypatch):
-    """Most tests read words; drawing every curve would take most of their time."""
+def few_figures(request, monkeypatch):
+    """Most tests read words; drawing would take most of their time."""
     if "all_curves" not in request.fixturenames:
         monkeypatch.setattr(curves, "FIELDS", curves.FIELDS[:1])
+        if "drawn" not in request.fixturenames:
+            monkeypatch.setattr(page, "_draw", undrawn)
 
 
 def written(folder: Path, lines: list[dict], *grids: int, **settings) -> str:
@@ -156,38 +167,35 @@ def test_a_long_run_is_thinned_and_impossible_counts_left_out():
     assert len(plots.thinned(np.arange(0))) == 0
 
 
-def test_training_images_count_where_there_are_no_others(tmp_path):
-    lines = [made_runs.line(0, 8, 56), made_runs.line(1, 32, 32)]
+def changed(lines: list[dict], **changes) -> list[dict]:
+    return [*lines[:-1], lines[-1] | changes]
+
+
+BALANCED, OVERSHOT = two_lines((15, 113), (62, 66)), made_runs.evaluation(100, 28)
+UNRECOGNISED = changed(two_lines((15, 113), (30, 34)), eval_none=64)
+UNDECIDED = two_lines((15, 113), (30, 30))
+UNDECIDED = changed(UNDECIDED, eval_none=68, eval_polarisation=0.4)
+MARGINS = ["margin 0.90 before, 0.40 after"]
+SHARES = ["23\xa0% are classified as female, 27\xa0% as male", "50\xa0% as neither"]
+ON_THE_WAY = ["balanced on the way", "after 2 epochs"]
+OF_TRAINING = [made_runs.line(0, 8, 56), made_runs.line(1, 32, 32)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "word", "said"),
+    [
+        (OF_TRAINING, "Balanced", [["50\xa0% ["], ["trained on"]]),
+        (UNDECIDED, "Balanced, many unrecognised", [["from 3", "to 53"], MARGINS]),
+        (UNRECOGNISED, "Balanced, many unrecognised", [SHARES]),
+        ([*BALANCED, made_runs.line(2, 50, 14) | OVERSHOT], "Overshot", [ON_THE_WAY]),
+    ],
+)
+def test_what_a_reader_must_know_is_said(tmp_path, lines, word, said):
     found = one_summary(tmp_path / "run", lines)
-    assert "50\xa0% [" in found.sentence
-    assert any("trained on" in caveat for caveat in found.caveats)
-
-
-def test_unrecognised_and_undecided_faces_are_caveats(tmp_path):
-    lines = two_lines((15, 113), (30, 30))
-    lines[1] |= {"eval_none": 68, "eval_polarisation": 0.4}
-    found = one_summary(tmp_path / "run", lines).caveats
-    assert any("from 3" in caveat and "to 53" in caveat for caveat in found)
-    assert any("margin 0.90 before, 0.40 after" in caveat for caveat in found)
-
-
-def test_many_unrecognised_images_belong_into_the_summary(tmp_path):
-    lines = two_lines((15, 113), (30, 34))
-    lines[1]["eval_none"] = 64
-    found = one_summary(tmp_path / "run", lines)
-    assert found.word == "Balanced, many unrecognised"
-    # 30, 34 and 64 of 128
-    assert "23\xa0% are classified as female, 27\xa0% as male" in found.sentence
-    assert "50\xa0% as neither" in found.sentence
-
-
-def test_balance_that_was_lost_again_is_pointed_out(tmp_path):
-    lines = [*two_lines((15, 113), (62, 66)), made_runs.line(2, 50, 14)]
-    lines[2] |= made_runs.evaluation(100, 28)
-    found = one_summary(tmp_path / "run", lines)
-    assert found.word == "Overshot"
-    (caveat,) = (one for one in found.caveats if "balanced on the way" in one)
-    assert "after 2 epochs" in caveat
+    assert found.word == word
+    for words in said:
+        sentences = [found.sentence, *found.caveats]
+        assert sum(all(x in one for x in words) for one in sentences) == 1, words
 
 
 def test_tinted_images_are_a_caveat(tmp_path):
@@ -303,7 +311,7 @@ def assert_harmless(text: str) -> None:
     assert "https:" not in text
 
 
-def test_hostile_texts_stay_text(tmp_path):
+def test_hostile_texts_stay_text(drawn, tmp_path):
     text = read_page(hostile_run(tmp_path / "run_$x^{2$_<b>&"))
     assert_harmless(text)
     figures = list(tmp_path.rglob("*.svg"))
@@ -322,15 +330,11 @@ def test_hostile_texts_stay_text(tmp_path):
     )
 
 
-HOSTILE_NAMES = (
-    '"><svg onload=alert(1)>',
-    "' onmouseover='x",
-    "{{ 7 * 7 }}{% raw %}",
-    "]]>",
-)
+HOSTILE_NAMES = ['"><svg onload=alert(1)>', "' onmouseover='x", "]]>"]
+HOSTILE_NAMES.append("{{ 7 * 7 }}{% raw %}")
 
 
-def test_hostile_names_of_runs_stay_text(tmp_path):
+def test_hostile_names_of_runs_stay_text(drawn, tmp_path):
     folders = [
         made_runs.make(tmp_path / f"{name}{seed}", two_lines((1, 3), (2, 2)), (0, 1))
         for name in HOSTILE_NAMES
@@ -532,17 +536,11 @@ def several(folder: Path, before: tuple, after: tuple, *names: str, **settings) 
     return made_runs.make(folder, lines, **given)
 
 
-SKEWED, FAIR = (
-    ((12, 108), (84, 24, 12), (9, 2, 1, 75, 22, 11)),
-    (
-        (60, 60),
-        (40, 40, 40),
-        (20, 20, 20, 20, 20, 20),
-    ),
-)
+SKEWED = ((12, 108), (84, 24, 12), (9, 2, 1, 75, 22, 11))
+FAIR = ((60, 60), (40, 40, 40), (20, 20, 20, 20, 20, 20))
 
 
-def test_attributes_have_tables_charts_and_cells(tmp_path):
+def test_attributes_have_tables_charts_and_cells(drawn, tmp_path):
     joint = {"reward.combine": "joint"}
     folder = several(tmp_path / "run", SKEWED, FAIR, "gender", "skin_tone", **joint)
     text = read_page(folder)
@@ -653,7 +651,7 @@ def test_targets_by_prompt_are_what_distances_are_from(tmp_path):
 
 
 @pytest.mark.parametrize("target", [[3], "half", 5, [[1], 2]], ids=str)
-def test_odd_attributes_do_no_harm(tmp_path, target):
+def test_odd_attributes_do_no_harm(drawn, tmp_path, target):
     lines = made_runs.balancing(4)
     odd = [[], {HOSTILE: 3}, {HOSTILE: {"counts": {HOSTILE: 1, "b": 2, "c": 3}}}]
     odd.append({HOSTILE: {"counts": {HOSTILE: 1}}, "a x b": {"counts": {"a": 1}}})
