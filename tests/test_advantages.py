@@ -11,7 +11,7 @@ from ddpo_fair.learning import advantages
 TRACKER = {"buffer_size": 4, "min_count": 2, "adv_clip": 10.0}
 
 
-def test_batch_whitens_and_clips():
+def test_batch_whitens_and_clips_and_fixed_centres_per_prompt():
     # Mean 2, standard deviation sqrt(2): the population's, as NumPy and DDPO take it.
     actual = advantages.batch(np.array([0.0, 2.0, 2.0, 4.0]), 10.0)
     assert actual.dtype == np.float32
@@ -20,6 +20,10 @@ def test_batch_whitens_and_clips():
     scores = np.array([1.0] + [0.0] * 63)
     np.testing.assert_allclose(advantages.batch(scores, 10.0)[0], 63**0.5, rtol=1e-6)
     assert advantages.batch(scores, 5.0)[0] == 5.0
+    actual = advantages.fixed(
+        np.array([1.0, 5.0, 3.0, 9.0]), ["a", "b", "a", "c"], 2.0, 10.0
+    )
+    np.testing.assert_array_equal(actual, np.float32([-0.5, 0.0, 0.5, 0.0]))
 
 
 @pytest.mark.parametrize("reward", [0.0, 0.1, -0.5])
@@ -48,13 +52,6 @@ def test_groups_are_whitened_by_themselves():
     expected = [(33 / 31) ** 0.5, -((31 / 33) ** 0.5)]
     np.testing.assert_allclose(whole[[0, -1]], expected, rtol=1e-6)
     assert abs(advantages.fixed(rewards, ["a"] * 64, 0.25, 10.0)).max() < 0.07
-
-
-def test_fixed_centres_per_prompt():
-    actual = advantages.fixed(
-        np.array([1.0, 5.0, 3.0, 9.0]), ["a", "b", "a", "c"], 2.0, 10.0
-    )
-    np.testing.assert_array_equal(actual, np.float32([-0.5, 0.0, 0.5, 0.0]))
 
 
 def upstream(epochs, buffer_size, min_count):

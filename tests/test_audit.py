@@ -324,23 +324,19 @@ def test_a_gate_that_chance_may_fail_says_how_many_images_would_do(tmp_path, cap
     assert status == 0 and f"About {needed} images of each prompt" in found["notes"][-1]
 
 
-def test_a_bias_above_1_fits_the_figure(tiny, tmp_path):
+def test_a_bias_above_1_fits_the_figure_and_python_gives_lists(tiny, tmp_path, capsys):
     images = paint(tmp_path / "images", 3, 1)
     options = {"classifier": tiny[1], "confidence": 0, "target": "0.1,0.9"}
     found = audit.folder(images, prompt="x", output=tmp_path / "out", **options)
     bars = audit_page._attribute("gender", found.attributes["gender"])
     assert bars["most"] == "1.8" and bars["rows"][0]["bar"].high <= 1
     assert "the bias from 0 to 1.8" in (tmp_path / "out" / "audit.html").read_text()
-
-
-def test_lists_from_python(tiny, tmp_path, capsys):
-    images = paint(tmp_path / "images", 2, 2)
     found = audit.folder(
         images,
         prompt="a nurse",
         attributes=["gender", "skin_tone"],
         classifier=[f"gender={tiny[1]}", "skin_tone=typology"],
-        output=tmp_path / "out",
+        output=tmp_path / "lists",
     )
     assert list(found.attributes) == ["gender", "skin_tone"]
     given = ["--plan", "--images-per-prompt=8", "--target=0.3,0.7"]
@@ -384,6 +380,7 @@ def garbage(root: Path) -> str:
         ("--plan", "--images-per-prompt"),
         ("--engine=diffusers", "--engine is for images that are drawn"),
         ("--seed=3", "--seed is for images that are drawn"),
+        ("--lora=x", "--model"),
         ("--output=.", "is not empty"),
     ],
     ids=refusals.named,

@@ -67,11 +67,7 @@ def test_an_attribute_of_ones_own():
     [
         ("hats", None, "'hats' has no classes: give them, or choose one of gender"),
         ("age", ("old",), "'old' must be two classes or more"),
-        (
-            "race",
-            {"a": ("White",), "b": ("white",)},
-            "'white' belongs to .*'a' and .*'b'",
-        ),
+        ("race", {"a": ("White",), "b": ("white",)}, "'white' belongs .*'a' and .*'b'"),
         ("age", {"old": (), "aged": ("Old",)}, "'old' belongs to the class 'old'"),
     ],
 )

@@ -23,7 +23,8 @@ def mean_in_float64(config, timestep, gap, eta, latents, output):
     roots = np.linspace(config["beta_start"] ** 0.5, config["beta_end"] ** 0.5, 1000)
     alphas = np.cumprod(1 - roots**2)
     alpha = alphas[timestep]
-    alpha_prev = alphas[timestep - gap] if timestep >= gap else alphas[0]
+    last = 1.0 if config["set_alpha_to_one"] else alphas[0]
+    alpha_prev = alphas[timestep - gap] if timestep >= gap else last
     std = eta * ((1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)) ** 0.5
     if config.get("prediction_type") == "v_prediction":
         original = alpha**0.5 * latents - (1 - alpha) ** 0.5 * output
@@ -36,9 +37,11 @@ def mean_in_float64(config, timestep, gap, eta, latents, output):
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("set_alpha_to_one", [False, True])
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-def test_transition_is_the_formula(eta, prediction_type):
-    config = STABLE_DIFFUSION | {"prediction_type": prediction_type}
+def test_transition_is_the_formula(eta, set_alpha_to_one, prediction_type):
+    changes = {"prediction_type": prediction_type, "set_alpha_to_one": set_alpha_to_one}
+    config = STABLE_DIFFUSION | changes
     schedule = ddim.schedule(config, 50, eta)
     latents, output = normal(0), normal(1)
     for index, timestep in enumerate(schedule.timesteps):
@@ -51,6 +54,7 @@ def test_transition_is_the_formula(eta, prediction_type):
         # float32 inputs and coefficients: a few units in the last place.
         np.testing.assert_allclose(mean, expected_mean, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(std, np.full((1, 1, 1, 1), expected_std), rtol=1e-6)
+    assert schedule.timesteps.dtype == np.int32
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
@@ -139,48 +143,41 @@ def test_a_deterministic_step_is_refused_for_training(changes, eta, words):
         gaussian_step.check_policy(schedule, range(9))
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"clip_sample": True}, "clip_sample=True"),
-        ({"prediction_type": "sample"}, "prediction_type='sample'"),
-        ({"timestep_spacing": "karras"}, "timestep_spacing='karras'"),
-        ({"beta_schedule": "sigmoid"}, "beta_schedule='sigmoid'"),
-        ({"thresholding": True}, "thresholding=True"),
-        ({"rescale_betas_zero_snr": True}, "prediction_type='epsilon' must be v_pred"),
-    ],
-)
-def test_unsupported_settings_are_named(changes, words):
-    with pytest.raises(UserError, match=words):
-        ddim.schedule(STABLE_DIFFUSION | changes, 10, 1.0)
-
-
-def test_missing_settings_are_named():
-    with pytest.raises(UserError, match="lacks beta_schedule, beta_start, beta_end;"):
-        ddim.schedule({"num_train_timesteps": 1000}, 10, 1.0)
-    other = {"_class_name": "EDMEulerScheduler"}  # Playground 2.5's
-    with pytest.raises(
-        UserError, match="'EDMEulerScheduler' has noise of another kind"
-    ):
-        ddim.schedule(other, 10, 1.0)
-    config = STABLE_DIFFUSION | {"_class_name": "DDIMScheduler"}
-    del config["clip_sample"]  # which that class has by default
-    with pytest.raises(UserError, match="clip_sample=True"):
-        ddim.schedule(config, 10, 1.0)
+DDIM = STABLE_DIFFUSION | {"_class_name": "DDIMScheduler"}
 
 
 @pytest.mark.parametrize(
-    ("num_steps", "eta", "words"),
+    ("config", "num_steps", "eta", "words"),
     [
-        (0, 1.0, "is outside"),
-        (1001, 1.0, "is outside"),
-        (10, 1.5, "is outside"),
-        (1000, 1.0, "starts at timestep 1000"),  # steps_offset 1 would index 1000
+        ({"num_train_timesteps": 1000}, 10, 1.0, "lacks beta_schedule, beta_start, be"),
+        ({"_class_name": "EDMEulerScheduler"}, 10, 1.0, "has noise of another kind"),
+        ({x: DDIM[x] for x in DDIM if x != "clip_sample"}, 10, 1.0, "clip_sample=True"),
+        (DDIM | {"clip_sample": True}, 10, 1.0, "clip_sample=True"),
+        (DDIM | {"prediction_type": "sample"}, 10, 1.0, "prediction_type='sample'"),
+        (DDIM | {"timestep_spacing": "karras"}, 10, 1.0, "timestep_spacing='karras'"),
+        (DDIM | {"beta_schedule": "sigmoid"}, 10, 1.0, "beta_schedule='sigmoid'"),
+        (DDIM | {"thresholding": True}, 10, 1.0, "thresholding=True"),
+        (DDIM | {"rescale_betas_zero_snr": True}, 10, 1.0, "'epsilon' must be v_pred"),
+        (DDIM, 0, 1.0, "is outside"),
+        (DDIM, 1001, 1.0, "is outside"),
+        (DDIM, 10, 1.5, "is outside"),
+        (DDIM, 1000, 1.0, "starts at timestep 1000"),  # steps_offset 1 would index it
     ],
 )
-def test_numbers_out_of_range_are_refused(num_steps, eta, words):
+def test_what_is_no_schedule_is_named(config, num_steps, eta, words):
     with pytest.raises(UserError, match=words):
-        ddim.schedule(STABLE_DIFFUSION, num_steps, eta)
+        ddim.schedule(config, num_steps, eta)
+
+
+@pytest.mark.parametrize(
+    "beta_schedule", ["scaled_linear", "linear", "squaredcos_cap_v2"]
+)
+def test_alphas_are_those_of_diffusers(beta_schedule):
+    diffusers = pytest.importorskip("diffusers")
+    config = DDIM | {"beta_schedule": beta_schedule}
+    reference = diffusers.DDIMScheduler.from_config(config).alphas_cumprod.numpy()
+    # float32 there, accumulated
+    np.testing.assert_allclose(ddim.alphas_cumprod(config), reference, rtol=2e-4)
 
 
 def test_zero_terminal_snr_is_that_of_diffusers():
@@ -199,54 +196,3 @@ def test_zero_terminal_snr_is_that_of_diffusers():
         signal
     )
     np.testing.assert_allclose(schedule.std[0], noise, rtol=1e-6)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("set_alpha_to_one", [False, True])
-@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-@pytest.mark.parametrize(
-    "beta_schedule", ["scaled_linear", "linear", "squaredcos_cap_v2"]
-)
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-def test_diffusers_takes_the_same_steps(
-    eta, prediction_type, beta_schedule, spacing, set_alpha_to_one
-):
-    torch = pytest.importorskip("torch")
-    diffusers = pytest.importorskip("diffusers")
-    config = STABLE_DIFFUSION | {
-        "_class_name": "DDIMScheduler",
-        "prediction_type": prediction_type,
-        "beta_schedule": beta_schedule,
-        "timestep_spacing": spacing,
-        "set_alpha_to_one": set_alpha_to_one,
-    }
-    reference = diffusers.DDIMScheduler.from_config(config)
-    reference.set_timesteps(12)
-    schedule = ddim.schedule(config, 12, eta)
-    assert schedule.timesteps.tolist() == reference.timesteps.tolist()
-    for index, timestep in enumerate(reference.timesteps.tolist()):
-        latents, output, noise = (normal(3 * index + i) for i in range(3))
-        expected = reference.step(
-            torch.tensor(output),
-            timestep,
-            torch.tensor(latents),
-            eta=eta,
-            variance_noise=torch.tensor(noise),
-        ).prev_sample
-        mean, std = gaussian_step.transition(
-            schedule[index], jnp.array(latents), jnp.array(output)
-        )
-        # diffusers accumulates alphas_cumprod in float32, and at the noisy end of the
-        # cosine schedule divides by its tiny square root.
-        scale = np.abs(expected.numpy()).max()
-        np.testing.assert_allclose(
-            mean + std * noise, expected.numpy(), rtol=2e-4, atol=2e-4 * scale
-        )
-
-
-def test_fifty_steps_are_those_of_ddpo():
-    schedule = ddim.schedule(STABLE_DIFFUSION, 50, 1.0)
-    assert schedule.timesteps.tolist() == [*range(981, 0, -20)]  # 981, 961, ..., 1
-    assert schedule.timesteps.dtype == np.int32

@@ -26,19 +26,6 @@ from ddpo_fair.embedded import (
 )
 
 
-@pytest.mark.parametrize(
-    ("noun", "expected"),
-    [
-        ("electrical engineer", "an electrical engineer"),
-        ("CEO", "a CEO"),
-        ("female accountant", "a female accountant"),
-        ("artist", "an artist"),
-    ],
-)
-def test_article_follows_the_first_sound(noun, expected):
-    assert occupations.phrase(noun) == expected
-
-
 def test_the_table_of_occupations_is_complete():
     assert not set(occupations.HELD_OUT) & set(occupations.BENCHMARK)
     marked = {*occupations.GLASSES, *occupations.HELD_OUT, *occupations.BENCHMARK}
@@ -47,7 +34,7 @@ def test_the_table_of_occupations_is_complete():
     assert shapes == set(headgear.PROFILES)
 
 
-def test_body_reader_takes_groups_and_repeats_a_triangle(tmp_path):
+def test_meshes_and_their_targets_are_read(tmp_path):
     path = tmp_path / "base.obj"
     path.write_text(
         "v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0.5\n"
@@ -57,9 +44,6 @@ def test_body_reader_takes_groups_and_repeats_a_triangle(tmp_path):
     np.testing.assert_array_equal(vertices[3], [0, 1, 0.5])
     np.testing.assert_array_equal(polygons, [[0, 1, 2, 3], [0, 1, 2, 2]])
     assert groups.tolist() == ["body", "helper-l-eye"]
-
-
-def test_target_reader_skips_comments_and_other_vertices(tmp_path):
     text = "# a target\n1 .5 0 -1\n7 1 1 1\n"
     (tmp_path / "plain.target").write_text(text)
     (tmp_path / "packed.target.gz").write_bytes(gzip.compress(text.encode()))
@@ -89,15 +73,12 @@ def sampled(seed: int, male: bool, **options):
     return people.sample(np.random.default_rng(seed), male, **options)
 
 
-def test_clothes_and_scene_do_not_depend_on_gender():
+def test_masculinity_and_beards_follow_the_label_clothes_and_scene_do_not():
     for seed, occupation in enumerate(occupations.ALL):
         man = sampled(seed, True, occupation=occupation)
         woman = sampled(seed, False, occupation=occupation)
         for name in OF_THE_PICTURE:
             np.testing.assert_array_equal(getattr(man, name), getattr(woman, name))
-
-
-def test_masculinity_and_beards_follow_the_label():
     for seed in range(300):
         for male in (True, False):
             assert (sampled(seed, male).masculinity > 0.5) == male
@@ -121,7 +102,7 @@ CORNERS = np.float32([[0, 0, 0], [0, 4, 0], [4, 0, 0]])
 TRIANGLE = np.int32([[0, 1, 2]])
 
 
-def test_triangle_covers_the_pixels_inside_it_from_the_front():
+def test_triangles_cover_pixels_from_the_front_and_interpolate_values():
     carried = np.ones((3, 1), np.float32)
     depth, _ = rasterizer.draw(CORNERS, carried, TRIANGLE, 4)
     rows, columns = np.mgrid[:4, :4] + 0.5
@@ -129,9 +110,6 @@ def test_triangle_covers_the_pixels_inside_it_from_the_front():
     carried = np.ones((3, 1), np.float32)
     depth, _ = rasterizer.draw(CORNERS, carried, TRIANGLE[:, ::-1].copy(), 4)
     assert (depth < -1e8).all()
-
-
-def test_values_are_interpolated_and_masks_end_a_surface():
     carried = np.float32([[1, 1], [5, 1], [9, 1]])  # 1 + y + 2 x
     _, image = rasterizer.draw(CORNERS, carried, TRIANGLE, 4)
     # Pixel centre (0.5, 0.5): 1 + 0.5 + 1; fp32 keeps it exact.
@@ -171,7 +149,7 @@ def test_limits_of_classes_are_the_literatures():
     np.testing.assert_allclose(years, [40, 60])
 
 
-def test_classes_follow_the_render():
+def test_classes_follow_the_render_and_every_one_is_common():
     columns = {
         "male": np.array([True, False, True]),
         "skin_tone": np.array([1.0, 3.0, 6.0]),
@@ -181,9 +159,6 @@ def test_classes_follow_the_render():
     expected = {"gender": [1, 0, -1], "skin_tone": [0, 1, -1], "age": [2, 1, -1]}
     for name, numbers in expected.items():
         assert ground_truth.classes(name, columns).tolist() == numbers
-
-
-def test_every_class_is_common():
     drawn_faces = [dataset.draw(0, index)[2] for index in range(1000)]
     columns = {
         "age": np.array([face.age for face in drawn_faces]),
@@ -262,17 +237,15 @@ def test_example_depends_on_seed_and_index_only():
     assert dataset.example(1, 7, 16)["masculinity"] != first["masculinity"]
 
 
-@pytest.mark.parametrize(
-    ("kind", "male", "expected"),
-    [
-        (dataset.FACE, True, "photo of the face of a nurse"),
-        (dataset.GENDERED, True, "photo of the face of a male nurse"),
-        (dataset.GENDERED, False, "photo of the face of a female nurse"),
-        (dataset.FAR, False, "photo of a nurse"),
-    ],
-)
-def test_caption_says_what_its_kind_says(kind, male, expected):
-    assert dataset.describe(kind, "nurse", male) == expected
+def test_captions_say_what_their_kind_says_with_the_article_of_its_sound():
+    for kind, noun, male, expected in (
+        (dataset.FACE, "engineer", True, "photo of the face of an engineer"),
+        (dataset.FACE, "CEO", True, "photo of the face of a CEO"),
+        (dataset.GENDERED, "nurse", True, "photo of the face of a male nurse"),
+        (dataset.GENDERED, "artist", False, "photo of the face of a female artist"),
+        (dataset.FAR, "artist", False, "photo of an artist"),
+    ):
+        assert dataset.describe(kind, noun, male) == expected
 
 
 def test_captions_have_the_shares_of_the_table(drawn):

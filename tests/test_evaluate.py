@@ -75,6 +75,13 @@ def test_evaluation_holds_every_prompt_before_and_after(result):
             assert figures["q"]["low"] == pytest.approx(wilson.low)
         assert set(first[model]["sets"]) == {"trained", "explicit"}
         assert "adherence" in first[model]["sets"]["explicit"]
+    assert found["quality"]["trained"]["similarity_to_base"]["estimate"] < 1
+    kl = found["kl_to_base"]
+    steps = [step["estimate"] for step in kl["nats_per_step"]]
+    assert len(steps) == 2
+    assert kl["images"] == 5
+    assert kl["nats_per_image"]["estimate"] == pytest.approx(sum(steps), rel=1e-6)
+    assert min(steps) > 0
 
 
 def test_further_attributes_are_measured_against_their_own_targets(result):
@@ -95,17 +102,6 @@ def test_further_attributes_are_measured_against_their_own_targets(result):
     trained = result["samplers"][0][AFTER]["sets"]["trained"]["classified"]["style"]
     nurse = prompts_of[NURSE]["classified"]["style"]
     assert trained["distance"]["estimate"] == nurse["distance"]["estimate"]
-
-
-def test_model_that_learned_differs(result):
-    found = result
-    assert found["quality"]["trained"]["similarity_to_base"]["estimate"] < 1
-    kl = found["kl_to_base"]
-    steps = [step["estimate"] for step in kl["nats_per_step"]]
-    assert len(steps) == 2
-    assert kl["images"] == 5
-    assert kl["nats_per_image"]["estimate"] == pytest.approx(sum(steps), rel=1e-6)
-    assert min(steps) > 0
 
 
 def test_images_are_kept_and_shown_side_by_side(run, result):
@@ -266,9 +262,6 @@ def test_prompts_of_the_sets():
     assert found[-1] == Prompt("a cat", "given")
     assert len(found) == len({p.text for p in found})
     assert not notes
-
-
-def test_explicit_forms_need_an_article():
     found, notes = prompts.build(["engineers"], prompts.SETS)
     assert found == (Prompt("engineers", "trained"),)
     assert len(notes) == 2
@@ -285,7 +278,7 @@ def test_prompts_that_say_a_gender_have_no_explicit_form(text):
     assert len(prompts.explicit("a German pilot of a Boeing")) == 2
 
 
-def test_jobs_cover_each_image_once():
+def test_jobs_cover_each_image_once_trained_prompts_first():
     prompts = (Prompt("a", "trained"), Prompt("b", "held_out"))
     samplers = (Sampler(1.0, 3.0, 4), Sampler(0.0, 3.0, 4))
     plan = Plan({}, samplers, prompts, images=5, seed=0, batch=8, num_devices=3)
@@ -301,9 +294,6 @@ def test_jobs_cover_each_image_once():
         for row in range(job.count)
     ]
     assert sorted(drawn) == [(p, i) for p in range(2) for i in range(5)]
-
-
-def test_trained_prompts_take_turns_before_all_others():
     sets = ("trained", "held_out", "trained", "trained")
     prompts = tuple(Prompt(name, kind) for name, kind in zip("abcd", sets, strict=True))
     how = Sampler(1.0, 3.0, 4)
@@ -343,14 +333,11 @@ def test_trajectory_kl_is_a_mean_over_trained_prompts():
     assert evaluation_summary.trajectory_kl({"prompts": nats}, plan) is None
 
 
-@pytest.mark.parametrize("text", ["0:7.5", "x", "..:1:2"])
-def test_wrong_samplers_are_refused(text):
-    with pytest.raises(UserError, match="--samplers="):
-        evaluation_plan.parse_samplers(text, Sampler(1.0, 3.0, 20))
-
-
 def test_samplers_begin_with_that_of_training():
     training = Sampler(1.0, 5.0, 50)
+    for text in ("0:7.5", "x", "..:1:2"):
+        with pytest.raises(UserError, match="--samplers="):
+            evaluation_plan.parse_samplers(text, training)
     found = evaluation_plan.parse_samplers("all", training)
     assert found[0] == training
     assert Sampler(0.0, 7.5, 50) in found  # what most users of SD 1.5 have
@@ -403,9 +390,6 @@ def test_figures_of_a_prompt_by_hand():
     expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
     assert found["kl_to_target"]["estimate"] == pytest.approx(expected)
     assert found["kl_to_target"]["low"] == 0  # q may be 1/2
-
-
-def test_bias_has_zero_in_its_interval_if_balance_is_in_that_of_q():
     found = figures((6, 4, 0))
     assert found["bias"]["low"] == 0.0
     q = intervals.wilson(6, 10)
@@ -415,7 +399,7 @@ def test_bias_has_zero_in_its_interval_if_balance_is_in_that_of_q():
     assert found["bias"]["low"] == pytest.approx(1 - 2 * q.high)
 
 
-def test_figures_of_a_set_by_hand():
+def test_figures_of_a_set_and_their_changes_by_hand():
     counts = ((8, 0, 0), (4, 4, 0), (2, 6, 0), (0, 8, 0))
     prompts = [figures(one, "held_out") for one in counts]
     found = prompt_metrics.of_set(prompts)
@@ -433,9 +417,6 @@ def test_figures_of_a_set_by_hand():
     assert found["adherence"]["estimate"] == pytest.approx(0.7)
     assert found["audit"]["adherence"]["estimate"] == pytest.approx((0.8 + 0.7) / 2)
     assert "mean_bias" not in found
-
-
-def test_changes_have_an_interval_over_prompts():
     before, after = (
         [figures((n, 10 - n, 0)) for n in counts]
         for counts in ((0, 1, 2, 8, 9, 10), (3, 4, 5, 5, 6, 7))

@@ -208,12 +208,6 @@ def test_the_cache_serves_offline_and_while_the_hub_is_down(
     huggingface_hub.close_session()
 
 
-def test_offline_without_a_copy(cache, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match=r"HF_HUB_OFFLINE.*Unset it.*hf download"):
-        sources.model_folder(NAME)
-
-
 @pytest.mark.parametrize(
     ("status", "code", "message"),
     [
@@ -237,7 +231,9 @@ def test_a_name_that_moved_is_said(server):
         sources.model_folder("runwayml/stable-diffusion-v1-5")
 
 
-def test_a_hub_that_hangs_or_is_not_there_is_left(cache, monkeypatch):
+def test_a_hub_that_hangs_or_is_not_there_is_left_and_none_asked_offline(
+    cache, monkeypatch
+):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         point_to(monkeypatch, f"http://127.0.0.1:{unused.getsockname()[1]}")
@@ -250,6 +246,9 @@ def test_a_hub_that_hangs_or_is_not_there_is_left(cache, monkeypatch):
         point_to(monkeypatch, f"http://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(UserError, match=r"did not answer in 0\.3 s"):
             sources.model_folder(NAME)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"HF_HUB_OFFLINE.*Unset it.*hf download"):
+        sources.model_folder(NAME)
 
 
 def test_what_a_repository_lacks_is_named(server):

@@ -129,11 +129,7 @@ PAIR = "female/a.png male/b.png"
         (f"{PAIR} male/._b.png male/.DS_Store", {"all": 2}, ""),
         (f"{PAIR} male/old/c.png", {"all": 2}, "skipped 1 folders inside a class"),
         (f"{PAIR} male/c.heic male/d.heic e", {"all": 2}, "2 .heic files, 1 nameless"),
-        (
-            "Train/female/a.png Train/male/b.png Train/c.png",
-            {"Train": 2},
-            "1 images outs",
-        ),
+        ("Train/female/a.png Train/male/b.png Train/c.png", {"Train": 2}, "1 images o"),
         ("train/Female/a.png test/female/a.png train/Male/b.png", "train", ""),
     ],
 )
@@ -196,14 +192,12 @@ def test_splits_are_known_by_name_or_asked_for(splits, trained, tested):
     ("files", "part"),
     [
         ("train/female/a.png train/male/b.png female/c.png", "female holds images its"),
-        (
-            "img_align_celeba/1.jpg list_attr_celeba.txt",
-            "none means female.*of list_attr",
-        ),
+        ("img_align_celeba/1.jpg list_attr_celeba.txt", "none means fem.*of list_attr"),
         ("images.zip list_attr_celeba.txt", "link the images into FOLDER/female and"),
         ("cat/a.png man/b.png woman/c.png", "--classes=none,male,female[.]"),
         ("man/train/a.png woman/test/b.png", "inside that of each class .*/man/x.png"),
         ("female/a.png dataset_info.json", "if it is a folder of images, remove"),
+        ("female/a.txt", "holds no images"),
     ],
 )
 def test_folders_that_cannot_be_understood(tmp_path, files, part):
@@ -271,15 +265,6 @@ def test_what_is_no_image_is_named(tmp_path, content, fix):
     split = labelled_images.read(data, "all", (8, 8), BILINEAR)
     with pytest.raises(UserError, match=rf"male/000\.png cannot be read.*{fix}"):
         split.pixels([0, 1, 2])
-
-
-@pytest.mark.parametrize("names", [(), ("a.txt",)])
-def test_a_folder_without_images_is_refused(tmp_path, names):
-    (tmp_path / "female").mkdir()
-    for name in names:
-        (tmp_path / "female" / name).write_text("")
-    with pytest.raises(UserError, match="holds no images"):
-        labelled_images.open_data(str(tmp_path))
 
 
 def test_classes_of_a_folder_must_mean_female_and_male(tmp_path):

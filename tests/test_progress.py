@@ -10,7 +10,7 @@ CELLS = {"eval_shares": {"female light": 1.0}, "eval_distance": 0.375}
 OTHERS = {"gender": {}, "skin_tone": TONES, "gender x skin_tone": CELLS}
 
 
-def test_evaluations_are_said_in_a_line():
+def test_evaluations_are_said_in_a_line_and_above_a_grid():
     text = progress.evaluation_text(GENDER | {"attributes": OTHERS})
     assert text == (
         "evaluation q 0.25 [0.20, 0.30]  skin_tone: light 0.50, dark 0.50"
@@ -18,9 +18,6 @@ def test_evaluations_are_said_in_a_line():
     )
     line = {"q": math.nan, "q_low": 0.0, "q_high": 1.0, "num_none": 8}
     assert progress.share_texts(line) == ["q undefined (no face recognised)", "none 8"]
-
-
-def test_a_grid_has_room_for_one_attribute_and_the_prompt():
     for line, text in (
         (GENDER | {"attributes": OTHERS}, "q 0.25 [0.20, 0.30]"),
         ({"attributes": {"skin_tone": TONES}}, "skin_tone: light 0.50, dark 0.50"),

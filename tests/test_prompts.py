@@ -15,7 +15,7 @@ from ddpo_fair.loggers import progress, run_log
 from ddpo_fair.models import sources
 
 
-def test_every_prompt_has_its_share_in_an_order_of_its_own():
+def test_every_kind_of_prompt_has_its_share_in_an_order_of_its_own():
     drawn = prompts.draw(3, 64, seed=0, epoch=5)
     assert sorted(np.bincount(drawn).tolist()) == [21, 21, 22]
     first = prompts.draw(4, 64, seed=0, epoch=0)
@@ -27,26 +27,27 @@ def test_every_prompt_has_its_share_in_an_order_of_its_own():
         for epoch in range(30)
     }
     assert favoured == {0, 1, 2}
+    drawn = prompts.draw(3, 40, 1, 2, (6, 12))
+    counts = np.bincount(drawn, minlength=9)
+    assert sorted(counts[:3]) == [9, 9, 10]  # 28 images of 3 prompts
+    assert counts[3:].tolist() == [2] * 6
+    again = prompts.draw(3, 40, 1, 3, (6, 12))
+    assert (drawn != again).any()
+    seen = [set(prompts.draw(1, 8, 0, epoch, (20, 4))) - {0} for epoch in range(40)]
+    assert all(len(one) == 4 for one in seen)
+    assert set().union(*seen) == set(range(1, 21))
+    # Of another kind, 2 prompts, have 10 images; of none of the 6 there are any.
+    both = prompts.draw(3, 40, 1, 2, (6, 0), (2, 10))
+    assert np.bincount(both)[3:].tolist() == [0] * 6 + [5, 5]
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "photo of the face of a nurse",
-        "Photo of the face  of an architect",
-        "photo of a nurse",
-        "photo of the face of a male nurse",
-        "photo of the face of a CEO",
-    ],
-)
-def test_known_captions(text):
-    assert prompts.unknown([text]) == []
-
-
-@pytest.mark.parametrize("text", ["a nurse", "photo of the face of a wizard", "", "💡"])
-def test_unknown_captions_say_what_is_known(text):
-    (problem,) = prompts.unknown([text])
-    assert "architect" in problem and "nurse" in problem
+def test_unknown_captions_say_what_is_known():
+    known = ("a nurse", "a male nurse", "a CEO", "an architect")
+    known = [f"photo of the face of {one}" for one in known]
+    assert prompts.unknown([*known, "photo of a nurse", "Photo  of an artist"]) == []
+    for text in ("a nurse", "photo of the face of a wizard", "", "💡"):
+        (problem,) = prompts.unknown([text])
+        assert "architect" in problem and "nurse" in problem
 
 
 @pytest.mark.parametrize(
@@ -67,16 +68,13 @@ def tokenizer_of(model):
     return model.tokenizers["text_encoder"], model.networks["text_encoder"].config
 
 
-def test_any_script_has_tokens(model):
+def test_any_script_has_tokens_and_no_prompt_is_cut(model):
     texts = ["", "医生的脸", "وجه", "👩‍⚕️", "<script>", "\u202egnp", "a nurse"]
     ids = prompt_tokens.of(
         model.tokenizers["text_encoder"], model.networks["text_encoder"].config, texts
     )
     assert ids.shape == (7, 16) and ids.dtype == np.int32
     assert ids.min() >= 0 and ids.max() < tokenizer_of(model)[1].vocab_size
-
-
-def test_a_prompt_is_never_cut_and_a_foreign_tokenizer_refused(model):
     tokenizer, config = tokenizer_of(model)
     words = 14 * "photo "  # with the two ends, just what fits
     assert prompt_tokens.of(tokenizer, config, [words]).shape == (1, 16)
@@ -103,18 +101,3 @@ def test_the_embedded_model_tells_its_own_prompts_apart(copied, tmp_path):
     )
     assert ids.shape == (len(texts), 16)
     assert len(np.unique(ids, axis=0)) == len(texts)
-
-
-def test_explicit_prompts_have_their_share():
-    drawn = prompts.draw(3, 40, 1, 2, (6, 12))
-    counts = np.bincount(drawn, minlength=9)
-    assert sorted(counts[:3]) == [9, 9, 10]  # 28 images of 3 prompts
-    assert counts[3:].tolist() == [2] * 6
-    again = prompts.draw(3, 40, 1, 3, (6, 12))
-    assert (drawn != again).any()
-    seen = [set(prompts.draw(1, 8, 0, epoch, (20, 4))) - {0} for epoch in range(40)]
-    assert all(len(one) == 4 for one in seen)
-    assert set().union(*seen) == set(range(1, 21))
-    # Of another kind, 2 prompts, have 10 images; of none of the 6 there are any.
-    both = prompts.draw(3, 40, 1, 2, (6, 0), (2, 10))
-    assert np.bincount(both)[3:].tolist() == [0] * 6 + [5, 5]

@@ -65,7 +65,7 @@ def test_paired_similarity_by_hand():
     assert same == pytest.approx((1.0, 1.0, 1.0))
 
 
-def test_diversity_is_the_mean_over_pairs():
+def test_diversity_is_the_mean_over_pairs_with_the_jackknifes_interval():
     features = np.array([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0], [4.0, 0.0], [9.0, 9.0]])
     # Prompt 0: one pair at right angles, 1. Prompt 1: one pair alike, 0. Prompt 2: one.
     groups = np.array([0, 0, 1, 1, 2])
@@ -76,9 +76,6 @@ def test_diversity_is_the_mean_over_pairs():
     pairs = [1 - unit[i] @ unit[j] for i in range(7) for j in range(i)]
     found = diversity.of_features(features, np.zeros(7))
     assert found.estimate == pytest.approx(np.mean(pairs), rel=1e-12)
-
-
-def test_diversity_has_the_jackknifes_interval():
     features, groups = normal(0, 9, 4), np.array([0] * 4 + [1] * 5)
     variance = 0.0
     for group in (0, 1):

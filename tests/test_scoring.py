@@ -26,7 +26,7 @@ def score(answers, asked=None, **settings):
     return scoring.score(given, all_goals, answered, names, asked, wanted, {})
 
 
-def test_unrecognised_images_cost_the_penalty_too():
+def test_unrecognised_images_cost_the_penalty_and_baselines_know_it():
     # q = 1/4, so +1/4 for the one and -1/4 for the three; NONE -1/4 and the penalty
     found = score([FEMALE, MALE, MALE, MALE, UNSURE])
     np.testing.assert_allclose(found.rewards, [0.25, -0.25, -0.25, -0.25, -0.5])
@@ -38,6 +38,13 @@ def test_unrecognised_images_cost_the_penalty_too():
     np.testing.assert_allclose(found.rewards, [0, 0, -0.25])
     found = score([FEMALE, MALE, UNSURE], **{"reward.name": "shift"})
     np.testing.assert_allclose(found.rewards, [0.9, 0.2, 0.6 - 0.25], rtol=1e-6)
+    # F M M NONE. F sees (0, 1): the two M earn -.5, NONE -.5, each M sees (.5, .5):
+    # none earns anything. NONE sees (1/3, 2/3): F earns 1/6, M -1/6 twice.
+    found = score([FEMALE, MALE, MALE, UNSURE], **{"reward.name": "balance_loo"})
+    # The others of all but NONE hold one that costs a penalty of 1/4.
+    means = np.array([-0.5, 0, 0, -1 / 18]) - np.array([1, 1, 1, 0]) * 0.25 / 3
+    expected = (np.array([0.5, 0, 0, -1 / 6 - 0.25]) - means) / 0.5
+    np.testing.assert_allclose(found.advantages, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -141,13 +148,3 @@ def test_the_baseline_moves_nothing_where_some_are_not_recognised(soft):
     np.testing.assert_allclose(
         found("advantages"), found("rewards") / 0.5, rtol=1e-5, atol=1e-6
     )
-
-
-def test_baseline_by_hand():
-    # F M M NONE. F sees (0, 1): the two M earn -.5, NONE -.5, each M sees (.5, .5):
-    # none earns anything. NONE sees (1/3, 2/3): F earns 1/6, M -1/6 twice.
-    found = score([FEMALE, MALE, MALE, UNSURE], **{"reward.name": "balance_loo"})
-    # The others of all but NONE hold one that costs a penalty of 1/4.
-    means = np.array([-0.5, 0, 0, -1 / 18]) - np.array([1, 1, 1, 0]) * 0.25 / 3
-    expected = (np.array([0.5, 0, 0, -1 / 6 - 0.25]) - means) / 0.5
-    np.testing.assert_allclose(found.advantages, expected, rtol=1e-6)

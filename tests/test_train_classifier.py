@@ -122,7 +122,7 @@ def test_start_is_kept_or_made_from_scratch(tiny, tmp_path):
     np.testing.assert_array_equal(read.classes, [[0, 1], [1, 0]])
 
 
-def test_as_many_of_each_class_are_held_out():
+def test_as_many_of_each_class_are_held_out_and_batches_come_in_order():
     classes = np.array([0] * 20 + [1] * 50 + [2] * 30)
     rows, kept = classifier_training.hold_out(classes, 0.25, seed=0)
     assert np.bincount(classes[kept]).tolist() == [5, 5, 5]  # a quarter of 20
@@ -132,8 +132,6 @@ def test_as_many_of_each_class_are_held_out():
     with pytest.raises(UserError, match="has 1 images"):
         classifier_training.hold_out(np.array([0, 0, 1]), 0.5, seed=0)
 
-
-def test_batches_read_ahead_come_in_order_and_with_their_errors():
     def batch(step):
         if step == 5:
             raise UserError("unreadable")

@@ -33,15 +33,14 @@ def test_angles_are_numpys(sides):
     np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
-def test_black_and_broken_images():
+def test_probabilities_are_logistic_about_the_limits_and_broken_images_have_none(
+    monkeypatch,
+):
     images = np.zeros((3, 16, 16, 3), np.float32)
     images[1], images[2, 8, 8] = 1.0, np.nan
     found = np.asarray(jax.jit(typology.probabilities)(images))
     np.testing.assert_allclose(found[:2], [[0, 0, 1], [1, 0, 0]], atol=1e-3)
     assert np.isnan(found[2]).all()
-
-
-def test_probabilities_are_logistic_about_the_limits(monkeypatch):
     angles = np.float32([41, 10, 41 + 5.5, 10 - 5.5, 25.5, 90, -90])
     monkeypatch.setattr(typology, "angles", lambda images: angles)
     found = np.asarray(typology.probabilities(None))
