@@ -125,7 +125,9 @@ def export(
             of_both = (lora_files.DIFFUSERS, lora_files.PEFT)
             for name in of_both if format == "lora" else (lora_files.KOHYA,):
                 lora_files.save(folder, adapters, settings.scale, metadata, name, part)
-        text = model_card.write(saved, number, format, part, pipeline)
+        third = (networks.TEXT_3, stable_diffusion.tokenizer_folder(networks.TEXT_3))
+        absent = third if part == networks.TRANSFORMER and third[0] not in parts else ()
+        text = model_card.write(saved, number, format, part, pipeline, absent)
         (folder / "README.md").write_text(text, encoding="utf-8")
     if merged and format != "diffusers":
         print(

@@ -20,7 +20,7 @@ from ddpo_fair.auditing import drawn_images, image_list
 from ddpo_fair.auditing.drawn_images import Plan
 from ddpo_fair.errors import UserError, first_line, shown
 from ddpo_fair.evaluation import evaluation_parts
-from ddpo_fair.models import lora_files, sources
+from ddpo_fair.models import lora_files, sources, tensor_files
 
 INDEX = "model_index.json"
 
@@ -106,6 +106,8 @@ def load(
     """
     torch, diffusers = _packages()
     place = folder(model, variant)
+    index = tensor_files.read_json(place / INDEX)
+    absent = {x: None for x, value in index.items() if value == [None, None]}
     try:
         with warnings.catch_warnings(action="ignore"):  # of its many models
             pipeline = diffusers.DiffusionPipeline.from_pretrained(
@@ -114,6 +116,7 @@ def load(
                 trust_remote_code=False,
                 torch_dtype=getattr(torch, dtype),
                 variant=variant or None,
+                **absent,
             )
         if lora is not None:
             file = lora_files.find(lora)

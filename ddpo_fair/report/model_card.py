@@ -54,6 +54,7 @@ def write(
     format: str,
     part: str = "unet",
     pipeline: str = "StableDiffusionPipeline",
+    absent: Iterable[str] = (),
 ) -> str:
     """The model card, Markdown with the hub's header; see model_card.md.j2.
 
@@ -63,6 +64,7 @@ def write(
         format: "diffusers", "lora" or "kohya".
         part: the folder of the network that was trained, "unet" or "transformer".
         pipeline: diffusers' class that opens the model.
+        absent: its parts that the model lacks, which it must be told.
     """
     config, record, flat = run.config, run.record, configuration.flatten(run.config)
     embedded = sources.SHIPPED["model"].get(config.model, Path()).name
@@ -91,6 +93,7 @@ def write(
         record={"version": None, "images_per_epoch": None, "commit": None} | record,
         number=number,
         embedded=embedded,
+        absent="".join(f", {part}=None" for part in absent),
         base=base + (f" plus the LoRA `{base_lora}`" if base_lora else ""),
         base_lora=base_lora,
         base_model=name if sources.MODEL_NAME.fullmatch(config.model) else "",
