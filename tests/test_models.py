@@ -456,7 +456,7 @@ PUBLISHED = {
     "sd15": ((77, 768), "unet UNET_1_5, vae VAE_1_5, text_encoder TEXT_1_5"),
     "sd21": ((77, 1024), "unet UNET_2_1, text_encoder TEXT_2_1"),
     "sdxl": ((77 + 1, 2048), "unet UNET_XL, text_encoder_2 TEXT_2_XL"),
-    "sd35": ((77 + 256 + 1, 4096), "transformer TRANSFORMER_3_5, vae VAE_3"),
+    "sd35": ((77 + 1 + 1, 4096), "transformer TRANSFORMER_3_5, vae VAE_3"),
 }
 KINDS = {"transformer": "sd3", "text_encoder": "text", "text_encoder_2": "text 3"}
 

@@ -155,7 +155,8 @@ def killed(tiny, root):
     tiny_run.finish(process, status=stopping.INTERRUPTED)
 
     process = tiny_run.start(config, root)
-    tiny_run.wait_for(lambda: len(run_log.read(folder)) >= 1, process)
+    whole = (folder / "checkpoints").glob  # others have a suffix
+    tiny_run.wait_for(lambda: any(x.name.isdigit() for x in whole("*")), process)
     process.kill()
     process.communicate()
     return folder
