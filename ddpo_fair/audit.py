@@ -185,7 +185,7 @@ def _flags() -> flags.FlagValues:
     several_of = "; of one attribute NAME=..., may be given again"
     texts("images", None, "Folder of images, with a sub-folder for each prompt")
     where = "a folder, or owner/name on the Hugging Face hub"
-    texts("model", None, f"Draws images instead: embedded, {where}")
+    texts("model", None, f"Draws images instead: embedded, embedded_flow, {where}")
     texts("variant", "", "Which of its files, e.g. fp16; the usual ones if empty")
     texts("lora", None, "LoRA to merge into it: a file, or a folder of export")
     engines = "Draws: our networks, or diffusers (extra torch), whatever it can load"
