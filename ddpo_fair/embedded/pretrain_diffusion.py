@@ -1,5 +1,6 @@
 """Pretraining of the embedded text encoder and UNet, together, on the VAE's latents."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -184,13 +185,24 @@ def train(
         "unet": quiet(jax.jit(net.init)(keys[1], *sample, states)["params"]),
     }
 
+    data = latents, caption_ids, empty_ids
+    return fit(
+        "diffusion", folder, params, partial(loss, text, net), data, num_steps, seed
+    )
+
+
+def fit(
+    purpose: str,
+    folder: Path,
+    params: Any,
+    loss: Callable[[Any, Any, jax.Array], jax.Array],
+    data: tuple[np.ndarray, np.ndarray, np.ndarray],
+    num_steps: int,
+    seed: int,
+) -> Any:
+    """The averaged weights of `supervised.fit`; the data are the first of `batch`."""
+    transform = supervised.optimizer(PEAK_LEARNING_RATE, num_steps)
+    draw = partial(batch, *data, seed)
     return supervised.fit(
-        "diffusion",
-        folder,
-        params,
-        supervised.optimizer(PEAK_LEARNING_RATE, num_steps),
-        partial(loss, text, net),
-        partial(batch, latents, caption_ids, empty_ids, seed),
-        seed,
-        num_steps,
+        purpose, folder, params, transform, loss, draw, seed, num_steps
     )

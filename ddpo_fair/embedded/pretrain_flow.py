@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpo_fair import rng
-from ddpo_fair.classifiers import supervised
 from ddpo_fair.diffusion import networks
 from ddpo_fair.embedded import pretrain_diffusion, pretrain_vae
 from ddpo_fair.models import layers
@@ -54,7 +53,6 @@ INDEX = {
     "feature_extractor": [None, None],
 }
 TRAINED = (networks.TRANSFORMER, networks.TEXT, networks.TEXT_2)
-PEAK_LEARNING_RATE = 4e-3
 
 
 def configs(vocab_size: int) -> dict[str, dict[str, Any]]:
@@ -149,13 +147,7 @@ def train(
     Arguments as for `pretrain_diffusion.train`.
     """
     nets = networks.of_configs(configs(vocab_size), jnp.float32)
-    return supervised.fit(
-        "flow",
-        folder,
-        initial(nets, seed),
-        supervised.optimizer(PEAK_LEARNING_RATE, num_steps),
-        partial(loss, nets),
-        partial(pretrain_diffusion.batch, latents, caption_ids, empty_ids, seed),
-        seed,
-        num_steps,
+    data = latents, caption_ids, empty_ids
+    return pretrain_diffusion.fit(
+        "flow", folder, initial(nets, seed), partial(loss, nets), data, num_steps, seed
     )
