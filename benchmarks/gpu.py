@@ -36,6 +36,7 @@ PROGRAM = (
     ("peer", {"batch": 16}, 150),
     ("train_embedded", {}, 190),
     ("peer_compiled", {"batch": 16}, 250),
+    ("train_sdxl", {"batch": 2}, 400),
     ("decode", {"batch": 8}, 40),
     ("update", {"batch": 4}, 150),
     ("sample", {"batch": 32}, 80),

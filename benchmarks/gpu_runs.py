@@ -45,14 +45,25 @@ def train_embedded(options: Any) -> dict[str, Any]:
 
 def train_sd15(options: Any) -> dict[str, Any]:
     """Stable Diffusion 1.5 with random weights, killed after two epochs of three."""
-    models = Path(options.runs) / "sd15_random"
+    return _train_large(options, "sd15", options.batch // 2)
+
+
+def train_sdxl(options: Any) -> dict[str, Any]:
+    """The same of SDXL."""
+    return _train_large(options, "sdxl", 1)
+
+
+def _train_large(options: Any, variant: str, microbatch: int) -> dict[str, Any]:
+    models = Path(options.runs) / f"{variant}_random"
     begin = time.monotonic()
     if not (models / "made").exists():
-        make = [sys.executable, __file__, models, *(["--tiny"] if options.tiny else [])]
+        make = [sys.executable, __file__, variant, models]
+        make += ["--tiny"] if options.tiny else []
         subprocess.run(make, env={**os.environ, "JAX_PLATFORMS": "cpu"}, check=True)
     made = time.monotonic() - begin
     flags = {
         "model": models / "model",
+        "variant": "",  # full weights
         "attributes.gender.classifier": models / "classifier",
         "attributes.gender.confidence_threshold": 0.5,
         "reward.name": "shift",
@@ -61,7 +72,7 @@ def train_sd15(options: Any) -> dict[str, Any]:
         "sample.num_steps": gpu_setup.STEPS,
         "sample.batch_per_device": options.batch,
         "sample.batches": 1,
-        "train.microbatch": options.batch // 2,
+        "train.microbatch": microbatch,
         "eval.images": 0,
         "log.images": 8,
         "checkpoint.every_epochs": 1,
@@ -69,12 +80,12 @@ def train_sd15(options: Any) -> dict[str, Any]:
     if options.tiny:
         small = {"sample.num_steps": 4, "log.images": 2, "eval.images": 2}
         flags |= {**small, "train.skip_last_steps": 2}
-    run = _Run(options, "sd15", flags, "sd15", epochs=3)
+    run = _Run(options, variant, flags, variant, epochs=3)
     run.kill_after(2)
     begin = time.monotonic()
     run.finish()
     resuming, numbers = time.monotonic() - begin, _numbers(run)
-    skipped = flags.get("train.skip_last_steps", 2)  # 2 is sd15's
+    skipped = flags.get("train.skip_last_steps", 2)  # 2 is the default
     pairs = options.batch * (flags["sample.num_steps"] - skipped)
     return {
         "epochs": len(run.lines()),
@@ -89,22 +100,27 @@ def train_sd15(options: Any) -> dict[str, Any]:
 
 KINDS = {  # what the folders' readers ask for, of any size
     "text_encoder": {"model_type": "clip_text_model"},
+    "text_encoder_2": {"model_type": "clip_text_model"},
     "unet": {"_class_name": "UNet2DConditionModel"},
     "vae": {"_class_name": "AutoencoderKL"},
     "scheduler": {"_class_name": "DDIMScheduler"},
 }
 
 
-def save_models(tiny: bool, folder: Path) -> None:
-    """Stable Diffusion 1.5 and a ViT-B/16 with random weights, in official layout.
+def save_models(variant: str, tiny: bool, folder: Path) -> None:
+    """A variant's model and a ViT-B/16 with random weights, in official layout.
 
     The tokenizer knows few words, and the text encoder's table is as short.
     """
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     import tiny_model
 
+    from ddpo_fair.models import published
+
     prompts = [f"photo of the face of a {x}mechanical engineer" for x in ("", "male ")]
     found = gpu_setup.configs(SimpleNamespace(tiny=tiny))
+    if variant == "sdxl":
+        found = tiny_model.XL if tiny else published.STABLE_DIFFUSION_XL
     configs = {part: {**KINDS[part], **found[part]} for part in found}
     draw = gpu_setup.random_weights
     tiny_model.save_model(folder / "model", prompts, configs, draw, 77)
@@ -199,4 +215,4 @@ def _same(one: _Run, other: _Run) -> str:
 
 
 if __name__ == "__main__":  # in a process of its own, for it starts JAX on a CPU
-    save_models("--tiny" in sys.argv, Path(sys.argv[1]))
+    save_models(sys.argv[1], "--tiny" in sys.argv, Path(sys.argv[2]))
