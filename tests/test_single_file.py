@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -29,10 +30,25 @@ CHANGES = {
     },
 }
 
+CHANGES_XL = {
+    "unet": {
+        "block_out_channels": [8, 16, 16], "norm_num_groups": 4,
+        "attention_head_dim": 2, "cross_attention_dim": 40,
+        "transformer_layers_per_block": 1, "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 20 + 6 * 8,
+    },
+    "vae": NARROW,
+    "text_encoder": CHANGES["text_encoder"],
+    "text_encoder_2": CHANGES["text_encoder"] | {"hidden_size": 24,
+        "projection_dim": 20, "intermediate_size": 48},
+}  # fmt: skip
+
 # The layout of https://github.com/CompVis/stable-diffusion, from diffusers' names: what
-# replaces what, in a UNet of four blocks of two layers, attention in all but the
-# deepest.
+# replaces what, in a UNet of blocks of two layers, of four the deepest without
+# attention; and that of OpenCLIP.
 ENDS = {
+    "add_embedding.linear_1.": "label_emb.0.0.",
+    "add_embedding.linear_2.": "label_emb.0.2.",
     "conv_in.": "input_blocks.0.0.", "time_embedding.linear_1.": "time_embed.0.",
     "time_embedding.linear_2.": "time_embed.2.", "conv_norm_out.": "out.0.",
     "conv_out.": "out.2.", "mid_block.resnets.0.": "middle_block.0.",
@@ -43,6 +59,13 @@ RESNET = {
     "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
     "norm2": "out_layers.0", "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
+}  # fmt: skip
+OPEN_CLIP = {
+    "text_model.": "", "embeddings.position_embedding.weight": "positional_embedding",
+    "embeddings.token_embedding": "token_embedding", "final_layer_norm": "ln_final",
+    "encoder.layers": "transformer.resblocks", "layer_norm": "ln_",
+    "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj", "self_attn": "attn",
+    "text_projection.weight": "text_projection",
 }  # fmt: skip
 VAE = {
     "conv_norm_out": "norm_out", "conv_shortcut": "nin_shortcut",
@@ -67,8 +90,10 @@ for block in range(4):
     VAE[f"up{sampler.format('up')}"] = f"up.{3 - block}.upsample."
 
 
-def original_unet_name(name: str) -> str:
+def original_unet_name(name: str, blocks: int) -> str:
     (here,) = (here for here in ENDS if name.startswith(here))
+    if blocks == 3 and here.startswith("up_blocks.0.upsamplers"):  # behind attention
+        return name.replace(here, "output_blocks.2.2.")
     head, _, tail = name.removeprefix(here).partition(".")
     return f"{ENDS[here]}{RESNET.get(head, head)}.{tail}".removesuffix(".")
 
@@ -79,10 +104,31 @@ def original_vae_name(name: str) -> str:
     return name
 
 
-def original_layout(parts: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def open_clip_layout(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     found = {}
+    for name, array in tensors.items():
+        for here, there in OPEN_CLIP.items():
+            name = name.replace(here, there)
+        if ".q_proj." in name:  # query, key and value are one there
+            others = [tensors[_qkv(name, x)] for x in "qkv"]
+            name = name.replace(".q_proj.", ".in_proj_")
+            array = np.concatenate(others)
+        elif ".k_proj." in name or ".v_proj." in name:
+            continue
+        found[name] = array.T.copy() if name == "text_projection" else array
+    return found
+
+
+def _qkv(name: str, letter: str) -> str:
+    layer, end = re.fullmatch(r".*resblocks\.(\d+)\.attn\.q_proj\.(\w+)", name).groups()
+    return f"text_model.encoder.layers.{layer}.self_attn.{letter}_proj.{end}"
+
+
+def original_layout(parts: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    found, xl = {}, "text_encoder_2" in parts
     for name, array in parts["unet"].items():
-        found[f"model.diffusion_model.{original_unet_name(name)}"] = array
+        there = original_unet_name(name, 3 if xl else 4)
+        found[f"model.diffusion_model.{there}"] = array
     for name, array in parts["vae"].items():
         new = original_vae_name(name)
         if re.search(r"attn_1\.(q|k|v|proj_out)\.weight", new):
@@ -90,7 +136,10 @@ def original_layout(parts: dict[str, dict[str, np.ndarray]]) -> dict[str, np.nda
         found[f"first_stage_model.{new}"] = array
     for name, array in parts["text_encoder"].items():
         name = "text_model." + name.removeprefix("text_model.")
-        found[f"cond_stage_model.transformer.{name}"] = array
+        place = "conditioner.embedders.0" if xl else "cond_stage_model"
+        found[f"{place}.transformer.{name}"] = array
+    for name, array in open_clip_layout(parts.get("text_encoder_2", {})).items():
+        found[f"conditioner.embedders.1.model.{name}"] = array
     return found
 
 
@@ -104,6 +153,7 @@ def cache(tmp_path, monkeypatch):
     "changes",
     [
         pytest.param(CHANGES, id="small", marks=pytest.mark.long),
+        pytest.param(CHANGES_XL, id="small XL", marks=pytest.mark.long),
         pytest.param({x: {} for x in CHANGES}, id="full", marks=pytest.mark.slow),
     ],
 )
@@ -116,15 +166,20 @@ def test_a_file_equals_its_folder(torch, tmp_path, cache, caplog, changes):
     vocabulary = json.loads((folder / "tokenizer" / "vocab.json").read_text())
     end = len(vocabulary) - 1
     ends = {"vocab_size": end + 1, "eos_token_id": end, "bos_token_id": end - 1}
-    configs = {part: official_configs.SD_1_5[part] | changes[part] for part in changes}
-    text = configs["text_encoder"] | ends
+    xl = "text_encoder_2" in changes
+    published = official_configs.XL if xl else official_configs.SD_1_5
+    configs = {part: published[part] | changes[part] for part in changes}
     networks = {
         "unet": diffusers.UNet2DConditionModel.from_config(configs["unet"]),
         "vae": diffusers.AutoencoderKL.from_config(configs["vae"]),
-        "text_encoder": transformers.CLIPTextModel(
-            transformers.CLIPTextConfig.from_dict(text)
-        ),
     }
+    kinds = transformers.CLIPTextModel, transformers.CLIPTextModelWithProjection
+    for part, kind in zip(("text_encoder", "text_encoder_2"), kinds, strict=True):
+        if part in configs:
+            text = transformers.CLIPTextConfig.from_dict(configs[part] | ends)
+            networks[part] = kind(text)
+    if xl:
+        shutil.copytree(folder / "tokenizer", folder / "tokenizer_2")
     parts = {}
     for seed, (part, network) in enumerate(networks.items()):
         parity.randomise(torch, network, seed).save_pretrained(folder / part)
@@ -132,7 +187,8 @@ def test_a_file_equals_its_folder(torch, tmp_path, cache, caplog, changes):
         parts[part] = safetensors_numpy.load_file(file)
     (folder / "scheduler").mkdir()
     scheduler = folder / "scheduler" / "scheduler_config.json"
-    scheduler.write_text(json.dumps(tiny_model.SCHEDULER))
+    kept = tiny_model.XL["scheduler"] if xl else tiny_model.SCHEDULER
+    scheduler.write_text(json.dumps(kept))
     parity.write_index(folder)
     file = folder / "all in one.safetensors"
     safetensors_numpy.save_file(original_layout(parts), file)

@@ -13,11 +13,19 @@ import sys
 import tempfile
 from pathlib import Path
 
+import safetensors
+
 from ddpo_fair import files
 from ddpo_fair.errors import UserError, shown
 from ddpo_fair.models import tensor_files
 
 SUFFIX = ".safetensors"
+# Of diffusers, by how a name begins that no other family's checkpoint has.
+PIPELINES = {
+    "conditioner.": "StableDiffusionXLPipeline",
+    "model.diffusion_model.joint_blocks.": "StableDiffusion3Pipeline",
+    "": "StableDiffusionPipeline",
+}
 
 
 def folder_of(field: str, file: Path) -> Path:
@@ -86,7 +94,7 @@ def _convert(setting: str, file: Path, folder: Path) -> None:
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise UserError(
                 f"{setting} cannot be converted by diffusers: {shown(reason)}. It must"
-                " be a whole Stable Diffusion 1 or 2 model (UNet, VAE, text encoder)."
+                " be a whole Stable Diffusion: its network, VAE and text encoders."
                 f" If the file is damaged, {tensor_files.way_out(file)}."
                 " Configs are fetched from the hub, unless the file lies in a folder"
                 " that has them; or give a folder in the diffusers layout."
@@ -102,8 +110,12 @@ def main(file: str, folder: str, configs: str) -> None:
     """
     import diffusers  # and torch, of an extra, which no other process wants
 
-    pipeline = diffusers.StableDiffusionPipeline.from_single_file(
-        file, config=configs or None, safety_checker=None, feature_extractor=None
+    with safetensors.safe_open(file, "np") as opened:
+        names = list(opened.keys())
+    kind = next(x for x in PIPELINES if any(name.startswith(x) for name in names))
+    left_out = {"safety_checker": None, "feature_extractor": None}
+    pipeline = getattr(diffusers, PIPELINES[kind]).from_single_file(
+        file, config=configs or None, **({} if kind else left_out)
     )
     pipeline.save_pretrained(folder)
 
