@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -57,7 +58,12 @@ def init_template(
         jax.ShapeDtypeStruct(x, jnp.float32) if isinstance(x, tuple) else x
         for x in inputs
     ]
-    return jax.eval_shape(network.init, jax.random.key(0), *structs)["params"]
+    return _init.eval_shape(network, jax.random.key(0), *structs)["params"]
+
+
+@partial(jax.jit, static_argnums=0)  # which traces the same network once
+def _init(network: nn.Module, key: jax.Array, *inputs: jax.Array) -> Params:
+    return network.init(key, *inputs)
 
 
 def read_config(folder: str | os.PathLike) -> dict[str, Any]:
