@@ -135,7 +135,9 @@ def test_the_shipped_flow_model_is_that_of_the_stage_and_small():
 
 
 def test_the_flow_learns_the_velocity():
-    nets = networks.of_configs(pretrain_flow.configs(100), jnp.float32)
+    configs = pretrain_flow.configs(100)
+    configs["transformer"] = configs["transformer"] | {"num_layers": 1}
+    nets = networks.of_configs(configs, jnp.float32)
     params = pretrain_flow.initial(nets, 0)
     params["transformer"]["proj_out"]["kernel"] *= 0.0
     latents, ids = jnp.full((4, 16, 16, 8), 3.0), jnp.zeros((4, 16), jnp.int32)
