@@ -142,8 +142,7 @@ def _write_pipeline(
 ) -> None:
     how = {"variant": saved.config.variant or None, "base_lora": saved.config.base_lora}
     model = stable_diffusion.load(source, **how)
-    shapes = jax.eval_shape(lambda: model.params[model.part])
-    params = saved_run.trained_params(saved, number, shapes)
+    params = saved_run.trained_params(saved, number, model.params[model.part])
     settings = saved.config.train.lora
     if settings.rank:
         # NumPy arrays, hence nothing is compiled or placed on a device

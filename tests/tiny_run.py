@@ -11,7 +11,7 @@ import sys
 import time
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import pytest
 import tiny_model
 
@@ -167,8 +167,8 @@ def save(config, scale=1.0):
     template = saved_run.unet_template(pathlib.Path(config.model))
     shapes = assembly.initial_state(config, template)
     params = jax.tree.map(lambda x: scale * x, tiny_model.draw(shapes.params))
-    optimizer = jax.jit(learner.make_optimizer(config.train, 10).init)(params)
-    state = learner.TrainState(jax.device_put(params), optimizer, jnp.int32(3))
+    optimizer = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes.optimizer)
+    state = jax.device_put(learner.TrainState(params, optimizer, np.int32(3)))
     checkpoints = checkpoint.Checkpoints(folder / "checkpoints", keep=2)
     checkpoints.save(3, state, {"history": {}, "target_classes": {}, "line": None})
     checkpoints.wait()

@@ -76,7 +76,7 @@ def load(
     except UserError as error:  # of a prompt that the sets brought along
         raise UserError(f"{error} Or draw fewer sets: --sets=trained.") from error
     base = models.unets[BEFORE]
-    trained = saved_run.trained_params(saved, checkpoint, jax.eval_shape(lambda: base))
+    trained = saved_run.trained_params(saved, checkpoint, base)
     if config.train.lora.rank:
         trained = jax.jit(lora.merge)(base, trained, config.train.lora.scale)
     loaded = [classifier.load(place, dtype) for place in classifiers]

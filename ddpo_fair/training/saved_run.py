@@ -126,9 +126,9 @@ def choose(run: SavedRun, wanted: int | None) -> int:
     return number
 
 
-def trained_params(run: SavedRun, number: int, unet_template: Any) -> Any:
-    """The trained parameters at a checkpoint: adapters, or all of the UNet."""
-    template = assembly.initial_state(run.config, unet_template)
+def trained_params(run: SavedRun, number: int, unet: Any) -> Any:
+    """The trained parameters at a checkpoint: adapters, or all of a UNet like this."""
+    template = assembly.initial_state(run.config, checkpoint.shapes(unet))
     place = run.folder / run_folder.CHECKPOINTS
     return checkpoint.read_one(place, number, template).params
 
