@@ -1,6 +1,7 @@
 """The text-to-image model: a folder in the diffusers layout, its networks, guidance."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -230,8 +231,7 @@ def encode_prompts(
         network = model.networks[part]
         tokenizer, params = model.tokenizers[part], {"params": model.params[part]}
         ids = [prompt_tokens.of(tokenizer, network.config, [x]) for x in distinct]
-        encode = jax.jit(network.apply)
-        found = [jax.tree.map(np.asarray, encode(params, one)) for one in ids]
+        found = [jax.tree.map(np.asarray, _encode(network, params, one)) for one in ids]
         outputs[part] = jax.tree.map(lambda *x: np.concatenate(x), *found)
     states = np.array(networks.join_text(model.networks, outputs))
     if sources.is_xl(model.networks):
@@ -247,6 +247,11 @@ def encode_prompts(
             " such model; leave them out."
         )
     return states[[distinct.index(prompt) for prompt in prompts]]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(network: nn.Module, variables: Any, ids: jax.Array) -> Any:
+    return network.apply(variables, ids)
 
 
 def guided_noise(
