@@ -206,7 +206,9 @@ def test_the_gradient_is_the_policy_gradient(sgd):
         return jnp.tanh(latents @ first + moved[:, None, None, None] + bias) @ last
 
     small = types.SimpleNamespace(
-        denoiser=types.SimpleNamespace(apply=lambda x, *rest: apply(x["params"], *rest)),
+        denoiser=types.SimpleNamespace(
+            apply=lambda x, *rest: apply(x["params"], *rest)
+        ),
         latent_shape=shape,
     )
     policy = dataclasses.replace(sgd.policy, model=small)

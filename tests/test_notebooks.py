@@ -40,7 +40,7 @@ def test_it_runs(path, monkeypatch):
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")
     monkeypatch.setenv("XLA_FLAGS", tiny_run.devices(2))  # as users have
-    for name in ("JAX_DISABLE_MOST_OPTIMIZATIONS", "DDPO_FAIR_RUN", "DDPO_FAIR_RUNS"):
+    for name in ("DDPO_FAIR_RUN", "DDPO_FAIR_RUNS"):
         monkeypatch.delenv(name, raising=False)
     notebook = nbformat.read(path, as_version=4)
     folder = {"metadata": {"path": str(path.parent)}}

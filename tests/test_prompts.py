@@ -8,11 +8,11 @@ import pytest
 
 from ddpo_fair import config as configuration
 from ddpo_fair import prompts
-from ddpo_fair.diffusion import prompt_tokens, stable_diffusion
+from ddpo_fair.diffusion import prompt_tokens
 from ddpo_fair.embedded import occupations
 from ddpo_fair.errors import UserError
 from ddpo_fair.loggers import progress, run_log
-from ddpo_fair.models import sources
+from ddpo_fair.models import clip, sources, weights
 
 
 def test_every_kind_of_prompt_has_its_share_in_an_order_of_its_own():
@@ -58,24 +58,18 @@ def test_any_text_can_be_a_caption(text):
     assert run_log.grid(blank, progress.caption(0, [text], {})).size[0] > 8
 
 
-@pytest.fixture(scope="module")
-def model(tiny):
-    return stable_diffusion.load(tiny[0])
+def tokenizer_of(folder):
+    """Of a model, with the config of its text encoder."""
+    config = clip.Config.from_dict(weights.read_config(folder / "text_encoder"))
+    return prompt_tokens.load(folder / "tokenizer", "CLIPTokenizer"), config
 
 
-def tokenizer_of(model):
-    """With the config of its text encoder."""
-    return model.tokenizers["text_encoder"], model.networks["text_encoder"].config
-
-
-def test_any_script_has_tokens_and_no_prompt_is_cut(model):
+def test_any_script_has_tokens_and_no_prompt_is_cut(tiny):
     texts = ["", "医生的脸", "وجه", "👩‍⚕️", "<script>", "\u202egnp", "a nurse"]
-    ids = prompt_tokens.of(
-        model.tokenizers["text_encoder"], model.networks["text_encoder"].config, texts
-    )
+    tokenizer, config = tokenizer_of(tiny[0])
+    ids = prompt_tokens.of(tokenizer, config, texts)
     assert ids.shape == (7, 16) and ids.dtype == np.int32
-    assert ids.min() >= 0 and ids.max() < tokenizer_of(model)[1].vocab_size
-    tokenizer, config = tokenizer_of(model)
+    assert ids.min() >= 0 and ids.max() < config.vocab_size
     words = 14 * "photo "  # with the two ends, just what fits
     assert prompt_tokens.of(tokenizer, config, [words]).shape == (1, 16)
     with pytest.raises(UserError, match="has 17 tokens, but the text encoder reads 16"):
@@ -90,14 +84,11 @@ def test_the_embedded_model_tells_its_own_prompts_apart(copied, tmp_path):
     folder = sources.model_folder(configuration.EMBEDDED)
     if copied:  # as an exported model is
         folder = shutil.copytree(folder, tmp_path / "copy")
-    model = stable_diffusion.load(folder)
     texts = [
         f"photo of the face of {occupations.phrase(kind + name)}"
         for name in occupations.BY_NAME
         for kind in ("", "female ", "male ")
     ]
-    ids = prompt_tokens.of(
-        model.tokenizers["text_encoder"], model.networks["text_encoder"].config, texts
-    )
+    ids = prompt_tokens.of(*tokenizer_of(folder), texts)
     assert ids.shape == (len(texts), 16)
     assert len(np.unique(ids, axis=0)) == len(texts)

@@ -32,9 +32,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 CLOCKS = ("seconds", "per_second", "memory_gb")  # what no two runs share
 PATIENCE = 900  # seconds, on a machine with other work
 
-# Settings that change no program, nor the state before training.
-FREE = ("run.", "eval.", "log.", "checkpoint.", "train.on_divergence")
-FREE += ("train.max_kl", "train.max_restores", "train.max_skipped_updates")
+# Settings that change no program.
+FREE = ("run.", "eval.", "log.", "checkpoint.", "train.on_divergence", "train.max_kl")
+FREE += ("train.max_restores", "train.max_skipped_updates", "reward.", "advantage.")
+FREE += ("seed", "prompts", "sample.explicit_share", "sample.preserve")
+COMPILED = ("policy", "learner", "classifiers")  # what programs are compiled for
 
 _build, _built = assembly.build, {}
 
@@ -44,13 +46,10 @@ def build(config):
     flat = configuration.flatten(config)
     key = {name: value for name, value in flat.items() if not name.startswith(FREE)}
     key = repr((jax.config.values["jax_disable_most_optimizations"], key))
-    if key not in _built:
-        made, state = _build(config)
-        # On the host, for an update uses the state up.
-        shardings = jax.tree.map(lambda x: x.sharding, state)
-        _built[key] = made, jax.device_get(state), shardings
-    made, state, shardings = _built[key]
-    return dataclasses.replace(made, config=config), jax.device_put(state, shardings)
+    made, state = _build(config)
+    first = _built.setdefault(key, made)
+    same = {name: getattr(first, name) for name in COMPILED}
+    return dataclasses.replace(made, **same), state
 
 
 def train(config, stop=None):
