@@ -23,7 +23,7 @@ SCHEDULER = official_configs.SCHEDULER_1_5 | {"_class_name": "DDIMScheduler"}
 @pytest.mark.parametrize(
     ("config", "num_images"),
     [
-        pytest.param(tiny_model.UNET, 2, id="small"),
+        pytest.param(tiny_model.UNET, 2, id="small", marks=pytest.mark.long),
         pytest.param(
             official_configs.UNET_1_5, 1, id="UNET_1_5", marks=pytest.mark.slow
         ),

@@ -166,6 +166,7 @@ def test_gradient_is_that_of_the_written_out_loss(given, updated, written_out):
     check_gradient(gradient, given, updated)
 
 
+@pytest.mark.long
 def test_the_penalty_is_the_written_out_kl_to_the_base_policy(
     model, given, written_out
 ):

@@ -38,10 +38,11 @@ def folder(tmp_path_factory):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("changes", "differentiated"),
     [
-        pytest.param({}, True, id="SDXL", marks=pytest.mark.long),
+        pytest.param({}, True, id="SDXL"),
         # SSD-1B's form, without the middle's attention.
         pytest.param(
             {

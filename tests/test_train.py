@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import signal
 
 import jax
 import numpy as np
@@ -14,10 +13,16 @@ import tiny_run
 from PIL import Image
 from tiny_run import checksums, numbers
 
-from ddpo_fair import train
+from ddpo_fair import parallel, train
 from ddpo_fair.loggers import run_log
 from ddpo_fair.report import summary
-from ddpo_fair.training import assembly, evaluation, run_folder, stopping
+from ddpo_fair.training import (
+    assembly,
+    evaluation,
+    run_folder,
+    saved_run,
+    stopping,
+)
 
 pytestmark = pytest.mark.long
 
@@ -144,16 +149,9 @@ def test_a_request_to_stop_loses_nothing(unbroken, tiny, root, monkeypatch):
 
 @pytest.fixture(scope="module")
 def killed(tiny, root):
-    """The folder of a run that was asked to leave, and then was killed."""
+    """The folder of a run that was killed."""
     config = settings(tiny, root, "killed")
     folder = run_folder.path_of(config)
-
-    process = tiny_run.start(config, root)
-    assert process.stdout.readline().startswith("Model: ")
-    process.send_signal(signal.SIGINT)  # nothing would be lost: it leaves at once
-    assert "SIGINT" in process.stderr.readline() + process.stderr.readline()
-    tiny_run.finish(process, status=stopping.INTERRUPTED)
-
     process = tiny_run.start(config, root)
     whole = (folder / "checkpoints").glob  # others have a suffix
     tiny_run.wait_for(lambda: any(x.name.isdigit() for x in whole("*")), process)
@@ -180,13 +178,16 @@ MAGNIFYING = {
 }  # fmt: skip
 
 
-def test_killed_on_eight_devices_and_continued_on_one(unbroken, killed, tiny, tmp_path):
+def test_killed_on_eight_devices_and_continued_on_one(
+    unbroken, killed, tiny, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(parallel, "devices", lambda: jax.devices()[:1])
     folder = shutil.copytree(killed, tmp_path / "killed")
     config = settings(tiny, tmp_path, "killed")
     config.sample.batch_per_device, config.train.microbatch = 8, 32
-    process = tiny_run.start(config, tmp_path, num_devices=1)
-    ((output, _),) = tiny_run.finish(process)
-    assert "continues after epoch" in output
+    tiny_run.train(config)
+    assert "continues after epoch" in capsys.readouterr().out
+    assert saved_run.read(folder).record["num_devices"] == 1
     for found, expected in zip(numbers(folder), numbers(unbroken), strict=True):
         assert set(found) == set(expected)
         for name, number in expected.items():

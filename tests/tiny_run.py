@@ -16,6 +16,7 @@ import pytest
 import tiny_model
 
 from ddpo_fair import config as configuration
+from ddpo_fair import parallel
 from ddpo_fair import train as command
 from ddpo_fair.learning import learner
 from ddpo_fair.loggers import run_log
@@ -45,7 +46,8 @@ def build(config):
     """As `assembly.build`, but runs with the same programs compile them once."""
     flat = configuration.flatten(config)
     key = {name: value for name, value in flat.items() if not name.startswith(FREE)}
-    key = repr((jax.config.values["jax_disable_most_optimizations"], key))
+    optimized = not jax.config.values["jax_disable_most_optimizations"]
+    key = repr((optimized, parallel.num_devices(), key))
     made, state = _build(config)
     first = _built.setdefault(key, made)
     same = {name: getattr(first, name) for name in COMPILED}
