@@ -13,7 +13,7 @@ from flax import traverse_util
 from ddpo_fair import config as configuration
 from ddpo_fair import errors
 from ddpo_fair.models import clip, sd3_transformer, t5, unet, vae, vit, weights
-from ddpo_fair.training import programs
+from ddpo_fair.training import assembly, programs
 
 # Two levels, attention on one, as Stable Diffusion 1.x: convolutional projections.
 UNET_1 = {
@@ -258,8 +258,9 @@ def test_recomputing_changes_no_gradient():
     network, template = make("unet", ONE_LEVEL)
     params, inputs = parity.draw(template), inputs_of("unet", ONE_LEVEL)
     gradients = []
-    for remat in (False, True, "dots_saveable"):
-        of = unet.UNet(network.config, remat=remat)
+    config = configuration.defaults()
+    for config.train.remat in ("none", "full", "dots_saveable"):
+        of = unet.UNet(network.config, remat=assembly.remat_of(config))
 
         def loss(params, of=of):
             return jnp.square(of.apply({"params": params}, *inputs)).mean()

@@ -32,7 +32,6 @@ def test_other_settings_train_too(tiny, tmp_path):
     config.train.updates_per_epoch, config.train.inner_epochs = 1, 2
     config.train.skip_last_steps, config.train.timestep_fraction = 1, 0.7
     config.train.microbatch = 4
-    config.train.remat = "full"
     for line in tiny_run.lines_of(config):
         assert list(line["prompts"]) == list(tiny_model.PROMPTS)
         parts = line["prompts"].values()
