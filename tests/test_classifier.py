@@ -48,20 +48,11 @@ def test_women_come_first_and_labels_that_mean_the_same_are_added(
     np.testing.assert_allclose(classify(folder, images), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("labels", "missing"),
-    [
-        (("cat", "dog"), "none means female and none means male"),
-        (("man", "other"), "none means female."),
-        (("woman", "LABEL_1"), "none means male."),
-    ],
-)
-def test_other_labels_are_refused_by_name(tmp_path, labels, missing):
-    folder = tiny_model.save_classifier(tmp_path, labels)
-    with pytest.raises(UserError) as error:
+def test_other_labels_are_refused_by_name(tmp_path):
+    folder = tiny_model.save_classifier(tmp_path, ("cat", "dog"))
+    said = "cat, dog.*none means female and none means male.*id2label"
+    with pytest.raises(UserError, match=said):
         classifier.load(folder)
-    assert missing in str(error.value) and ", ".join(labels) in str(error.value)
-    assert "id2label" in str(error.value)
 
 
 def test_all_devices_classify_and_a_broken_image_is_not_a_number(tmp_path, images):

@@ -38,7 +38,7 @@ def test_the_bare_installation_is_small():
 def test_no_dependency_is_known_to_be_vulnerable():
     """Asks PyPI's advisories; where they cannot be reached, the test is skipped."""
     pytest.importorskip("pip_audit")
-    flags = "--format=json", "--timeout=10", "--progress-spinner=off"
+    flags = "--format=json", "--timeout=3", "--progress-spinner=off"
     output, errors = tiny_run.python("-m", "pip_audit", *flags).communicate()
     if not output.startswith("{"):
         pytest.skip(f"pip-audit: {errors.strip().splitlines()[-1][:200]}")
