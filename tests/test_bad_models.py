@@ -96,6 +96,16 @@ def write(path, content):
     return lambda folders: (folders / path).write_bytes(content)
 
 
+def cut(path):
+    """What keeps the first lines of a file."""
+
+    def harm(folders):
+        lines = (folders / path).read_text().splitlines(keepends=True)
+        (folders / path).write_text("".join(lines[:-2]))
+
+    return harm
+
+
 def empty(path):
     return lambda folders: [x.unlink() for x in (folders / path).iterdir()]
 
@@ -112,6 +122,7 @@ HARMS = {
         write("model/tokenizer/merges.txt", b""),
         "knows 'photo' by its letters",
     ),
+    "cut": (cut("model/tokenizer/merges.txt"), "is cut: no merge makes"),
     "no tokens": (empty("model/tokenizer"), "put all files of the original model's in"),
     "two": (lambda f: (f / "model/transformer").mkdir(), "a unet and a transformer;"),
     "no merges": (lambda f: (f / "model/tokenizer/merges.txt").unlink(), "merges.txt:"),

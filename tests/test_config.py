@@ -1,10 +1,12 @@
 """Settings: documented, sound as they are, overridden by name and type."""
 
 import importlib.metadata
+import json
 import pathlib
 
 import jax
 import pytest
+import tiny_model
 import tiny_run
 from refusals import refused
 
@@ -297,6 +299,32 @@ def test_a_gpu_counts_with_its_plugin(plugin, visible, variant, monkeypatch, tmp
     unused = visible is None and plugin != "xla_cuda13"
     opening = train.model_choice(command)
     assert ('pip install "ddpo_fair[cuda]"' in opening) == unused
+
+
+@pytest.mark.parametrize(
+    ("variant", "model", "kind"),
+    [
+        ("sd15", "embedded_flow", "embedded_flow"),
+        ("embedded_flow", "embedded", "embedded"),
+        ("sd35", "XL", "sdxl"),
+        ("sdxl", "CONFIGS_3", "sd35"),
+        ("sdxl", "XL", None),
+        ("sd15", "CONFIGS", None),
+        ("embedded", "embedded", None),
+        ("embedded", "no/such", None),  # which is told later
+    ],
+)
+def test_settings_of_another_kind_of_model_are_told(variant, model, kind, tmp_path):
+    for part, content in vars(tiny_model).get(model, {}).items():
+        name = "scheduler_config" if part == "scheduler" else "config"
+        (tmp_path / part).mkdir()
+        (tmp_path / part / f"{name}.json").write_text(json.dumps(content))
+        model = tmp_path
+    command, _ = parse(f"--config.model={model}", variant=f":{variant}")
+    opening = train.model_choice(command)
+    assert f"are :{variant}'s, but this model is of the kind" in opening or not kind
+    assert opening.count(" behind the config file") == bool(kind)
+    assert f"put :{kind} behind" in opening or not kind
 
 
 def test_a_large_model_on_a_cpu_must_be_named(monkeypatch, capsys):

@@ -141,6 +141,10 @@ def test_a_deterministic_step_is_refused_for_training(changes, eta, words):
         gaussian_step.check_policy(schedule, range(10))
     if eta:  # the last step alone, which need not be trained
         gaussian_step.check_policy(schedule, range(9))
+    with pytest.raises(UserError, match=r"sample\.num_steps=2 and train"):
+        gaussian_step.check_policy(
+            ddim.schedule(STABLE_DIFFUSION | changes, 1, eta), range(1)
+        )
 
 
 DDIM = STABLE_DIFFUSION | {"_class_name": "DDIMScheduler"}

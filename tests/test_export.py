@@ -351,6 +351,8 @@ def test_the_card_has_rows_of_each_attribute(folders, tmp_path):
     run = saved_run.read(folders["lora"])
     assert model_card.result(run, 1)["after"] is None
     assert "Not measured" in model_card.write(run, 1, "lora")
+    run.config.model = "embedded_flow"
+    assert "the embedded flow model of `dd" in model_card.write(run, 1, "lora")
 
 
 @pytest.mark.parametrize(
@@ -378,8 +380,17 @@ def test_a_model_that_is_another_one_is_not_exported(folders, tmp_path):
     run_folder.write_config(folder, config, {"model": identity})
     export.export(folder, tmp_path / "out", "lora")
     assert identity["fingerprint"] in (tmp_path / "out" / "README.md").read_text()
+
+    def ask(variant):
+        config.variant = variant
+        run_folder.write_config(folder, config, {"model": identity})
+
     for harm, part in (
-        (lambda: (model / "unet" / "config.json").write_text(" {}"), "unet/conf"),
+        (lambda: ask("fp16"), r"fp16\.safetensors(?!.*If it was moved)"),
+        (
+            lambda: ask("") or (model / "unet" / "config.json").write_text(" {}"),
+            "unet/conf",
+        ),
         (lambda: model.rename(model.parent / "moved"), "If it was moved, give"),
     ):
         harm()

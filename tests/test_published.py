@@ -8,22 +8,22 @@ import official_configs
 import pytest
 
 from ddpo_fair import config as configuration
-from ddpo_fair.auditing import drawn_images
 from ddpo_fair.diffusion import networks, stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.models import published, sources, weights
+from ddpo_fair.training import assembly
 
 TABLE = pathlib.Path(__file__).parents[1] / "docs" / "models.md"
 
 
 def test_they_load_as_the_table_says():
     for name, folder in sources.SHIPPED["model"].items():  # of exports too
-        assert drawn_images.variant_of(stable_diffusion.read_configs(folder)) == name
+        assert assembly.variant_of(stable_diffusion.read_configs(folder)) == name
     table = TABLE.read_text()
     rows = table.count("\n| `")
     assert rows == len(official_configs.MODELS) + len(official_configs.REFUSED)
     for name, (configs, millions) in official_configs.MODELS.items():
-        variant = drawn_images.variant_of(configs)
+        variant = assembly.variant_of(configs)
         assert variant in configuration.VARIANTS
         assert f"| `{name}` | `:{variant}` | {millions:,} |" in table
         made = networks.of_configs(configs, jnp.float32)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import numpy as np
 from ddpo_fair import config as configuration
 from ddpo_fair import files, parallel
 from ddpo_fair.auditing import image_list
-from ddpo_fair.diffusion import networks, stable_diffusion
+from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.evaluation import (
     evaluation_models,
     evaluation_parts,
@@ -23,9 +23,9 @@ from ddpo_fair.evaluation import (
 from ddpo_fair.evaluation.evaluation_plan import BEFORE, Job, Sampler
 from ddpo_fair.loggers import progress
 from ddpo_fair.models import lora_files, sources
+from ddpo_fair.training import assembly
 
 PLAN, IMAGES, TABLE = "drawing.json", "images", "prompts.jsonl"
-SECOND_WIDTH = 1024  # of the text states of Stable Diffusion 2
 SURPLUS = "images that were drawn before, more than --images-per-prompt now asks for"
 
 
@@ -61,7 +61,9 @@ def prepare(planned: Plan, lora_file: str | None, batch: int | None) -> Prepared
     model = stable_diffusion.of_configs(folder, configs, jnp.float32)
     if lora_file is not None:
         lora_files.load(lora_file, model.params)
-    usual = configuration.choose_model(configuration.defaults(), variant_of(configs))
+    usual = configuration.choose_model(
+        configuration.defaults(), assembly.variant_of(configs)
+    )
     given = {
         "steps": usual.sample.num_steps,
         "guidance_scale": usual.sample.guidance_scale,
@@ -72,23 +74,6 @@ def prepare(planned: Plan, lora_file: str | None, batch: int | None) -> Prepared
     planned = planned._replace(fingerprint=found, **given)
     batch = batch or usual.sample.batch_per_device
     return planned, partial(_draw_all, planned, folder, lora_file or "", batch)
-
-
-def variant_of(configs: dict[str, dict[str, Any]]) -> str:
-    """The variant of `config.choose_model` whose settings suit a model's config.json.
-
-    An embedded model's is also that of its exports.
-    """
-    part = networks.denoising_part(configs)
-    for name, folder in sources.SHIPPED["model"].items():
-        if configs[part] == stable_diffusion.read_configs(folder).get(part):
-            return name
-    if part == networks.TRANSFORMER:
-        return "sd35"
-    if sources.is_xl(configs):
-        return "sdxl"
-    width = configs[networks.UNET].get("cross_attention_dim")
-    return "sd21" if width == SECOND_WIDTH else "sd15"
 
 
 def _draw_all(

@@ -76,9 +76,10 @@ def check_policy(schedule: Schedule, trained: range) -> None:
             "sample.eta=0 removes the noise of every step; train with sample.eta=1"
         )
     else:
+        skip = "sample.num_steps=2 and " if len(schedule.std) == 1 else ""
         way_out = (
             "the last step lands on noise-free latents; leave it out of training with"
-            " train.skip_last_steps=1 (and of sample.sde_window), or set"
+            f" {skip}train.skip_last_steps=1 (and of sample.sde_window), or set"
             ' timestep_spacing to "leading", set_alpha_to_one to false and steps_offset'
             " to 1 in scheduler_config.json, as Stable Diffusion does, and keep"
             " sample.eta above 0"

@@ -1,8 +1,10 @@
 """Tokens of prompts, as the tokenizers of CLIP and T5 have them."""
 
 import codecs
+import json
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from ddpo_fair.models import clip, t5, tensor_files
 # Those that transformers reads, by the name of its class.
 FILES = {"CLIPTokenizer": ("vocab.json", "merges.txt"), "T5Tokenizer": ()}
 WORD = "photo"  # that every one has tokens of
+MARKER = re.compile(r"<(?!/w>).+(?<!</w)>")  # a token that no text is made of
 T5_LENGTH = 256  # diffusers' max_sequence_length
 CUT = "prompts_are_cut"  # in tokenizer_config.json: true where long ones lose their end
 
@@ -45,7 +48,21 @@ def load(folder: Path, kind: str = "CLIPTokenizer") -> Any:
             f"{folder} holds no {kind[:-9]} tokenizer: it knows {WORD!r} by its letters"
             " at most; put all files of the original model's in the place of its own."
         )
+    if kind == "CLIPTokenizer" and (lost := _unmade(tokenizer)):
+        raise UserError(
+            f"{folder} is cut: no merge makes {len(lost)} tokens of its vocabulary, the"
+            f" first {shown(lost[0])}; put all files of the original model's in the"
+            " place of its own."
+        )
     return tokenizer
+
+
+def _unmade(tokenizer: Any) -> list[str]:
+    """Tokens of CLIP's vocabulary that no merge makes, and that are no letter."""
+    known = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    made = {"".join(x.split() if isinstance(x, str) else x) for x in known["merges"]}
+    others = (x for x in known["vocab"] if x not in made and not MARKER.fullmatch(x))
+    return [x for x in others if len(x.removesuffix("</w>")) > 1]
 
 
 def _way_out(folder: Path, kind: str) -> str:

@@ -15,13 +15,14 @@ from ddpo_fair import config as configuration
 from ddpo_fair.classifiers import classes, classifier, typology
 from ddpo_fair.classifiers.classes import Attribute
 from ddpo_fair.classifiers.classifier import Classifier
-from ddpo_fair.diffusion import gaussian_step, sampler, stable_diffusion
+from ddpo_fair.diffusion import gaussian_step, networks, sampler, stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.learning import goals, learner
 from ddpo_fair.learning.learner import Learner, TrainState
 from ddpo_fair.models import lora, published, sources
 
 ALL_MODULES = ("all",)
+SECOND_WIDTH = 1024  # of the text states of Stable Diffusion 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +81,23 @@ def _check_memory(config: ConfigDict, model: stable_diffusion.Model) -> None:
             f" and their latents take {4 * floats / 1e9:.1f} GB of each device, which"
             f" has {memory / 1e9:.1f}; lower them."
         )
+
+
+def variant_of(configs: dict[str, dict[str, Any]]) -> str:
+    """The variant of `config.choose_model` whose settings suit a model's config.json.
+
+    An embedded model's is also that of its exports.
+    """
+    part = networks.denoising_part(configs)
+    for name, folder in sources.SHIPPED["model"].items():
+        if configs[part] == stable_diffusion.read_configs(folder).get(part):
+            return name
+    if part == networks.TRANSFORMER:
+        return "sd35"
+    if sources.is_xl(configs):
+        return "sdxl"
+    width = configs[networks.UNET].get("cross_attention_dim")
+    return "sd21" if width == SECOND_WIDTH else "sd15"
 
 
 def load_classifiers(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,8 @@ def with_weights(run: SavedRun, *fields: str) -> SavedRun:
         try:
             now = description.identity(config, field)
         except UserError as error:
+            if not os.path.isabs(reference) or os.path.exists(reference):
+                raise
             raise UserError(
                 f"{error} If it was moved, give the training command"
                 f" --config.{field}=PLACE once, which brings {run_folder.CONFIG} up to"
