@@ -108,6 +108,8 @@ def audit(options: flags.FlagValues) -> "audit_result.Audit":
 
     config = settings(options)
     output = files.given("--output", options.output)
+    for name, mark in audit_result.MARKS.items():  # npm, say, writes an audit.json too
+        files.output(f"--output/{name}", output / name, mark)
     if options.engine == DIFFUSERS:  # JAX would take the memory that torch draws in
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     parallel.start(config.distributed.cpu_devices)

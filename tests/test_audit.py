@@ -298,9 +298,14 @@ def test_an_audit_that_was_killed_does_not_classify_again(tmp_path, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         options = {"attributes": "skin_tone", "classifier": "typology", "prompt": "x"}
         audit.folder(images, output=output, **options)
-    (output / "audit.json").write_text("")  # not killed again
+    (output / "audit.json").write_text('{"written_by"')  # not killed again
     _, found = run(images, output, *flags)
     assert len(asked) == 45
+    kept = (output / classified.KEPT).read_bytes()
+    (output / classified.KEPT).write_bytes(kept.replace(b"[1, 2]", b"[1, 0]", 2))
+    _, found = run(images, output, *flags)
+    assert len(asked) == 45 + 2
+    del asked[-2:]
     assert found["attributes"]["skin_tone"]["prompts"][0]["counts"] == [30, 10, 5]
     run(images, output, *flags, "--target=0.2,0.3,0.5")
     assert len(asked) == 45
@@ -382,6 +387,11 @@ def garbage(root: Path) -> str:
         ("--seed=3", "--seed is for images that are drawn"),
         ("--lora=x", "--model"),
         ("--output=.", "is not empty"),
+        ("--output=/proc/x", "classified.jsonl cannot be written (No such file"),
+        (
+            lambda x: (x / "audit.json").write_text("npm") and f"--output={x}",
+            "--output/audit.json=",
+        ),
     ],
     ids=refusals.named,
 )

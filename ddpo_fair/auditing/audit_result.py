@@ -20,6 +20,7 @@ from ddpo_fair.training import description
 
 RESULT, PAGE = "audit.json", "audit.html"
 VERSION = 1
+MARKS = {RESULT: b'"written_by"', PAGE: b": audit</title>"}  # of those of this command
 
 
 @dataclasses.dataclass(frozen=True)

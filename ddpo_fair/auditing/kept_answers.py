@@ -3,12 +3,14 @@
 import contextlib
 import json
 import os
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import ddpo_fair
 from ddpo_fair import files
+from ddpo_fair.errors import UserError
 
 
 class KeptAnswers:
@@ -23,27 +25,38 @@ class KeptAnswers:
         self._begun = lines[0] == self._first
         for line in lines[1:] if self._begun else ():
             # The last may be half a line, and any may be damaged.
-            with contextlib.suppress(ValueError, TypeError):
-                *key, answers = json.loads(line)
-                self._known[tuple(key)] = answers
+            with contextlib.suppress(ValueError, TypeError, RecursionError):
+                *row, checksum = json.loads(line)
+                if checksum == _checksum(row):
+                    *key, answers = row
+                    self._known[tuple(key)] = answers
 
     def of(self, image: Path) -> list[int] | None:
         """What was said of a file, if it is still the same."""
         return self._known.get(_key(image))
 
     def add(self, images: Iterable[Path], answers: Iterable[list[int]]) -> None:
-        """Keeps what was said of files; or an OSError."""
-        if not self._begun:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            files.replace(self._path, self._first)
-            self._begun = True
+        """Keeps what was said of files; a UserError if it cannot be written."""
+        pairs = zip(images, answers, strict=True)
+        rows = ([*_key(image), said] for image, said in pairs)
         # A line begins with its end, so that half a line spoils no other.
-        rows = (
-            f"\n{json.dumps([*_key(image), said])}"
-            for image, said in zip(images, answers, strict=True)
-        )
-        with open(self._path, "a", encoding="ascii") as file:
-            file.write("".join(rows))
+        lines = (f"\n{json.dumps([*row, _checksum(row)])}" for row in rows)
+        try:
+            if not self._begun:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                files.replace(self._path, self._first)
+                self._begun = True
+            with open(self._path, "a", encoding="ascii") as file:
+                file.write("".join(lines))
+        except OSError as error:
+            raise UserError(
+                f"{self._path} cannot be written ({error.strerror}); free some space,"
+                " or give another --output."
+            ) from error
+
+
+def _checksum(row: list[Any]) -> int:
+    return zlib.crc32(json.dumps(row).encode())
 
 
 def _key(image: Path) -> tuple[str, int, int]:
