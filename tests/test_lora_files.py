@@ -188,6 +188,8 @@ def test_another_lora_is_another_run(styled, tmp_path):
     now = description.identity(config, "base_lora")
     assert description.differences_of(record, config) == []
     assert description.check(record, "base_lora", str(file), now)
+    renamed = lora_files.identity(shutil.copy(file, tmp_path / "my.safetensors"))
+    assert description.check(record, "base_lora", "my.safetensors", renamed)
     tensors = safetensors.numpy.load_file(file)
     safetensors.numpy.save_file({x: y + y for x, y in tensors.items() if y.shape}, file)
     now = description.identity(config, "base_lora")

@@ -172,10 +172,12 @@ def _effect(run: saved_run.SavedRun, number: int) -> Iterator[str]:
     A table of each attribute, and one of its prompts where there are several.
     """
     before, after = saved_run.result(run, number)
-    if before is None or after is None:
+    lines = tuple(filter(None, (before, after)))
+    record = dataclasses.replace(run_reader.read(run.folder), lines=lines)
+    *ends, fresh = changes.ends(record, None, measurements.names(record)[0])
+    if None in ends or not fresh:
         yield UNKNOWN.format("before training" if after else "up to this checkpoint")
         return
-    record = dataclasses.replace(run_reader.read(run.folder), lines=(before, after))
     for found in changes.of_runs([record]):
         by_prompt = attribute_tables.prompts(record, found.name)
         for table in filter(None, (attribute_tables.classes(found), by_prompt)):
@@ -184,7 +186,6 @@ def _effect(run: saved_run.SavedRun, number: int) -> Iterator[str]:
             yield "|---" * width + "|"
             yield from (_row(map(_plain, row[:width])) for row in table.rows)
             yield ""
-    ends = changes.ends(record, None, measurements.names(record)[0])[:2]
     first, last = (one.num_faces + one.num_none for one in ends)
     yield MEASURED.format(first, last, after["epoch"])
     if after["epoch"] != number - 1:

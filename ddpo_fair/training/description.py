@@ -102,14 +102,16 @@ def check(
 ) -> bool:
     """Whether the record knows what a field was; a UserError if it is not `now`."""
     before = known(record, field)
-    if before is None or before["files"] == now["files"]:
-        return before is not None
-    files = {**before["files"], **now["files"]}
-    others = [x for x in files if before["files"].get(x) != now["files"].get(x)]
+    if before is None:
+        return False
+    was, files = before["files"], now["files"]
+    if was == files or (len(was) == 1 and [*was.values()] == [*files.values()]):
+        return True  # a file alone may have another name now
+    others = [x for x in {**was, **files} if was.get(x) != files.get(x)]
     setting, name = f"{field}={shown(reference)}", reference.partition("@")[0]
-    was = configuration.renamed(record["config"]).get(field, reference)
-    if name != str(was).partition("@")[0]:
-        way_out = f"Give --config.{field}={was}"
+    old = configuration.renamed(record["config"]).get(field, reference)
+    if name != str(old).partition("@")[0]:
+        way_out = f"Give --config.{field}={old}"
     elif reference in configuration.SHIPPED:
         way_out = f"Install ddpo_fair {record.get('version')}"
     elif now.get("revision") and before.get("revision"):

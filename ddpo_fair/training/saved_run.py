@@ -167,6 +167,7 @@ def _evaluated(line: dict[str, Any]) -> bool:
 def _known(folder: Path) -> str:
     if run_folder.described(folder / run_folder.CHECKPOINTS):
         return " The command that trained it writes it again, from a checkpoint's copy."
-    beside = folder.parent.glob(f"*/{run_folder.CONFIG}")
-    found = sorted(str(path.parent) for path in beside)
-    return f" Runs beside it: {', '.join(found)}." if found else ""
+    near = {x for place in (folder, folder.parent) for x in place.glob("*")}
+    of_run = (run_folder.CONFIG, run_folder.CHECKPOINTS)  # a classifier has the first
+    found = sorted(str(x) for x in near if all((x / name).exists() for name in of_run))
+    return f" Runs near it: {', '.join(found)}." if found else ""
