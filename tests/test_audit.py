@@ -364,6 +364,8 @@ def garbage(root: Path) -> str:
         (garbage, "None of 3 files can be read"),
         ("name,text\na.png,b\n", "its columns are 'name, text'"),
         ("file,prompt\n,x", "line 2 has no file"),
+        ("file,prompt\na.png,b, c\n", "line 2 has a comma that no quotes"),
+        ("file,prompt,prompt\na.png,b,c\n", "its columns are 'file, prompt, p"),
         ("file,prompt\n", "has no line"),
         ("file,prompt\n\xff\xfe,x", "utf-8"),
         ('file,prompt\n"a,b', "unexpected end of data"),

@@ -59,8 +59,13 @@ def of_folder(
     found = list(_walk(root, skipped))
     missing: list[str] = []
     if table is not None:
-        rows = _read(table, COLUMNS, FORM)
-        places = {root / os.path.normpath(file): text for file, text in rows}
+        places: dict[Path, str] = {}
+        for file, text in _read(table, COLUMNS, FORM):
+            if places.setdefault(root / os.path.normpath(file), text) != text:
+                raise UserError(
+                    f"--prompts={shown(table)}: {shown(file)} has another prompt, too;"
+                    " keep one."
+                )
         pairs = [(x, text) for x, text in places.items() if os.path.isfile(x)]
         missing = [os.path.relpath(x, root) for x in places.keys() - dict(pairs).keys()]
         left = [path for path in found if path not in places]
@@ -119,7 +124,6 @@ def _read(text: str, columns: Sequence[str], form: str) -> list[tuple[str, ...]]
     path = files.given("--prompts", text)
     name = f"--prompts={shown(text)}"
     rows: list[tuple[str, ...]] = []
-    known: dict[str, str] = {}
     try:
         content = files.content(path).decode("utf-8-sig")
         for number, row in _rows(path, content, columns):
@@ -129,10 +133,9 @@ def _read(text: str, columns: Sequence[str], form: str) -> list[tuple[str, ...]]
             for column, value in zip(columns, values, strict=True):
                 if not isinstance(value, str) or not value.strip():
                     raise ValueError(f"line {number} has no {column}")
-            *file, prompt = values
-            if file and known.setdefault(os.path.normpath(file[0]), prompt) != prompt:
-                raise ValueError(f"line {number}: {shown(file[0])} has another prompt")
-            rows.append(values)
+            if None in row:  # what no column is for
+                raise ValueError(f"line {number} has a comma that no quotes are around")
+            rows.append((*values[:-1], values[-1].strip()))
     except (OSError, ValueError, csv.Error, RecursionError) as error:
         raise UserError(f"{name} cannot be read ({error}); {form}.") from None
     if not rows:
@@ -146,7 +149,7 @@ def _rows(
     if path.suffix.lower() == ".csv":
         reader = csv.DictReader(io.StringIO(content, newline=""), strict=True)
         columns = reader.fieldnames or ()
-        if columns and not set(wanted) <= set(columns):
+        if columns and any(columns.count(x) != 1 for x in wanted):
             raise ValueError(f"its columns are {shown(', '.join(columns))}")
         for row in reader:
             yield reader.line_num, row
