@@ -21,6 +21,7 @@ from ddpo_fair.evaluation import (
     evaluation_models,
     evaluation_parts,
     evaluation_plan,
+    evaluation_run,
     evaluation_summary,
 )
 from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Plan, Sampler
@@ -50,6 +51,14 @@ def run(tiny, tmp_path_factory):
     saved = tiny_run.save(config, 0.2)
     table.unlink()  # what it held is in config.json
     return saved
+
+
+def test_images_that_are_no_numbers_are_not_black_ones():
+    images = np.zeros((8, 1, 2, 2, 3))
+    assert not evaluation_run.pixels(images).any()
+    images[3, 0, 1] = np.nan
+    with pytest.raises(UserError, match="draws images that are not finite"):
+        evaluation_run.pixels(images)
 
 
 @pytest.fixture(scope="module")
