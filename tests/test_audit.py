@@ -130,6 +130,11 @@ def test_several_attributes_a_limit_and_a_baseline(tiny, tmp_path, capsys):
     again = [f"--images={second}", "--prompt=x", *TONE, before]
     problem = refusals.refused(audit.main, [*again, f"--output={tmp_path}/x"], capsys)
     assert "skin_tone.target was [0.25, 0.5, 0.25]" in problem
+    old["attributes"]["skin_tone"]["prompts"][0]["observed"]["bias"]["high"] = 1e300
+    (tmp_path / "old" / "audit.json").write_text(json.dumps(old))
+    again += [*flags, f"--output={tmp_path}/x"]
+    problem = refusals.refused(audit.main, again, capsys)
+    assert "lacks what an audit writes (LookupError('a bias from 0 to 2')" in problem
 
 
 def test_calibration_corrects_by_its_matrix(tmp_path, capsys):

@@ -176,6 +176,8 @@ def test_targets_of_prompts_and_the_audit_classifier(
         ("--model={folder}/unet", "is not a model folder: it has no unet, vae"),
         ("--targets={folder}/unet/config.json", "is none of the prompts"),
         ("--audit-classifier=skin_tone=dlib", "is about skin_tone"),
+        ("--audit-classifier={own}", "is --classifier of gender itself"),
+        ("--audit-classifier=none", "--audit-classifier: classifier='none'"),
         ("--output={folder}", "is not empty"),
     ],
     ids=refusals.named,
@@ -188,5 +190,5 @@ def test_what_cannot_be_drawn_is_refused(tiny, tmp_path, capsys, given, said):
         "--images-per-prompt=1",
     ]
     flags += [f"--classifier={tiny[1]}", f"--output={tmp_path / 'out'}"]
-    flags.append(given.format(folder=tiny[0]))
+    flags.append(given.format(folder=tiny[0], own=tiny[1]))
     assert said in refusals.refused(audit.main, flags, capsys)

@@ -148,6 +148,13 @@ def test_evaluation_continues_where_it_stopped(run, result):
     assert all(path.stat().st_mtime_ns == when for path, when in others.items())
 
 
+def test_a_classifier_does_not_audit_itself(tiny, run, capsys):
+    text = refusals.refused(
+        evaluate.main, [f"--run={run}", f"--audit={tiny[1]}"], capsys
+    )
+    assert "it is the run's own; give one that may disagree" in text
+
+
 def test_an_audit_draws_what_an_evaluation_draws(tiny, run, result, tmp_path):
     images = run / "evaluation_0003" / "images" / "eta1_guidance3_steps2"
     flags = {"steps": 2, "guidance_scale": 3, "eta": 1, "batch": 1}

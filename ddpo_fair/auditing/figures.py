@@ -141,6 +141,8 @@ def compare(now: Figures, before: Figures, name: str) -> Figures:
     ends = [
         [interval(one[kind]["bias"]) for one in end] for end in zip(*pairs, strict=True)
     ]
+    if any(x < 0 or x > 2 for one in ends[0] for x in one):  # nan is neither
+        raise LookupError("a bias from 0 to 2")
     changes = map(intervals.newcombe, *ends)
     # None of so few prompts, which speak about themselves alone.
     mean = (

@@ -186,6 +186,8 @@ def classifier_folders(plan: Plan) -> list[Path]:
     if audit not in (audit_classifier.DLIB, audit_classifier.NO_AUDIT):
         try:
             folders.append(sources.classifier_folder(audit))
+            if folders[0] == folders[1]:
+                raise UserError("it is the run's own; give one that may disagree.")
         except UserError as error:
             raise UserError(f"--audit={shown(audit)}: {error}") from error
     return folders
