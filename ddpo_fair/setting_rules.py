@@ -163,7 +163,8 @@ def broken_rules(flat: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if len(sizes) != 6 or not all(0 <= size <= LARGEST_SIZE for size in sizes):
         yield "sample.time_ids", f"six whole numbers from 0 to {LARGEST_SIZE}"
     window = flat["sample.sde_window"]
-    if len(window) != 2 or not (0 <= window[0] < window[1] or window == (0, 0)):
+    most = RANGES["sample.num_steps"].high
+    if len(window) != 2 or not (0 <= window[0] < window[1] <= most or not any(window)):
         yield (
             "sample.sde_window",
             "the first step with noise, from 0, and the one behind the last, e.g. (0,"

@@ -85,6 +85,7 @@ def test_command_lines(capsys, arguments, part):
             "sample.sde_window=(3, 20)",
             "at most at 2, which is sample.num_steps=15 less",
         ),
+        (f"sample.sde_window=(0, {10**30})", "and the one behind the last, e.g. (0"),
         ("sample.sde_window=(3, 3)", "and the one behind the last, e.g. (0, 4)"),
         ("train.updates_per_epoch=5", "do not divide by train.updates_per_epoch=5"),
         ("dtype=float16", "'float16' must be one of float32, bfloat16"),
