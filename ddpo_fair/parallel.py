@@ -180,7 +180,7 @@ def start(cpu_devices: int, distributed: Any = None) -> None:
     if distributed is not None and distributed.enabled:
         _join_hosts(distributed)
     flags = os.environ.get("XLA_FLAGS", "")  # which XLA refuses in C++
-    wrong = f" XLA_FLAGS={shown(flags)} of the environment may be the cause: unset it."
+    wrong = f" XLA_FLAGS={shown(flags)} may be the cause: unset it." * bool(flags)
     try:
         with last_words(wrong.strip()) if flags else contextlib.nullcontext():
             jax.devices()
@@ -190,8 +190,7 @@ def start(cpu_devices: int, distributed: Any = None) -> None:
         raise UserError(
             f"JAX cannot start the devices that JAX_PLATFORMS={shown(platforms)} names"
             f" ({reason}). Unset it, to have what there is, or give cpu. NVIDIA GPUs"
-            f' need pip install "ddpo_fair[cuda]", TPUs "ddpo_fair[tpu]".'
-            f"{wrong * bool(flags)}"
+            f' need pip install "ddpo_fair[cuda]", TPUs "ddpo_fair[tpu]".' + wrong
         ) from error
 
 

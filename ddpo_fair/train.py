@@ -49,7 +49,7 @@ def _train_or_plan(arguments: Sequence[str]) -> None:
         from ddpo_fair.training import plan
 
         if other := _other_kind(command):
-            print(other)
+            print(other.strip())
         plan.write(command.config, values.plan or None, partial(print, flush=True))
 
 
@@ -89,8 +89,8 @@ def model_choice(command: experiment.Command) -> str:
 
 def _other_kind(command: experiment.Command) -> str:
     """A sentence where the settings are for another kind of model; else ""."""
-    models = {model: variant for variant, model in configuration.MODELS.items()}
-    config, own = command.config, models.get(command.model)
+    config, kinds = command.config, {y: x for x, y in configuration.MODELS.items()}
+    own = kind = kinds.get(command.model)
     if "model" in command.overrides and own:
         # Seconds, which a refused setting does not wait for.
         from ddpo_fair.diffusion import stable_diffusion
@@ -100,12 +100,9 @@ def _other_kind(command: experiment.Command) -> str:
         with contextlib.suppress(UserError):  # which is told when the run begins
             folder = sources.model_folder(config.model, config.variant, False)
             kind = assembly.variant_of(stable_diffusion.read_configs(folder))
-            if kind != own:
-                return (
-                    f" The other settings are :{own}'s, but this model is of the kind"
-                    f" that :{kind} is for: put :{kind} behind the config file instead."
-                )
-    return ""
+    told = f" The other settings are :{own}'s, but this model is of the kind that"
+    told += f" :{kind} is for: put :{kind} behind the config file instead."
+    return told if kind != own else ""
 
 
 def train(

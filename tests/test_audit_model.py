@@ -176,7 +176,7 @@ def test_targets_of_prompts_and_the_audit_classifier(
         ("--model={folder}/unet", "is not a model folder: it has no unet, vae"),
         ("--targets={folder}/unet/config.json", "is none of the prompts"),
         ("--audit-classifier=skin_tone=dlib", "is about skin_tone"),
-        ("--audit-classifier={own}", "is --classifier of gender itself"),
+        ("--audit-classifier={own}", "that of gender is --classifier"),
         ("--audit-classifier=none", "--audit-classifier: classifier='none'"),
         ("--output={folder}", "is not empty"),
     ],

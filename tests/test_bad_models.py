@@ -122,7 +122,7 @@ HARMS = {
         write("model/tokenizer/merges.txt", b""),
         "knows 'photo' by its letters",
     ),
-    "cut": (cut("model/tokenizer/merges.txt"), "is cut: no merge makes"),
+    "cut": (cut("model/tokenizer/merges.txt"), "is cut, no merge makes"),
     "no tokens": (empty("model/tokenizer"), "put all files of the original model's in"),
     "two": (lambda f: (f / "model/transformer").mkdir(), "a unet and a transformer;"),
     "no merges": (lambda f: (f / "model/tokenizer/merges.txt").unlink(), "merges.txt:"),

@@ -24,7 +24,7 @@ from ddpo_fair.classifiers import (
     labelled_images,
     supervised,
 )
-from ddpo_fair.errors import UserError, first_line, shown
+from ddpo_fair.errors import UserError, first_line
 from ddpo_fair.training import assembly, description
 
 FIT = -1  # instead of a filter's number: inside a size, with its own shape
@@ -79,30 +79,21 @@ def load(config: ConfigDict, audits: Mapping[str, str]) -> Models:
     }
     for name, one in second.attributes.items():
         one.classifier = audits[name]
-    known = [_fingerprints(config)]
+    known: list[dict[str, str]] = []
     try:
-        known.append(_fingerprints(second))
-        if same := [x for x, found in known[1].items() if found == known[0][x]]:
-            raise UserError(
-                f"{shown(audits[same[0]])} is --classifier of {same[0]} itself; give"
-                " one that may disagree."
-            )
+        for each in (config, second):
+            fields = {x: f"attributes.{x}.classifier" for x in each.attributes}
+            found = {x: description.identity(each, y) for x, y in fields.items()}
+            known.append({x: y["fingerprint"] for x, y in found.items()})
+        for name, _ in known[0].items() & known[1].items():
+            raise UserError(f"that of {name} is --classifier; give one to disagree.")
     except UserError as error:
-        raise UserError(f"--audit-classifier: {error}") from error
+        raise UserError(f"{'--audit-classifier: ' * bool(known)}{error}") from error
     own, others = (assembly.load_classifiers(x, jnp.float32) for x in (config, second))
     if audit_classifier.DLIB in audits.values():
         audit_classifier.choose(audit_classifier.DLIB)  # raises where it is missing
         others = (*others, Dlib())
     return Models(own, others, {"own": known[0], "audit": {**audits, **known[1]}})
-
-
-def _fingerprints(config: ConfigDict) -> dict[str, str]:
-    """Of the classifier of each of a config's attributes."""
-    fields = {name: f"attributes.{name}.classifier" for name in config.attributes}
-    return {
-        name: description.identity(config, field)["fingerprint"]
-        for name, field in fields.items()
-    }
 
 
 def classify(

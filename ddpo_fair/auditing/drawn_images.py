@@ -61,9 +61,8 @@ def prepare(planned: Plan, lora_file: str | None, batch: int | None) -> Prepared
     model = stable_diffusion.of_configs(folder, configs, jnp.float32)
     if lora_file is not None:
         lora_files.load(lora_file, model.params)
-    usual = configuration.choose_model(
-        configuration.defaults(), assembly.variant_of(configs)
-    )
+    kind = assembly.variant_of(configs)
+    usual = configuration.choose_model(configuration.defaults(), kind)
     given = {
         "steps": usual.sample.num_steps,
         "guidance_scale": usual.sample.guidance_scale,

@@ -49,10 +49,7 @@ class KeptAnswers:
             with open(self._path, "a", encoding="ascii") as file:
                 file.write("".join(lines))
         except OSError as error:
-            raise UserError(
-                f"{self._path} cannot be written ({error.strerror}); free some space,"
-                " or give another --output."
-            ) from error
+            raise UserError(f"{self._path} cannot be written ({error}).") from error
 
 
 def _checksum(row: list[Any]) -> int:

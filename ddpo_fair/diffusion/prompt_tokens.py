@@ -4,7 +4,6 @@ import codecs
 import json
 import logging
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from ddpo_fair.models import clip, t5, tensor_files
 # Those that transformers reads, by the name of its class.
 FILES = {"CLIPTokenizer": ("vocab.json", "merges.txt"), "T5Tokenizer": ()}
 WORD = "photo"  # that every one has tokens of
-MARKER = re.compile(r"<(?!/w>).+(?<!</w)>")  # a token that no text is made of
 T5_LENGTH = 256  # diffusers' max_sequence_length
 CUT = "prompts_are_cut"  # in tokenizer_config.json: true where long ones lose their end
 
@@ -42,17 +40,15 @@ def load(folder: Path, kind: str = "CLIPTokenizer") -> Any:
         ) from error
     # Of an empty folder, or one of another kind, it is one that knows nothing.
     ids = tokenizer(WORD, add_special_tokens=False)["input_ids"]
-    letters = kind == "CLIPTokenizer" and len(ids) >= len(WORD)
-    if letters or tokenizer.unk_token_id in ids:
+    of_clip, lacks = kind == "CLIPTokenizer", ""
+    if tokenizer.unk_token_id in ids or (of_clip and len(ids) >= len(WORD)):
+        lacks = f"it knows {WORD!r} by its letters at most"
+    elif lost := _unmade(tokenizer) if of_clip else ():
+        lacks = f"it is cut, no merge makes {shown(lost[0])}"
+    if lacks:
         raise UserError(
-            f"{folder} holds no {kind[:-9]} tokenizer: it knows {WORD!r} by its letters"
-            " at most; put all files of the original model's in the place of its own."
-        )
-    if kind == "CLIPTokenizer" and (lost := _unmade(tokenizer)):
-        raise UserError(
-            f"{folder} is cut: no merge makes {len(lost)} tokens of its vocabulary, the"
-            f" first {shown(lost[0])}; put all files of the original model's in the"
-            " place of its own."
+            f"{folder} holds no {kind[:-9]} tokenizer: {lacks}; put all files of the"
+            " original model's in the place of its own."
         )
     return tokenizer
 
@@ -61,8 +57,8 @@ def _unmade(tokenizer: Any) -> list[str]:
     """Tokens of CLIP's vocabulary that no merge makes, and that are no letter."""
     known = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     made = {"".join(x.split() if isinstance(x, str) else x) for x in known["merges"]}
-    others = (x for x in known["vocab"] if x not in made and not MARKER.fullmatch(x))
-    return [x for x in others if len(x.removesuffix("</w>")) > 1]
+    others = known["vocab"].keys() - made - tokenizer.get_added_vocab().keys()
+    return [x for x in sorted(others) if len(x.removesuffix("</w>")) > 1]
 
 
 def _way_out(folder: Path, kind: str) -> str:

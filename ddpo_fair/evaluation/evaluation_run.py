@@ -169,16 +169,12 @@ def _opening(plan: Plan, folder: Path, total: int, missing: int) -> str:
 
 
 def pixels(images: jax.Array) -> np.ndarray:
-    """Drawn images [D, n, H, W, 3] in [0, 1] as uint8 [N, H, W, 3].
-
-    A UserError if one is no numbers, which would be black.
-    """
+    """Drawn images [D, n, H, W, 3] in [0, 1] as uint8 [N, H, W, 3]; or a UserError."""
     found = parallel.gather(images)
     if np.isnan(found).any():
         raise UserError(
-            "The model draws images that are not finite: its weights, or a LoRA's, are"
-            " too large for the dtype, or training has broken down. Draw in float32, or"
-            " with other weights, e.g. an earlier checkpoint."
+            "The model draws images that are not finite: its weights or LoRA are too"
+            " large. Take others, e.g. an earlier checkpoint, or float32."
         )
     return np.uint8(np.round(found * 255))
 

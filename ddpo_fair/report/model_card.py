@@ -69,9 +69,8 @@ def write(
     config, record, flat = run.config, run.record, configuration.flatten(run.config)
     embedded = sources.SHIPPED["model"].get(config.model, Path()).name
     name, base_lora = config.model.partition("@")[0], Path(config.base_lora).name
-    base = f"`{config.model}`"
-    if embedded:
-        base = f"the {config.model.replace('_', ' ')} model of `ddpo_fair`"
+    own = f"the {config.model.replace('_', ' ')} model of `ddpo_fair`"
+    base = own if embedded else f"`{config.model}`"
     rewarded = {name: one for name, one in config.attributes.items() if one.weight}
     titles = formatting.listed([formatting.title(name) for name in rewarded])
     prompts, devices = config.prompts, record.get("devices")

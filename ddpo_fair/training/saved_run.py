@@ -167,7 +167,6 @@ def _evaluated(line: dict[str, Any]) -> bool:
 def _known(folder: Path) -> str:
     if run_folder.described(folder / run_folder.CHECKPOINTS):
         return " The command that trained it writes it again, from a checkpoint's copy."
-    near = {x for place in (folder, folder.parent) for x in place.glob("*")}
-    of_run = (run_folder.CONFIG, run_folder.CHECKPOINTS)  # a classifier has the first
-    found = sorted(str(x) for x in near if all((x / name).exists() for name in of_run))
-    return f" Runs near it: {', '.join(found)}." if found else ""
+    near = (*folder.glob("*/checkpoints"), *folder.parent.glob("*/checkpoints"))
+    found = {str(x.parent) for x in near if (x.parent / run_folder.CONFIG).is_file()}
+    return f" Runs near it: {', '.join(sorted(found))}." if found else ""
