@@ -110,8 +110,9 @@ def local_folder(field: str, reference: str) -> Path | None:
             return single_file.folder_of(field, folder)
     if not MODEL_NAME.fullmatch(reference) or ".." in reference:
         raise UserError(
-            f"{field}={shown(reference)}: there is no such folder or file. It must"
-            " be 'embedded', a folder, or owner/name on the Hugging Face hub."
+            f"{field}={shown(reference)}: there is no such folder or file. It must be"
+            f" {', '.join(SHIPPED[field])}, a folder, or owner/name on the Hugging Face"
+            " hub."
         )
     return None
 

@@ -84,10 +84,7 @@ def _check_memory(config: ConfigDict, model: stable_diffusion.Model) -> None:
 
 
 def variant_of(configs: dict[str, dict[str, Any]]) -> str:
-    """The variant of `config.choose_model` whose settings suit a model's config.json.
-
-    An embedded model's is also that of its exports.
-    """
+    """The variant for a model of these config.json; an export has its base's."""
     part = networks.denoising_part(configs)
     for name, folder in sources.SHIPPED["model"].items():
         if configs[part] == stable_diffusion.read_configs(folder).get(part):
