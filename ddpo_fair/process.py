@@ -28,6 +28,7 @@ from ddpo_fair.training import stopping
 BUG, BAD_INPUT, UNREAD = 1, 2, 141
 DEBUG = "DDPO_FAIR_DEBUG"  # set, a bug ends with its traceback
 OF_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
+OF_THE_SYSTEM += (errno.EISDIR, errno.ENOTDIR)
 OF_LIBRARIES = ("CUDA_", "HF_", "JAX_", "MPL", "SOURCE_DATE_", "TF_", "TPU_", "XLA_")
 LEAST_BYTES = 10**9  # of address space; measured: with .6e9 SciPy's import hangs
 PATIENCE_SECONDS = 3  # for what a Ctrl-C interrupts to end

@@ -300,6 +300,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
         (ValueError("no backend 'x'"), 2, "JAX_NO_WORD='x' of the environment"),
         (FULL, 2, "cannot be written or read (No space left on device)."),
         (PermissionError(errno.EACCES, "denied", "x.png"), 2, "x.png cannot be"),
+        (IsADirectoryError(errno.EISDIR, "is one", "y.png"), 2, "y.png cannot be"),
         (UserError("name=3 is wrong."), 2, "name=3 is wrong."),
         (HostLost("start again."), 75, "start again."),
         (KeyboardInterrupt(), 130, "Interrupted; nothing was written."),
