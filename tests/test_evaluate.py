@@ -57,7 +57,7 @@ def test_images_that_are_no_numbers_are_not_black_ones():
     images = np.zeros((8, 1, 2, 2, 3))
     assert not evaluation_run.pixels(images).any()
     images[3, 0, 1] = np.nan
-    with pytest.raises(UserError, match="draws images that are not finite"):
+    with pytest.raises(UserError, match="images are not finite"):
         evaluation_run.pixels(images)
 
 

@@ -173,8 +173,7 @@ def pixels(images: jax.Array) -> np.ndarray:
     found = parallel.gather(images)
     if np.isnan(found).any():
         raise UserError(
-            "The model draws images that are not finite: its weights or LoRA are too"
-            " large. Take others, e.g. an earlier checkpoint, or float32."
+            "Drawn images are not finite: take other weights or LoRA, or float32."
         )
     return np.uint8(np.round(found * 255))
 
