@@ -207,6 +207,8 @@ def test_a_scale_beside_the_adapters_is_read(base, trained, exported, tmp_path):
             {"lora_unet_conv_in.lora_up.weight": np.full((16, 2, 1, 1), np.inf)},
             "finite",
         ),
+        ({"lora_unet_conv_in.alpha": np.full((), np.nan)}, "alpha is not finite"),
+        ({"lora_unet_conv_in.alpha": np.full((), 1e300)}, "alpha is not finite"),
     ],
 )
 def test_strange_adapters_are_refused(base, exported, tmp_path, changes, said):

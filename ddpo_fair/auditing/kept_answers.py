@@ -27,7 +27,7 @@ class KeptAnswers:
             # The last may be half a line, and any may be damaged.
             with contextlib.suppress(ValueError, TypeError, RecursionError):
                 *row, checksum = json.loads(line)
-                if checksum == _checksum(row):
+                if checksum == zlib.crc32(json.dumps(row).encode()):
                     *key, answers = row
                     self._known[tuple(key)] = answers
 
@@ -40,20 +40,16 @@ class KeptAnswers:
         pairs = zip(images, answers, strict=True)
         rows = ([*_key(image), said] for image, said in pairs)
         # A line begins with its end, so that half a line spoils no other.
-        lines = (f"\n{json.dumps([*row, _checksum(row)])}" for row in rows)
+        checked = ([*row, zlib.crc32(json.dumps(row).encode())] for row in rows)
         try:
             if not self._begun:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 files.replace(self._path, self._first)
                 self._begun = True
             with open(self._path, "a", encoding="ascii") as file:
-                file.write("".join(lines))
+                file.writelines(f"\n{json.dumps(row)}" for row in checked)
         except OSError as error:
             raise UserError(f"{self._path} cannot be written ({error}).") from error
-
-
-def _checksum(row: list[Any]) -> int:
-    return zlib.crc32(json.dumps(row).encode())
 
 
 def _key(image: Path) -> tuple[str, int, int]:

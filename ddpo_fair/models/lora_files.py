@@ -1,6 +1,7 @@
 """Files of LoRA adapters: those of diffusers, PEFT, and kohya, written and read."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -169,17 +170,19 @@ def _adapter(
         "alpha": (),
     }
     for x, array in found.items():
-        if array.shape != wanted[x] or not np.isfinite(array).all():
+        if array.shape != wanted[x]:
             raise UserError(
                 f"{names[x]} of {tensors[names[x]][1]} has shape {shown(array.shape)},"
-                f" expected {wanted[x]}, or is not finite; give LoRA of this very"
-                " model."
+                f" expected {wanted[x]}; give LoRA of this very model."
             )
     if "alpha" in found:
         alpha = found["alpha"].item()
-    scale = np.float32(1.0 if alpha is None else alpha / rank)
+    scale = 1.0 if alpha is None else alpha / rank
+    each = (float(np.abs(found[x]).max()) for x in ("down", "up"))
+    if not abs(scale) * math.prod(each) < 3e38:  # float32 ends there; nan is not
+        raise UserError(f"{names['up']} times down and alpha is not finite; mend it.")
     down, up = (weights.from_torch("kernel", found[x]) for x in ("down", "up"))
-    return {"down": down, "up": scale * up}
+    return {"down": down, "up": np.float32(scale) * up}
 
 
 def _alpha(path: Path, part: str) -> float | None:
@@ -195,7 +198,7 @@ def _alpha(path: Path, part: str) -> float | None:
             raise ValueError(f"of {', '.join(odd)} one is set")
         alpha = settings.get("lora_alpha")
         return None if alpha is None else float(alpha)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path}: its LoRA settings cannot be used ({error}); merge it into the"
             " model with PEFT's merge_and_unload() and give that as the model."
