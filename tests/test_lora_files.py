@@ -229,3 +229,4 @@ def test_what_does_not_fit_is_refused_by_name(sound, tmp_path, capsys, changes, 
     given = {"base_lora": file, "run.dir": tmp_path}
     arguments = refusals.arguments_of(sound, **given)
     assert said in refusals.refused(train.main, arguments, capsys)
+    assert said in refusals.refused(train.main, [*arguments, "--plan"], capsys)

@@ -15,7 +15,7 @@ from ddpo_fair import parallel
 from ddpo_fair.classifiers import classifier
 from ddpo_fair.diffusion import sampler, stable_diffusion
 from ddpo_fair.learning import learner, policy_update
-from ddpo_fair.models import published, sources
+from ddpo_fair.models import lora_files, published, sources
 from ddpo_fair.training import assembly
 
 
@@ -33,7 +33,10 @@ class Program:
 def read(
     config: ConfigDict,
 ) -> tuple[stable_diffusion.Model, tuple[classifier.AnyClassifier, ...]]:
-    """Model and classifiers with shapes for weights; a UserError for unfit configs."""
+    """Model and classifiers with shapes for weights.
+
+    A UserError for unfit configs, or a base_lora of another model.
+    """
     folder = Path(config.model)
     configs = published.MODELS.get(config.model.partition("@")[0])
     if configs is None:
@@ -41,6 +44,8 @@ def read(
         configs = stable_diffusion.read_configs(folder)
     dtype, remat = jnp.dtype(config.dtype), assembly.remat_of(config)
     model = stable_diffusion.of_configs(folder, configs, dtype, remat)
+    if config.base_lora:
+        lora_files.load(config.base_lora, model.params)  # which refuses another model's
     return model, assembly.load_classifiers(config, dtype, with_weights=False)
 
 
