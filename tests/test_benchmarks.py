@@ -1,7 +1,12 @@
-"""The script for a rented GPU must not fail there: it runs small here."""
+"""Scripts for rented devices must not fail there: what they need is tried here."""
+
+import importlib
+from pathlib import Path
 
 import pytest
 import tiny_run
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 NOT_THERE = ("ml_collections", "PIL", "matplotlib", "tqdm", "huggingface_hub")
 
@@ -14,3 +19,43 @@ def test_the_gpu_script_needs_no_more_than_a_bare_image(tmp_path):
     process = tiny_run.python(*command, PYTHONPATH=str(tmp_path))
     ((output, _),) = tiny_run.finish(process)
     assert "left out" not in output and "| decode, batch 1 |" in output, output
+
+
+# Arguments: a kernel of 1280 x 1280 and one of 1500 x 1000, and 512 numbers.
+COMPILED = """HloModule jit_update
+%fused_transpose (p.1: f32[1500,1000]) -> f32[1000,1500] {
+  %p.1 = f32[1500,1000]{1,0} parameter(0)
+  ROOT %t.1 = f32[1000,1500]{1,0} transpose(%p.1), dimensions={1,0}
+}
+%fused_exp (p.2: f32[9000,9000]) -> bf16[512] {
+  %p.2 = f32[9000,9000]{1,0} parameter(0)
+  ROOT %e.1 = bf16[512]{0} exponential(%p.2)
+}
+%body.1 (p.3: (f32[1000,1500], bf16[512])) -> (f32[1000,1500]) {
+  %p.3 = (f32[1000,1500]{1,0}, bf16[512]{0}) parameter(0)
+  %g.1 = f32[1000,1500]{1,0} get-tuple-element(%p.3), index=0
+  %c.1 = bf16[1000,1500]{1,0} convert(%g.1)
+  %c.2 = bf16[1000,1500]{1,0:T(8,128)(2,1)S(1)} copy(%g.1)
+  %d.1 = f32[4096,1,4096]{2,1,0} dot(%c.1, %c.2), lhs_contracting_dims={1}
+  %d.2 = (f32[500]{0}, s8[9]{0}) custom-call(%d.1), custom_call_target="__cublas$gemm"
+  %d.3 = (bf16[500]{0}, u8[9]{0}) custom-call(%c.1), custom_call_target="__cudnn$fmhaS"
+  %x.1 = f32[1280,1280]{1,0} negate(%d.2)
+}
+ENTRY %main (a.1: f32[1280,1280], a.2: f32[1500,1000]) -> f32[512] {
+  %a.1 = f32[1280,1280]{1,0} parameter(0)
+  %a.2 = f32[1500,1000]{1,0} parameter(1)
+  %f.1 = f32[1000,1500]{1,0} fusion(%a.2), kind=kInput, calls=%fused_transpose
+  %f.2 = bf16[512]{0} fusion(%f.1), kind=kLoop, calls=%fused_exp
+  %w.1 = (f32[1000,1500]{1,0}) while(%f.2), condition=%until, body=%body.1
+}
+"""
+
+
+def test_a_compiled_program_is_read_by_hand(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    assert importlib.import_module("compile_text").facts(COMPILED) == {
+        "flash": 1,
+        "logits_mb": 67,  # 4096 x 4096 x 4 bytes; 9000 x 9000 are never written
+        "products": "1 of 16 bits; 1 of 32 bits",
+        "copied_mb": "6 once; 3 each turn",  # 1000 x 1500 of 4 bytes, of 2
+    }

@@ -193,12 +193,14 @@ def test_kernels_and_collectives_are_counted_by_hand():
         "1 convolutions and products of XLA",
     ]
     assert plan.collectives(COMPILED) == [
-        "all-reduce of f32 in every turn of a loop: 0.000 MB",
-        "all-reduce of bf16: 0.000 MB",
-        "all-reduce of f32: 0.000 MB",
+        "all-reduce of f32 in every turn of a loop: 0.000 MB in 1 arrays",
+        "all-reduce of bf16: 0.000 MB in 1 arrays",
+        "all-reduce of f32: 0.000 MB in 1 arrays",
     ]
-    large = COMPILED.replace("bf16[16,4]", "bf16[1000,4000]")
-    assert "all-reduce of bf16: 8.000 MB" in plan.collectives(large)
+    large = "bf16[1000,4000]{1,0}, f32[1000]{0}"
+    nested = COMPILED.replace("bf16[16,4]{1,0}, f32[]", f"({large}), ({large})")
+    for text in (COMPILED.replace("bf16[16,4]", "bf16[1000,4000]"), nested):
+        assert "all-reduce of bf16: 8.000 MB in 1 arrays" in plan.collectives(text)
 
 
 class Refused:

@@ -4,7 +4,6 @@ import math
 import os
 import re
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -141,13 +140,7 @@ def _say_program(
         say(_row(program.name, ["", "", "", "", "too much"]))
         say(f"  the compiler refuses it: {reason.splitlines()[0][:300]}")
         return math.inf
-    memory, text = compiled.memory_analysis(), compiled.as_text()
-    parts = (
-        memory.argument_size_in_bytes,
-        memory.output_size_in_bytes - memory.alias_size_in_bytes,
-        memory.temp_size_in_bytes,
-        program.beside,
-    )
+    parts, text = program.needs(compiled).values(), compiled.as_text()
     say(_row(program.name, [f"{x / 1e9:.3f}" for x in (*parts, sum(parts))]))
     seconds = f"compiled in {time.monotonic() - begin:.0f} s"
     say(f"  {', '.join([*kernels(text), *collectives(text), seconds])}")
@@ -163,16 +156,22 @@ def kernels(text: str) -> list[str]:
 def collectives(text: str) -> list[str]:
     """What devices exchange, by kind and dtype, of a compiled program's text."""
     bodies = set(re.findall(r"body=%?([\w.-]+)", text))
-    sizes: Counter[str] = Counter()
+    sizes: dict[str, list[int]] = {}
     where = ""
     for line in text.splitlines():
         if line[:1] in ("%", "E") and (head := COMPUTATION.match(line)):
             where = " in every turn of a loop" if head[1] in bodies else ""
         if found := COLLECTIVE.search(line):
-            for kind, bits, shape in ARRAY.findall(found[1]):
+            # Of a start in two tuples the first is of what it was given.
+            results = found[1].rpartition("), ")[2]
+            for kind, bits, shape in ARRAY.findall(results):
                 size = math.prod(map(int, filter(None, shape.split(","))))
-                sizes[f"{found[2]} of {kind}{bits}{where}"] += int(bits) // 8 * size
-    return [f"{name}: {size / 1e6:.3f} MB" for name, size in sizes.items()]
+                name = f"{found[2]} of {kind}{bits}{where}"
+                sizes.setdefault(name, []).append(int(bits) // 8 * size)
+    return [
+        f"{name}: {sum(of) / 1e6:.3f} MB in {len(of)} arrays"
+        for name, of in sizes.items()
+    ]
 
 
 def _verdict(needs: dict[str, float], memory: int) -> str:

@@ -29,6 +29,16 @@ class Program:
     calls: int  # in an epoch
     beside: int  # bytes that each device holds meanwhile, beyond the arguments
 
+    def needs(self, compiled: jax.stages.Compiled) -> dict[str, int]:
+        """Bytes that each device needs, by what for, when this is compiled."""
+        memory = compiled.memory_analysis()
+        return {
+            "arguments": memory.argument_size_in_bytes,
+            "results": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+            "temporary": memory.temp_size_in_bytes,
+            "beside": self.beside,
+        }
+
 
 def read(
     config: ConfigDict,
