@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from ddpo_fair import parallel
@@ -15,7 +16,7 @@ def chosen(monkeypatch):
     """Implementations that attentions ask for, on a GPU that has them all."""
     asked = []
 
-    def attention(query, key, value, bias, *, scale, is_causal, implementation):
+    def attention(query, key, value, *_, implementation=None, **__):
         asked.append(implementation)
         return query
 
@@ -54,3 +55,40 @@ def test_generation_of_the_gpu_decides(monkeypatch, capability, expected):
 
     monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
     assert parallel.has_flash_attention() == expected
+
+
+def written_out(query, key, value):
+    """softmax(query key' / sqrt(size)) value of each image and head, in float32."""
+    logits = jnp.einsum("nlhd,nshd->nhls", query, key) / query.shape[-1] ** 0.5
+    weights = jnp.exp(logits - logits.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    return jnp.einsum("nhls,nshd->nlhd", weights, value)
+
+
+def test_logits_of_one_head_after_the_other_give_the_same_with_less(monkeypatch):
+    N, L, heads, size = 1, layers.LONG, 4, 2
+    given = [
+        jax.random.normal(jax.random.key(i), (N, L, heads * size)) for i in range(4)
+    ]
+
+    def by_attend(*three):
+        return layers.attend(*three, heads)
+
+    def by_formula(*three):
+        three = [x.reshape(N, L, heads, size) for x in three]
+        return written_out(*three).reshape(N, L, heads * size)
+
+    def both(function, query, key, value, cotangent):
+        output, vjp = jax.vjp(function, query, key, value)
+        return output, *vjp(cotangent)
+
+    temporary = []
+    for at_once in (heads, 1):
+        monkeypatch.setattr(layers, "LOGITS", at_once * L**2)
+        program = jax.jit(lambda *x: both(by_attend, *x))
+        compiled = program.lower(*given).compile()
+        temporary.append(compiled.memory_analysis().temp_size_in_bytes)
+    assert temporary[1] < temporary[0] / 3
+    written = both(by_formula, *given)
+    for found, expected in zip(compiled(*given), written, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)  # sums of L

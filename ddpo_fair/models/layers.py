@@ -18,7 +18,8 @@ from ddpo_fair.models import convolution
 # PyTorch's default for Linear and Conv2d: U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
 kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
-FLASH_LENGTH = 1024  # pixels; below, the logits are small
+LONG = 1024  # states; the logits of fewer are small
+LOGITS = 2**26  # at once, where they are written out: 0.27 GB
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -111,7 +112,11 @@ def attend(
         return x.reshape(*x.shape[:2], num_heads, -1)  # [N, L, heads, D/heads]
 
     heads = [split(x) for x in (query, key, value)]
-    flash = bias is None and _gains_from_flash(*heads[:2])
+    length = query.shape[1]
+    long = length >= LONG and key.shape[1] == length and bias is None
+    flash = long and _has_flash_attention(heads[0])
+    if long and not flash and not is_causal:
+        return _attend_in_turns(*heads, scale).reshape(query.shape)
     implementation = "cudnn" if flash else None
     # Inside, JAX promotes bfloat16 logits to float32, which strict promotion forbids.
     with jax.numpy_dtype_promotion("standard"):
@@ -125,21 +130,37 @@ def attend(
     return output.reshape(query.shape)
 
 
-def _gains_from_flash(query: jax.Array, key: jax.Array) -> bool:
-    """Whether cuDNN's flash attention is there for [N, L, heads, size], and worth it.
+def _attend_in_turns(
+    query: jax.Array, key: jax.Array, value: jax.Array, scale: float | None
+) -> jax.Array:
+    """Attention [N, L, heads, size] of a few heads at once, for the logits' memory.
+
+    Going back, their logits are computed again.
+    """
+    N, L, heads, size = query.shape
+    at_once = math.gcd(N * heads, 1 << (LOGITS // L**2 | 1).bit_length() - 1)
+
+    def turns(x: jax.Array) -> jax.Array:
+        return x.swapaxes(1, 2).reshape(-1, at_once, L, 1, size)
+
+    @jax.checkpoint
+    def attention(x: tuple) -> jax.Array:
+        with jax.numpy_dtype_promotion("standard"):  # see `attend`
+            return jax.nn.dot_product_attention(*x, scale=scale)
+
+    output = jax.lax.map(attention, tuple(map(turns, (query, key, value))))
+    return output.reshape(N, heads, L, size).swapaxes(1, 2)
+
+
+def _has_flash_attention(query: jax.Array) -> bool:
+    """Whether cuDNN has it for a query [N, L, heads, size].
 
     JAX would always take XLA, which writes L x L logits for every head: 0.5 GB an image
     at 64 x 64 latents in float32. cuDNN wants 16 bits and heads of 8, 16, ... 128.
     """
-    length, size = query.shape[1], query.shape[3]
-    return (
-        length >= FLASH_LENGTH
-        and key.shape[1] == length
-        and size % 8 == 0
-        and size <= 128
-        and query.dtype in (jnp.bfloat16, jnp.float16)
-        and parallel.has_flash_attention()
-    )
+    size = query.shape[3]
+    fits = size % 8 == 0 and size <= 128 and query.dtype in (jnp.bfloat16, jnp.float16)
+    return fits and parallel.has_flash_attention()
 
 
 class EncoderLayer(nn.Module):

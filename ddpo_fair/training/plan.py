@@ -231,6 +231,7 @@ def _chips(name: str) -> tuple[Any, ...]:
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_WORKER_ID", "0")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # two plans at once
     one = {"chips_per_host_bounds": [1, 1, 1]} if name.endswith(":1x1") else {}
     try:
         topology = topologies.get_topology_desc(name, "tpu", **one)
