@@ -47,7 +47,7 @@ def test_any_name_can_be_a_label(name):
 def test_seeds_of_an_experiment_differ_in_dash_alone():
     def run(name, **changes):
         settings = made_runs.settings(**changes)
-        return run_reader.Record(Path(name), settings, {}, (), {}, {}, "", ())
+        return run_reader.Record(Path(name), settings, {}, (), {}, {}, (), "", ())
 
     experiments = [
         [run(f"{place}_{seed}", epochs=place, seed=seed) for seed in range(3)]

@@ -15,6 +15,7 @@ import pytest
 from made_runs import ENGINEER, HOSTILE
 from PIL import Image
 
+from ddpo_fair import config as configuration
 from ddpo_fair.errors import UserError
 from ddpo_fair.report import __main__ as report
 from ddpo_fair.report import (
@@ -26,10 +27,12 @@ from ddpo_fair.report import (
     page,
     plots,
     run_reader,
+    share_curves,
     summary,
 )
 from ddpo_fair.report.tables import Table
 from ddpo_fair.statistics import intervals
+from ddpo_fair.training import description
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER_FLAGS = (
@@ -470,6 +473,48 @@ def test_evaluation_joins_the_report(tmp_path):
     assert "5.5 [5.4, 5.6] nats" in text
     assert "80\xa0% [70,\xa090]" in text
     assert "<script>" not in text
+
+
+def test_shares_are_corrected_where_the_classifier_is_known(drawn, tmp_path):
+    field = "attributes.gender.c"
+    lines = two_lines((40, 80), (60, 60))
+    folder = made_runs.make(
+        tmp_path / "run", lines, **{f"{field}onfidence_threshold": 0.7}
+    )
+    evaluate(folder, 1, {})
+    file, about = (
+        folder / "evaluation_0001" / "calibration.json",
+        folder / "config.json",
+    )
+    one = {"fingerprint": "0123", "confidence": 0.7, "faces": False, "source": HOSTILE}
+    one |= {"classes": ["female", "male"], "confusion": [[90, 10], [20, 80]]}
+    file.write_text(json.dumps({"attributes": {"gender": one}}))
+    assert "Crosses" not in read_page(folder)  # an older run, without fingerprints
+    known = {f"{field}lassifier": {"fingerprint": "0123"}}
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"weights": known}))
+    text = read_page(folder)
+    assert "corrected for the classifier" in text and "<script>" not in text
+    rows = share_curves._corrected(run_reader.read(folder), "gender", 1)
+    # Rogan and Gladen: a third was classified as female.
+    np.testing.assert_allclose(rows[:, :2], [[0, 1 - (1 / 3 - 0.2) / 0.7], [2, 4 / 7]])
+    low = intervals.rogan_gladen(60, 120, np.array(one["confusion"])).low
+    assert rows[1, 3] == 1 - low
+    for broken in ({"fingerprint": "4"}, {"confusion": None}, {"confusion": [[1]]}):
+        file.write_text(json.dumps({"attributes": {"gender": one | broken}}))
+        assert "Crosses" not in read_page(folder)
+
+
+@pytest.mark.parametrize("name", ["gender", "skin_tone"])
+def test_the_shipped_calibration_is_of_the_shipped_classifier(name):
+    one = json.loads(run_reader.SHIPPED.read_text())["attributes"][name]
+    config = configuration.defaults({name: one["classes"]})
+    known = description.identity(config, f"attributes.{name}.classifier")
+    assert one["fingerprint"] == known["fingerprint"]
+    tested = {"gender": "classifier", "skin_tone": "skin_tone"}[name]
+    docs = Path(__file__).parents[1] / "docs" / f"{tested}.json"
+    found = json.loads(docs.read_text())
+    assert one["confusion"] == [row[:-1] for row in found["confusion"][:-1]]
+    assert one["confidence"] == found["confidence"]
 
 
 def sampled(num_steps: int, *shares: float) -> dict:

@@ -17,10 +17,11 @@ from ddpo_fair import attribute_rules, errors, files
 from ddpo_fair.auditing import classified
 from ddpo_fair.classifiers import classifier, data_flags, labelled_images
 from ddpo_fair.errors import UserError, shown
+from ddpo_fair.report import run_reader
 from ddpo_fair.statistics import accuracy, correction
 from ddpo_fair.training import description
 
-NAME, VERSION = "calibration.json", 1
+NAME, VERSION = run_reader.CALIBRATION, 1
 FREE = ("classifier", "source", "confusion")  # may differ, the fingerprint may not
 Calibrations = dict[str, dict[str, Any]]
 

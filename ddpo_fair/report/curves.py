@@ -26,6 +26,7 @@ class Line:
     label: str
     trained: np.ndarray  # float [E, 2 or 4]
     fresh: np.ndarray  # likewise
+    corrected: np.ndarray | None = None  # of these, for the classifier's errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +140,13 @@ def draw(plot: axes.Axes, lines: Sequence[Line], num_runs: int) -> None:
             style |= {"marker": marker, "markersize": 5, "elinewidth": 1.2}
             label = "fresh images" if alone else one.label
             plot.errorbar(x, y, errors, capsize=2.5, label=label, **style)
+        if one.corrected is not None:
+            x, y, *ends = one.corrected.T
+            style = {"color": plots.look(2)[0] if alone else one.look[0]}
+            style |= {"label": "corrected" if alone else None, "linestyle": "none"}
+            style |= {"marker": "x", "markersize": 6, "elinewidth": 1.2}
+            x += index * APART + max(APART, x[-1] / 80)
+            plot.errorbar(x, y, np.abs(np.subtract(ends, y)), **style)
 
 
 def _lines(runs: Sequence[Record], field: Field) -> list[Line]:

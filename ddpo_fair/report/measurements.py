@@ -4,6 +4,7 @@ Attributes have the names of metrics.jsonl, where "gender x skin_tone" stands fo
 cells of both.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from ddpo_fair.classifiers import classes
 from ddpo_fair.learning import goals
 from ddpo_fair.report import run_reader
 from ddpo_fair.report.run_reader import Record
-from ddpo_fair.statistics import intervals
+from ddpo_fair.statistics import correction, intervals
 
 GENDER, JOINT = classes.GENDER.name, goals.JOINT
 
@@ -115,6 +116,31 @@ def target(record: Record, name: str, of: Sequence[str]) -> np.ndarray | None:
         return None
     shares = goal.target(of)
     return shares if np.shape(shares) == (len(classes_of(record, name)),) else None
+
+
+@functools.lru_cache(maxsize=64)
+def calibration(record: Record, name: str) -> tuple[np.ndarray, str] | None:
+    """The confusion matrix int [K, K] of an attribute's classifier, and what it is of.
+
+    Of the first calibration.json that is of this classifier at this confidence, and
+    can correct shares; None without one.
+    """
+    field = f"attributes.{name}"
+    weights = run_reader.parts(record.about, "weights").get(f"{field}.classifier", {})
+    wanted = {
+        "fingerprint": weights.get("fingerprint", ""),  # older runs kept none
+        "confidence": record.settings.get(f"{field}.confidence_threshold"),
+        "faces": False,
+        "classes": list(classes_of(record, name)),
+    }
+    for content in record.calibrations:
+        one = run_reader.parts(content, "attributes").get(name, {})
+        if all(one.get(field) == value for field, value in wanted.items()):
+            with contextlib.suppress(Exception):  # whatever a broken file brings up
+                counts = np.array(one["confusion"])
+                correction.check(counts, wanted["classes"])
+                return counts, str(one["source"])
+    return None
 
 
 def of_line(

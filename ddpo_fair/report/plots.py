@@ -4,10 +4,10 @@ import dataclasses
 import io
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import markupsafe
 import matplotlib as mpl
-import numpy as np
 from matplotlib import axes, figure, ticker
 
 from ddpo_fair.report import run_reader
@@ -78,9 +78,9 @@ class Chart:
     wide: bool = False  # whether it deserves the width of a page
 
 
-def thinned(rows: np.ndarray) -> np.ndarray:
+def thinned(rows: Any, most: int = MOST_POINTS) -> Any:
     """Rows of a curve's points: all, or every so many down from the last."""
-    step = -(-len(rows) // MOST_POINTS) or 1
+    step = -(-len(rows) // most) or 1
     return rows[::-step][::-1]
 
 

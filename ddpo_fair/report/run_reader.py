@@ -1,7 +1,7 @@
 """What a run left in its folder, read with patience: a run may be cut short anywhere.
 
 Reads only what every run writes: config.json, metrics.jsonl, samples/*.png, and
-evaluation.json where `python -m ddpo_fair.evaluate` wrote one.
+evaluation.json and calibration.json where `python -m ddpo_fair.evaluate` wrote one.
 """
 
 import dataclasses
@@ -21,6 +21,9 @@ from ddpo_fair.loggers import run_log
 from ddpo_fair.training import description, run_folder
 
 EVALUATION = "evaluation_*/evaluation.json"
+CALIBRATION = "calibration.json"
+# Of the embedded classifiers, on renders.
+SHIPPED = Path(__file__).parents[1] / "embedded" / "assets" / CALIBRATION
 GRID = re.compile(r"epoch_(\d{1,9})\.png")
 LARGEST_COUNT = 2**53  # up to which a float is exact; beyond it is no count
 # Settings in which runs of one experiment may differ.
@@ -37,6 +40,7 @@ class Record:
     lines: tuple[dict[str, Any], ...]  # of metrics.jsonl, one an epoch, in their order
     grids: dict[int, Path]  # the grid of images of an epoch
     evaluation: dict[str, Any]  # evaluation.json of the newest checkpoint, or {}
+    calibrations: tuple[dict[str, Any], ...]  # calibration.json, the likeliest first
     checksum: str  # SHA-256 of metrics.jsonl, "" without it
     notes: tuple[str, ...]  # what was missing or unreadable, a sentence each
 
@@ -78,6 +82,8 @@ def read(folder: str | Path) -> Record:
     about = _object(folder / run_folder.CONFIG, notes)
     settings = about.pop("config", None)
     evaluations = sorted(folder.glob(EVALUATION))
+    kept = sorted(folder.glob(f"evaluation_*/{CALIBRATION}"), reverse=True)
+    kept = [x for x in (folder / CALIBRATION, *kept, SHIPPED) if x.is_file()]
     lines, checksum = _lines(folder, notes)
     paths = sorted(folder.glob("samples/epoch_*.png"))
     grids = ((GRID.fullmatch(path.name), path) for path in paths)
@@ -89,6 +95,7 @@ def read(folder: str | Path) -> Record:
         lines=lines,
         grids=dict(sorted(grids.items())),
         evaluation=_object(evaluations[-1], notes) if evaluations else {},
+        calibrations=tuple(_object(path, notes) for path in kept),
         checksum=checksum,
         notes=tuple(notes),
     )

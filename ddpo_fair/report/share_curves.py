@@ -9,6 +9,7 @@ from matplotlib import figure
 from ddpo_fair.report import changes, curves, formatting, measurements, plots
 from ddpo_fair.report.measurements import GENDER
 from ddpo_fair.report.run_reader import Record
+from ddpo_fair.statistics import correction
 
 
 def over_time(runs: Sequence[Record], name: str = GENDER) -> plots.Chart:
@@ -25,6 +26,7 @@ def over_time(runs: Sequence[Record], name: str = GENDER) -> plots.Chart:
             _look(look, k, len(shown) > 1, len(runs)),
             _label(runs, run, class_ if len(shown) > 1 else ""),
             *(_shares(run, fresh, name, k) for fresh in (False, True)),
+            _corrected(run, name, k) if len(runs) == 1 else None,
         )
         for run, look in zip(runs, plots.looks(runs), strict=True)
         for k, class_ in enumerate(shown)
@@ -64,6 +66,12 @@ def over_time(runs: Sequence[Record], name: str = GENDER) -> plots.Chart:
     if wanted:
         hollow = "" if equal else " Hollow: the target of which class."
         caption += f" Dashed: the target.{hollow}"
+    if any(line.corrected is not None for line in lines):
+        source = measurements.calibration(runs[0], name)[1]
+        caption += (
+            " Crosses: the fresh images' shares corrected for the classifier's errors,"
+            f" as far as it errs on them as on {source}."
+        )
     return plots.Chart(re.sub(r"\W+", "_", file)[:60], title, caption, draw, wide=True)
 
 
@@ -130,6 +138,17 @@ def _shares(run: Record, fresh: bool, name: str, k: int) -> np.ndarray:
     found = measurements.of_run(run, fresh, name)
     rows = [(one.epochs_done, *one.shares[k]) for one in found]
     return np.array(rows, np.float64).reshape(-1, 4)
+
+
+def _corrected(run: Record, name: str, k: int) -> np.ndarray | None:
+    """As `_shares` of evaluations, corrected for errors, as far as they are known."""
+    known = measurements.calibration(run, name)
+    found = plots.thinned(measurements.of_run(run, True, name), curves.FEW)
+    if known is None or not found:
+        return None
+    even = np.full(len(known[0]), 1 / len(known[0]))  # of the bias, which is not drawn
+    each = [correction.of_shares(one.counts, known[0], even)[0][k] for one in found]
+    return np.array([(x.epochs_done, *y) for x, y in zip(found, each, strict=True)])
 
 
 def _look(of_run: plots.Look, k: int, several: bool, num_runs: int) -> plots.Look:
