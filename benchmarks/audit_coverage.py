@@ -9,6 +9,7 @@ the embedded classifiers and by worse ones.
 """
 
 import concurrent.futures
+import itertools
 import json
 import shutil
 import sys
@@ -31,7 +32,7 @@ POOL, FOLDERS = 14_000, 100
 IMAGES = {"gender": 100, "skin_tone": 50}  # of a folder
 TESTED = {"gender": 500, "skin_tone": 250}  # calibration images of each class
 NOISE = 0.05  # standard deviation, added to the weights of the worse classifier
-SIMULATED = 200  # audits of 100 folders, drawn by the rates that were seen
+SIMULATED = 25  # audits of 100 folders, drawn by the rates that were seen
 
 
 def render(index: int) -> tuple[np.ndarray, bool, float]:
@@ -136,27 +137,26 @@ def simulated(rates: np.ndarray, wanted: np.ndarray, sizes: tuple[int, int]) -> 
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     pool, embedded = rendered(folder / "renders.npz"), "embedded"
-    for attribute, classifiers in (
-        ("gender", (embedded, str(worse(folder / "worse")))),
-        ("skin_tone", (embedded, classes.TYPOLOGY)),
-    ):
+    others = {"gender": str(worse(folder / "worse")), "skin_tone": classes.TYPOLOGY}
+    for attribute, other in others.items():
         root = folder / attribute
         wanted = lay_out(root, pool, attribute)
-        for classifier in classifiers:
-            output = folder / f"audit_{attribute}_{Path(classifier).name}"
+        for classifier, confidence in itertools.product((embedded, other), (0.7, 0.0)):
+            name = f"{attribute}_{Path(classifier).name}_{confidence}"
+            output = folder / f"audit_{name}"
             shutil.rmtree(output, ignore_errors=True)
             found = audit.folder(
                 root / "images",
                 attributes=attribute,
                 classifier=classifier,
+                confidence=confidence,
                 calibration=root / "labelled",
                 output=output,
             ).attributes[attribute]
             rates = answers(output, pool[attribute], wanted.shape[1])
             sizes = IMAGES[attribute], TESTED[attribute]
             line = {
-                "attribute": attribute,
-                "classifier": Path(classifier).name,
+                "audit": name,
                 "rates": np.round(rates, 3).tolist(),
                 "corrected": covered(found["prompts"], "corrected", wanted),
                 "observed": covered(found["prompts"], "observed", wanted),

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import refusals
+import tiny_run
 from PIL import Image
 from scipy import stats
 
@@ -171,6 +172,13 @@ def test_calibration_corrects_by_its_matrix(tmp_path, capsys):
         assert said in refusals.refused(audit.main, flags, capsys)
 
 
+def test_classes_that_are_not_recognised_alike_are_said():
+    one = {"classes": ["female", "male"], "confusion": [[45, 5], [2, 98]]}
+    (said,) = calibration.notes({"gender": one | {"unrecognised": [50, 0]}})
+    assert "recognised in 50% of female and 0% of male" in said
+    assert not [*calibration.notes({"gender": one | {"unrecognised": [5, 10]}})]
+
+
 def test_faces_are_cropped_before_they_are_classified(tmp_path, monkeypatch, capsys):
     # Light images have no face; a dark one's second, larger face is medium.
     class Box(NamedTuple):
@@ -320,6 +328,35 @@ def test_an_audit_that_was_killed_does_not_classify_again(tmp_path, monkeypatch)
     assert found["attributes"]["skin_tone"]["prompts"][0]["counts"] == [29, 10, 6]
     run(images, output, *flags, "--confidence=0.5")
     assert len(asked) == 46 + 45
+
+
+@pytest.mark.long
+def test_sigkill_twice_leaves_the_audit_of_an_unbroken_one(tmp_path):
+    images, broken = paint(tmp_path / "images", 5, 3, 1), tmp_path / "broken"
+    for path in list(images.iterdir()):
+        for index in range(300):
+            os.link(path, path.with_stem(f"{path.stem}_{index}"))
+    kept = broken / classified.KEPT
+
+    def count() -> int:
+        return kept.read_bytes().count(b"\n") if kept.is_file() else 0
+
+    flags = [f"--images={images}", "--prompt=x", *TONE, f"--output={broken}"]
+    for least in (500, 1500):
+        process = tiny_run.python("-m", "ddpo_fair.audit", *flags)
+        tiny_run.wait_for(lambda least=least: count() > least, process)
+        process.kill()
+        process.communicate()
+        assert count() < 9 * 301
+        assert not (broken / "audit.json").exists()
+    written = []
+    for output in (broken, tmp_path / "whole"):
+        run(images, output, "--prompt=x")
+        rows = (output / classified.KEPT).read_text().split("\n")[1:]
+        assert len({json.loads(row)[0] for row in rows}) == len(rows) == 9 * 301
+        lines = (output / "audit.json").read_text().splitlines()
+        written.append([line for line in lines if '"date"' not in line])
+    assert written[0] == written[1]
 
 
 def test_a_gate_that_chance_may_fail_says_how_many_images_would_do(tmp_path, capsys):

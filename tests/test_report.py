@@ -493,8 +493,10 @@ def test_shares_are_corrected_where_the_classifier_is_known(drawn, tmp_path):
     known = {f"{field}lassifier": {"fingerprint": "0123"}}
     about.write_text(json.dumps(json.loads(about.read_text()) | {"weights": known}))
     text = read_page(folder)
-    assert "corrected for the classifier" in text and "<script>" not in text
-    rows = share_curves._corrected(run_reader.read(folder), "gender", 1)
+    assert "errors on &lt;/title" in text and "<script>" not in text
+    rows = share_curves._corrected(
+        run_reader.read(folder), "gender", 1, one["confusion"]
+    )
     # Rogan and Gladen: a third was classified as female.
     np.testing.assert_allclose(rows[:, :2], [[0, 1 - (1 / 3 - 0.2) / 0.7], [2, 4 / 7]])
     low = intervals.rogan_gladen(60, 120, np.array(one["confusion"])).low

@@ -71,9 +71,8 @@ def sentences(content: dict[str, Any]) -> list[str]:
     for name, one in content["attributes"].items():
         fair, kind = figures.best(one)[FAIR], "corrected " if one[CORRECTED] else ""
         fair = "" if fair is None else f"; a fair model would show {fair:.2f} by chance"
-        text = (
-            f"{formatting.title(name)}: the mean {kind}bias is {bias_text(one)}{fair}."
-        )
+        title = formatting.title(name)
+        text = f"{title}: the mean {kind}bias is {bias_text(one)}{fair}."
         if "baseline" in one:
             kind = one["baseline"]["kind"]
             change = _text(one["baseline"]["mean_change"], "+")
@@ -96,9 +95,8 @@ def _word(attributes: dict[str, Any]) -> str:
         biased = sum(each.low > 0 for each in known)
         word = f"{biased} of {formatting.count(len(known), 'prompt')} surely biased"
         word = word if known else "nothing recognised"
-        words.append(
-            f"{formatting.title(name)}: {word}" if len(attributes) > 1 else word
-        )
+        several = len(attributes) > 1
+        words.append(f"{formatting.title(name)}: {word}" if several else word)
     return formatting.sentence(", ".join(words))
 
 

@@ -71,11 +71,8 @@ def of(
 
     def of_attribute(name: str, one: ConfigDict) -> dict[str, Any]:
         wanted = [targets.get(name, {}).get(text, one.target) for text in prompts]
-        labels, rest, audit = (
-            found.labels[name][rows],
-            (of_image, prompts, wanted),
-            None,
-        )
+        labels, rest = found.labels[name][rows], (of_image, prompts, wanted)
+        audit = None
         own = figures.of_attribute(labels, *rest, matrices.get(name))
         if name in audits:
             audit = figures.of_audit(labels, found.audit[name][rows], *rest)
@@ -118,8 +115,8 @@ def of(
             what = f"of {name} lacks what an audit writes ({error!r}); write it again."
             flag = f"--baseline={shown(content['source']['baseline'])}"
             raise UserError(f"{flag} {what}") from None
-    notes = list(dict.fromkeys(figures.notes(content)))
-    return Audit(**content, notes=notes)
+    notes = dict.fromkeys([*figures.notes(content), *calibration.notes(calibrations)])
+    return Audit(**content, notes=list(notes))
 
 
 def write(output: Path, audit: Audit, calibrations: calibration.Calibrations) -> None:

@@ -1,12 +1,12 @@
 """How often a classifier errs on labelled images: measured, kept, used again.
 
 calibration.json has, of each attribute, int [K, K], `confusion[true, said]` of
-recognised images, beside what it is true of: the classifier's fingerprint, the
-confidence that an answer needed, whether faces were cropped, the classes.
+recognised images, and how many of each class were not, beside what it is true of: the
+classifier's fingerprint, the confidence, whether faces were cropped, the classes.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,20 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddpo_fair import attribute_rules, errors, files
-from ddpo_fair.auditing import classified
+from ddpo_fair.auditing import classified, figures
 from ddpo_fair.classifiers import classifier, data_flags, labelled_images
 from ddpo_fair.errors import UserError, shown
-from ddpo_fair.report import run_reader
+from ddpo_fair.report import formatting, run_reader
 from ddpo_fair.statistics import accuracy, correction
 from ddpo_fair.training import description
 
 NAME, VERSION = run_reader.CALIBRATION, 1
-FREE = ("classifier", "source", "confusion")  # may differ, the fingerprint may not
+FREE = (
+    "classifier",
+    "source",
+    "confusion",
+    "unrecognised",
+)  # may differ, the fingerprint may not
 Calibrations = dict[str, dict[str, Any]]
 
 
@@ -59,10 +64,11 @@ def of(
         try:
             if is_kept:
                 known = _kept(files.given("--calibration", reference), name, own)
-                own |= {x: known[x] for x in ("source", "confusion")}
+                own |= {x: known[x] for x in FREE[1:]}
             else:
                 measured = _measured(own, owners[name], attribute, reference)
-                own["confusion"] = measured.tolist()
+                own["confusion"] = measured[:, :-1].tolist()
+                own["unrecognised"] = measured[:, -1].tolist()
             correction.check(np.array(own["confusion"]), attribute.classes)
         except UserError as error:
             text = str(error).partition(" Say what its values")[0]
@@ -80,6 +86,18 @@ def matrices(calibrations: Calibrations) -> dict[str, np.ndarray]:
     return {name: np.array(one["confusion"]) for name, one in calibrations.items()}
 
 
+def notes(calibrations: Calibrations) -> Iterator[str]:
+    """A sentence for each attribute whose classes are not recognised equally often."""
+    for name, one in calibrations.items():
+        none, seen = np.array(one["unrecognised"]), np.sum(one["confusion"], axis=1)
+        if np.ptp(shares := none / (none + seen)) > figures.MUCH_NONE:
+            pairs = zip(one["classes"], shares, strict=True)
+            each = formatting.listed([f"{share:.0%} of {x}" for x, share in pairs])
+            text = f"No {formatting.title(name)} was recognised in {each} of the"
+            text += " calibration images, so shares of recognised images are not those"
+            yield text + " of all. With --confidence=0 every image counts."
+
+
 def write(folder: Path, calibrations: Calibrations) -> None:
     """Writes calibration.json to a folder, if anything is calibrated; or an OSError."""
     if calibrations:
@@ -93,7 +111,7 @@ def _measured(
     attribute: labelled_images.Attribute,
     reference: str,
 ) -> np.ndarray:
-    """The matrix on the split that is for tests, if one says so, else on all images."""
+    """Int [K, K + 1], NONE last, on the split for tests, if any, else on all images."""
     total = np.zeros((len(attribute.classes) + 1,) * 2, np.int64)
     data = labelled_images.open_data(reference, attribute=attribute)
     test = data_flags.test_split(data, "split")
@@ -108,7 +126,7 @@ def _measured(
             raise UserError(f"{name} cannot be read ({why}); remove or replace it.")
         said = found.labels[attribute.name]
         total += accuracy.confusion(split.truth, said, len(total))
-    return total[:-1, :-1]
+    return total[:-1]
 
 
 def _kept(path: Path, name: str, own: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,6 +142,7 @@ def _kept(path: Path, name: str, own: Mapping[str, Any]) -> dict[str, Any]:
         counts = np.array(kept["confusion"])
         if counts.shape != (size, size) or counts.dtype != int or counts.min() < 0:
             raise ValueError(f"its confusion matrix of {name} is not {size} x {size}")
+        _ = counts[:, 0] + kept.setdefault("unrecognised", [0] * size)  # once not kept
         of_kept = f"{kept['classifier']}", f"{kept['source']}"
     except description.UNREADABLE as error:
         raise UserError(

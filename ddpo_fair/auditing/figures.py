@@ -144,13 +144,10 @@ def compare(now: Figures, before: Figures, name: str) -> Figures:
     if any(x < 0 or x > 2 for one in ends[0] for x in one):  # nan is neither
         raise LookupError("a bias from 0 to 2")
     changes = map(intervals.newcombe, *ends)
-    # None of so few prompts, which speak about themselves alone.
-    mean = (
-        prompt_metrics.change(
-            *([{"bias": one._asdict()} for one in end] for end in ends), "bias"
-        )
-        or intervals.newcombe(*map(intervals.over_prompts, ends))._asdict()
-    )
+    # The first is None of so few prompts, which speak about themselves alone.
+    both = ([{"bias": one._asdict()} for one in end] for end in ends)
+    mean = prompt_metrics.change(*both, "bias")
+    mean = mean or intervals.newcombe(*map(intervals.over_prompts, ends))._asdict()
     return {
         "kind": kind,
         "mean_change": mean,

@@ -119,12 +119,8 @@ def target(record: Record, name: str, of: Sequence[str]) -> np.ndarray | None:
 
 
 @functools.lru_cache(maxsize=64)
-def calibration(record: Record, name: str) -> tuple[np.ndarray, str] | None:
-    """The confusion matrix int [K, K] of an attribute's classifier, and what it is of.
-
-    Of the first calibration.json that is of this classifier at this confidence, and
-    can correct shares; None without one.
-    """
+def calibration(record: Record, name: str) -> dict[str, Any] | None:
+    """What the first calibration.json of an attribute's classifier has, if any."""
     field = f"attributes.{name}"
     weights = run_reader.parts(record.about, "weights").get(f"{field}.classifier", {})
     wanted = {
@@ -137,9 +133,8 @@ def calibration(record: Record, name: str) -> tuple[np.ndarray, str] | None:
         one = run_reader.parts(content, "attributes").get(name, {})
         if all(one.get(field) == value for field, value in wanted.items()):
             with contextlib.suppress(Exception):  # whatever a broken file brings up
-                counts = np.array(one["confusion"])
-                correction.check(counts, wanted["classes"])
-                return counts, str(one["source"])
+                correction.check(np.array(one["confusion"]), wanted["classes"])
+                return one | {"source": str(one["source"])}
     return None
 
 

@@ -4,10 +4,10 @@ import dataclasses
 import io
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import markupsafe
 import matplotlib as mpl
+import numpy as np
 from matplotlib import axes, figure, ticker
 
 from ddpo_fair.report import run_reader
@@ -78,7 +78,7 @@ class Chart:
     wide: bool = False  # whether it deserves the width of a page
 
 
-def thinned(rows: Any, most: int = MOST_POINTS) -> Any:
+def thinned(rows: np.ndarray, most: int = MOST_POINTS) -> np.ndarray:
     """Rows of a curve's points: all, or every so many down from the last."""
     step = -(-len(rows) // most) or 1
     return rows[::-step][::-1]

@@ -21,12 +21,15 @@ def over_time(runs: Sequence[Record], name: str = GENDER) -> plots.Chart:
     classes = measurements.classes_of(runs[0], name)
     runs = [run for run in runs if measurements.classes_of(run, name) == classes]
     shown = classes[:1] if len(classes) == 2 else classes
+    known = None
+    if len(runs) == 1 and measurements.of_run(runs[0], True, name):
+        known = measurements.calibration(runs[0], name)
     lines = [
         curves.Line(
             _look(look, k, len(shown) > 1, len(runs)),
             _label(runs, run, class_ if len(shown) > 1 else ""),
             *(_shares(run, fresh, name, k) for fresh in (False, True)),
-            _corrected(run, name, k) if len(runs) == 1 else None,
+            known and _corrected(run, name, k, known["confusion"]),
         )
         for run, look in zip(runs, plots.looks(runs), strict=True)
         for k, class_ in enumerate(shown)
@@ -51,27 +54,23 @@ def over_time(runs: Sequence[Record], name: str = GENDER) -> plots.Chart:
     title, file = f"Shares by {formatting.title(name)}", f"shares_of_{name}"
     if all(map(measurements.of_gender_alone, runs)):
         title, file = f"Share classified as {classes[0]}", f"share_of_{classes[0]}"
-    what, intervals = (
-        "Share of each class among recognised images",
-        "intervals that hold together",
-    )
+    what, of_bars = "of each class among recognised images", " that hold together"
     if len(shown) == 1:
-        what = f"Share classified as {classes[0]} among recognised faces"
-        intervals = "Wilson intervals"
+        what, of_bars = (
+            f"classified as {classes[0]} among recognised faces",
+            " (Wilson)",
+        )
     how = "Line: the images of each epoch's training. Points with bars: fresh images,"
     how += " never trained on"
     if len(runs) > 1:
         how = "On fresh images (on each epoch's own where a run has no evaluation)"
-    caption = f"{what}. {how}, with 95 % {intervals}."
+    caption = f"Share {what}. {how}, with 95 % intervals{of_bars}."
     if wanted:
-        hollow = "" if equal else " Hollow: the target of which class."
-        caption += f" Dashed: the target.{hollow}"
-    if any(line.corrected is not None for line in lines):
-        source = measurements.calibration(runs[0], name)[1]
-        caption += (
-            " Crosses: the fresh images' shares corrected for the classifier's errors,"
-            f" as far as it errs on them as on {source}."
-        )
+        caption += " Dashed: the target."
+        caption += "" if equal else " Hollow: the target of which class."
+    if known:
+        caption += " Crosses: the same, corrected for the classifier's errors on"
+        caption += f" {known['source']}."
     return plots.Chart(re.sub(r"\W+", "_", file)[:60], title, caption, draw, wide=True)
 
 
@@ -110,11 +109,8 @@ def distances(runs: Sequence[Record]) -> plots.Chart | None:
         plots.finish(plot, legend=True)
         return sheet
 
-    how = (
-        "Points: fresh images; line: the images of training."
-        if len(several) == 1
-        else ""
-    )
+    how = "Points: fresh images; line: the images of training."
+    how *= len(several) == 1
     if alone:
         names = "mean_bias", "Mean bias over prompts"
         what = (
@@ -140,14 +136,11 @@ def _shares(run: Record, fresh: bool, name: str, k: int) -> np.ndarray:
     return np.array(rows, np.float64).reshape(-1, 4)
 
 
-def _corrected(run: Record, name: str, k: int) -> np.ndarray | None:
-    """As `_shares` of evaluations, corrected for errors, as far as they are known."""
-    known = measurements.calibration(run, name)
-    found = plots.thinned(measurements.of_run(run, True, name), curves.FEW)
-    if known is None or not found:
-        return None
-    even = np.full(len(known[0]), 1 / len(known[0]))  # of the bias, which is not drawn
-    each = [correction.of_shares(one.counts, known[0], even)[0][k] for one in found]
+def _corrected(run: Record, name: str, k: int, confusion: list) -> np.ndarray:
+    """As `_shares` of evaluations, corrected for the classifier's errors."""
+    found = plots.thinned(np.array(measurements.of_run(run, True, name)), curves.FEW)
+    matrix, even = np.array(confusion), [1 / len(confusion)] * len(confusion)
+    each = [correction.of_shares(one.counts, matrix, even)[0][k] for one in found]
     return np.array([(x.epochs_done, *y) for x, y in zip(found, each, strict=True)])
 
 
