@@ -5,11 +5,10 @@
 Renders 14,000 faces of known classes (15 minutes of one core; kept in FOLDER) and
 makes of them 100 folders for each of gender and skin tone, sampled from shares that
 differ from folder to folder, and labelled images for the calibration. Audits them, by
-the embedded classifiers and by worse ones.
+the embedded classifiers and by a worse one.
 """
 
 import concurrent.futures
-import itertools
 import json
 import shutil
 import sys
@@ -32,6 +31,14 @@ POOL, FOLDERS = 14_000, 100
 IMAGES = {"gender": 100, "skin_tone": 50}  # of a folder
 TESTED = {"gender": 500, "skin_tone": 250}  # calibration images of each class
 NOISE = 0.05  # standard deviation, added to the weights of the worse classifier
+EMBEDDED, WORSE = "embedded", "worse"
+AUDITS = (  # of an attribute by a classifier at a confidence
+    ("gender", EMBEDDED, 0.7),
+    ("gender", WORSE, 0.7),
+    ("gender", WORSE, 0.0),
+    ("skin_tone", EMBEDDED, 0.7),
+    ("skin_tone", EMBEDDED, 0.0),
+)
 SIMULATED = 25  # audits of 100 folders, drawn by the rates that were seen
 
 
@@ -86,16 +93,15 @@ def lay_out(root: Path, pool: dict[str, np.ndarray], attribute: str) -> np.ndarr
     return wanted
 
 
-def worse(folder: Path) -> Path:
-    """The embedded classifier of gender with noise in all its weights."""
-    shutil.copytree(sources.classifier_folder("embedded"), folder, dirs_exist_ok=True)
+def worse(folder: Path) -> None:
+    """Writes the embedded classifier of gender with noise in all its weights."""
+    shutil.copytree(sources.classifier_folder(EMBEDDED), folder, dirs_exist_ok=True)
     random, path = np.random.default_rng(0), folder / "model.safetensors"
     weights = load_file(path)
     for name, values in sorted(weights.items()):
         noise = random.normal(0, NOISE, values.shape)
         weights[name] = (values + noise).astype(values.dtype)
     save_file(weights, path)
-    return folder
 
 
 def covered(prompts: Sequence[Any], kind: str, wanted: np.ndarray) -> int:
@@ -136,33 +142,31 @@ def simulated(rates: np.ndarray, wanted: np.ndarray, sizes: tuple[int, int]) -> 
 
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    pool, embedded = rendered(folder / "renders.npz"), "embedded"
-    others = {"gender": str(worse(folder / "worse")), "skin_tone": classes.TYPOLOGY}
-    for attribute, other in others.items():
-        root = folder / attribute
-        wanted = lay_out(root, pool, attribute)
-        for classifier, confidence in itertools.product((embedded, other), (0.7, 0.0)):
-            name = f"{attribute}_{Path(classifier).name}_{confidence}"
-            output = folder / f"audit_{name}"
-            shutil.rmtree(output, ignore_errors=True)
-            found = audit.folder(
-                root / "images",
-                attributes=attribute,
-                classifier=classifier,
-                confidence=confidence,
-                calibration=root / "labelled",
-                output=output,
-            ).attributes[attribute]
-            rates = answers(output, pool[attribute], wanted.shape[1])
-            sizes = IMAGES[attribute], TESTED[attribute]
-            line = {
-                "audit": name,
-                "rates": np.round(rates, 3).tolist(),
-                "corrected": covered(found["prompts"], "corrected", wanted),
-                "observed": covered(found["prompts"], "observed", wanted),
-                "simulated": round(simulated(rates, wanted, sizes), 1),
-            }
-            print(json.dumps(line), flush=True)
+    pool = rendered(folder / "renders.npz")
+    worse(folder / WORSE)
+    wanted = {x: lay_out(folder / x, pool, x) for x in IMAGES}
+    for attribute, classifier, confidence in AUDITS:
+        root, shares = folder / attribute, wanted[attribute]
+        output = folder / f"audit_{attribute}_{classifier}_{confidence}"
+        shutil.rmtree(output, ignore_errors=True)
+        found = audit.folder(
+            root / "images",
+            attributes=attribute,
+            classifier=folder / WORSE if classifier == WORSE else classifier,
+            confidence=confidence,
+            calibration=root / "labelled",
+            output=output,
+        ).attributes[attribute]
+        rates = answers(output, pool[attribute], shares.shape[1])
+        sizes = IMAGES[attribute], TESTED[attribute]
+        line = {
+            "audit": output.name,
+            "rates": np.round(rates, 3).tolist(),
+            "corrected": covered(found["prompts"], "corrected", shares),
+            "observed": covered(found["prompts"], "observed", shares),
+            "simulated": round(simulated(rates, shares, sizes), 1),
+        }
+        print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":
