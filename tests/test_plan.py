@@ -44,7 +44,9 @@ def lowered_by_the_run(config):
     given = weights, first.keys, first.text, null
     sampling = sampler.sampling_program(run.policy).lower(*given)
     decoding = sampler.decoding_program(model).lower(run.vae_params, latents)
-    classifying = classifier.program(run.classifiers).lower(scorer, images)
+    classifying = classifier.program(run.classifiers, parallel.made_for.value).lower(
+        scorer, images
+    )
     updating = policy_update.program(run.learner).lower(state, data, *chosen)
     beside = always + merged + batch
     return {

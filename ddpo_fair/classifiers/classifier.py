@@ -51,14 +51,14 @@ class Preprocessing:
     std: tuple[float, ...]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class Classifier:
     """A loaded classifier of one attribute or several, with K classes in all."""
 
     network: vit.ImageClassifier  # gives a logit of each label
     preprocessing: Preprocessing
-    classes: np.ndarray  # float32 [labels, K], sums labels into classes
-    params: Any
+    classes: tuple[tuple[float, ...], ...]  # [labels, K], sums labels into classes
+    params: Any = dataclasses.field(compare=False)  # equal ones share a program
     # Whose classes these are, one attribute after the other.
     attributes: tuple[classes.Attribute, ...] = (classes.GENDER,)
 
@@ -100,7 +100,7 @@ def of_configs(
     preprocessing = read_preprocessing(folder / PREPROCESSOR, preprocessor, config)
     network = vit.ImageClassifier(config, dtype)
     shapes = weights.init_template(network, input_shape(config))
-    membership = np.concatenate(found, axis=1)
+    membership = tuple(map(tuple, np.concatenate(found, axis=1).tolist()))
     return Classifier(network, preprocessing, membership, shapes, tuple(attributes))
 
 
@@ -196,9 +196,8 @@ def probabilities(
         return typology.probabilities(images, classifier.limits)
     pixel_values = preprocess(classifier.preprocessing, images)
     logits = classifier.network.apply({"params": params}, pixel_values)
-    return jnp.matmul(
-        jax.nn.softmax(logits), jnp.asarray(classifier.classes), precision="highest"
-    )
+    membership = jnp.asarray(classifier.classes, jnp.float32)
+    return jnp.matmul(jax.nn.softmax(logits), membership, precision="highest")
 
 
 def classify(
@@ -209,12 +208,14 @@ def classify(
     Images are in [0, 1]; K counts the classes of all classifiers, see `by_attribute`.
     The classifiers are compiled at their first use; their own params are not used.
     """
-    return program(classifiers)(params, images)
+    return program(classifiers, parallel.made_for.value)(params, images)
 
 
 @functools.lru_cache(maxsize=4)
-def program(classifiers: tuple[AnyClassifier, ...]) -> Callable[..., jax.Array]:
-    """The pmapped `classify` of classifiers, of its other arguments."""
+def program(
+    classifiers: tuple[AnyClassifier, ...], target: parallel.Target | None
+) -> Callable[..., jax.Array]:
+    """The pmapped `classify` of classifiers, for `parallel.made_for`'s target."""
 
     def answers(params: tuple[Any, ...], images: jax.Array) -> jax.Array:
         each = zip(classifiers, params, strict=True)

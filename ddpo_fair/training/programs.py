@@ -86,7 +86,7 @@ def _drawing(run: assembly.Run, state: learner.TrainState) -> list[Program]:
     trajectories = num_bytes(parallel.spread_shapes(sampling.out_info))
     latents = _shape(*shape, *model.latent_shape)
     decoding = sampler.decoding_program(model).lower(run.vae_params, latents)
-    classifying = classifier.program(run.classifiers).lower(
+    classifying = classifier.program(run.classifiers, parallel.made_for.value).lower(
         run.classifier_params, decoding.out_info
     )
     # With adapters also a UNet with the adapters in it.
