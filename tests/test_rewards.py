@@ -77,21 +77,23 @@ def test_balance_is_taken_per_prompt_for_any_target():
 def test_leave_one_out_by_hand():
     # F M M: the F sees (0, 1), each M sees (1/2, 1/2).
     labels = np.array([FEMALE, MALE, MALE])
-    actual = rewards.balance_loo(classes.one_hot(labels, 2), one_prompt(labels), EVEN)
+    hard = classes.one_hot(labels, 2)
+    actual, _ = rewards.balance_loo(hard, one_prompt(labels), EVEN)
     np.testing.assert_allclose(actual, [0.5, 0.0, 0.0], atol=1e-7)
     memberships = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]])
     # Image 0 sees the mean of rows 1 and 2, (0.3, 0.7): 0.2 * 0.9 - 0.2 * 0.1 = 0.16.
     # Image 1 sees (0.55, 0.45): -0.05 * 0.4 + 0.05 * 0.6 = 0.01.
     # Image 2 sees (0.65, 0.35): -0.15 * 0.2 + 0.15 * 0.8 = 0.09.
-    actual = rewards.balance_loo(memberships, ["a"] * 3, EVEN)
+    actual, _ = rewards.balance_loo(memberships, ["a"] * 3, EVEN)
     np.testing.assert_allclose(actual, [0.16, 0.01, 0.09], rtol=1e-6)
     labels = np.array([MALE, MALE, MALE, FEMALE, NONE])
-    actual = rewards.balance_loo(classes.one_hot(labels, 2), one_prompt(labels), EVEN)
+    hard = classes.one_hot(labels, 2)
+    actual, _ = rewards.balance_loo(hard, one_prompt(labels), EVEN)
     # M sees (1/3, 2/3), F sees (0, 1), NONE sees (1/4, 3/4) and is charged 1/4.
     np.testing.assert_allclose(actual, [-1 / 6, -1 / 6, -1 / 6, 0.5, -0.25], rtol=1e-6)
     for few in ([NONE, NONE], [MALE], [FEMALE]):
         memberships = classes.one_hot(np.array(few), 2)
-        actual = rewards.balance_loo(memberships, one_prompt(few), EVEN)
+        actual, _ = rewards.balance_loo(memberships, one_prompt(few), EVEN)
         np.testing.assert_array_equal(actual, np.zeros(len(few)))
 
 

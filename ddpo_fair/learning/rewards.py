@@ -74,14 +74,19 @@ def balance(
 
 def balance_loo(
     memberships: np.ndarray, prompts: Sequence[str], target: Sequence[float]
-) -> np.ndarray:
-    """Unbiased reward of each image for J = -1/2 ||P - target||^2, float32 [N].
+) -> tuple[np.ndarray, np.ndarray]:
+    """Unbiased reward of each image for J = -1/2 ||P - target||^2, and its baseline.
 
     With h an image's membership and P the mean membership of the *other* recognised
     images of its prompt, the reward is (target - P) . h. Leaving the image itself out
     makes sum(reward * grad log p) an unbiased estimate of N * grad J; `balance` weighs
-    P by (N - 1) / N, which misses an uneven target in small groups. Subtract
-    `balance_loo_baseline`, and do not divide by the batch's standard deviation.
+    P by (N - 1) / N, which misses an uneven target in small groups. Do not divide by
+    the batch's standard deviation.
+
+    The baseline is what the other images of the prompt earn on average with the image's
+    own P. None may see the image that it is subtracted from; the mean of all rewards
+    does, and its product with grad log p moves the point of rest from the target t to
+    ((N - 1) t - 1/K) / (N - 2) for K classes.
 
     Args:
         memberships: [N, K], a row per image: classifier probabilities (dense) or
@@ -92,44 +97,12 @@ def balance_loo(
         target: [K].
 
     Returns:
-        float32 [N]; 0 where the prompt has no other recognised image.
+        float64 [N] both; 0 where the prompt has no other recognised image.
 
     Raises:
         ValueError: if a length differs or a row sums to neither 0 nor 1.
         UserError: if the target is not a distribution.
     """
-    return leave_one_out(memberships, prompts, target)[0].astype(np.float32)
-
-
-def balance_loo_baseline(
-    memberships: np.ndarray, prompts: Sequence[str], target: Sequence[float]
-) -> np.ndarray:
-    """What the other images of its prompt earn on average with an image's own P.
-
-    For `balance_loo`, whose arguments it has. No baseline may see the image that it is
-    subtracted from; the mean of all rewards does, and its product with grad log p moves
-    the point of rest from the target t to ((N - 1) t - 1/K) / (N - 2) for K classes.
-
-    Returns:
-        float64 [N]; 0 where the reward is 0 for want of others.
-    """
-    return leave_one_out(memberships, prompts, target)[1]
-
-
-def mean_of_others(values: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
-    """The mean of an image's prompt without itself, float64 [N]; 0 where alone."""
-    values = np.asarray(values, np.float64)
-    means = np.zeros_like(values)
-    for group in groups(prompts).values():
-        own = values[group]
-        means[group] = (own.sum() - own) / max(own.size - 1, 1)
-    return means
-
-
-def leave_one_out(
-    memberships: np.ndarray, prompts: Sequence[str], target: Sequence[float]
-) -> tuple[np.ndarray, np.ndarray]:
-    """`balance_loo` and `balance_loo_baseline` at once, float64 [N] both."""
     memberships, recognised = _check_memberships(memberships, prompts)
     target = check_target(target, memberships.shape[1])
     rewards, baselines = np.zeros((2, len(memberships)))
@@ -145,6 +118,16 @@ def leave_one_out(
         rewards[group] = np.where(others > 0, reward, 0.0)
         baselines[group] = np.where(others > 0, baseline, 0.0)
     return rewards, baselines
+
+
+def mean_of_others(values: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+    """The mean of an image's prompt without itself, float64 [N]; 0 where alone."""
+    values = np.asarray(values, np.float64)
+    means = np.zeros_like(values)
+    for group in groups(prompts).values():
+        own = values[group]
+        means[group] = (own.sum() - own) / max(own.size - 1, 1)
+    return means
 
 
 def check_target(target: Sequence[float], num_classes: int) -> np.ndarray:

@@ -130,7 +130,7 @@ def rewards_of(
             values[rows] = rewards.balance(labels[rows], names[rows], target)
         else:
             own = memberships[rows], names[rows], target
-            values[rows], baselines[rows] = rewards.leave_one_out(*own)
+            values[rows], baselines[rows] = rewards.balance_loo(*own)
     return values, baselines
 
 
