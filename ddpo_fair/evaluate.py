@@ -126,11 +126,9 @@ def evaluate(where: tuple[Path, int | None], options: flags.FlagValues) -> Path:
     content = evaluation_run.summary(saved, plan, folder, models, notes, matrices)
     content["calibrations"] = calibrations
     content["seconds"] = time.monotonic() - started
-    try:
+    with files.writing(str(folder / RESULT)):
         calibration.write(folder, calibrations)
         files.replace(folder / RESULT, files.json_text(content, indent=1))
-    except OSError as error:
-        raise UserError(f"{folder / RESULT} cannot be written ({error}).") from error
     return folder / RESULT
 
 

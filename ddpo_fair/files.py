@@ -73,6 +73,18 @@ def replace(path: Path, content: bytes | str) -> None:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+@contextlib.contextmanager
+def writing(
+    name: str, way_out: str = "free some space, or choose another path"
+) -> Iterator[None]:
+    """Makes a UserError, of what is written and a way out, of an OSError inside."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{name} cannot be written ({reason}); {way_out}.") from error
+
+
 def content(path: Path) -> bytes:
     """The bytes of a file; an OSError for a FIFO, which would be waited for."""
     if path.exists() and not path.is_file():

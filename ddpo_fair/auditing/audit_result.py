@@ -122,13 +122,11 @@ def of(
 def write(output: Path, audit: Audit, calibrations: calibration.Calibrations) -> None:
     """Writes an audit and its calibrations to a folder; a UserError if it cannot."""
     content = dataclasses.asdict(audit)
-    try:
+    with files.writing(str(output)):
         output.mkdir(parents=True, exist_ok=True)
         calibration.write(output, calibrations)
         files.replace(output / PAGE, audit_page.build(content))
         files.replace(output / RESULT, files.json_text(content, indent=1))
-    except OSError as error:
-        raise UserError(f"{output} cannot be written ({error}).") from error
 
 
 def baseline(text: str | None, names: set[str]) -> dict[str, Any]:

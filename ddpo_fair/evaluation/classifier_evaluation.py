@@ -8,7 +8,7 @@ import tqdm
 
 from ddpo_fair import files, parallel
 from ddpo_fair.classifiers import classifier, labelled_images
-from ddpo_fair.errors import UserError, shown
+from ddpo_fair.errors import shown
 from ddpo_fair.report import figures, plots
 from ddpo_fair.statistics import accuracy
 
@@ -74,14 +74,9 @@ def write(
     with plots.style():
         image = plots.png(figures.accuracy_sheet(found))
     written = paths(stem)
-    try:
+    with files.writing(f"--output={shown(str(stem))}"):
         stem.parent.mkdir(parents=True, exist_ok=True)
         text = files.json_text({"source": source, **found}, indent=1)
         files.replace(written[0], text)
         files.replace(written[1], image)
-    except OSError as error:
-        raise UserError(
-            f"--output={shown(str(stem))} cannot be written"
-            f" ({error.strerror or error}); give another."
-        ) from error
     return written

@@ -1,5 +1,6 @@
 """An evaluation run: batch after batch, each one's figures kept on disk."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -79,8 +80,8 @@ def in_turn(
     bar = progress.Progress()
     bar.say(opening)
     bar.start(total, total - len(missing))
-    pending = None
-    try:
+    pending, way_out = None, "free some space, then the same command continues"
+    with contextlib.closing(bar), files.writing(str(folder), way_out):
         for job in missing:
             batch = start(job)
             if pending is not None:
@@ -88,13 +89,6 @@ def in_turn(
             pending = job, batch
         if pending is not None:
             finish(*pending, bar)
-    except OSError as error:
-        raise UserError(
-            f"{folder} cannot be written ({error.strerror or error}); free some space,"
-            " then the same command continues."
-        ) from error
-    finally:
-        bar.close()
 
 
 def summary(

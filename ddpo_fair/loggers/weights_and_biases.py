@@ -20,7 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddpo_fair import config as configuration
-from ddpo_fair import errors
+from ddpo_fair import errors, files
 from ddpo_fair.config_rules import INSTALL_WANDB
 from ddpo_fair.errors import UserError
 
@@ -133,10 +133,8 @@ def where(writer: Writer) -> str:
 def _run_id(folder: Path) -> str:
     """The run's name in W&B's addresses, made once."""
     path = folder / "wandb" / "run_id"
-    try:
+    with files.writing(str(path), "free some space, or leave log.wandb empty"):
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             path.write_text(f"{uuid.uuid4().hex[:8]}\n", encoding="utf-8")
         return path.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error}).") from error

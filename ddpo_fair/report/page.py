@@ -17,7 +17,6 @@ from PIL import Image
 
 import ddpo_fair
 from ddpo_fair import files
-from ddpo_fair.errors import UserError
 from ddpo_fair.report import (
     attribute_tables,
     changes,
@@ -58,14 +57,9 @@ def write(run_folders: Sequence[str | Path], output: str | Path | None = None) -
         "--output", output or Path(os.path.commonpath(list(folders))) / PAGE, MARK
     )
     figures = target.with_name(f"{target.stem}_figures")
-    try:
+    with files.writing(f"--output={str(target)!r}"):
         figures.mkdir(parents=True, exist_ok=True)
         files.replace(target, _page(groups, figures))
-    except OSError as error:
-        raise UserError(
-            f"--output={str(target)!r} cannot be written ({error.strerror or error});"
-            " choose another path."
-        ) from error
     return target
 
 
