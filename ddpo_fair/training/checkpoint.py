@@ -226,11 +226,9 @@ def _read(
         state, metadata = found[STATE], found[METADATA]
         if int(checksum(state)) != metadata["checksum"]:
             return "its numbers do not give its checksum"
-        # Older ones have neither.
-        sealed = metadata.keys() & {"digest", run_folder.RUN}
-        if sealed and metadata.get("digest") != run_folder.digest(metadata):
+        if metadata.get("digest") != run_folder.digest(metadata):
             return "its JSON does not give its digest"
-        if (number := metadata.get(EPOCHS, step)) != step:
+        if (number := metadata[EPOCHS]) != step:
             return f"it is a copy of checkpoint {number}"
     except Exception as error:  # a cut file raises whatever its reader pleases
         return f"{type(error).__name__}: {errors.first_line(error)}"

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 
 from ddpo_fair import parallel, rng
-from ddpo_fair.classifiers import classes
 from ddpo_fair.learning import learner, scoring
 from ddpo_fair.loggers import progress, run_log
 from ddpo_fair.training import checkpoint, divergence, evaluation, metrics, stopping
@@ -204,8 +203,8 @@ class Trainer:
         for complaint in restored.complaints:
             self.progress.say(complaint)
         self.epochs_done, self.state = restored.epochs_done, restored.state
-        self.history = _by_goal(restored.metadata.get("history", {}))
-        self.target_classes = _by_goal(restored.metadata.get("target_classes", {}))
+        self.history = restored.metadata.get("history", {})
+        self.target_classes = restored.metadata.get("target_classes", {})
         self.skipped = restored.metadata.get("skipped", 0)
         self.restores = restored.metadata.get("roll_backs", 0)
         return restored.metadata.get("line")
@@ -243,9 +242,3 @@ class Trainer:
         batches = evaluations * evaluation.num_batches(self.run)
         self.progress.start(len(left) * per_epoch + batches)
         self.clock.lap()
-
-
-def _by_goal(metadata: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint remembers of each goal; older ones knew gender's only."""
-    old = any(not isinstance(value, dict) for value in metadata.values())
-    return {classes.GENDER.name: metadata} if old else metadata
