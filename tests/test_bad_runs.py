@@ -11,7 +11,9 @@ from refusals import CONFIG, arguments_of, named, refused
 from ddpo_fair import evaluate, export, process, train
 from ddpo_fair.classifiers import evaluate_classifier, train_classifier
 from ddpo_fair.evaluation import evaluation_parts
+from ddpo_fair.loggers import run_log
 from ddpo_fair.report import __main__ as report
+from ddpo_fair.report import model_card
 from ddpo_fair.training import assembly, run_folder, saved_run
 
 
@@ -119,9 +121,9 @@ def test_settings_that_no_run_can_have_had(capsys, run):
 def test_lines_and_arrays_that_were_cut_short_are_none(run, tmp_path):
     lines = ['{"epoch": 0, "eval_q": 0.5}', '{"epoch": 1}', "5", '{"epoch": 2}']
     (run / "metrics.jsonl").write_bytes("\n".join(lines).encode() + b"\xff\n[")
-    saved = saved_run.read(run)
-    assert [line["epoch"] for line in saved.lines] == [0, 1]
-    assert saved_run.result(saved, 2) == (None, None)
+    assert [line["epoch"] for line in run_log.read(run)] == [0, 1]
+    result = model_card.result(saved_run.read(run), 2)
+    assert result == {"before": None, "after": None}
     path = tmp_path / "arrays.npz"
     evaluation_parts.save(path, {"a": np.arange(3)})
     assert evaluation_parts.load(path)["a"].tolist() == [0, 1, 2]

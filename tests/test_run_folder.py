@@ -283,7 +283,7 @@ def test_another_file_of_model_or_classifier_is_refused(weighed, field, name):
 def test_a_checkpoint_knows_the_files_that_config_json_forgot(weighed, monkeypatch):
     config, record = weighed
     edited = {"config": record["config"]}
-    run = saved_run.SavedRun(pathlib.Path(), config, edited, [])
+    run = saved_run.SavedRun(pathlib.Path(), config, edited)
     monkeypatch.setattr(run_folder, "described", lambda folder: record)
     saved_run.with_weights(run, "model", CLASSIFIER)
     path = pathlib.Path(config.model) / "vae" / "config.json"

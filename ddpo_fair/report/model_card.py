@@ -132,8 +132,28 @@ def result(run: saved_run.SavedRun, number: int) -> dict[str, Any]:
         }
         return found | ({"attributes": attributes} if attributes else {})
 
-    before, after = saved_run.result(run, number)
+    _, before, after = _evaluations(run, number)
     return {"before": figures(before), "after": figures(after)}
+
+
+def _evaluations(
+    run: saved_run.SavedRun, number: int
+) -> tuple[run_reader.Record, dict[str, Any] | None, dict[str, Any] | None]:
+    """The run's records, and its lines with what a checkpoint was before and after.
+
+    None where there is none. Where the checkpoint's own epoch was not evaluated, the
+    latest evaluation before it counts: its line's `epoch` says which.
+    """
+    record = run_reader.read(run.folder)
+    names = measurements.names(record)
+
+    def is_evaluated(line: dict[str, Any]) -> bool:
+        found = [measurements.of_line(line, line["epoch"], True, x) for x in names]
+        return None not in found and any(one.num_faces for one in found)
+
+    found = [x for x in record.lines if x["epoch"] < number and is_evaluated(x)]
+    before = next((line for line in found if line["epoch"] == 0), None)
+    return record, before, found[-1] if found and found[-1]["epoch"] else None
 
 
 def _plain(text: str) -> str:
@@ -170,12 +190,12 @@ def _effect(run: saved_run.SavedRun, number: int) -> Iterator[str]:
 
     A table of each attribute, and one of its prompts where there are several.
     """
-    before, after = saved_run.result(run, number)
-    lines = tuple(filter(None, (before, after)))
-    record = dataclasses.replace(run_reader.read(run.folder), lines=lines)
+    record, before, after = _evaluations(run, number)
+    record = dataclasses.replace(record, lines=tuple(filter(None, (before, after))))
     *ends, fresh = changes.ends(record, None, measurements.names(record)[0])
     if None in ends or not fresh:
         yield UNKNOWN.format("before training" if after else "up to this checkpoint")
+        yield from record.notes
         return
     for found in changes.of_runs([record]):
         by_prompt = attribute_tables.prompts(record, found.name)

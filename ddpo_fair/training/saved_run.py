@@ -1,4 +1,4 @@
-"""A run read back from its folder: settings, measurements, trained weights."""
+"""A run read back from its folder: its settings and its trained weights."""
 
 import dataclasses
 import logging
@@ -14,11 +14,7 @@ from ddpo_fair import config_rules, files
 from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.errors import UserError, differences
 from ddpo_fair.learning import goals
-from ddpo_fair.loggers import run_log
 from ddpo_fair.training import assembly, checkpoint, description, run_folder
-
-EVALUATED = ("epoch", "eval_q", "eval_q_low", "eval_q_high")
-EVALUATED += ("eval_num_female", "eval_num_male", "eval_none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +24,6 @@ class SavedRun:
     folder: Path
     config: ConfigDict
     record: dict[str, Any]  # config.json: version, commit, devices, ...
-    lines: list[dict[str, Any]]  # metrics.jsonl
 
     @property
     def targets(self) -> goals.Targets:
@@ -48,11 +43,10 @@ def read(folder: str | Path) -> SavedRun:
         record = run_folder.read_config(folder)
         config = configuration.of_settings(record["config"])
         found = config_rules.violations(config)
-        lines = run_log.read(folder)
     except description.UNREADABLE as error:
         raise UserError(
-            f"{folder / run_folder.CONFIG} or {run_log.LINES} cannot be read"
-            f" ({str(error)[:200]}); restore it from a copy."
+            f"{folder / run_folder.CONFIG} cannot be read ({str(error)[:200]}); restore"
+            " it from a copy."
         ) from error
     # Where the run's curves were shown may be out of reach here, and so may the file
     # of its targets, which the record has itself.
@@ -61,7 +55,7 @@ def read(folder: str | Path) -> SavedRun:
             f"{folder / run_folder.CONFIG} holds settings that no run can have had:"
             f" {' '.join(wrong)} Restore it from a copy."
         )
-    return SavedRun(folder, config, record, lines)
+    return SavedRun(folder, config, record)
 
 
 def with_weights(run: SavedRun, *fields: str) -> SavedRun:
@@ -141,27 +135,6 @@ def unet_template(folder: Path) -> Any:
     configs = stable_diffusion.read_configs(folder)
     model = stable_diffusion.of_configs(folder, configs, jnp.float32)
     return model.params[model.part]
-
-
-def result(run: SavedRun, number: int) -> tuple[dict | None, dict | None]:
-    """Lines of metrics.jsonl that evaluate the model before training and after it.
-
-    None where there is none. Where the checkpoint's own epoch was not evaluated, the
-    latest evaluation before it counts: its line's `epoch` says which.
-    """
-    evaluated = [line for line in run.lines if _evaluated(line)]
-    before = next((line for line in evaluated if line["epoch"] == 0), None)
-    after = [line for line in evaluated if 0 < line["epoch"] < number]
-    return before, after[-1] if after else None
-
-
-def _evaluated(line: dict[str, Any]) -> bool:
-    """Whether a line has an evaluation, of gender or of any other attribute."""
-    parts = line.get("attributes")
-    others = parts.values() if isinstance(parts, dict) else ()
-    return all(isinstance(line.get(name), int | float) for name in EVALUATED) or any(
-        isinstance(one, dict) and "eval_counts" in one for one in others
-    )
 
 
 def _known(folder: Path) -> str:
