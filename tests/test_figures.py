@@ -7,7 +7,8 @@ import made_runs
 import numpy as np
 import pytest
 
-from ddpo_fair.report import figures, plots, run_reader
+from ddpo_fair.evaluation import classifier_evaluation
+from ddpo_fair.report import plots, run_reader
 from ddpo_fair.statistics import accuracy
 
 
@@ -20,7 +21,7 @@ def test_figures_say_their_numbers_in_the_colours_of_the_page():
     found = accuracy.measure(np.where(truth == 2, -1, truth), answers[said], 0.7)
     np.testing.assert_array_equal(found["confusion"], matrix)
     with plots.style():
-        document = plots.svg(figures.accuracy_sheet(found), "sheet")
+        document = plots.svg(classifier_evaluation.accuracy_sheet(found), "sheet")
     for number in matrix.ravel():
         assert f">{number}<" in document
     assert ">Accuracy with none 0.854 [" in document  # (60 + 70 + 34) / 192

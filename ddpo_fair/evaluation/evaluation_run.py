@@ -16,6 +16,7 @@ from ddpo_fair import files, parallel, prompts
 from ddpo_fair.classifiers import audit_classifier, classes, classifier
 from ddpo_fair.errors import UserError
 from ddpo_fair.evaluation import (
+    classifier_evaluation,
     evaluation_models,
     evaluation_parts,
     evaluation_plan,
@@ -25,7 +26,6 @@ from ddpo_fair.evaluation.evaluation_models import EvaluationBatch, EvaluationMo
 from ddpo_fair.evaluation.evaluation_plan import AFTER, Job, Plan
 from ddpo_fair.evaluation.evaluation_summary import OTHER
 from ddpo_fair.loggers import progress
-from ddpo_fair.report import figures, plots
 from ddpo_fair.statistics import accuracy, appearance
 from ddpo_fair.statistics.prompt_metrics import Reference
 from ddpo_fair.training import saved_run
@@ -115,8 +115,7 @@ def summary(
     if renders is not None:
         test = accuracy.measure(renders["truth"], renders["probabilities"], threshold)
         own = {GENDER: test["confusion"][:2, :2]} | own
-        with plots.style():
-            image = plots.png(figures.accuracy_sheet(test))
+        image = classifier_evaluation.accuracy_png(test)
         files.replace(folder / "confusion_matrix.png", image)
         if audit == audit_classifier.DLIB:
             audit_matrix = audit_classifier.confusion_on_renders()
