@@ -103,11 +103,16 @@ def balance_loo(
         ValueError: if a length differs or a row sums to neither 0 nor 1.
         UserError: if the target is not a distribution.
     """
-    memberships, recognised = _check_memberships(memberships, prompts)
+    memberships = np.asarray(memberships, np.float64)
+    sums = memberships.sum(axis=1)  # 0 for NONE
+    if len(prompts) != len(memberships):
+        raise ValueError(f"{len(memberships)} memberships, {len(prompts)} prompts")
+    if not np.all(np.isclose(sums, 0) | np.isclose(sums, 1, atol=1e-3)):
+        raise ValueError("a membership row must sum to 1, or to 0 for NONE")
     target = check_target(target, memberships.shape[1])
     rewards, baselines = np.zeros((2, len(memberships)))
     for group in groups(prompts).values():
-        own, seen = memberships[group], recognised[group]
+        own, seen = memberships[group], sums[group] > 0.5
         others = seen.sum() - seen
         means = (own.sum(axis=0) - own) / np.maximum(others, 1)[:, None]
         deficits = target - means
@@ -161,17 +166,6 @@ def _check(labels, prompts, target) -> tuple[np.ndarray, np.ndarray]:
             f" or one of the target's {target.size} classes"
         )
     return labels, target
-
-
-def _check_memberships(memberships, prompts) -> tuple[np.ndarray, np.ndarray]:
-    """Memberships as float64 [N, K], and bool [N], False for a row of zeros."""
-    memberships = np.asarray(memberships, np.float64)
-    sums = memberships.sum(axis=1)
-    if len(prompts) != len(memberships):
-        raise ValueError(f"{len(memberships)} memberships, {len(prompts)} prompts")
-    if not np.all(np.isclose(sums, 0) | np.isclose(sums, 1, atol=1e-3)):
-        raise ValueError("a membership row must sum to 1, or to 0 for NONE")
-    return memberships, sums > 0.5
 
 
 def groups(prompts: Sequence[str]) -> dict[str, np.ndarray]:

@@ -50,17 +50,14 @@ def distance_floor(target: Sequence[float], trials: int) -> float:
     return float(np.sqrt(shares * (1 - shares) / (2 * math.pi * trials)).sum())
 
 
-def kl(q: Interval, target: float = 0.5) -> Interval:
-    """KL(shares || target) in nats; it grows on either side of the target."""
+def kl(q: Interval, target: float) -> Interval:
+    """KL(shares || target) in nats; inf for an unwanted class, nan for no image."""
     if math.isnan(q.estimate):
         return UNDEFINED
-    shares = (target, 1 - target)
-    return _distance(q, target, lambda share: kl_to_target((share, 1 - share), shares))
-
-
-def kl_to_target(counts: Sequence[float], target: Sequence[float]) -> float:
-    """KL(shares || target) in nats; inf for an unwanted class, nan for no image."""
-    return float(stats.entropy(counts, target)) if np.sum(counts) else math.nan
+    wanted = (target, 1 - target)
+    return _distance(
+        q, target, lambda share: float(stats.entropy((share, 1 - share), wanted))
+    )
 
 
 def noise_floor(trials: int) -> float:

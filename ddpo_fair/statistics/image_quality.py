@@ -79,7 +79,8 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     means = first.mean(axis=0) - second.mean(axis=0)
     # With C1 = A'A and C2 = B'B, the root's trace is the nuclear norm of A B': exact
     # for singular covariances, too, where a matrix root is not. A may be triangular.
-    left, right = (np.linalg.qr(_centred(x), mode="r") for x in (first, second))
+    centred = (x - x.mean(axis=0) for x in (first, second))
+    left, right = (np.linalg.qr(x / np.sqrt(len(x) - 1), mode="r") for x in centred)
     nuclear = np.linalg.svd(left @ right.T, compute_uv=False).sum()
     traces = np.sum(left**2) + np.sum(right**2)
     return float(max(means @ means + traces - 2 * nuclear, 0.0))
@@ -148,11 +149,6 @@ def _range(distances: list[tuple[float, float]]) -> dict[str, dict[str, float]]:
 
 def _kernel(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return (first @ second.T / first.shape[1] + 1) ** 3
-
-
-def _centred(features: np.ndarray) -> np.ndarray:
-    """A matrix A with A'A the covariance."""
-    return (features - features.mean(axis=0)) / np.sqrt(len(features) - 1)
 
 
 def _checked(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
 """What a run is made of: loaded, and placed on the devices."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -196,7 +196,7 @@ def initial_state(config: ConfigDict, unet: Any) -> TrainState:
     """The state before training, placed; shapes where the UNet's weights are shapes."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), unet)
     only_shapes = isinstance(jax.tree.leaves(unet)[0], jax.ShapeDtypeStruct)
-    make = jax.eval_shape if only_shapes else _computed
+    make = jax.eval_shape if only_shapes else lambda f, *x: jax.jit(f)(*x)
     if (settings := config.train.lora).rank:
         everywhere = settings.target_modules == ALL_MODULES
         modules = lora.EVERYWHERE if everywhere else settings.target_modules
@@ -214,7 +214,3 @@ def initial_state(config: ConfigDict, unet: Any) -> TrainState:
     moments = (parallel.divide if shard else parallel.replicate)(moments)
     params, count = parallel.replicate((params, make(lambda: jnp.int32(0))))
     return TrainState(params, moments, count)
-
-
-def _computed(function: Callable, *arguments: Any) -> Any:
-    return jax.jit(function)(*arguments)
