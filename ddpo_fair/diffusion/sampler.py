@@ -18,17 +18,11 @@ PROGRAMS = 16  # compiled ones kept: an evaluation has a sampler for each settin
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Policy:
-    """A text-to-image model and how it samples; programs are compiled for the object.
+    """A model and how it samples; programs are compiled for the object."""
 
-    Attributes:
-        model: its networks and configs; the weights are arguments of the programs.
-        schedule: of T denoising steps.
-        guidance_scale: see `stable_diffusion.guided_noise`.
-    """
-
-    model: stable_diffusion.Model
-    schedule: gaussian_step.Schedule
-    guidance_scale: float
+    model: stable_diffusion.Model  # its weights are arguments of the programs
+    schedule: gaussian_step.Schedule  # of T denoising steps
+    guidance_scale: float  # see `stable_diffusion.guided_noise`
 
     @property
     def num_steps(self) -> int:

@@ -20,21 +20,13 @@ Targets = Mapping[str, Mapping[str, Sequence[float]]]
 
 @dataclasses.dataclass(frozen=True)
 class Goal:
-    """Wanted shares of K classes or cells.
+    """Wanted shares of K classes or cells."""
 
-    Attributes:
-        attributes: names of one attribute, or of those whose cells these are.
-        sizes: number of classes of each.
-        reward: shift, balance or balance_loo.
-        weight: of its advantages among those of all goals.
-        targets: by prompt, float64 [K].
-    """
-
-    attributes: tuple[str, ...]
-    sizes: tuple[int, ...]
-    reward: str
-    weight: float
-    targets: dict[str, np.ndarray]
+    attributes: tuple[str, ...]  # names of one, or of those whose cells these are
+    sizes: tuple[int, ...]  # number of classes of each
+    reward: str  # shift, balance or balance_loo
+    weight: float  # of its advantages among those of all goals
+    targets: dict[str, np.ndarray]  # by prompt, float64 [K]
 
     @property
     def name(self) -> str:

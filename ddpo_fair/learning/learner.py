@@ -28,20 +28,13 @@ class TrainState:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Learner:
-    """What an update depends on; programs are compiled for the object.
+    """What an update depends on; programs are compiled for the object."""
 
-    Attributes:
-        policy: with the guidance that is trained.
-        train: `config.train`.
-        steps_per_update: denoising steps of each image in one update.
-        optimizer: of `make_optimizer`.
-        sharding: of each array of the state; None: the same on every device.
-    """
-
-    policy: sampler.Policy
-    train: ConfigDict
-    steps_per_update: int
-    optimizer: optax.GradientTransformation
+    policy: sampler.Policy  # with the guidance that is trained
+    train: ConfigDict  # `config.train`
+    steps_per_update: int  # denoising steps of each image in one update
+    optimizer: optax.GradientTransformation  # of `make_optimizer`
+    # Of each array of the state; None: the same on every device.
     sharding: TrainState | None = None
 
     @property

@@ -24,33 +24,23 @@ from ml_collections import ConfigDict
 class Step(NamedTuple):
     """One denoising step of each image, before and after the policy changed.
 
-    Attributes:
-        ratio: float32 [N], new likelihood over old: exp of the difference between the
-            log-probs in nats per dimension; carries gradients, as `kl` does.
-        kl: float32 [N], nats per step, summed over dimensions.
-        advantage: float32 [N], already clipped.
-        num_dims: latent dimensions of one image, h * w * C.
+    The ratio is new likelihood over old: exp of the difference between the log-probs in
+    nats per dimension. It carries gradients, as `kl` does.
     """
 
-    ratio: jax.Array
-    kl: jax.Array
-    advantage: jax.Array
-    num_dims: int
+    ratio: jax.Array  # float32 [N]
+    kl: jax.Array  # float32 [N], nats per step, summed over dimensions
+    advantage: jax.Array  # float32 [N], already clipped
+    num_dims: int  # latent dimensions of one image, h * w * C
 
 
 class Surrogate(NamedTuple):
-    """What an objective says of each image: [N] each; average them for the logs.
+    """What an objective says of each image: [N] each; average them for the logs."""
 
-    Attributes:
-        loss: float32, to be minimised.
-        clipped: bool, the ratio is further from 1 than `clip_range`.
-        outside: bool, KL is `trust_region` nats or more.
-        restrained: bool, this objective has stopped, reversed or penalised the update.
-    """
-
-    loss: jax.Array
-    clipped: jax.Array
-    outside: jax.Array
+    loss: jax.Array  # float32, to be minimised
+    clipped: jax.Array  # bool, the ratio is further from 1 than `clip_range`
+    outside: jax.Array  # bool, KL is `trust_region` nats or more
+    # bool, this objective has stopped, reversed or penalised the update
     restrained: jax.Array
 
 

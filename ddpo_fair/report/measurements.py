@@ -24,17 +24,11 @@ GENDER, JOINT = classes.GENDER.name, goals.JOINT
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """How many images were classified as what, once.
+    """How many images were classified as what, once."""
 
-    Attributes:
-        counts: of each class.
-        num_none: of no class.
-        epochs_done: how much training the model had.
-    """
-
-    counts: tuple[int, ...]
-    num_none: int
-    epochs_done: int
+    counts: tuple[int, ...]  # of each class
+    num_none: int  # of no class
+    epochs_done: int  # how much training the model had
 
     @property
     def num_faces(self) -> int:
