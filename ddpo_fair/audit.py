@@ -94,8 +94,7 @@ def plan(options: flags.FlagValues) -> None:
 def audit(options: flags.FlagValues) -> "audit_result.Audit":
     """Draws images if that is asked for, classifies, writes and prints.
 
-    Raises:
-        UserError: for what the user can fix.
+    A UserError for what the user can fix.
     """
     from ddpo_fair import parallel  # seconds of imports, as above
     from ddpo_fair.auditing import (
@@ -158,8 +157,7 @@ def _audits(options: flags.FlagValues, config: ConfigDict) -> dict[str, str]:
 def settings(options: flags.FlagValues) -> ConfigDict:
     """The attributes, their classifiers and targets as a config.
 
-    Raises:
-        UserError: for an unknown attribute, or shares that are no target.
+    A UserError for an unknown attribute, or shares that are no target.
     """
     known = {name: classes.attribute(name).classes for name in options.attributes}
     if not known:

@@ -45,10 +45,8 @@ def find_run(
     """The run's folder and the checkpoint's number, None for the newest.
 
     By --run, by --checkpoint (a number, or a folder .../checkpoints/15), or by --config
-    and its overrides in `rest`, which name a run as they do for training.
-
-    Raises:
-        UserError: if they name no run, or two.
+    and its overrides in `rest`, which name a run as they do for training. A UserError
+    if they name no run, or two.
     """
     folder = Path(checkpoint) if checkpoint is not None else None
     number = folder.name if folder else None
@@ -75,10 +73,8 @@ def find_run(
 def evaluate(where: tuple[Path, int | None], options: flags.FlagValues) -> Path:
     """Draws, classifies and writes; returns the path of evaluation.json.
 
-    `where` is of `find_run`, `options` are the flags.
-
-    Raises:
-        UserError: for what the user can fix.
+    `where` is of `find_run`, `options` are the flags. A UserError for what the user can
+    fix.
     """
     # Seconds of imports, which --help and a wrong flag do not wait for.
     from ddpo_fair import parallel

@@ -214,8 +214,7 @@ def _chance(limit: float, fair: float, images: float, title: str) -> str:
 def above(content: Figures) -> Iterator[str]:
     """A line for each attribute whose mean bias is surely above `fail_above`.
 
-    Raises:
-        UserError: where nothing was recognised.
+    A UserError where nothing was recognised.
     """
     limit = content["fail_above"]
     for name, one in content["attributes"].items() if limit is not None else ():

@@ -45,8 +45,7 @@ def schedule(
 def alphas_cumprod(scheduler_config: dict) -> np.ndarray:
     """Cumulative products of 1 - beta, float64 [num_train_timesteps].
 
-    Raises:
-        UserError: for a setting that is missing or unsupported.
+    A UserError for a setting that is missing or unsupported.
     """
     settings = scheduler_settings.read(scheduler_config)
     num_train = settings.num_train_timesteps

@@ -47,8 +47,7 @@ def of_configs(
 ) -> Networks:
     """The networks of a model's parsed config.json files, by part.
 
-    Raises:
-        UserError: for a config that is not supported, or parts that do not fit.
+    A UserError for a config that is not supported, or parts that do not fit.
     """
 
     def text(c: dict[str, Any]) -> nn.Module:

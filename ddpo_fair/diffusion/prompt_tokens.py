@@ -83,10 +83,8 @@ def of(
     """Token numbers int32 [N, L], padded to the text encoder's length.
 
     A longer prompt loses its end only where the model was trained so, which its
-    tokenizer_config.json says with `CUT`.
-
-    Raises:
-        UserError: for a prompt that is longer, or of which it has no token.
+    tokenizer_config.json says with `CUT`. A UserError for a prompt that is longer, or
+    of which it has no token.
     """
     length, vocab_size = length_of(encoder), encoder.vocab_size
     cut = tokenizer.init_kwargs.get(CUT) is True

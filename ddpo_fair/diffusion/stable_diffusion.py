@@ -73,8 +73,7 @@ class Model:
     ) -> Schedule:
         """The denoising steps of its scheduler, a flow's or DDIM's (without `sde`).
 
-        Raises:
-            UserError: for a setting that is missing, unsupported or out of range.
+        A UserError for a setting that is missing, unsupported or out of range.
         """
         if is_flow(self.scheduler):
             return flow.schedule(self.scheduler, num_steps, eta, sde, window)
@@ -169,8 +168,7 @@ def is_flow(scheduler_config: dict[str, Any]) -> bool:
 def read_configs(folder: Path) -> dict[str, dict[str, Any]]:
     """The parsed config.json of each part of a model's folder, and XL's "pipeline".
 
-    Raises:
-        UserError: if one is missing, or is not a JSON object.
+    A UserError if one is missing, or is not a JSON object.
     """
     parts = networks.parts_of(folder)
     _check_parts(folder, [*parts, "scheduler"])
@@ -196,8 +194,7 @@ def of_configs(
 ) -> Model:
     """A model with the shapes of its weights and no tokenizer; reads no weights.
 
-    Raises:
-        UserError: for a config that is not supported, or parts that do not fit.
+    A UserError for a config that is not supported, or parts that do not fit.
     """
     with options.of(folder):
         scheduler = configs["scheduler"]

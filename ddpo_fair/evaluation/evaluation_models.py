@@ -61,10 +61,7 @@ def load(
     """The models of a run, before training and at a checkpoint.
 
     `prompts` are all texts that will be drawn; the first of the classifiers' folders is
-    the run's own.
-
-    Raises:
-        UserError: for weights that are missing, damaged, or do not fit.
+    the run's own. A UserError for weights that are missing, damaged, or do not fit.
     """
     config = saved.config
     dtype = jnp.dtype(config.dtype)
@@ -123,10 +120,8 @@ def make_policy(
 ) -> sampler.Policy:
     """The model with these settings; makes a program of its own when first used.
 
-    Training's sampler has noise in its window alone.
-
-    Raises:
-        UserError: if the model's scheduler cannot do so many steps.
+    Training's sampler has noise in its window alone. A UserError if the model's
+    scheduler cannot do so many steps.
     """
     window = models.sde_window if of_training else gaussian_step.ALL_STEPS
     schedule = models.model.schedule(how.num_steps, how.eta, models.sde, window)

@@ -77,10 +77,8 @@ def make(
 ) -> tuple[Plan, list[str]]:
     """What will be drawn, and a sentence for everything that cannot be.
 
-    Of a checkpoint's number, the audit of `audit_classifier.choose`, and flags.
-
-    Raises:
-        UserError: if there is nothing to draw, or what is asked for cannot be drawn.
+    Of a checkpoint's number, the audit of `audit_classifier.choose`, and flags. A
+    UserError if there is nothing to draw, or what is asked for cannot be drawn.
     """
     config, sample = saved.config, saved.config.sample
     wrong = list(prompts.problems(further)) if further else []
@@ -113,10 +111,8 @@ def parse_samplers(text: str, training: Sampler) -> tuple[Sampler, ...]:
     """Training's sampler, then those of --samplers.
 
     "training" means no other, "all" what users do: no noise, other guidance, other
-    steps; anything else is "eta:guidance:steps,...".
-
-    Raises:
-        UserError: for what is none of these.
+    steps; anything else is "eta:guidance:steps,...". A UserError for what is none of
+    these.
     """
     _, guidance, steps = training
     if text == "all":

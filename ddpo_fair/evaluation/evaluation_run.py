@@ -38,10 +38,8 @@ GENDER = classes.GENDER.name
 def draw(plan: Plan, folder: Path, models: EvaluationModels) -> None:
     """Draws all batches that are not there yet.
 
-    While the host writes one batch the devices draw the next.
-
-    Raises:
-        UserError: if nothing can be written.
+    While the host writes one batch the devices draw the next. A UserError if nothing
+    can be written.
     """
     jobs = list(evaluation_plan.jobs(plan))
     missing = [job for job in jobs if not _is_done(plan, folder, job)]
@@ -74,8 +72,7 @@ def in_turn(
 ) -> None:
     """Starts each of the missing jobs, of `total`, before the last one is finished.
 
-    Raises:
-        UserError: if nothing can be written.
+    A UserError if nothing can be written.
     """
     bar = progress.Progress()
     bar.say(opening)

@@ -138,8 +138,7 @@ def mean_of_others(values: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
 def check_target(target: Sequence[float], num_classes: int) -> np.ndarray:
     """The target as float64 [K].
 
-    Raises:
-        UserError: unless it has K shares, none negative, that sum to 1.
+    A UserError unless it has K shares, none negative, that sum to 1.
     """
     shares = np.asarray(target, np.float64)
     way_out = f"give {num_classes} shares that sum to 1, one for each class"

@@ -79,11 +79,9 @@ def load(
     One tensor is read at a time, so the peak is the parameters and one tensor. For
     folder and variant see `tensor_files.find`. The template is nested dicts of shapes,
     e.g. of `init_template`; kernels [in, out] or [k, k, in, out], where the files have
-    [out, in] and [out, in, k, k].
-
-    Raises:
-        UserError: names every tensor that is missing, left over or misshapen, or one
-            that is not finite, and the file; or says why there is no file to read.
+    [out, in] and [out, in, k, k]. Raises a UserError that names every tensor that is
+    missing, left over or misshapen, or one that is not finite, and the file; or says
+    why there is no file to read.
     """
     paths = tensor_files.find(pathlib.Path(folder), variant)
     tensors = tensor_files.open_all(paths)

@@ -29,8 +29,7 @@ def main(arguments: Sequence[str]) -> int:
 def explain(arguments: Sequence[str]) -> None:
     """Writes the page of the runs that a command line names, and prints its path.
 
-    Raises:
-        UserError: for what the user can fix.
+    A UserError for what the user can fix.
     """
     values = flags.FlagValues()
     where = "The page; report.html in the run's folder, or in the one of several runs"

@@ -66,11 +66,7 @@ class Record:
 
 
 def read(folder: str | Path) -> Record:
-    """The records of a run folder.
-
-    Raises:
-        UserError: if the folder holds no run.
-    """
+    """The records of a run folder; a UserError if the folder holds no run."""
     folder = files.given("The run", folder)
     names = run_folder.CONFIG, run_log.LINES
     if not any((folder / name).is_file() for name in names):

@@ -69,11 +69,8 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
 
     |m1 - m2|^2 + trace(C1 + C2 - 2 (C1 C2)^(1/2)), covariances with N - 1 as in the
     reference code. Biased upwards by about 1/N: compare only at equal N, and with what
-    two samples of the same model show.
-
-    Raises:
-        UserError: for fewer than two images, features that do not match or are not
-            finite.
+    two samples of the same model show. A UserError for fewer than two images, features
+    that do not match or are not finite.
     """
     first, second = _checked(first, second)
     means = first.mean(axis=0) - second.mean(axis=0)
@@ -93,10 +90,8 @@ def kernel_distance(
 
     The unbiased estimate, hence about 0, or below, for sets of one distribution. Unlike
     the Frechet distance it may be compared across numbers of images: `rng` draws those
-    that are compared where there are more than `KID_IMAGES`, or more in one set.
-
-    Raises:
-        UserError: as for `frechet_distance`.
+    that are compared where there are more than `KID_IMAGES`, or more in one set. A
+    UserError as for `frechet_distance`.
     """
     first, second = _checked(first, second)
     size = min(KID_IMAGES, len(first), len(second))

@@ -76,10 +76,8 @@ def rogan_gladen(successes: int, trials: int, confusion: np.ndarray) -> Interval
     Estimate of Rogan & Gladen (1978), clipped to [0, 1]; interval of Lang & Reiczigel
     (2014), which also counts the uncertainty of the confusion matrix, int [2, 2],
     `confusion[true, predicted]`, of recognised images. Where so few images were tested
-    that the interval's own rates are no better than chance, it is [0, 1].
-
-    Raises:
-        UserError: if a class was never tested, or the classifier only guesses.
+    that the interval's own rates are no better than chance, it is [0, 1]. A UserError
+    if a class was never tested, or the classifier only guesses.
     """
     confusion = np.asarray(confusion, np.float64)
     if confusion.shape != (2, 2) or not np.all(confusion.sum(axis=1) > 0):
