@@ -30,38 +30,16 @@ TEXT_WEIGHTS = "model.safetensors"
 NO_PART = [None, None]
 TOKENIZER = ["transformers", "CLIPTokenizer"]
 PROJECTING = ["transformers", "CLIPTextModelWithProjection"]
-OF_ALL = {
-    "feature_extractor": NO_PART,
-    "image_encoder": NO_PART,
-    "tokenizer": TOKENIZER,
-    "vae": ["diffusers", "AutoencoderKL"],
-}
-OF_UNET = {
+CLASSES = {  # of the parts, in model_index.json
     "text_encoder": ["transformers", "CLIPTextModel"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-}
-OF_SECOND = {"text_encoder_2": PROJECTING, "tokenizer_2": TOKENIZER}
-PIPELINE: dict[str, Any] = {
-    "_class_name": "StableDiffusionPipeline",
-    **OF_ALL,
-    **OF_UNET,
-    "requires_safety_checker": False,
-    "safety_checker": NO_PART,
-}
-PIPELINE_XL: dict[str, Any] = {
-    "_class_name": "StableDiffusionXLPipeline",
-    **OF_ALL,
-    **OF_UNET,
-    **OF_SECOND,
-}
-PIPELINE_3: dict[str, Any] = {
-    "_class_name": "StableDiffusion3Pipeline",
-    **OF_ALL,
-    **OF_SECOND,
-    "text_encoder": PROJECTING,
+    "text_encoder_2": PROJECTING,
     "text_encoder_3": ["transformers", "T5EncoderModel"],
+    "tokenizer": TOKENIZER,
+    "tokenizer_2": TOKENIZER,
     "tokenizer_3": ["transformers", "T5TokenizerFast"],
     "transformer": ["diffusers", "SD3Transformer2DModel"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
 }
 
 
@@ -173,17 +151,25 @@ def _write_pipeline(
     if sources.is_xl(model.networks):
         zeros = stable_diffusion.zeros_for_empty(model.configs)
         index[stable_diffusion.ZEROS] = zeros
-    if model.part == networks.TRANSFORMER and networks.TEXT_3 not in model.tokenizers:
-        index |= {"text_encoder_3": NO_PART, "tokenizer_3": NO_PART}
     text = files.json_text(dict(sorted(index.items())), 2)
     (folder / "model_index.json").write_text(text, encoding="utf-8")
 
 
 def _pipeline(parts: Container[str]) -> dict[str, Any]:
-    """The model_index.json of diffusers' pipeline with these parts."""
+    """The model_index.json of diffusers' pipeline with these parts, less scheduler."""
+    index: dict[str, Any] = {"feature_extractor": NO_PART, "image_encoder": NO_PART}
+    for name, kind in CLASSES.items():
+        if name.replace("tokenizer", "text_encoder") in parts:
+            index[name] = kind
     if networks.TRANSFORMER in parts:
-        return PIPELINE_3
-    return PIPELINE_XL if sources.is_xl(parts) else PIPELINE
+        index = {"text_encoder_3": NO_PART, "tokenizer_3": NO_PART, **index}
+        own = {"_class_name": "StableDiffusion3Pipeline", "text_encoder": PROJECTING}
+    elif sources.is_xl(parts):
+        own = {"_class_name": "StableDiffusionXLPipeline"}
+    else:
+        own = {"_class_name": "StableDiffusionPipeline", "safety_checker": NO_PART}
+        own["requires_safety_checker"] = False
+    return index | own
 
 
 def _read_own(source: Path, name: str) -> bytes:

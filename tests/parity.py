@@ -49,11 +49,9 @@ def reopen(cls, folder, params, filename="diffusion_pytorch_model.safetensors"):
 
 def write_index(folder):
     """Writes the model_index.json by which diffusers opens a folder of parts."""
-    index = dict(export._pipeline({path.name for path in folder.iterdir()}))
+    index = export._pipeline({path.name for path in folder.iterdir()})
     scheduler = json.loads((folder / "scheduler/scheduler_config.json").read_text())
     index["scheduler"] = ["diffusers", scheduler["_class_name"]]
-    if not (folder / "text_encoder_3").exists():
-        index |= {x: export.NO_PART for x in index if x.endswith("_3")}
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder
 
