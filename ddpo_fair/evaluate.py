@@ -59,7 +59,12 @@ def find_run(
     if folder is not None and len(folder.parts) > 1:
         named.append(files.given("--checkpoint", folder.parent.parent))
     if any(map(_of_config, rest)):
-        named.append(_run_of_config(rest))
+        from ddpo_fair.training import run_folder  # seconds, as below
+
+        command, problems = experiment.parse(rest, "ddpo_fair.evaluate")
+        if problems:
+            raise UserError(" ".join(problems))
+        named.append(run_folder.path_of(command.config))
     places = dict.fromkeys(named)
     if len(places) != 1:
         what = ", ".join(map(str, places)) or "none"
@@ -130,15 +135,6 @@ def evaluate(where: tuple[Path, int | None], options: flags.FlagValues) -> Path:
 
 def _of_config(argument: str) -> bool:
     return argument.lstrip("-").removeprefix("no").startswith("config")
-
-
-def _run_of_config(arguments: list[str]) -> Path:
-    from ddpo_fair.training import run_folder
-
-    command, problems = experiment.parse(arguments, "ddpo_fair.evaluate")
-    if problems:
-        raise UserError(" ".join(problems))
-    return run_folder.path_of(command.config)
 
 
 def _flags() -> flags.FlagValues:

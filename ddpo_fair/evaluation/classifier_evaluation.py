@@ -48,10 +48,10 @@ def test(
     stem: Path,
     source: dict[str, Any],
 ) -> tuple[str, tuple[Path, Path]]:
-    """Classifies rows int [n] of images, writes how well: a sentence, `write`'s paths.
+    """Classifies rows int [n] of images: a sentence on how well, and what was written.
 
-    An answer counts if its probability is above `confidence`; `stem` and `source` are
-    `write`'s.
+    STEM.json and STEM.png are; a UserError if they cannot be. An answer counts if its
+    probability is above `confidence`; `source` says what was tested on what.
     """
     found = accuracy.measure(
         images.truth[rows],
@@ -59,28 +59,18 @@ def test(
         confidence,
         model.attributes[0].classes,
     )
-    return accuracy.sentence(found), write(stem, found, source)
-
-
-def paths(stem: Path) -> tuple[Path, Path]:
-    """STEM.json and STEM.png."""
-    return stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.png")
-
-
-def write(
-    stem: Path, found: dict[str, Any], source: dict[str, Any]
-) -> tuple[Path, Path]:
-    """Writes STEM.json and STEM.png; returns their paths, or raises a UserError.
-
-    `found` is of `accuracy.measure`, `source` says what was tested on what.
-    """
     written, image = paths(stem), accuracy_png(found)
     with files.writing(f"--output={shown(str(stem))}"):
         stem.parent.mkdir(parents=True, exist_ok=True)
         text = files.json_text({"source": source, **found}, indent=1)
         files.replace(written[0], text)
         files.replace(written[1], image)
-    return written
+    return accuracy.sentence(found), written
+
+
+def paths(stem: Path) -> tuple[Path, Path]:
+    """STEM.json and STEM.png."""
+    return stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.png")
 
 
 def accuracy_png(found: dict[str, Any]) -> bytes:
