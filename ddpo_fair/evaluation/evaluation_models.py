@@ -162,24 +162,6 @@ def classify_pixels(
     return probabilities, features
 
 
-def probabilities_and_features(
-    model: classifier.Classifier, params: Any, images: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Probabilities float32 [N, 2], and what the head reads, float32 [N, F].
-
-    Images are float32 [N, H, W, 3] in [0, 1].
-    """
-    _, state = model.network.apply(
-        {"params": params},
-        classifier.preprocess(model.preprocessing, images),
-        capture_intermediates=lambda module, _: module.name == LAST_NORM,
-    )
-    tokens = state["intermediates"][LAST_NORM]["__call__"][0]
-    features = tokens[:, 0].astype(jnp.float32)
-    # The network's second evaluation is the first one's twin; XLA keeps one.
-    return classifier.probabilities(model, params, images), features
-
-
 def trajectory_kl(
     models: EvaluationModels, policy: sampler.Policy, trajectory: sampler.Trajectory
 ) -> jax.Array:
@@ -189,8 +171,24 @@ def trajectory_kl(
     unbiased estimate of the trajectory KL to the base policy, KL(after || before).
     It is that of the steps with noise: one without, which has no density, counts 0.
     """
-    program = functools.partial(step_kls, policy)
-    return parallel.pmap(program, in_axes=(None, None, 0, 0, None))(
+
+    def of_device(after, before, latents, text, uncond_embedding):
+        def at_step(_: None, index: jax.Array) -> tuple[None, jax.Array]:
+            batch = {
+                "step": jnp.full(len(latents), index),
+                "latents": latents[:, index],
+                "next_latents": latents[:, index + 1],
+                "text": text,
+            }
+            _, mean, std = step_log_prob(policy, after, uncond_embedding, batch)
+            _, base_mean, _ = step_log_prob(policy, before, uncond_embedding, batch)
+            noisy = jnp.where(std > 0, std, jnp.inf)
+            return None, gaussian_step.kl(mean, base_mean, noisy)
+
+        _, steps = jax.lax.scan(at_step, None, jnp.arange(policy.num_steps))
+        return steps.T
+
+    return parallel.pmap(of_device, in_axes=(None, None, 0, 0, None))(
         models.unets[AFTER],
         models.unets[BEFORE],
         trajectory.latents,
@@ -199,40 +197,25 @@ def trajectory_kl(
     )
 
 
-def step_kls(
-    policy: sampler.Policy,
-    after: Any,
-    before: Any,
-    latents: jax.Array,
-    text: jax.Array,
-    uncond_embedding: jax.Array,
-) -> jax.Array:
-    """`trajectory_kl` on one device, float32 [n, T].
-
-    Of the UNet's parameters `after` and `before`, latents float32 [n, T+1, h, w, c] and
-    texts float32 [n, L, C].
-    """
-
-    def at_step(_: None, index: jax.Array) -> tuple[None, jax.Array]:
-        batch = {
-            "step": jnp.full(len(latents), index),
-            "latents": latents[:, index],
-            "next_latents": latents[:, index + 1],
-            "text": text,
-        }
-        _, mean, std = step_log_prob(policy, after, uncond_embedding, batch)
-        _, base_mean, _ = step_log_prob(policy, before, uncond_embedding, batch)
-        noisy = jnp.where(std > 0, std, jnp.inf)
-        return None, gaussian_step.kl(mean, base_mean, noisy)
-
-    _, steps = jax.lax.scan(at_step, None, jnp.arange(policy.num_steps))
-    return steps.T
-
-
 @functools.lru_cache(maxsize=4)
 def _classify(model: classifier.Classifier) -> Callable[..., tuple]:
-    program = functools.partial(probabilities_and_features, model)
-    return parallel.pmap(program, in_axes=(None, 0))
+    """The program of a classifier, of its params and images [D, n, H, W, 3] in [0, 1].
+
+    It gives probabilities float32 [D, n, 2], and what the head reads, [D, n, F].
+    """
+
+    def answers(params: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        _, state = model.network.apply(
+            {"params": params},
+            classifier.preprocess(model.preprocessing, images),
+            capture_intermediates=lambda module, _: module.name == LAST_NORM,
+        )
+        tokens = state["intermediates"][LAST_NORM]["__call__"][0]
+        features = tokens[:, 0].astype(jnp.float32)
+        # The network's second evaluation is the first one's twin; XLA keeps one.
+        return classifier.probabilities(model, params, images), features
+
+    return parallel.pmap(answers, in_axes=(None, 0))
 
 
 _image_keys = parallel.pmap(

@@ -112,21 +112,14 @@ def over_prompts(
     seen = counts.sum(axis=1) > 0
     if seen.sum() < 2:  # each one's own interval holds it
         return mean
-    below, above = _noise_of_rates(counts[seen], confusion, targets[seen])
-    low = mean.estimate - math.hypot(mean.estimate - mean.low, below)
-    high = mean.estimate + math.hypot(mean.high - mean.estimate, above)
-    return Interval(mean.estimate, max(low, 0.0), min(high, most))
-
-
-def _noise_of_rates(
-    counts: np.ndarray, confusion: np.ndarray, target: np.ndarray
-) -> tuple[float, float]:
-    """How far a mean may lie below and above its estimate for the matrix alone."""
-    observed = counts / counts.sum(axis=1, keepdims=True)
+    # How far the mean may lie below and above its estimate for the matrix alone.
+    observed = counts[seen] / counts[seen].sum(axis=1, keepdims=True)
     rates = _draw_rates(confusion, np.random.default_rng(1), NUM_DRAWS // 4)
-    means = [_biases(solve(one[None], observed), target).mean() for one in rates]
-    low, middle, high = np.quantile(means, [0.025, 0.5, 0.975]).tolist()
-    return middle - low, high - middle
+    means = [_biases(solve(x[None], observed), targets[seen]).mean() for x in rates]
+    below, middle, above = np.quantile(means, [0.025, 0.5, 0.975]).tolist()
+    low = mean.estimate - math.hypot(mean.estimate - mean.low, middle - below)
+    high = mean.estimate + math.hypot(mean.high - mean.estimate, above - middle)
+    return Interval(mean.estimate, max(low, 0.0), min(high, most))
 
 
 def fair_bias(seen: int, confusion: np.ndarray, target: Sequence[float]) -> float:
