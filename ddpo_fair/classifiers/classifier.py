@@ -96,7 +96,16 @@ def of_configs(
     folder = pathlib.Path(folder)
     with options.of(folder):
         config = vit.Config.from_dict(config_dict)
-    found = [label_classes(config.id2label, folder, one) for one in attributes]
+    labels, found = config.id2label, []  # of each attribute, which labels mean what
+    for one in attributes:
+        if misfit := one.misfit(labels):
+            raise UserError(
+                f"classifier={str(folder)!r} has the labels {shown(', '.join(labels))},"
+                f" of which {misfit}. Images must be classified as"
+                f" {' or '.join(one.classes)}, or else none; if its labels are only"
+                " named otherwise, say so in id2label of its config.json."
+            )
+        found.append(classes.one_hot(one.meanings(labels), len(one.classes)))
     preprocessing = read_preprocessing(folder / PREPROCESSOR, preprocessor, config)
     network = vit.ImageClassifier(config, dtype)
     shapes = weights.init_template(network, input_shape(config))
@@ -107,22 +116,6 @@ def of_configs(
 def input_shape(config: vit.Config) -> tuple[int, int, int, int]:
     """Shape of one preprocessed image."""
     return (1, config.image_size, config.image_size, config.num_channels)
-
-
-def label_classes(
-    id2label: tuple[str, ...],
-    folder: os.PathLike,
-    attribute: classes.Attribute = classes.GENDER,
-) -> np.ndarray:
-    """Which labels mean which class: float32 [labels, K] of 0 and 1; or a UserError."""
-    if misfit := attribute.misfit(id2label):
-        raise UserError(
-            f"classifier={str(folder)!r} has the labels {shown(', '.join(id2label))},"
-            f" of which {misfit}. Images must be classified as"
-            f" {' or '.join(attribute.classes)}, or else none; if its labels are only"
-            " named otherwise, say so in id2label of its config.json."
-        )
-    return classes.one_hot(attribute.meanings(id2label), len(attribute.classes))
 
 
 def read_preprocessing(

@@ -78,7 +78,10 @@ def load(
         trained = jax.jit(lora.merge)(base, trained, config.train.lora.scale)
     loaded = [classifier.load(place, dtype) for place in classifiers]
     others = assembly.load_classifiers(config, dtype, beside=classes.GENDER.name)
-    loaded, others = (tuple(map(_placed, some)) for some in (loaded, others))
+    loaded, others = (
+        tuple(dataclasses.replace(x, params=parallel.replicate(x.params)) for x in some)
+        for some in (loaded, others)
+    )
     return dataclasses.replace(
         models,
         unets={BEFORE: base, AFTER: trained},
@@ -108,11 +111,6 @@ def of_model(
         classifiers=(),
         others=(),
     )
-
-
-def _placed(model: classifier.AnyClassifier) -> classifier.AnyClassifier:
-    """The classifier with its weights on all devices."""
-    return dataclasses.replace(model, params=parallel.replicate(model.params))
 
 
 def make_policy(

@@ -121,7 +121,11 @@ def rewards_of(
         return rewards.shift(probabilities, wanted), None
     memberships = classes.one_hot(labels, probabilities.shape[1])
     if config.reward.soft:
-        memberships = soft_memberships(probabilities)
+        own = np.asarray(probabilities, np.float64)
+        sums = own.sum(
+            axis=1, keepdims=True
+        )  # below 1 where other labels than ours win
+        memberships = np.where(sums > 0.5, own / np.maximum(sums, 0.5), 0.0)
     values, baselines = np.zeros(len(names), np.float32), None
     if goal.reward == "balance_loo":
         baselines = np.zeros(len(names))
@@ -176,10 +180,3 @@ def _advantages(
         min_count=settings.min_count,
         adv_clip=settings.clip,
     )
-
-
-def soft_memberships(probabilities: np.ndarray) -> np.ndarray:
-    """Probabilities [N, 2] with sum 1; zeros where other labels than ours win."""
-    probabilities = np.asarray(probabilities, np.float64)
-    sums = probabilities.sum(axis=1, keepdims=True)
-    return np.where(sums > 0.5, probabilities / np.maximum(sums, 0.5), 0.0)

@@ -57,10 +57,15 @@ def start(run: Run, unet_params: Any, epoch: int) -> Pending:
     num_prompts = len(run.config.prompts)
     parts = [prompts.fixed(num_prompts, n) for n in (fresh, count - fresh)]
     text_of = np.concatenate(parts)
+    key = rng.key(run.config.seed, "evaluation", epoch)
+    # The grid's seeds are the same in every run: they take eval.seed and no epoch.
+    grid_key = rng.key(run.config.eval.seed, "evaluation")
     kept, probabilities = [], []
     for batch in range(num_batches(run)):
         numbers = np.arange(batch * size, (batch + 1) * size)
-        keys = _keys(run, epoch, numbers, fresh)
+        own = sampler.image_keys(key, numbers)
+        fixed = sampler.image_keys(grid_key, np.maximum(numbers - fresh, 0))
+        keys = jax.jit(jnp.where)(parallel.split(numbers < fresh), own, fixed)
         _, images, found = epochs.draw(run, unet_params, keys, text_of[numbers])
         probabilities.append(found)
         if numbers[-1] >= fresh:
@@ -111,15 +116,3 @@ def target_classes(run: Run, result: Result) -> TargetClasses:
             lacking = rewards.underrepresented(labels[rows], names[rows], target)
             found[goal.name] |= zip(names[rows].tolist(), lacking.tolist(), strict=True)
     return found
-
-
-def _keys(run: Run, epoch: int, numbers: np.ndarray, fresh: int) -> jax.Array:
-    """Keys [D, B]: fresh seeds of this epoch up to `fresh`, the grid's own after it.
-
-    The grid's seeds are the same in every run: they take eval.seed and no epoch.
-    """
-    key = rng.key(run.config.seed, "evaluation", epoch)
-    own = sampler.image_keys(key, numbers)
-    key = rng.key(run.config.eval.seed, "evaluation")
-    fixed = sampler.image_keys(key, np.maximum(numbers - fresh, 0))
-    return jax.jit(jnp.where)(parallel.split(numbers < fresh), own, fixed)
