@@ -4,8 +4,9 @@ Five ways to stop an update that has gone too far, after Wang, He & Tan, "Truly
 Proximal Policy Optimization" (2019) and their code. PPO and PPO-RB look at the
 likelihood ratio, the other three at the exact KL divergence.
 
-Each maps a `Step` of N images and `config.train` to a `Surrogate`; its name is a value
-of `train.objective`.
+Each maps a `Step` of N images and `config.train` to a `Surrogate`: the gain of each
+image, float32 [N], whose negative is the loss, and where the objective has stopped,
+reversed or penalised the update, bool [N]. Its name is a value of `train.objective`.
 
 Units. The ratio comes from the *mean* log-probability over the `num_dims` latent
 dimensions, so its gradient is 1/num_dims of the true ratio's. KL arrives in nats,
@@ -34,14 +35,7 @@ class Step(NamedTuple):
     num_dims: int  # latent dimensions of one image, h * w * C
 
 
-class Surrogate(NamedTuple):
-    """What an objective says of each image: [N] each; average them for the logs."""
-
-    loss: jax.Array  # float32, to be minimised
-    clipped: jax.Array  # bool, the ratio is further from 1 than `clip_range`
-    outside: jax.Array  # bool, KL is `trust_region` nats or more
-    # bool, this objective has stopped, reversed or penalised the update
-    restrained: jax.Array
+Surrogate = tuple[jax.Array, jax.Array]
 
 
 def ppo(step: Step, train: ConfigDict) -> Surrogate:
@@ -49,7 +43,7 @@ def ppo(step: Step, train: ConfigDict) -> Surrogate:
     gain = step.ratio * step.advantage
     clipped_gain = _clipped_ratio(step, train) * step.advantage
     restrained = clipped_gain < gain
-    return _surrogate(step, train, jnp.minimum(gain, clipped_gain), restrained)
+    return jnp.minimum(gain, clipped_gain), restrained
 
 
 def ppo_rollback(step: Step, train: ConfigDict) -> Surrogate:
@@ -62,16 +56,14 @@ def ppo_rollback(step: Step, train: ConfigDict) -> Surrogate:
     returning = bound - train.rollback * (step.ratio - bound)
     gain = step.ratio * step.advantage
     restrained = returning * step.advantage < gain
-    gain = jnp.where(restrained, returning * step.advantage, gain)
-    return _surrogate(step, train, gain, restrained)
+    return jnp.where(restrained, returning * step.advantage, gain), restrained
 
 
 def tr_ppo(step: Step, train: ConfigDict) -> Surrogate:
     """TR-PPO: the gradient is 0 where the step has left the trust region for gain."""
     gain = step.ratio * step.advantage
     restrained = _outside_for_gain(step, train)
-    gain = jnp.where(restrained, jax.lax.stop_gradient(gain), gain)
-    return _surrogate(step, train, gain, restrained)
+    return jnp.where(restrained, jax.lax.stop_gradient(gain), gain), restrained
 
 
 def tr_ppo_rollback(step: Step, train: ConfigDict) -> Surrogate:
@@ -82,8 +74,7 @@ def tr_ppo_rollback(step: Step, train: ConfigDict) -> Surrogate:
     gain = step.ratio * step.advantage
     restrained = _outside_for_gain(step, train)
     level = (1 + train.rollback) * jax.lax.stop_gradient(gain)
-    gain = jnp.where(restrained, level - train.rollback * gain, gain)
-    return _surrogate(step, train, gain, restrained)
+    return jnp.where(restrained, level - train.rollback * gain, gain), restrained
 
 
 def truly_ppo(step: Step, train: ConfigDict) -> Surrogate:
@@ -94,8 +85,17 @@ def truly_ppo(step: Step, train: ConfigDict) -> Surrogate:
     gain = step.ratio * step.advantage
     restrained = _outside_for_gain(step, train)
     penalty = train.kl_penalty * step.kl / step.num_dims
-    gain = jnp.where(restrained, gain - penalty, gain)
-    return _surrogate(step, train, gain, restrained)
+    return jnp.where(restrained, gain - penalty, gain), restrained
+
+
+def clipped(step: Step, train: ConfigDict) -> jax.Array:
+    """Where the ratio is further from 1 than `clip_range`, bool [N]."""
+    return jnp.abs(step.ratio - 1) > train.clip_range
+
+
+def outside(step: Step, train: ConfigDict) -> jax.Array:
+    """Where KL is `trust_region` nats or more, bool [N]."""
+    return step.kl >= train.trust_region
 
 
 def _clipped_ratio(step: Step, train: ConfigDict) -> jax.Array:
@@ -108,16 +108,4 @@ def _outside_for_gain(step: Step, train: ConfigDict) -> jax.Array:
     The authors' code has a strict > in the second half; it differs only where the
     advantage is 0 or the ratio is exactly 1.
     """
-    outside = step.kl >= train.trust_region
-    return outside & (step.ratio * step.advantage >= step.advantage)
-
-
-def _surrogate(
-    step: Step, train: ConfigDict, gain: jax.Array, restrained: jax.Array
-) -> Surrogate:
-    return Surrogate(
-        loss=-gain,
-        clipped=jnp.abs(step.ratio - 1) > train.clip_range,
-        outside=step.kl >= train.trust_region,
-        restrained=restrained,
-    )
+    return outside(step, train) & (step.ratio * step.advantage >= step.advantage)

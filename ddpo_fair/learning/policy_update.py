@@ -121,8 +121,8 @@ def surrogate_loss(
     ratio = jnp.exp(log_prob - batch["log_prob"])
     step = losses.Step(ratio, kl, batch["advantage"], int(np.prod(shape)))
     objective = getattr(losses, learner.train.objective)
-    surrogate = objective(step, learner.train)
-    loss, of_base = surrogate.loss, {}
+    gain, restrained = objective(step, learner.train)
+    loss, of_base = -gain, {}
     if weight := learner.train.base_kl_weight:
         _, base_mean, _ = step_log_prob(policy, base, uncond_embedding, batch)
         base_kl = gaussian_step.kl(mean, base_mean, std)
@@ -131,9 +131,11 @@ def surrogate_loss(
     metrics = {
         "loss": loss.mean(),
         "kl": kl.mean(),
-        "clip_fraction": surrogate.clipped.mean(dtype=jnp.float32),
-        "trust_region_fraction": surrogate.outside.mean(dtype=jnp.float32),
-        "restrained_fraction": surrogate.restrained.mean(dtype=jnp.float32),
+        "clip_fraction": losses.clipped(step, learner.train).mean(dtype=jnp.float32),
+        "trust_region_fraction": losses.outside(step, learner.train).mean(
+            dtype=jnp.float32
+        ),
+        "restrained_fraction": restrained.mean(dtype=jnp.float32),
         "ratio_deviation": jnp.abs(ratio - 1.0).max(),
         **of_base,
     }
