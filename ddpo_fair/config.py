@@ -291,8 +291,8 @@ def _train(config: ConfigDict) -> None:
     # Whether the update's own program computes the old log-probs again, before the
     # first update of an epoch. Where sampler and update round differently, as in
     # bfloat16, it brings the ratio back to 1. It costs one more forward pass of all
-    # pairs of an image and a step that are trained, a third of the updates' work; on
-    # several devices as much as the updates.
+    # pairs of an image and a step that are trained, a third of the updates' work; in
+    # float32 on several devices as much as the updates.
     config.train.recompute_log_probs = False
     # Updates in a row that may be skipped because loss, gradient or new weights are
     # not finite; one more ends the run.

@@ -104,6 +104,27 @@ def pmap(function: Callable, in_axes: Any) -> Callable:
     return call
 
 
+def on_each(function: Callable, in_axes: Any, axis: int) -> Callable:
+    """Under `jit`, `function` of each device's part of its arguments; None: of all.
+
+    It returns two trees. The first is added up over all devices, in its own dtype; the
+    second is joined along the axis.
+    """
+
+    def on_one(*arguments: Any) -> Any:
+        total, parts = function(*arguments)
+        return jax.lax.psum(total, AXIS), parts
+
+    specs = jax.tree.map(
+        lambda x: PartitionSpec() if x is None else PartitionSpec(*[None] * x, AXIS),
+        (in_axes, (None, axis)),
+        is_leaf=lambda x: x is None,
+    )
+    return jax.shard_map(
+        on_one, mesh=mesh(), in_specs=specs[0], out_specs=specs[1], check_vma=False
+    )
+
+
 def _own(x: Any, spec: PartitionSpec) -> Any:
     """This process's part of an array over all hosts; else `x` itself. No copy."""
     if not isinstance(x, jax.Array):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import types
 
 import jax
@@ -251,6 +252,19 @@ def test_the_gradient_is_the_policy_gradient(sgd):
     noise = np.std([np.asarray(one[1]) for one in batches], axis=0) / np.sqrt(8)
     assert abs(true.flat[0]) > 4 * noise.flat[0]  # else the test would say nothing
     assert np.all(np.abs(found - true) < 4 * noise)
+
+
+def test_devices_add_their_gradients_in_float32(tiny, given):
+    of = make_learner(stable_diffusion.load(tiny[0], jnp.bfloat16), optax.sgd(RATE))
+    _, _, adapters, *_ = given
+    with jax.numpy_dtype_promotion("standard"):  # of JAX's attention, going back
+        lowered = policy_update.program(of).lower(*arguments_of(of, *given))
+    sums = re.findall(r"all_reduce.*?-> (tensor<.*?>)", lowered.as_text(), re.DOTALL)
+    adapted = [
+        "x".join(map(str, (*x["down"].shape[:-1], x["up"].shape[-1], "f32")))
+        for x in adapters.values()
+    ]
+    assert sorted(sums) == sorted(f"tensor<{shape}>" for shape in adapted)
 
 
 @pytest.mark.long

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ddpo_fair import parallel
 from ddpo_fair.diffusion import gaussian_step, sampler, stable_diffusion
 from ddpo_fair.learning import losses
 from ddpo_fair.learning.learner import (
@@ -172,18 +173,44 @@ def _update(
     steps: jax.Array,
     learn: jax.Array | bool = True,
 ) -> tuple[TrainState, dict[str, jax.Array], tuple]:
-    scale = learner.lora_scale
     weights, vjp = jax.vjp(
-        lambda params: trained_weights(data.base, params, scale), state.params
+        lambda params: trained_weights(data.base, params, learner.lora_scale),
+        state.params,
     )
+    gradient_of = functools.partial(_gradient, learner, len(images))
+    if len(images) > 1 and learner.policy.model.denoiser.dtype != jnp.float32:
+        # Left to XLA, devices would add in 16 bits what each has added up in 32.
+        axes = None, EpochData(None, 0, 0, None), 0, 0, None
+        gradient_of = parallel.on_each(gradient_of, axes, 1)
+    total, (metrics, again) = gradient_of(weights, data, images, steps, learn)
+    count = len(metrics["loss"])
+    (gradient,) = vjp(jax.tree.map(lambda g: g / count, total))
+    summary = {name: values.mean() for name, values in metrics.items()}
+    summary["ratio_deviation"] = metrics["ratio_deviation"].max()
+    return *_step(learner, state, gradient, summary, learn), again
+
+
+def _gradient(
+    learner: Learner,
+    num_devices: int,
+    weights: Any,
+    data: EpochData,
+    images: jax.Array,
+    steps: jax.Array,
+    learn: jax.Array | bool,
+) -> tuple[Any, tuple]:
+    """The sum of the microbatches' gradients; metrics and log-probs of each.
+
+    Of the images on all devices, or of one device's part of their mean.
+    """
 
     def loss_of(microbatch: tuple, weights: Any) -> tuple[jax.Array, tuple]:
-        params = in_place(data.base, weights, scale)
+        params = in_place(data.base, weights, learner.lora_scale)
         loss = functools.partial(
             surrogate_loss, learner, params, data.uncond_embedding, base=data.base
         )
         losses, found = jax.vmap(loss)(pairs(data, *microbatch))
-        return losses.mean(), found
+        return losses.sum() / num_devices, found
 
     def accumulate(total: Any, microbatch: tuple) -> tuple[Any, tuple]:
         loss = functools.partial(loss_of, microbatch)
@@ -202,12 +229,7 @@ def _update(
 
     zeros = jax.tree.map(jnp.zeros_like, weights)
     chosen = microbatches(images, steps, learner.train.microbatch)
-    total, (metrics, again) = jax.lax.scan(accumulate, zeros, chosen)
-    count = len(metrics["loss"])
-    (gradient,) = vjp(jax.tree.map(lambda g: g / count, total))
-    summary = {name: values.mean() for name, values in metrics.items()}
-    summary["ratio_deviation"] = metrics["ratio_deviation"].max()
-    return *_step(learner, state, gradient, summary, learn), again
+    return jax.lax.scan(accumulate, zeros, chosen)
 
 
 def _step(
@@ -241,7 +263,7 @@ def with_old_policy(
     Two programs round differently, in bfloat16 by several nats of KL on a GPU, which
     ratio and KL would take for a change of the policy. So the old ones come from the
     update itself, which learns nothing in these calls. It costs a forward pass of each
-    pair on one device, and on several a whole update.
+    pair, but a whole update on several devices in float32.
 
     Args:
         learner: with `recompute_log_probs`.

@@ -103,7 +103,8 @@ def flops(config: ConfigDict, num_devices: int) -> dict[str, float]:
         steps = config_rules.steps_per_update(configuration.flatten(config))
         share = config.train.inner_epochs * steps / config.sample.num_steps
         forward = found["sampling"] * share
-        found["updating"] += forward if num_devices == 1 else found["updating"]
+        only_forward = num_devices == 1 or config.dtype != "float32"
+        found["updating"] += forward if only_forward else found["updating"]
     return found
 
 
