@@ -104,9 +104,9 @@ def test_the_embedded_flow_model_is_diffusers_too_and_draws_what_is_asked(torch)
     assert asked.sum() >= 10  # at chance in 2 % of all draws
 
 
-@pytest.mark.parametrize("flash_length", [layers.FLASH_LENGTH, 1])
-def test_one_state_counts_as_many_equal_ones(flash_length, monkeypatch):
-    monkeypatch.setattr(layers, "FLASH_LENGTH", flash_length)
+@pytest.mark.parametrize("long", [layers.LONG, 1])
+def test_one_state_counts_as_many_equal_ones(long, monkeypatch):
+    monkeypatch.setattr(layers, "LONG", long)
     config = sd3_transformer.Config.from_dict(tiny_model.CONFIGS_3["transformer"])
     one = sd3_transformer.SD3Transformer(config, last_counts=7)
     many = sd3_transformer.SD3Transformer(config)

@@ -230,7 +230,7 @@ class SD3Transformer(nn.Module):
         embedding = self._embed(timesteps, pooled)[:, None]
         states = dense(text[:, :-1], c.size, "context_embedder", self.dtype)
         last_counts = self.last_counts
-        if x.shape[1] >= layers.FLASH_LENGTH:  # which has no bias
+        if x.shape[1] >= layers.LONG:  # which has no bias
             last = jnp.repeat(states[:, -1:], last_counts - 1, axis=1)
             states, last_counts = jnp.concatenate([states, last], axis=1), 1
         (block,) = blocks.recomputed(self.remat, JointBlock)
