@@ -41,6 +41,7 @@ class Target:
     has_flash_attention: bool = False
     memory: int = 0  # bytes that programs may take of each device
     compiler_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    counted: bool = False  # only lowered, for XLA to count the work
 
 
 # `with made_for(target)` programs are traced, lowered and compiled for a `Target`; else
@@ -228,6 +229,11 @@ def gather(array: jax.Array) -> np.ndarray:
     return host.reshape(-1, *host.shape[2:])
 
 
+def counted() -> bool:
+    """Whether a program is only lowered for XLA to count its work."""
+    return made_for.value is not None and made_for.value.counted
+
+
 def has_flash_attention() -> bool:
     """Whether the devices are NVIDIA GPUs of the Ampere generation or later."""
     if made_for.value is not None:
@@ -328,5 +334,5 @@ def at_hand() -> Target:
 
 
 def one_cpu() -> Target:
-    """A device of this host's CPU, which is there beside any accelerator."""
-    return Target((jax.local_devices(backend="cpu")[0],))
+    """This host's CPU, there beside any accelerator, for programs whose work counts."""
+    return Target((jax.local_devices(backend="cpu")[0],), counted=True)

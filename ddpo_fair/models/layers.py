@@ -115,7 +115,8 @@ def attend(
     length = query.shape[1]
     long = length >= LONG and key.shape[1] == length and bias is None
     flash = long and _has_flash_attention(heads[0])
-    if long and not flash and not is_causal:
+    # Of a loop XLA would count one turn.
+    if long and not (flash or is_causal or parallel.counted()):
         return _attend_in_turns(*heads, scale).reshape(query.shape)
     implementation = "cudnn" if flash else None
     # Inside, JAX promotes bfloat16 logits to float32, which strict promotion forbids.
