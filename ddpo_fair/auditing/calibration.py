@@ -22,12 +22,8 @@ from ddpo_fair.statistics import accuracy, correction
 from ddpo_fair.training import description
 
 NAME, VERSION = run_reader.CALIBRATION, 1
-FREE = (
-    "classifier",
-    "source",
-    "confusion",
-    "unrecognised",
-)  # may differ, the fingerprint may not
+# May differ, where the fingerprint may not.
+FREE = ("classifier", "source", "confusion", "unrecognised")
 Calibrations = dict[str, dict[str, Any]]
 
 

@@ -56,10 +56,8 @@ def over_time(runs: Sequence[Record], name: str = GENDER) -> plots.Chart:
         title, file = f"Share classified as {classes[0]}", f"share_of_{classes[0]}"
     what, of_bars = "of each class among recognised images", " that hold together"
     if len(shown) == 1:
-        what, of_bars = (
-            f"classified as {classes[0]} among recognised faces",
-            " (Wilson)",
-        )
+        what = f"classified as {classes[0]} among recognised faces"
+        of_bars = " (Wilson)"
     how = "Line: the images of each epoch's training. Points with bars: fresh images,"
     how += " never trained on"
     if len(runs) > 1:
