@@ -5,6 +5,7 @@ import parity
 import pytest
 
 from ddpo_fair import errors
+from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.models import convolution, lora
 
 TEMPLATE = parity.template({
@@ -94,3 +95,21 @@ def test_other_networks_and_targets_are_refused(params):
     adapters = init(params, ("conv1",))
     with pytest.raises(errors.UserError, match=r"lacks: blocks\.0\.conv1"):
         lora.merge({"not_to_q": params["not_to_q"]}, adapters)
+
+
+def test_frozen_kernels_in_16_bits_change_no_output(tiny):
+    model = stable_diffusion.load(tiny[0], jnp.bfloat16)
+    given = model.params["unet"]
+    frozen = lora.frozen(given, init(given, ("conv_in",)), jnp.bfloat16)
+    kinds = {path: kernel.dtype for path, kernel in lora.kernels_of(frozen).items()}
+    assert kinds.pop("conv_in") == jnp.float32
+    assert set(kinds.values()) == {jnp.dtype(jnp.bfloat16)}
+    latents, text = (
+        jax.random.normal(jax.random.key(0), (1, *shape))
+        for shape in (model.latent_shape, model.text_shape)
+    )
+    apply = jax.jit(model.denoiser.apply)
+    outputs = (
+        apply({"params": x}, latents, jnp.array([3]), text) for x in (given, frozen)
+    )
+    np.testing.assert_array_equal(*outputs)

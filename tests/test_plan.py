@@ -39,7 +39,10 @@ def lowered_by_the_run(config):
         data = data.replace(trajectory=policy_update.with_means(epoch))
         chosen += [True]
     always = bytes_on_one(run.base, state, run.vae_params, scorer)
-    merged = bytes_on_one(weights) if run.base else 0
+    base = set(map(id, jax.tree.leaves(run.base)))
+    others = [x for x in jax.tree.leaves(weights) if id(x) not in base]
+    merged = bytes_on_one(others) if base else 0
+    assert len(others) == 1 or not base  # all but the adapted kernel are shared
     batch = bytes_on_one(first)
     given = weights, first.keys, first.text, null
     sampling = sampler.sampling_program(run.policy).lower(*given)

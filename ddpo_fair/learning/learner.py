@@ -79,12 +79,9 @@ def unet_params(learner: Learner, base: Any, params: Any) -> Any:
     """The UNet's weights that sample: `params`, or `base` with the adapters in it."""
     if learner.lora_scale == 0.0:
         return params
-    return _merge(base, params, learner.lora_scale)
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _merge(base: Any, params: Any, lora_scale: float) -> Any:
-    return in_place(base, trained_weights(base, params, lora_scale), lora_scale)
+    # Put in place outside: a compiled program would copy all the others.
+    adapted = _trained_weights(base, params, learner.lora_scale)
+    return in_place(base, adapted, learner.lora_scale)
 
 
 def trained_weights(base: Any, params: Any, lora_scale: float) -> Any:
@@ -96,6 +93,9 @@ def trained_weights(base: Any, params: Any, lora_scale: float) -> Any:
         return params
     kernels = lora.adapted(base, params, lora_scale)
     return jax.lax.optimization_barrier(kernels)  # rounded alike in every program
+
+
+_trained_weights = jax.jit(trained_weights, static_argnums=2)
 
 
 def in_place(base: Any, weights: Any, lora_scale: float) -> Any:

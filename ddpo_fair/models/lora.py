@@ -111,6 +111,22 @@ def adapted(
     return merged
 
 
+def frozen(params: dict[str, Any], lora: Adapters, dtype: Any) -> dict[str, Any]:
+    """Parameters whose kernels without an adapter are in the dtype of the computation.
+
+    The network casts them to it before use, so its outputs stay the same bits. Kernels
+    with an adapter stay float32: what it adds may be too small for the dtype. Shapes
+    stay shapes; `params` is not changed.
+    """
+    others = {x: y for x, y in kernels_of(params).items() if x not in lora}
+    return replace(params, jax.tree.map(lambda x: _cast(x, dtype), others))
+
+
+def _cast(x: Any, dtype: Any) -> Any:
+    is_shape = isinstance(x, jax.ShapeDtypeStruct)
+    return x.update(dtype=dtype) if is_shape else x.astype(dtype, copy=False)
+
+
 def replace(params: dict[str, Any], kernels: dict[str, jax.Array]) -> dict[str, Any]:
     """Parameters with other kernels, by the dotted path of their layer.
 

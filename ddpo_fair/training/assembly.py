@@ -157,7 +157,9 @@ def assemble(
     policy = sampler.Policy(alone, schedule, sample.guidance_scale)
     weights = model.params[model.part]
     state = initial_state(config, weights)
-    base = weights if config.train.lora.rank else {}
+    base: dict[str, Any] = {}
+    if config.train.lora.rank:
+        base = lora.frozen(weights, state.params, model.denoiser.dtype)
     run = Run(
         config=config,
         policy=policy,

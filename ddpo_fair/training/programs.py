@@ -15,7 +15,7 @@ from ddpo_fair import parallel
 from ddpo_fair.classifiers import classifier
 from ddpo_fair.diffusion import sampler, stable_diffusion
 from ddpo_fair.learning import learner, policy_update
-from ddpo_fair.models import lora_files, published, sources
+from ddpo_fair.models import lora, lora_files, published, sources
 from ddpo_fair.training import assembly
 
 
@@ -89,8 +89,10 @@ def _drawing(run: assembly.Run, state: learner.TrainState) -> list[Program]:
     classifying = classifier.program(run.classifiers, parallel.made_for.value).lower(
         run.classifier_params, decoding.out_info
     )
-    # With adapters also a UNet with the adapters in it.
-    kept = (run.base, run.base, state, run.vae_params, run.classifier_params)
+    # With adapters also the kernels that they are in.
+    kernels = lora.kernels_of(run.base)
+    adapted = [kernels[path] for path in state.params] if run.base else []
+    kept = (run.base, adapted, state, run.vae_params, run.classifier_params)
     rows = (
         ("sampling", sampling, run.policy.num_steps, weights, batches - 1),
         ("decoding", decoding, 1, run.vae_params, batches),
