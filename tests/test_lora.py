@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -104,12 +106,14 @@ def test_frozen_kernels_in_16_bits_change_no_output(tiny):
     kinds = {path: kernel.dtype for path, kernel in lora.kernels_of(frozen).items()}
     assert kinds.pop("conv_in") == jnp.float32
     assert set(kinds.values()) == {jnp.dtype(jnp.bfloat16)}
-    latents, text = (
-        jax.random.normal(jax.random.key(0), (1, *shape))
-        for shape in (model.latent_shape, model.text_shape)
-    )
-    apply = jax.jit(model.denoiser.apply)
-    outputs = (
-        apply({"params": x}, latents, jnp.array([3]), text) for x in (given, frozen)
-    )
-    np.testing.assert_array_equal(*outputs)
+    normal = functools.partial(jax.random.normal, jax.random.key(0))
+    latents, text = normal((1, *model.latent_shape)), normal((1, *model.text_shape))
+    of_text = model.params["text_encoder"], jnp.arange(5)[None]
+    for network, params, *inputs in (
+        (model.denoiser, given, latents, jnp.array([3]), text),
+        (model.networks["text_encoder"], *of_text),
+    ):
+        halved = frozen if params is given else lora.frozen(params, {}, jnp.bfloat16)
+        apply = jax.jit(network.apply)
+        outputs = [apply({"params": x}, *inputs) for x in (params, halved)]
+        jax.tree.map(np.testing.assert_array_equal, *outputs)
