@@ -227,7 +227,7 @@ def encode_prompts(
     for part in networks.text_parts(model.networks):
         network = model.networks[part]
         tokenizer = model.tokenizers[part]
-        params = {"params": lora.frozen(model.params[part], {}, network.dtype)}
+        params = {"params": lora.frozen(model.params[part], (), network.dtype)}
         ids = [prompt_tokens.of(tokenizer, network.config, [x]) for x in distinct]
         found = [jax.tree.map(np.asarray, _encode(network, params, one)) for one in ids]
         outputs[part] = jax.tree.map(lambda *x: np.concatenate(x), *found)

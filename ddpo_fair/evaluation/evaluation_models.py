@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +68,17 @@ def load(
     folder = sources.model_folder(config.model, config.variant)
     how = {"variant": config.variant or None, "base_lora": config.base_lora}
     model = stable_diffusion.load(folder, dtype, **how)
+    weights = model.params[model.part]
+    trained = saved_run.trained_params(saved, checkpoint, weights)
+    adapters = trained if config.train.lora.rank else {}
     try:
-        models = of_model(model, prompts, seed, config.sample.time_ids)
+        models = of_model(model, prompts, seed, config.sample.time_ids, adapters)
     except UserError as error:  # of a prompt that the sets brought along
         raise UserError(f"{error} Or draw fewer sets: --sets=trained.") from error
     base = models.unets[BEFORE]
-    trained = saved_run.trained_params(saved, checkpoint, base)
-    if config.train.lora.rank:
-        trained = jax.jit(lora.merge)(base, trained, config.train.lora.scale)
+    if adapters:  # all other kernels are shared
+        adapted = jax.jit(lora.adapted)(base, adapters, config.train.lora.scale)
+        trained = lora.replace(base, adapted)
     loaded = [classifier.load(place, dtype) for place in classifiers]
     others = assembly.load_classifiers(config, dtype, beside=classes.GENDER.name)
     loaded, others = (
@@ -97,12 +100,18 @@ def of_model(
     prompts: Sequence[str],
     seed: int,
     time_ids: Sequence[int] = stable_diffusion.NO_TIME_IDS,
+    adapted: Collection[str] = (),
 ) -> EvaluationModels:
-    """A text-to-image model alone, as `BEFORE`; a UserError for a prompt too long."""
+    """A text-to-image model alone, as `BEFORE`; a UserError for a prompt too long.
+
+    The layers `adapted` are those of an adapter that will be merged: `lora.frozen`.
+    """
     text = stable_diffusion.encode_prompts(model, ["", *prompts], time_ids)
+    dtype = model.denoiser.dtype
+    weights = lora.frozen(model.params[model.part], adapted, dtype)
     return EvaluationModels(
         model=dataclasses.replace(model, params={}),
-        unets={BEFORE: parallel.replicate(model.params[model.part])},
+        unets={BEFORE: parallel.replicate(weights)},
         vae_params=parallel.replicate(model.params["vae"]),
         text=text[1:],
         uncond_embedding=parallel.replicate(text[0]),

@@ -7,7 +7,7 @@ These are the two layers of diffusers' and PEFT's format (lora_A and lora_B).
 
 import functools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
@@ -111,14 +111,16 @@ def adapted(
     return merged
 
 
-def frozen(params: dict[str, Any], lora: Adapters, dtype: Any) -> dict[str, Any]:
-    """Parameters whose kernels without an adapter are in the dtype of the computation.
+def frozen(
+    params: dict[str, Any], adapted: Collection[str], dtype: jax.typing.DTypeLike
+) -> dict[str, Any]:
+    """Parameters whose kernels are in the dtype of the computation, but those adapted.
 
     The network casts them to it before use, so its outputs stay the same bits. Kernels
-    with an adapter stay float32: what it adds may be too small for the dtype. Shapes
-    stay shapes; `params` is not changed.
+    of the layers `adapted`, dotted paths, stay float32: what an adapter adds may be too
+    small for the dtype. Shapes stay shapes; `params` is not changed.
     """
-    others = {x: y for x, y in kernels_of(params).items() if x not in lora}
+    others = {x: y for x, y in kernels_of(params).items() if x not in adapted}
     return replace(params, jax.tree.map(lambda x: _cast(x, dtype), others))
 
 
