@@ -91,6 +91,26 @@ def test_an_image_depends_on_its_key_alone(model, drawn):
     assert float(images.min()) >= 0 and float(images.max()) <= 1
 
 
+def test_many_pixels_are_decoded_in_turns(model, drawn, monkeypatch):
+    latents = drawn[0][:6, -1]
+
+    def decoding():  # anew, or JAX would remember what it has traced
+        return functools.partial(stable_diffusion.decode, model, model.params["vae"])
+
+    together = jax.jit(decoding())(latents)
+    for pixels, turns in ((4 * 16 * 16, 2), (1, 6)):
+        monkeypatch.setattr(stable_diffusion, "PIXELS", pixels)
+        loops = [
+            x.params["length"]
+            for x in jax.make_jaxpr(decoding())(latents).eqns
+            if x.primitive.name == "scan"
+        ]
+        assert loops == [turns]
+        found = jax.jit(decoding())(latents)
+        # other programs round otherwise
+        np.testing.assert_allclose(found, together, rtol=0, atol=1e-5)
+
+
 def test_no_noise_has_no_likelihood(model):
     network = types.SimpleNamespace(apply=lambda _, latents, *rest: latents)
     small = types.SimpleNamespace(denoiser=network, latent_shape=(2, 2, 4))
