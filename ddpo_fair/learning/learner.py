@@ -80,8 +80,14 @@ def unet_params(learner: Learner, base: Any, params: Any) -> Any:
     if learner.lora_scale == 0.0:
         return params
     # Put in place outside: a compiled program would copy all the others.
-    adapted = _trained_weights(base, params, learner.lora_scale)
-    return in_place(base, adapted, learner.lora_scale)
+    return in_place(base, _adapted(learner, base, params), learner.lora_scale)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _adapted(learner: Learner, base: Any, params: Any) -> Any:
+    dtype = learner.policy.model.denoiser.dtype  # to which layers cast them anyway
+    adapted = trained_weights(base, params, learner.lora_scale)
+    return jax.tree.map(lambda x: x.astype(dtype), adapted)
 
 
 def trained_weights(base: Any, params: Any, lora_scale: float) -> Any:
@@ -93,9 +99,6 @@ def trained_weights(base: Any, params: Any, lora_scale: float) -> Any:
         return params
     kernels = lora.adapted(base, params, lora_scale)
     return jax.lax.optimization_barrier(kernels)  # rounded alike in every program
-
-
-_trained_weights = jax.jit(trained_weights, static_argnums=2)
 
 
 def in_place(base: Any, weights: Any, lora_scale: float) -> Any:

@@ -79,7 +79,11 @@ def _drawing(run: assembly.Run, state: learner.TrainState) -> list[Program]:
     shape, batches = (parallel.num_devices(), size), run.config.sample.batches
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), shape))
     text = _shape(*shape, *run.text.shape[1:])
-    weights = run.base or state.params
+    weights, adapted = state.params, {}
+    if run.base:  # the kernels of adapters are there a second time, as sampled with
+        kernels, dtype = lora.kernels_of(run.base), model.denoiser.dtype
+        adapted = {path: kernels[path].update(dtype=dtype) for path in state.params}
+        weights = lora.replace(run.base, adapted)
     sampling = sampler.sampling_program(run.policy).lower(
         weights, *parallel.spread_shapes((keys, text)), run.uncond_embedding
     )
@@ -89,9 +93,6 @@ def _drawing(run: assembly.Run, state: learner.TrainState) -> list[Program]:
     classifying = classifier.program(run.classifiers, parallel.made_for.value).lower(
         run.classifier_params, decoding.out_info
     )
-    # With adapters also the kernels that they are in.
-    kernels = lora.kernels_of(run.base)
-    adapted = [kernels[path] for path in state.params] if run.base else []
     kept = (run.base, adapted, state, run.vae_params, run.classifier_params)
     rows = (
         ("sampling", sampling, run.policy.num_steps, weights, batches - 1),
