@@ -110,6 +110,11 @@ def empty(path):
     return lambda folders: [x.unlink() for x in (folders / path).iterdir()]
 
 
+def flux(folders):
+    (folders / "model/unet").rename(folders / "model/transformer")
+    say("model/transformer/config.json", _class_name="FluxTransformer2DModel")(folders)
+
+
 TOKENS = "model/tokenizer/tokenizer_config.json"
 HARMS = {
     "tensor": (strange_tensor, "\\x1b[2J [1] of"),
@@ -125,6 +130,7 @@ HARMS = {
     "cut": (cut("model/tokenizer/merges.txt"), "is cut, no merge makes"),
     "no tokens": (empty("model/tokenizer"), "put all files of the original model's in"),
     "two": (lambda f: (f / "model/transformer").mkdir(), "a unet and a transformer;"),
+    "Flux": (flux, "must be None or 'SD3Transformer2DModel'; of the models with a"),
     "no merges": (lambda f: (f / "model/tokenizer/merges.txt").unlink(), "merges.txt:"),
     "BOM, tokens": (write(TOKENS, codecs.BOM_UTF8 + b"{}"), "with a byte-order mark"),
     "layers": (say("model/unet/config.json", layers_per_block=10**6), "from 1 to 200"),

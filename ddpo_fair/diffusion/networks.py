@@ -23,6 +23,11 @@ from ddpo_fair.models import (
 
 UNET, TRANSFORMER = "unet", "transformer"  # that denoise: of 1, 2 and XL; of 3
 TEXT, TEXT_2, TEXT_3 = "text_encoder", "text_encoder_2", "text_encoder_3"
+SD3 = "SD3Transformer2DModel"
+OTHERS = (
+    "of the models with a transformer 3 and 3.5 alone can be trained;"
+    " `python -m ddpo_fair.audit --engine=diffusers` draws any"
+)
 LARGEST = 256  # latent pixels; published models of this kind have 32 to 128
 Networks = dict[str, nn.Module]
 
@@ -38,6 +43,9 @@ def parts_of(folder: Path) -> tuple[str, ...]:
     if TRANSFORMER not in both:
         second = (TEXT_2,) if (folder / TEXT_2).is_dir() else ()  # of XL
         return UNET, "vae", TEXT, *second
+    config = weights.read_config(folder / TRANSFORMER)
+    rule = options.among(config, "_class_name", (None, SD3))  # before what it lacks
+    options.check(f"{folder / TRANSFORMER}/config.json", config, [rule], OTHERS)
     third = (TEXT_3,) if (folder / TEXT_3).is_dir() else ()
     return TRANSFORMER, "vae", TEXT, TEXT_2, *third
 
