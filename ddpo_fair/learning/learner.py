@@ -85,9 +85,15 @@ def unet_params(learner: Learner, base: Any, params: Any) -> Any:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _adapted(learner: Learner, base: Any, params: Any) -> Any:
-    dtype = learner.policy.model.denoiser.dtype  # to which layers cast them anyway
-    adapted = trained_weights(base, params, learner.lora_scale)
-    return jax.tree.map(lambda x: x.astype(dtype), adapted)
+    return computed(learner, trained_weights(base, params, learner.lora_scale))
+
+
+def computed(learner: Learner, weights: Any) -> Any:
+    """Of `trained_weights`, kernels of LoRA in the dtype to which layers cast them."""
+    if learner.lora_scale == 0.0:
+        return weights
+    dtype = learner.policy.model.denoiser.dtype
+    return jax.tree.map(lambda x: x.astype(dtype), weights)
 
 
 def trained_weights(base: Any, params: Any, lora_scale: float) -> Any:

@@ -21,6 +21,7 @@ from ddpo_fair.learning.learner import (
     PROGRAMS,
     Learner,
     TrainState,
+    computed,
     in_place,
     microbatches,
     trained_weights,
@@ -182,6 +183,7 @@ def _update(
         # Left to XLA, devices would add in 16 bits what each has added up in 32.
         axes = None, EpochData(None, 0, 0, None), 0, 0, None
         gradient_of = parallel.on_each(gradient_of, axes, 1)
+    weights = computed(learner, weights)  # once, not in every turn
     total, (metrics, again) = gradient_of(weights, data, images, steps, learn)
     count = len(metrics["loss"])
     (gradient,) = vjp(jax.tree.map(lambda g: g / count, total))
@@ -212,22 +214,26 @@ def _gradient(
         losses, found = jax.vmap(loss)(pairs(data, *microbatch))
         return losses.sum() / num_devices, found
 
+    def added(total: Any, gradient: Any) -> Any:
+        return jax.tree.map(lambda x, y: x + y.astype(x.dtype), total, gradient)
+
     def accumulate(total: Any, microbatch: tuple) -> tuple[Any, tuple]:
         loss = functools.partial(loss_of, microbatch)
         if not learner.train.recompute_log_probs:
             gradient, (metrics, _) = jax.grad(loss, has_aux=True)(weights)
-            return jax.tree.map(jnp.add, total, gradient), (metrics, ())
+            return added(total, gradient), (metrics, ())
         one, backward, found = jax.vjp(loss, weights, has_aux=True)
 
-        def added() -> Any:
-            return jax.tree.map(jnp.add, total, *backward(jnp.ones_like(one)))
+        def learned() -> Any:
+            return added(total, *backward(jnp.ones_like(one)))
 
         # Among several devices a condition would keep XLA from adding their gradients
         # up once, behind the loop.
         alone = len(images) == 1
-        return jax.lax.cond(learn, added, lambda: total) if alone else added(), found
+        new = jax.lax.cond(learn, learned, lambda: total) if alone else learned()
+        return new, found
 
-    zeros = jax.tree.map(jnp.zeros_like, weights)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), weights)
     chosen = microbatches(images, steps, learner.train.microbatch)
     return jax.lax.scan(accumulate, zeros, chosen)
 
