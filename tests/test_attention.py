@@ -92,3 +92,35 @@ def test_logits_of_one_head_after_the_other_give_the_same_with_less(monkeypatch)
     written = both(by_formula, *given)
     for found, expected in zip(compiled(*given), written, strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)  # sums of L
+
+
+def test_an_odd_number_of_states_has_flash_attention_too(monkeypatch):
+    original, asked = jax.nn.dot_product_attention, []
+
+    def attention(*given, implementation, **lengths):  # XLA's in place of cuDNN's
+        asked.append((implementation, given[0].shape[1]))
+        return original(*given, **lengths)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", attention)
+    monkeypatch.setattr(parallel, "has_flash_attention", lambda: True)
+    N, L, heads, size = 2, layers.LONG + 1, 1, 8
+    shape = (N, L, heads * size)
+    query, key, value, cotangent = (
+        jax.random.uniform(jax.random.key(i), shape).astype(HALF) for i in range(4)
+    )
+    key = -4 * key  # a zero that is not masked would outweigh all others
+    output, vjp = jax.vjp(lambda *x: layers.attend(*x, heads), query, key, value)
+    assert asked == [("cudnn", L + 1)]
+
+    def by_formula(*three):
+        three = [x.reshape(N, L, heads, size) for x in three]
+        return written_out(*three).reshape(shape)
+
+    with jax.numpy_dtype_promotion("standard"):  # XLA's, see `layers.attend`
+        found = output, *vjp(cotangent)
+    exact = [x.astype(FULL) for x in (query, key, value)]
+    written, vjp_of = jax.vjp(by_formula, *exact)
+    expected = written, *vjp_of(cotangent.astype(FULL))
+    for one, other in zip(found, expected, strict=True):
+        error = np.abs(one.astype(FULL) - other).max()
+        assert error < 0.02 * np.abs(other).max()  # 8 bits, rounded more than once

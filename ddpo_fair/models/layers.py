@@ -118,17 +118,17 @@ def attend(
     # Of a loop XLA would count one turn.
     if long and not (flash or is_causal or parallel.counted()):
         return _attend_in_turns(*heads, scale).reshape(query.shape)
-    implementation = "cudnn" if flash else None
+    how: dict[str, Any] = {"implementation": "cudnn" if flash else None}
+    if odd := flash and length % 2:  # of which JAX has no gradient: Stable Diffusion 3
+        heads = [jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in heads]
+        lengths = jnp.full(len(query), length, jnp.int32)
+        how |= {"query_seq_lengths": lengths, "key_value_seq_lengths": lengths}
     # Inside, JAX promotes bfloat16 logits to float32, which strict promotion forbids.
     with jax.numpy_dtype_promotion("standard"):
         output = jax.nn.dot_product_attention(
-            *heads,
-            bias,
-            scale=scale,
-            is_causal=is_causal,
-            implementation=implementation,
+            *heads, bias, scale=scale, is_causal=is_causal, **how
         )
-    return output.reshape(query.shape)
+    return (output[:, :length] if odd else output).reshape(query.shape)
 
 
 def _attend_in_turns(
