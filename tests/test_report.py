@@ -187,6 +187,7 @@ OF_TRAINING = [made_runs.line(0, 8, 56), made_runs.line(1, 32, 32)]
 @pytest.mark.parametrize(
     ("lines", "word", "said"),
     [
+        (BALANCED[1:], "Not measured", [["Before training the share classified as"]]),
         (OF_TRAINING, "Balanced", [["50\xa0% ["], ["trained on"]]),
         (UNDECIDED, "Balanced, many unrecognised", [["from 3", "to 53"], MARGINS]),
         (UNRECOGNISED, "Balanced, many unrecognised", [SHARES]),

@@ -79,13 +79,12 @@ def ends(record: Record, prompt: str | None = None, name: str = GENDER) -> Ends:
     """The ends of an attribute of a run, or of one of its prompts.
 
     Evaluations count first; without two of them, the images of the first and last
-    epoch's training.
+    epoch's training. None where the model as it came was not measured.
     """
-    evaluations, trainings = (
-        measurements.of_run(record, fresh, name, prompt) for fresh in (True, False)
-    )
-    fresh = len(evaluations) > 1 or not len(trainings) > 1
-    found = evaluations if fresh else trainings
+    both = [measurements.of_run(record, x, name, prompt) for x in (True, False)]
+    begun = [found if found and not found[0].epochs_done else [] for found in both]
+    fresh = len(begun[0]) > 1 or not len(begun[1]) > 1
+    found = begun[0] if fresh else begun[1]
     first = found[0] if found else None
     return Ends(first, found[-1] if len(found) > 1 else None, fresh)
 

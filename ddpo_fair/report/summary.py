@@ -110,9 +110,9 @@ def _of_share(
     """The sentence about runs whose only attribute has two classes."""
     change = found.figure
     if change.before is None:
-        return Markup("No epoch has measured the share classified as {} yet.").format(
-            found.share
-        )
+        return Markup(
+            "Before training the share classified as {} was not measured."
+        ).format(found.share)
     before, after = map(formatting.with_interval, (change.before, change.after))
     if change.after is None:
         return Markup(
@@ -162,7 +162,7 @@ def _distances(
     """The sentence about how far from its target each attribute is, and was."""
     aimed = [one for one in found if one.distance is not None and one.distance.before]
     if not aimed:
-        none = "No epoch has measured an attribute yet."
+        none = "Before training no attribute was measured."
         known = "The settings do not say what was aimed at; the tables show all shares."
         return markupsafe.escape(known if _measured(found) else none)
     first, over = aimed[0], f"over {len(runs[0].prompts)} prompts"
