@@ -474,6 +474,14 @@ def test_evaluation_joins_the_report(tmp_path):
     assert "5.5 [5.4, 5.6] nats" in text
     assert "80\xa0% [70,\xa090]" in text
     assert "<script>" not in text
+    shutil.copytree(folder / "evaluation_0003", folder / "evaluation_0003_of_others")
+    (folder / "checkpoints" / "3" / "rest").mkdir(parents=True)
+    (folder / "checkpoints" / "3" / "rest" / "metadata").write_text("{}")
+    assert run_reader.read(folder).evaluation == content  # an older one has no print
+    content["source"]["fingerprint"] = "0123"
+    (folder / "evaluation_0003" / "evaluation.json").write_text(json.dumps(content))
+    assert run_reader.read(folder).evaluation == {}
+    assert "evaluation_0003 is of another run; left out." in read_page(folder)
 
 
 def test_shares_are_corrected_where_the_classifier_is_known(drawn, tmp_path):

@@ -20,7 +20,7 @@ from ddpo_fair.errors import UserError
 from ddpo_fair.loggers import run_log
 from ddpo_fair.training import description, run_folder
 
-EVALUATION = "evaluation_*/evaluation.json"
+EVALUATION = re.compile(r"evaluation_(\d{4,9})")
 CALIBRATION = "calibration.json"
 # Of the embedded classifiers, on renders.
 SHIPPED = Path(__file__).parents[1] / "embedded" / "assets" / CALIBRATION
@@ -77,7 +77,6 @@ def read(folder: str | Path) -> Record:
     notes: list[str] = []
     about = _object(folder / run_folder.CONFIG, notes)
     settings = about.pop("config", None)
-    evaluations = sorted(folder.glob(EVALUATION))
     kept = sorted(folder.glob(f"evaluation_*/{CALIBRATION}"), reverse=True)
     kept = [x for x in (folder / CALIBRATION, *kept, SHIPPED) if x.is_file()]
     lines, checksum = _lines(folder, notes)
@@ -90,7 +89,7 @@ def read(folder: str | Path) -> Record:
         about=about,
         lines=lines,
         grids=dict(sorted(grids.items())),
-        evaluation=_object(evaluations[-1], notes) if evaluations else {},
+        evaluation=_evaluation(folder, notes),
         calibrations=tuple(_object(path, notes) for path in kept),
         checksum=checksum,
         notes=tuple(notes),
@@ -151,6 +150,22 @@ def _object(path: Path, notes: list[str]) -> dict[str, Any]:
         problem = f"cannot be read ({error})"
     notes.append(f"{path.name} {problem}.")
     return {}
+
+
+def _evaluation(folder: Path, notes: list[str]) -> dict[str, Any]:
+    """evaluation.json of the newest checkpoint; {} without one of this run."""
+    paths = ((EVALUATION.fullmatch(x.name), x) for x in folder.glob("evaluation_*"))
+    found = {int(name[1]): path / "evaluation.json" for name, path in paths if name}
+    number = max((x for x, path in found.items() if path.is_file()), default=None)
+    if number is None:
+        return {}
+    content, place = _object(found[number], notes), folder / run_folder.CHECKPOINTS
+    source, is_now = content.get("source"), run_folder.fingerprint(place, number)
+    was = source.get("fingerprint", is_now) if isinstance(source, dict) else is_now
+    if is_now not in (None, was) or number > (run_folder.finished(place) or number):
+        notes.append(f"{found[number].parent.name} is of another run; left out.")
+        return {}
+    return content
 
 
 def _lines(folder: Path, notes: list[str]) -> tuple[tuple[dict, ...], str]:

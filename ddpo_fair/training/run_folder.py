@@ -140,7 +140,7 @@ def check_complete(folder: Path, config: ConfigDict) -> None:
         raise UserError(
             f"{folder}: {run_log.LINES} holds {lines} epochs, but {place} holds no"
             " checkpoint to go on from. Restore that folder from a copy. To begin anew"
-            f" under this name, remove both; or choose another --config.run.name."
+            f" under this name, remove {folder}; or choose another --config.run.name."
         )
 
 
