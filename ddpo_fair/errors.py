@@ -42,12 +42,20 @@ def first_line(error: Exception) -> str:
 def differences(
     before: Mapping[str, object], now: Mapping[str, object], free: Container[str] = ()
 ) -> list[str]:
-    """`NAME was X and is now Y` for each setting, but the free, that has changed."""
-    return [
-        f"{name} was {shown(before.get(name))} and is now {shown(now.get(name))}"
-        for name in {**before, **now}
-        if name not in free and before.get(name) != now.get(name)
-    ]
+    """`NAME was X and is now Y` for each setting, but the free, that has changed.
+
+    Of a group, a mapping before and now, each that has, as GROUP.NAME.
+    """
+    found = []
+    for name in {**before, **now}:
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differences(
+                *({f"{name}.{x}": one[x] for x in one} for one in (old, new)), free
+            )
+        elif old != new and name not in free:
+            found.append(f"{name} was {shown(old)} and is now {shown(new)}")
+    return found
 
 
 def shown(value: object) -> str:

@@ -116,7 +116,8 @@ def evaluate(where: tuple[Path, int | None], options: flags.FlagValues) -> Path:
     if options.output is not None:
         folder = files.given("--output", options.output)
     classifiers = evaluation_plan.classifier_folders(plan)
-    files.bind(folder / evaluation_plan.PLAN, plan._asdict(), "--output")
+    described = folder / evaluation_plan.PLAN, plan._asdict(), "--output"
+    files.bind(*described, "source.run")  # whose folder may have another name now
     started = time.monotonic()
     texts = [prompt.text for prompt in plan.prompts]
     models = evaluation_models.load(saved, number, texts, classifiers, plan.seed)

@@ -154,11 +154,11 @@ def output(flag: str, text: str | os.PathLike, *own: str | bytes) -> Path:
     raise UserError(f"{flag}={shown(str(path))} {problem}; choose another path.")
 
 
-def bind(path: Path, settings: dict[str, Any], flag: str) -> None:
+def bind(path: Path, settings: dict[str, Any], flag: str, *free: str) -> None:
     """Keeps `settings` in a new file, which makes its folder that of these settings.
 
     A UserError, with the flag that named the folder, if it is that of other settings,
-    or cannot be used.
+    but for the `free` ones, or cannot be used.
     """
     output(flag, path.parent, path.name)
     name = f"{flag}={shown(str(path.parent))}"
@@ -172,7 +172,7 @@ def bind(path: Path, settings: dict[str, Any], flag: str) -> None:
         raise UserError(
             f"{name} cannot be used ({error}); choose another folder."
         ) from error
-    if changes := differences(before, json.loads(json_text(settings))):
+    if changes := differences(before, json.loads(json_text(settings)), free):
         raise UserError(
             f"{name} was begun with other settings: {'; '.join(changes)}. Give the same"
             " to go on with it, or another folder."

@@ -136,7 +136,12 @@ def test_evaluation_continues_where_it_stopped(run, result):
     parts = sorted((folder / "parts").glob("eta1*.npz"))
     parts[0].unlink()
     parts[-1].write_bytes(parts[-1].read_bytes()[:100])
-    others = {path: path.stat().st_mtime_ns for path in parts[1:-1]}
+    image = next((folder / "images").glob("eta1*/before/000_*/0000.png"))
+    image.write_bytes(b"half")
+    kept = [path for path in parts[1:-1] if "before_0000" not in path.stem]
+    others = {path: path.stat().st_mtime_ns for path in kept}
+    plan = folder / "plan.json"
+    plan.write_text(plan.read_text().replace('"run": "', '"run": "renamed_'))
     record = run / "config.json"  # as the training command writes it again
     record.write_text(json.dumps({**json.loads(record.read_text()), "started": "now"}))
     assert evaluate.main([f"--run={run}", *FLAGS]) == 0
@@ -144,7 +149,7 @@ def test_evaluation_continues_where_it_stopped(run, result):
     for found in (again, result):
         found.pop("seconds", None)
         found["written_by"].pop("date", None)
-    assert again == result
+    assert again == result and evaluation_parts.is_image(image) and others
     assert all(path.stat().st_mtime_ns == when for path, when in others.items())
 
 
@@ -228,7 +233,7 @@ def test_another_evaluation_in_the_same_folder_is_refused(
     assert error.count("\n") == 1
     monkeypatch.setattr(run_folder, "fingerprint", lambda folder, number: "other")
     assert evaluate.main([f"--run={run}", *FLAGS]) == 2
-    assert "was begun with other settings: source was" in capsys.readouterr().err
+    assert "other settings: source.fingerprint was" in capsys.readouterr().err
 
 
 def test_trajectory_kl_is_the_formula_written_again(run):

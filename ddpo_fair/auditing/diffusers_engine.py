@@ -71,7 +71,8 @@ def _draw_all(
 ) -> image_list.ImageList:
     """Draws what a folder has not yet, as `drawn_images`; returns its images."""
     places = drawn_images.begin(output, planned, num_images)
-    missing = [[k for k, x in enumerate(own) if not x.is_file()] for own in places]
+    drawn = evaluation_parts.is_image
+    missing = [[k for k, x in enumerate(own) if not drawn(x)] for own in places]
     if left := sum(map(len, missing)):
         pipeline = load(planned.model, lora, planned.dtype, planned.variant)
         print(drawn_images.opening(planned, places, str(pipeline.device)), flush=True)

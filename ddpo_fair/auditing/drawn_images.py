@@ -99,7 +99,8 @@ def _draw_all(
         pairs = zip(job.prompts[: job.count], job.images[: job.count], strict=True)
         return [names[prompt][image] for prompt, image in pairs]
 
-    missing = [job for job in jobs if not all(x.is_file() for x in places(job))]
+    drawn = evaluation_parts.is_image
+    missing = [job for job in jobs if not all(map(drawn, places(job)))]
     if missing:
         variant, dtype = planned.variant or None, jnp.dtype(planned.dtype)
         model = stable_diffusion.load(folder, dtype, False, variant, lora_file)
@@ -108,9 +109,9 @@ def _draw_all(
 
         def finish(job: Job, images: jax.Array, bar: progress.Progress) -> None:
             bar.wait([images], "images")
-            drawn = evaluation_run.pixels(images)[: job.count]
-            for path, image in zip(places(job), drawn, strict=True):
-                if not path.is_file():
+            pixels = evaluation_run.pixels(images)[: job.count]
+            for path, image in zip(places(job), pixels, strict=True):
+                if not drawn(path):
                     evaluation_parts.save_image(path, image)
 
         evaluation_run.in_turn(
@@ -156,7 +157,7 @@ def opening(planned: Plan, places: list[list[Path]], devices: str) -> str:
     return (
         f"Drawing {len(places[0]):,} images of each of {len(places):,} prompts with"
         f" {planned.model} ({said or 'its own steps and guidance'}), on {devices};"
-        f" {sum(map(Path.is_file, each)):,} of {len(each):,} are there."
+        f" {sum(map(evaluation_parts.is_image, each)):,} of {len(each):,} are there."
     )
 
 

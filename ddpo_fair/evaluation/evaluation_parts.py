@@ -1,5 +1,7 @@
 """What an evaluation keeps: images and figures of each batch, grids of the images."""
 
+import contextlib
+import os
 import re
 import zipfile
 from pathlib import Path
@@ -8,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ddpo_fair import files
+from ddpo_fair.errors import UserError
 from ddpo_fair.evaluation import evaluation_plan
 from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Job, Plan, Sampler
 from ddpo_fair.loggers import run_log
@@ -15,6 +18,7 @@ from ddpo_fair.loggers import run_log
 GRID_IMAGES = 64
 SHEET = "samplers.png"
 SHEET_IMAGES = 8  # of each sampler and model
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 # The images of sampler, model and prompt's number, in the order of their seeds.
 Places = dict[tuple[Sampler, str, int], list[Path]]
@@ -72,6 +76,14 @@ def save_image(path: Path, image: np.ndarray) -> None:
         Image.fromarray(image).save(part, "PNG")
 
 
+def is_image(path: Path) -> bool:
+    """Whether the PNG of `save_image` is there, down to its end."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        file.seek(-len(PNG_END), os.SEEK_END)
+        return file.read() == PNG_END
+    return False
+
+
 def write_grids(folder: Path, plan: Plan) -> None:
     """Writes the grids of each prompt before and after, and samplers.png.
 
@@ -121,5 +133,10 @@ def _grid(paths: list[Path], caption: str) -> Image.Image:
     pixels = []
     for path in paths:
         with Image.open(path) as image:
-            pixels.append(np.asarray(image))
+            pixels.append(np.asarray(image.convert("RGB")))
+    if len({one.shape for one in pixels}) > 1:
+        raise UserError(
+            f"{paths[0].parent} holds images of several sizes; remove it, and the same"
+            " command draws it again."
+        )
     return run_log.grid(np.stack(pixels) / np.float32(255), caption)

@@ -134,7 +134,12 @@ def summary(
 
 def _is_done(plan: Plan, folder: Path, job: Job) -> bool:
     part = evaluation_parts.load_part(folder, job)
-    return part is not None and ("nats" in part or not _measures_kl(plan, job))
+    if part is None or (_measures_kl(plan, job) and "nats" not in part):
+        return False
+    places = (
+        evaluation_parts.image_path(folder, job, plan, x) for x in range(job.count)
+    )
+    return all(map(evaluation_parts.is_image, places))
 
 
 def _measures_kl(plan: Plan, job: Job) -> bool:
