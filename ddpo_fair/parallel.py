@@ -203,7 +203,8 @@ def start(cpu_devices: int, distributed: Any = None) -> None:
     # UNet's gradient takes 0.74 s on two devices, 0.96 s on one.
     given = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if not accelerator.shown() and not given:
-        jax.config.update("jax_num_cpu_devices", cpu_devices)
+        with contextlib.suppress(RuntimeError):  # whoever calls us has started them
+            jax.config.update("jax_num_cpu_devices", cpu_devices)
     if distributed is not None and distributed.enabled:
         _join_hosts(distributed)
     flags = os.environ.get("XLA_FLAGS", "")  # which XLA refuses in C++

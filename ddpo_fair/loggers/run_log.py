@@ -138,7 +138,7 @@ def split(folder: Path) -> tuple[list[dict[str, Any]], list[bytes]]:
         whole, _, cut = (folder / LINES).read_bytes().rpartition(b"\n")
         for text in filter(bytes.strip, [*whole.split(b"\n"), cut]):
             try:
-                line = json.loads(text.decode("utf-8"))
+                line = json.loads(text.decode("utf-8-sig"))
                 if type(line["epoch"]) is not int or line["epoch"] < 0:
                     raise ValueError("no epoch's line")
                 lines.append(line)
