@@ -117,7 +117,7 @@ def audit(options: flags.FlagValues) -> "audit_result.Audit":
     references = attribute_rules.by_attribute(*given)
     calibrations = calibration.of(references, config, options.faces)
     audits = _audits(options, config)
-    baseline = audit_result.baseline(options.baseline, set(config.attributes))
+    baseline = audit_result.baseline(options.baseline, set(config.attributes), output)
     models = classified.load(config, audits)
     calibrations |= calibration.of(references, config, options.faces, models.own)
     listed = list_images()
@@ -130,6 +130,7 @@ def audit(options: flags.FlagValues) -> "audit_result.Audit":
         listed,
         found,
         calibrations,
+        models.known["own"],
         audits,
         baseline,
         source={"images": str(listed.root), **source},

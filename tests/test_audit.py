@@ -3,6 +3,7 @@
 The typology angle tells plain colours apart, so each image's class is known.
 """
 
+import io
 import json
 import math
 import os
@@ -129,11 +130,19 @@ def test_several_attributes_a_limit_and_a_baseline(tiny, tmp_path, capsys):
     assert said in capsys.readouterr().out
     assert said in (tmp_path / "failed" / "audit.html").read_text()
     again = [f"--images={second}", "--prompt=x", *TONE, before]
+    problem = refusals.refused(audit.main, [*again, f"--output={tmp_path}/old"], capsys)
+    assert "would replace; give another --output" in problem
     problem = refusals.refused(audit.main, [*again, f"--output={tmp_path}/x"], capsys)
     assert "skin_tone.target was [0.25, 0.5, 0.25]" in problem
-    old["attributes"]["skin_tone"]["prompts"][0]["observed"]["bias"]["high"] = 1e300
-    (tmp_path / "old" / "audit.json").write_text(json.dumps(old))
     again += [*flags, f"--output={tmp_path}/x"]
+    one = old["attributes"]["skin_tone"]
+    one |= {"fingerprint": "0123"}  # trained anew since, in the same folder
+    (tmp_path / "old" / "audit.json").write_text(json.dumps(old))
+    problem = refusals.refused(audit.main, again, capsys)
+    assert "skin_tone.fingerprint was '0123' and is now 'typology'" in problem
+    del one["fingerprint"]  # as an older version
+    one["prompts"][0]["observed"]["bias"]["high"] = 1e300
+    (tmp_path / "old" / "audit.json").write_text(json.dumps(old))
     problem = refusals.refused(audit.main, again, capsys)
     assert "lacks what an audit writes (LookupError('a bias from 0 to 2')" in problem
 
@@ -157,13 +166,18 @@ def test_calibration_corrects_by_its_matrix(tmp_path, capsys):
     _, found = run(images, tmp_path / "b", "--prompt=x", again)
     assert found["attributes"] == {"skin_tone": one}
     content = json.loads(kept.read_text())
+    kept = kept.rename(kept.with_suffix(".JSON"))
+    again = f"--calibration=skin_tone={kept}"
     for change, said in (
         ({"fingerprint": "0123"}, "fingerprint was '0123' and is now 'typology'"),
         ({"confidence": 0.5}, "confidence was 0.5 and is now 0.7"),
         ({"faces": True}, "faces was True and is now False"),
-        ({"confusion": [[1, 0], [0, 1]]}, "is not 3 x 3"),
+        ({"confusion": [[1, 0], [0, 1]]}, "characters): it is no calibration.json"),
+        ({"unrecognised": [-9, 0, 0]}, "are not 3 x 3 and 3"),
+        ({"unrecognised": [0.5, 0, 0]}, "are not 3 x 3 and 3"),
+        ({"confusion": [[2**62] * 3] * 3}, "are not 3 x 3 and 3"),
         ({"confusion": [[0, 0, 0]] * 3}, "no image of light"),
-        ({"confusion": None}, "is not 3 x 3"),
+        ({"confusion": None}, "must be an iterable, not NoneType"),
     ):
         attributes = {"skin_tone": content["attributes"]["skin_tone"] | change}
         kept.write_text(json.dumps(content | {"attributes": attributes}))
@@ -322,7 +336,12 @@ def test_an_audit_that_was_killed_does_not_classify_again(tmp_path, monkeypatch)
     assert found["attributes"]["skin_tone"]["prompts"][0]["counts"] == [30, 10, 5]
     run(images, output, *flags, "--target=0.2,0.3,0.5")
     assert len(asked) == 45
-    Image.new("RGB", (9, 9), DARK).save(images / "245_0.png")  # another image now
+    path = images / "245_0.png"  # another image now, of the same size and time
+    old, content = path.stat(), io.BytesIO()
+    Image.new("RGB", (9, 9), DARK).save(content, "PNG")
+    path.write_bytes(content.getvalue().ljust(old.st_size, b"\0"))
+    os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
+    assert path.stat().st_size == old.st_size
     _, found = run(images, output, *flags)
     assert len(asked) == 46
     assert found["attributes"]["skin_tone"]["prompts"][0]["counts"] == [29, 10, 6]
@@ -371,7 +390,10 @@ def test_a_gate_that_chance_may_fail_says_how_many_images_would_do(tmp_path, cap
     assert status == 0 and f"About {needed} images of each prompt" in found["notes"][-1]
 
 
-def test_a_bias_above_1_fits_the_figure_and_python_gives_lists(tiny, tmp_path, capsys):
+def test_a_bias_above_1_fits_the_figure_and_python_gives_lists(
+    tiny, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("XLA_FLAGS", "")  # else start asks for no devices
     images = paint(tmp_path / "images", 3, 1)
     options = {"classifier": tiny[1], "confidence": 0, "target": "0.1,0.9"}
     found = audit.folder(images, prompt="x", output=tmp_path / "out", **options)
@@ -412,12 +434,12 @@ def garbage(root: Path) -> str:
         ("file,prompt\n\xff\xfe,x", "utf-8"),
         ('file,prompt\n"a,b', "unexpected end of data"),
         ("file,prompt\na.png,b\n./x/../a.png,c", "has another prompt"),
-        ("file,prompt\n../a.png,b", "holds no images"),
+        ("file,prompt\n../a.png,b", "none of its files is there, the first is '"),
         ("[1]", "line 1 is no object"),
         ('{"file": 1, "prompt": "x"}', "line 1 has no file"),
         ('{"file": "a.png", "file": "b.png"}', "stands there twice"),
         ("[1\n{", "line 1 is no JSON"),
-        ('{"file": "a\\u0000.png", "prompt": "x"}', "no images"),
+        ('{"file": "a\\u0000.png", "prompt": "x"}', "none of its files"),
         (lambda x: os.mkfifo(x / "t.csv") or f"--prompts={x}/t.csv", "not a file"),
         ("--attributes=height", "has no classes"),
         ("--target=0.9,0.9,0", "with sum 1"),

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +52,17 @@ def of(
     listed: ImageList,
     found: Classified,
     calibrations: calibration.Calibrations,
+    fingerprints: Mapping[str, str],
     audits: dict[str, str],
     baseline: dict[str, Any],
     **others: Any,
 ) -> Audit:
     """What an audit found.
 
-    `audits` names the audit classifiers that there are, by attribute, `baseline` has
-    the attributes of another audit, `others` the fields `source` and `fail_above`. A
-    UserError if the baseline is not comparable.
+    `fingerprints` are those of the attributes' classifiers, `audits` names the audit
+    classifiers that there are, by attribute, `baseline` has the attributes of another
+    audit, `others` the fields `source` and `fail_above`. A UserError if the baseline is
+    not comparable.
     """
     targets = attribute_rules.targets(config)
     rows, matrices = found.rows, calibration.matrices(calibrations)
@@ -79,6 +82,7 @@ def of(
             audit["classifier"] = audits[name]
         return {
             "classifier": one.classifier,
+            "fingerprint": fingerprints[name],
             "confidence": one.confidence_threshold,
             "cropped": faces is not None,
             "calibration": calibrations.get(name, {}).get("source"),
@@ -129,14 +133,22 @@ def write(output: Path, audit: Audit, calibrations: calibration.Calibrations) ->
         files.replace(output / RESULT, files.json_text(content, indent=1))
 
 
-def baseline(text: str | None, names: set[str]) -> dict[str, Any]:
-    """The attributes of another audit.json; a UserError if it has none of `names`."""
+def baseline(text: str | None, names: set[str], output: Path) -> dict[str, Any]:
+    """The attributes of another audit.json; a UserError if it has none of `names`.
+
+    Or if `output` would take its place, and the same command compare with itself then.
+    """
     if text is None:
         return {}
     path = files.given("--baseline", text)
     path = path / RESULT if path.is_dir() else path
+    if path == output / RESULT:
+        raise UserError(
+            f"--baseline={shown(text)} is what --output={shown(str(output))} would"
+            " replace; give another --output."
+        )
     try:
-        content = json.loads(files.content(path))
+        content = json.loads(files.content(path), object_pairs_hook=files.once)
         if content["version"] != VERSION:
             raise ValueError(f"its version is {shown(content['version'])}")
         if not names & content["attributes"].keys():

@@ -24,6 +24,7 @@ from ddpo_fair.training import description
 NAME, VERSION = run_reader.CALIBRATION, 1
 # May differ, where the fingerprint may not.
 FREE = ("classifier", "source", "confusion", "unrecognised")
+MOST = 10**9  # images of a count
 Calibrations = dict[str, dict[str, Any]]
 
 
@@ -44,7 +45,7 @@ def of(
     attributes = attribute_rules.of(config)
     found: Calibrations = {}
     for name, reference in references.items():
-        is_kept = reference.endswith(".json")
+        is_kept = reference.lower().endswith(".json")
         if is_kept == bool(models):
             continue
         attribute, one = attributes[name], config.attributes[name]
@@ -69,9 +70,10 @@ def of(
         except UserError as error:
             text = str(error).partition(" Say what its values")[0]
             text = text.removeprefix(f"--data={shown(reference)}").removeprefix(":")
+            form = f", which needs a folder for each of {', '.join(attribute.classes)}"
+            form *= not is_kept
             raise UserError(
-                f"--calibration={shown(reference)}, which needs a folder for each of"
-                f" {', '.join(attribute.classes)}: {text.strip()}"
+                f"--calibration={shown(reference)}{form}: {text.strip()}"
             ) from error
         found[name] = own
     return found
@@ -129,16 +131,17 @@ def _kept(path: Path, name: str, own: Mapping[str, Any]) -> dict[str, Any]:
     """What a calibration.json has of an attribute; a UserError unless it fits `own`."""
     size = len(own["classes"])
     try:
-        content = json.loads(files.content(path))
+        content = json.loads(files.content(path), object_pairs_hook=files.once)
         if content["version"] != VERSION:
             raise ValueError(f"its version is {shown(content['version'])}")
         if name not in content["attributes"]:
             raise ValueError(f"it has no {name}")
         kept = dict(content["attributes"][name])
-        counts = np.array(kept["confusion"])
-        if counts.shape != (size, size) or counts.dtype != int or counts.min() < 0:
-            raise ValueError(f"its confusion matrix of {name} is not {size} x {size}")
-        _ = counts[:, 0] + kept.setdefault("unrecognised", [0] * size)  # once not kept
+        kept.setdefault("unrecognised", [0] * size)  # once not kept
+        counts = np.array([*kept["confusion"], kept["unrecognised"]])
+        sound = counts.shape == (size + 1, size) and counts.dtype == int
+        if not sound or counts.min() < 0 or counts.max() > MOST:
+            raise ValueError(f"its counts of {name} are not {size} x {size} and {size}")
         of_kept = f"{kept['classifier']}", f"{kept['source']}"
     except description.UNREADABLE as error:
         raise UserError(

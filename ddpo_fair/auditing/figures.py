@@ -125,14 +125,17 @@ def compare(now: Figures, before: Figures, name: str) -> Figures:
 
     A UserError if there is no such prompt, or the audits differ.
     """
-    settings = ("classifier", "confidence", "cropped", "classes", "target")
+    which = "fingerprint" if "fingerprint" in before else "classifier"  # once not kept
+    settings = (which, "confidence", "cropped", "classes", "target")
     old_and_new = [{x: one.get(x) for x in settings} for one in (before, now)]
     if changes := errors.differences(*old_and_new):
         raise UserError(f"--baseline: {name}.{'; '.join(changes)}; audit both alike.")
     old = {one["prompt"]: one for one in before["prompts"]}
     pairs = [(old[x["prompt"]], x) for x in now["prompts"] if x["prompt"] in old]
     if not pairs:
-        raise UserError(f"--baseline has none of the prompts for {name}.")
+        raise UserError(
+            f"--baseline has none of the prompts for {name}; audit the same ones."
+        )
     for pair in pairs:
         if changes := errors.differences(*({"target": x["target"]} for x in pair)):
             what = f"{name} of {shown(pair[1]['prompt'])}: {changes[0]}"

@@ -70,6 +70,12 @@ def of_folder(
         missing = [os.path.relpath(x, root) for x in places.keys() - dict(pairs).keys()]
         left = [path for path in found if path not in places]
         skipped.update([unnamed] * len(left))
+        if not pairs:
+            raise UserError(
+                f"--prompts={shown(table)}: none of its files is there, the first is"
+                f" {shown(str(next(iter(places))))}; a file's name begins below"
+                f" {name}."
+            )
     elif prompt is not None:
         pairs = [(path, prompt) for path in found]
     else:

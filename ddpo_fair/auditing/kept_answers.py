@@ -57,4 +57,4 @@ def _key(image: Path) -> tuple[str, int, int]:
         found = os.stat(image)
     except OSError:  # it is gone
         return str(image), -1, -1
-    return str(image), found.st_size, found.st_mtime_ns
+    return str(image), found.st_size, found.st_ctime_ns  # mtime is copied with a file
