@@ -52,12 +52,7 @@ def read(
     --help.
     """
     if HELP & set(arguments):
-        each = (values[name] for name in values)
-        text = [
-            f"  --{flag.name}={flag.default_as_str or ''}\n"
-            + textwrap.indent(textwrap.fill(flag.help, 80), "      ")
-            for flag in each
-        ]
+        text = [_explained(values[name]) for name in values]
         raise process.Help("\n".join([usage or "", "Flags and their defaults:", *text]))
     problems: list[str] = []
     for name in values:
@@ -68,6 +63,16 @@ def read(
     except (flags.Error, ValueError, OSError) as error:  # a value missing, a flagfile
         values.mark_as_parsed()
         return [], [*problems, f"{error}."]
+
+
+def _explained(flag: flags.Flag) -> str:
+    """What --help says of a flag; without absl's own words behind some."""
+    value = flag.default
+    value = ",".join(map(str, value)) if isinstance(value, list) else value
+    value = "" if value is None else value
+    given = f"  --{flag.name}" + f"={value}" * (not flag.boolean)
+    meaning = flag.help.partition(";\n    repeat this option")[0]
+    return f"{given}\n" + textwrap.indent(textwrap.fill(meaning, 80), "      ")
 
 
 def strangers(arguments: Iterable[str], known: Iterable[str]) -> list[str]:

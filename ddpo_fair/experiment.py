@@ -196,9 +196,9 @@ def settings(
 
 def _settings(file: str | None) -> str:
     """What --help says of the settings: of a config file, or of all variants."""
-    lines, given = ["Settings and their defaults; a config file may change them:"], None
-    if file:
-        lines, given = [f"Settings of {file}:"], _load(*_split(file))[0]
+    title = "Settings and their defaults. A file's own: --config=FILE --help"
+    given = _load(*_split(file))[0] if file else None
+    lines = [f"Settings of {file}:" if file else title]
     for name, value, others, meaning in settings(given):
         differs = f"   ({others})" if others else ""
         lines.append(f"  --config.{name}={value!r}{differs}")

@@ -8,10 +8,12 @@ import jax
 import pytest
 import tiny_model
 import tiny_run
+from absl import flags
 from refusals import refused
 
 from ddpo_fair import (
     accelerator,
+    command_line,
     config_rules,
     experiment,
     process,
@@ -80,6 +82,24 @@ def test_help_explains_every_setting():
         places = [i for i, line in enumerate(lines) if line.startswith(start)]
         assert len(places) == 1, name
         assert lines[places[0] + 1].startswith("      "), name
+
+
+def test_help_of_a_flag_has_its_default_as_it_is_typed():
+    values = flags.FlagValues()
+    texts, whole, _, several, switch = command_line.definers(values)
+    texts("kind", "float32", "Of number")
+    texts("folder", None, "To write")
+    whole("seed", 0, "Of the images")
+    several("prompt", [], "A text; may be given again")
+    flags.DEFINE_list("sets", ["a", "b"], "Of prompts", flag_values=values)
+    switch("faces", False, "Crops")
+    with pytest.raises(process.Help) as text:
+        command_line.read(values, ["--help"], None)
+    assert [line.strip() for line in str(text.value).splitlines()[2:]] == [
+        *("--kind=float32", "Of number", "--folder=", "To write"),
+        *("--seed=0", "Of the images", "--prompt=", "A text; may be given again"),
+        *("--sets=a,b", "Of prompts", "--faces", "Crops"),
+    ]
 
 
 @pytest.mark.parametrize(
