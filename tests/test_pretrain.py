@@ -1,5 +1,7 @@
 """The embedded model's pretraining: its loop resumes, its changes of units hold."""
 
+import importlib.util
+import sys
 from functools import partial
 
 import jax
@@ -18,6 +20,7 @@ from ddpo_fair.embedded import (
     pretrain_flow,
     pretrain_vae,
 )
+from ddpo_fair.errors import UserError
 from ddpo_fair.models import sources, vae, weights
 
 
@@ -42,6 +45,16 @@ def fit(folder, num_steps, batch):
 
 def rows(step):
     return np.random.default_rng([0, step]).normal(size=(16, 3)).astype(np.float32)
+
+
+def test_only_drawing_needs_numba(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    spec = importlib.util.find_spec("ddpo_fair.embedded.rasterizer")
+    without = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(without)
+    for function in (without.draw, without.normals):
+        with pytest.raises(UserError, match=r'pip install "ddpo_fair\[data\]"'):
+            function(None, None)
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,33 @@
 """A z-buffer for a few thousand triangles, compiled by numba (extra `data`)."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from ddpo_fair.errors import UserError
 
 try:
     import numba
-except ImportError as error:
-    raise UserError(
-        "Drawing faces needs the package numba, which is not installed: "
-        'pip install "ddpo_fair[data]".'
-    ) from error
+except ImportError:  # --help does without
+    numba = None
 
 
-@numba.njit(cache=True, fastmath=True)
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function as numba compiles it; without numba, one that says what is missing."""
+    if numba:
+        return numba.njit(cache=True, fastmath=True)(function)
+
+    def missing(*_: object) -> None:
+        raise UserError(
+            "Drawing faces needs the package numba, which is not installed: "
+            'pip install "ddpo_fair[data]".'
+        )
+
+    return missing
+
+
+@_compiled
 def draw(
     screen: np.ndarray, attributes: np.ndarray, triangles: np.ndarray, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -68,7 +82,7 @@ def draw(
     return depth, image
 
 
-@numba.njit(cache=True, fastmath=True)
+@_compiled
 def normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     """Unit normals float32 [V, 3]: the area-weighted mean over adjoining triangles."""
     result = np.zeros_like(vertices)
