@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 from absl import flags
-from transformers import CLIPTokenizer
 
 from ddpo_fair import command_line, files, parallel, process
 from ddpo_fair.classifiers import classes, classifier, classifier_training
+from ddpo_fair.diffusion import prompt_tokens
 from ddpo_fair.embedded import (
     dataset,
     ground_truth,
@@ -169,9 +169,7 @@ def denoising_stage(
         lambda: np.float16([pretrain_vae.encode(autoencoder, x) for x in both]),
     )
     folder = output / FOLDERS[stage]
-    tokens = CLIPTokenizer.from_pretrained(  # a folder: nothing to pin
-        folder / "tokenizer", local_files_only=True
-    )  # nosec B615
+    tokens = prompt_tokens.load(folder / "tokenizer")
     settings = {
         "padding": "max_length",
         "truncation": True,
