@@ -89,6 +89,19 @@ def test_counts_shares_and_unreadable_files(tmp_path, capsys):
     assert "a nurse/broken.png" in printed and "\x1b" not in printed
 
 
+def test_the_embedded_classifier_is_said_to_know_renders_alone(tmp_path):
+    paint(tmp_path / "images" / "a nurse", 1, 1, 1)
+    _, found = run(tmp_path / "images", tmp_path / "audit")
+    source, tone = found["source"], found["attributes"]["skin_tone"]
+    said = "For photographs give another: --classifier=skin_tone=owner/name."
+    for classifier, model, times in (
+        *(("typology", None, 0), ("embedded", None, 1), ("embedded", "mine", 1)),
+        *(("embedded", "embedded", 0), ("embedded", "embedded_flow", 0)),
+    ):
+        tone["classifier"], source["model"] = classifier, model
+        assert sum(said in note for note in figures.notes(found)) == times
+
+
 def test_any_mode_and_a_table_of_prompts(tmp_path):
     names = []
     for mode in ("1", "L", "LA", "P", "RGBA", "CMYK", "I;16"):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ddpo_fair import config as configuration
 from ddpo_fair import errors
 from ddpo_fair.classifiers.classes import NONE
 from ddpo_fair.errors import UserError, shown
@@ -185,6 +186,12 @@ def notes(content: Figures) -> Iterator[str]:
         title = formatting.title(name)
         if none > MUCH_NONE:
             yield f"{none:.0%} of images had no recognised {title}."
+        of_renders = content["source"].get("model") in configuration.SHIPPED
+        if one["classifier"] == configuration.EMBEDDED and not of_renders:
+            yield (
+                f"The embedded classifier of {title} was trained on renders. For"
+                f" photographs give another: --classifier={name}=owner/name."
+            )
         if one["audit"]:
             agreement = formatting.with_interval(interval(one["audit"]["agreement"]))
             yield (
