@@ -102,7 +102,10 @@ def _unexpected(error: Exception) -> tuple[int, str]:
     """The status for an error that nothing has foreseen, and what to say of it."""
     if isinstance(error, OSError) and error.errno in OF_THE_SYSTEM:
         where = error.filename2 or error.filename or "The standard output, or a file,"
-        return BAD_INPUT, f"{where} cannot be written or read ({error.strerror})."
+        return BAD_INPUT, (
+            f"{where} cannot be written or read ({error.strerror}); see to the space on"
+            " its disk and to its permissions."
+        )
     if isinstance(error, ValueError) and (name := _variable(error)):
         return BAD_INPUT, (
             f"{name}={shown(os.environ[name])} of the environment cannot be used"

@@ -466,7 +466,7 @@ def garbage(root: Path) -> str:
         ("--seed=3", "--seed is for images that are drawn"),
         ("--lora=x", "--model"),
         ("--output=.", "is not empty"),
-        ("--output=/proc/x", "classified.jsonl cannot be written ([Errno 2]"),
+        ("--output=/proc/x", "classified.jsonl cannot be written (No such"),
         (
             lambda x: (x / "audit.json").write_text("npm") and f"--output={x}",
             "--output/audit.json=",

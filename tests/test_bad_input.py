@@ -298,7 +298,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
         (FileNotFoundError(errno.ENOENT, "no", "x"), 1, "this is a bug"),
         (ValueError("x is no JAX_NO_WORD"), 2, "JAX_NO_WORD='x' of the env"),
         (ValueError("no backend 'x'"), 2, "JAX_NO_WORD='x' of the environment"),
-        (FULL, 2, "cannot be written or read (No space left on device)."),
+        (FULL, 2, "cannot be written or read (No space left on device); see"),
         (PermissionError(errno.EACCES, "denied", "x.png"), 2, "x.png cannot be"),
         (IsADirectoryError(errno.EISDIR, "is one", "y.png"), 2, "y.png cannot be"),
         (UserError("name=3 is wrong."), 2, "name=3 is wrong."),

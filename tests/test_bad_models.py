@@ -41,7 +41,10 @@ PLACES = {
         {"attributes.gender.classifier": "nowhere"},
         "there is no such folder",
     ),
-    "no variant": ({"variant": "fp16"}, "no diffusion_pytorch_model.fp16.safetensors"),
+    "no variant": (
+        {"variant": "fp16"},
+        "Leave variant='fp16' out to read the usual files.",
+    ),
     "run, no home": ({"run.dir": "~nobody_here/x"}, "'~nobody_here/x/mech_eng'"),
     "run, long": ({"run.dir": 5000 * "d"}, "File name too long"),
     "run in /proc": ({"run.dir": "/proc/here"}, "cannot be written (No such file"),

@@ -10,7 +10,6 @@ from typing import Any
 
 import ddpo_fair
 from ddpo_fair import files
-from ddpo_fair.errors import UserError
 
 
 class KeptAnswers:
@@ -41,15 +40,13 @@ class KeptAnswers:
         rows = ([*_key(image), said] for image, said in pairs)
         # A line begins with its end, so that half a line spoils no other.
         checked = ([*row, zlib.crc32(json.dumps(row).encode())] for row in rows)
-        try:
+        with files.writing(str(self._path)):
             if not self._begun:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 files.replace(self._path, self._first)
                 self._begun = True
             with open(self._path, "a", encoding="ascii") as file:
                 file.writelines(f"\n{json.dumps(row)}" for row in checked)
-        except OSError as error:
-            raise UserError(f"{self._path} cannot be written ({error}).") from error
 
 
 def _key(image: Path) -> tuple[str, int, int]:

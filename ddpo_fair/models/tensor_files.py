@@ -99,7 +99,9 @@ def find(folder: pathlib.Path, variant: str | None) -> list[pathlib.Path]:
     if not folder.is_dir():
         raise UserError(f"{folder} holds no weights: there is no such folder.")
     wanted = " or ".join(file_names(stem, variant)[0] for stem in STEMS)
-    raise UserError(f"{folder} holds no {wanted}{instead(names)}")
+    usual = any(name in names for stem in STEMS for name in file_names(stem, ""))
+    told = f" Leave variant={variant!r} out to read the usual files." * usual
+    raise UserError(f"{folder} holds no {wanted}{instead(names)}{told}")
 
 
 def chosen_variant(names: Collection[str], stems: Iterable[str], wanted: str) -> str:

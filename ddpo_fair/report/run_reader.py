@@ -173,8 +173,11 @@ def _lines(folder: Path, notes: list[str]) -> tuple[tuple[dict, ...], str]:
     try:
         checksum = hashlib.sha256(files.content(folder / run_log.LINES)).hexdigest()
         found, damaged = run_log.split(folder)
-    except OSError:
-        notes.append(f"{run_log.LINES} is missing: no epoch is finished yet.")
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror})"
+        if isinstance(error, FileNotFoundError):
+            reason = "is missing: no epoch is finished yet"
+        notes.append(f"{run_log.LINES} {reason}.")
         return (), ""
     if damaged:
         count = f"{len(damaged)} of {run_log.LINES}'s lines"

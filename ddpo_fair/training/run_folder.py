@@ -185,7 +185,8 @@ def commit() -> str | None:
 
 def numbers(folder: Path) -> list[int]:
     """Epochs done at each checkpoint that is complete, in order."""
-    names = (path.name for path in folder.glob("*") if path.is_dir())
+    inside = folder.iterdir() if folder.is_dir() else ()  # glob hides what is closed
+    names = (path.name for path in inside if path.is_dir())
     return sorted(int(name) for name in names if NUMBER.fullmatch(name))
 
 
