@@ -36,15 +36,22 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="folder of a run, or one file")
     parser.add_argument("target", type=Path, help="folder or file to write")
     given = parser.parse_args()
-    if given.source.is_file():
-        keep(given.source, given.target)
-        return
-    grids = sorted((given.source / "samples").glob("epoch_*.png"))
-    evaluations = sorted(given.source.glob("evaluation_*/evaluation.json"))
-    sheets = sorted(given.source.glob("evaluation_*/samplers.png"))
-    files = [given.source / name for name in ("config.json", "metrics.jsonl")]
-    for path in [*files, *grids[:1], *grids[1:][-1:], *evaluations[-1:], *sheets[-1:]]:
-        keep(path, given.target / path.relative_to(given.source))
+    if given.source.is_dir() and (given.target / "checkpoints").exists():
+        parser.error(f"{given.target} is a run itself, whose records would be replaced")
+    try:
+        for path in [given.source] if given.source.is_file() else chosen(given.source):
+            keep(path, given.target / path.relative_to(given.source))
+    except (OSError, ValueError, LookupError) as error:
+        parser.error(f"{given.source} holds no run, or no file to keep ({error})")
+
+
+def chosen(run: Path) -> list[Path]:
+    """What is kept of a run's folder."""
+    grids = sorted((run / "samples").glob("epoch_*.png"))
+    evaluations = sorted(run.glob("evaluation_*/evaluation.json"))
+    sheets = sorted(run.glob("evaluation_*/samplers.png"))
+    files = [run / name for name in ("config.json", "metrics.jsonl")]
+    return [*files, *grids[:1], *grids[1:][-1:], *evaluations[-1:], *sheets[-1:]]
 
 
 def keep(source: Path, target: Path) -> None:

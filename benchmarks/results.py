@@ -27,10 +27,14 @@ HEAD = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", nargs="+", type=pathlib.Path)
+    folders = parser.parse_args().run
     print(" | ".join(["", *HEAD, ""]).strip())
     print("|" + "---|" * len(HEAD))
-    for folder in parser.parse_args().run:
-        print("| " + " | ".join(row(folder)) + " |")
+    for folder in folders:
+        try:
+            print("| " + " | ".join(row(folder)) + " |")
+        except (OSError, ValueError, LookupError) as error:
+            parser.error(f"{folder} is no run with an evaluation ({error!r})")
 
 
 def row(folder: pathlib.Path) -> list[str]:

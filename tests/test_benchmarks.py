@@ -11,6 +11,17 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 NOT_THERE = ("ml_collections", "PIL", "matplotlib", "tqdm", "huggingface_hub")
 
 
+@pytest.mark.parametrize("script", ["keep", "results"])
+def test_what_is_no_run_is_refused(tmp_path, monkeypatch, capsys, script):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    (tmp_path / "config.json").write_text('{"config": {"epochs": 1}}')
+    target = [tmp_path / "kept"] * (script == "keep")
+    monkeypatch.setattr("sys.argv", [script, str(tmp_path), *map(str, target)])
+    with pytest.raises(SystemExit, match="2"):
+        importlib.import_module(script).main()
+    assert f"{tmp_path} " in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.long
 def test_the_gpu_script_needs_no_more_than_a_bare_image(tmp_path):
     for name in NOT_THERE:
