@@ -56,7 +56,7 @@ class Stop:
                 os._exit(AT_ONCE)
             name = signal.Signals(numbers[0]).name
             if self.idle:
-                text = "nothing is unsaved; the same command goes on from here"
+                text = "nothing is unsaved; give the same command again"
                 os.write(2, f"\n{name}: {text}.\n".encode())
                 os._exit(INTERRUPTED)
             if not self.requested:
