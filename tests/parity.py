@@ -63,6 +63,12 @@ def relative_error(found, expected):
     return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
 
+def millions(params):
+    """How many parameters there are, without the buffer of PyTorch's SD 3."""
+    sizes = {name: x.size for name, x in flatten(params).items()}
+    return round((sum(sizes.values()) - sizes.get("pos_embed.pos_embed", 0)) / 1e6)
+
+
 def flatten(params):
     """Dict of dotted path to array."""
     return traverse_util.flatten_dict(params, sep=".")

@@ -472,6 +472,8 @@ def test_a_published_model_has_torch_names_and_shapes_without_a_file(torch, name
         assert model.networks[part].config == MODULES[kind][0].Config.from_dict(config)
         check_names_and_shapes(torch, kind, config, model.params[part])
     assert model.text_shape == text_shape
+    _, millions = official_configs.MODELS[settings.model]
+    assert parity.millions(model.params[model.part]) == pytest.approx(millions, abs=1)
     # the number of parameters that transformers' own module has
     assert sum(x.size for x in jax.tree.leaves(scorer.params)) == 85800194
 
