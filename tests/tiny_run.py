@@ -37,20 +37,25 @@ PATIENCE = 900  # seconds, on a machine with other work
 FREE = ("run.", "eval.", "log.", "checkpoint.", "train.on_divergence", "train.max_kl")
 FREE += ("train.max_restores", "train.max_skipped_updates", "reward.", "advantage.")
 FREE += ("seed", "prompts", "sample.explicit_share", "sample.preserve")
-COMPILED = ("policy", "learner", "classifiers")  # what programs are compiled for
+# What programs are compiled for, and the beginnings of the settings that make it.
+COMPILED = {
+    "policy": ("model", "dtype", "variant", "base_lora", "sample.", "train.remat"),
+    "classifiers": ("dtype", "attributes."),
+    "learner": ("",),
+}
 
 _build, _built = assembly.build, {}
 
 
 def build(config):
     """As `assembly.build`, but runs with the same programs compile them once."""
-    flat = configuration.flatten(config)
-    key = {name: value for name, value in flat.items() if not name.startswith(FREE)}
-    optimized = not jax.config.values["jax_disable_most_optimizations"]
-    key = repr((optimized, parallel.num_devices(), key))
     made, state = _build(config)
-    first = _built.setdefault(key, made)
-    same = {name: getattr(first, name) for name in COMPILED}
+    flat, same = configuration.flatten(config), {}
+    how = jax.config.values["jax_disable_most_optimizations"], parallel.num_devices()
+    for part, names in COMPILED.items():
+        key = [x for x in flat.items() if x[0].startswith(names)]
+        key = repr((part, how, [x for x in key if not x[0].startswith(FREE)]))
+        same[part] = _built.setdefault(key, getattr(made, part))
     return dataclasses.replace(made, **same), state
 
 
