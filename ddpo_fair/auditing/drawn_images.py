@@ -23,6 +23,7 @@ from ddpo_fair.evaluation import (
 from ddpo_fair.evaluation.evaluation_plan import BEFORE, Job, Sampler
 from ddpo_fair.loggers import progress
 from ddpo_fair.models import lora_files, sources
+from ddpo_fair.report import formatting
 from ddpo_fair.training import assembly
 
 PLAN, IMAGES, TABLE = "drawing.json", "images", "prompts.jsonl"
@@ -155,8 +156,9 @@ def opening(planned: Plan, places: list[list[Path]], devices: str) -> str:
     how = {x: getattr(planned, x) for x in ("steps", "guidance_scale", "eta")}
     said = ", ".join(f"{x} {y:g}" for x, y in how.items() if y is not None)
     return (
-        f"Drawing {len(places[0]):,} images of each of {len(places):,} prompts with"
-        f" {planned.model} ({said or 'its own steps and guidance'}), on {devices};"
+        f"Drawing {formatting.count(len(places[0]), 'image')} of each of"
+        f" {formatting.count(len(places), 'prompt')} with {planned.model}"
+        f" ({said or 'its own steps and guidance'}), on {devices};"
         f" {sum(map(evaluation_parts.is_image, each)):,} of {len(each):,} are there."
     )
 

@@ -155,9 +155,9 @@ def _measures_kl(plan: Plan, job: Job) -> bool:
 def _opening(plan: Plan, folder: Path, total: int, missing: int) -> str:
     left = "" if missing == total else f" {total - missing} batches are there."
     return (
-        f"Evaluation: {folder}; {evaluation_plan.num_images(plan):,} images in {total}"
-        f" batches: {plan.images} of each of {len(plan.prompts)} prompts before and"
-        f" after, the trained ones with {len(plan.samplers)} samplers, on"
+        f"Evaluation: {folder}; prompts: {len(plan.prompts)}, samplers of the trained"
+        f" ones: {len(plan.samplers)}, images of each before and after: {plan.images},"
+        f" in all: {evaluation_plan.num_images(plan):,}, batches: {total}, on"
         f" {', '.join(parallel.describe())}; audit classifier: {plan.source['audit']}."
         f"{left}"
     )
