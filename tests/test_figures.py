@@ -6,6 +6,7 @@ from pathlib import Path
 import made_runs
 import numpy as np
 import pytest
+from matplotlib import figure
 
 from ddpo_fair.evaluation import classifier_evaluation
 from ddpo_fair.report import plots, run_reader
@@ -32,6 +33,14 @@ def test_figures_say_their_numbers_in_the_colours_of_the_page():
     assert not left
     assert "font-family" not in element
     assert "http" not in element
+
+
+def test_a_single_epoch_has_its_number_alone():
+    plot = figure.Figure().subplots()
+    plot.plot([3], [0.5], "o")
+    plots.finish(plot, False)
+    low, high = plot.get_xlim()
+    assert [x for x in plot.get_xticks() if low <= x <= high] == [3]
 
 
 @pytest.mark.parametrize("name", ["$x^{2", "_hidden", "\ud800\x00", "n" * 99, "名前"])

@@ -170,7 +170,10 @@ def label(name: str) -> str:
 def finish(plot: axes.Axes, legend: bool) -> None:
     """Labels the axis of epochs, and the lines if that is wanted."""
     plot.set_xlabel("epochs of training")
-    plot.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, nbins=8))
+    whole = ticker.MaxNLocator(
+        integer=True, nbins=8, min_n_ticks=1
+    )  # also of one epoch
+    plot.xaxis.set_major_locator(whole)
     if isinstance(plot.yaxis.get_major_formatter(), ticker.ScalarFormatter):
         plot.yaxis.set_major_formatter("{x:.3g}")  # no factor above the axis
     if legend:
