@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +95,13 @@ def grid(images: np.ndarray, caption: str) -> Image.Image:
 
 def open_log(folder: Path, epoch: int, *further: Any) -> RunLog:
     """The log of a run that goes on with `epoch`; `further` writers get it, too."""
-    # tensorboardX imports torch where that is installed: seconds, and no reader of a
-    # run needs them.
-    from ddpo_fair.loggers import tensorboard
+    # tensorboardX would import torch where that is installed: seconds, for nothing.
+    hidden = sys.modules.setdefault("torch", None) is None
+    try:
+        from ddpo_fair.loggers import tensorboard
+    finally:
+        if hidden:
+            del sys.modules["torch"]
 
     complaints = _keep_before(folder, epoch)
     (folder / "samples").mkdir(exist_ok=True)
