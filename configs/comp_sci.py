@@ -5,7 +5,7 @@ python -m ddpo_fair.train --config=configs/comp_sci.py
 Embedded model: two CPU cores, about 2 GB, about 14 minutes. q, the share classified as
 female, goes from .07-.10 to .4-.6 in nine epochs and stays; over the last third it is
 .47, .51 and .46 (seeds 0 to 2: docs/results.md).
-Stable Diffusion 1.5 (`:sd15`): `--plan=h100` says 17 GB, and 21 PFLOP an epoch of 64
+Stable Diffusion 1.5 (`:sd15`): `--plan=h100` says 12 GB, and 21 PFLOP an epoch of 64
 images on one device; not measured yet. The paper, on 1.4: reward close to 0
 within 20 steps.
 """

@@ -5,7 +5,7 @@ python -m ddpo_fair.train --config=configs/elec_eng_shift.py
 Embedded model: two CPU cores, about 2 GB, 17 minutes. The reward, mean P(female), goes
 from .10 to .96, .92 and .96 in 12 epochs on three seeds;
 docs/tuning.md has what was tried.
-Stable Diffusion 1.5 (`:sd15`): `--plan=h100` says 17 GB, and 21 PFLOP an epoch of 64
+Stable Diffusion 1.5 (`:sd15`): `--plan=h100` says 12 GB, and 21 PFLOP an epoch of 64
 images on one device; not measured yet. The paper, on 1.4: all classified as female in 8
 steps.
 """

@@ -7,7 +7,7 @@ classified as female, goes from .00-.03 to .40-.50 in 20 epochs, and "a male mec
 engineer" is still classified as male in 94 % (seeds 0 to 4: docs/results.md). Without
 restraint, as in the paper (figure 8): mech_eng_unrestrained.py. Of other models:
 --config.train.base_kl_weight and --config.sample.preserve_prompts.
-Stable Diffusion 1.5 (`:sd15`): `--plan=h100` says 17 GB, and 21 PFLOP an epoch of 64
+Stable Diffusion 1.5 (`:sd15`): `--plan=h100` says 12 GB, and 21 PFLOP an epoch of 64
 images on one device; not measured yet. The paper, on 1.4: reward from -0.25 to about 0
 in 12 steps.
 """

@@ -5,7 +5,7 @@ python -m ddpo_fair.train --config=configs/truly_ppo.py
 Embedded model: two CPU cores, about 2 GB, about 10 minutes. q goes from .03 to .44 in
 20 epochs, half as fast as PPO, and is .46 over the last third (seed 0:
 docs/results.md).
-Stable Diffusion 1.5 (`:sd15`): `--plan=h100` says 17 GB, and 21 PFLOP an epoch of 64
+Stable Diffusion 1.5 (`:sd15`): `--plan=h100` says 12 GB, and 21 PFLOP an epoch of 64
 images on one device; not measured yet. The paper, on 1.4: the reward did not
 rise.
 """
