@@ -49,7 +49,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 # Each has long tests of a minute or so.
-SLOWEST = ("notebooks", "processes", "settings", "stable_diffusion_3", "train")
+SLOWEST = ("notebooks", "processes", "settings", "sharded_optimizer")
+SLOWEST += ("stable_diffusion_3", "train")
 
 
 @pytest.hookimpl(tryfirst=True)
