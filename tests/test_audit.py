@@ -179,6 +179,12 @@ def test_calibration_corrects_by_its_matrix(tmp_path, capsys):
     _, found = run(images, tmp_path / "b", "--prompt=x", again)
     assert found["attributes"] == {"skin_tone": one}
     content = json.loads(kept.read_text())
+    other = {"version": 1, "attributes": {"age": {"source": "of another audit"}}}
+    kept.write_text(json.dumps(other))
+    calibration.write(kept.parent, content["attributes"])
+    assert json.loads(kept.read_text())["attributes"] == (
+        other["attributes"] | content["attributes"]
+    )
     kept = kept.rename(kept.with_suffix(".JSON"))
     again = f"--calibration=skin_tone={kept}"
     for change, said in (

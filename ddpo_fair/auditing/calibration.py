@@ -5,6 +5,7 @@ recognised images, and how many of each class were not, beside what it is true o
 classifier's fingerprint, the confidence, whether faces were cropped, the classes.
 """
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -97,10 +98,18 @@ def notes(calibrations: Calibrations) -> Iterator[str]:
 
 
 def write(folder: Path, calibrations: Calibrations) -> None:
-    """Writes calibration.json to a folder, if anything is calibrated; or an OSError."""
-    if calibrations:
-        content = {"version": VERSION, "attributes": calibrations}
-        files.replace(folder / NAME, files.json_text(content, indent=1))
+    """Writes calibration.json to a folder, if anything is calibrated; or an OSError.
+
+    Of other attributes it keeps what is there.
+    """
+    if not calibrations:
+        return
+    others: Calibrations = {}
+    with contextlib.suppress(*description.UNREADABLE):  # none, or not ours
+        before = json.loads(files.content(folder / NAME))
+        others = dict(before["attributes"]) if before["version"] == VERSION else {}
+    content = {"version": VERSION, "attributes": others | calibrations}
+    files.replace(folder / NAME, files.json_text(content, indent=1))
 
 
 def _measured(
