@@ -5,13 +5,21 @@ eleventh number after that waits for it for ever. So its file is written here.
 """
 
 import dataclasses
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tensorboardX import event_file_writer, summary
-from tensorboardX.proto import event_pb2
+
+# tensorboardX would import torch where that is installed: seconds, for nothing here.
+_hidden = sys.modules.setdefault("torch", None) is None
+try:
+    from tensorboardX import event_file_writer, summary
+    from tensorboardX.proto import event_pb2
+finally:
+    if _hidden:
+        del sys.modules["torch"]
 
 
 @dataclasses.dataclass(frozen=True)

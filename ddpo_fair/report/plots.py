@@ -170,9 +170,8 @@ def label(name: str) -> str:
 def finish(plot: axes.Axes, legend: bool) -> None:
     """Labels the axis of epochs, and the lines if that is wanted."""
     plot.set_xlabel("epochs of training")
-    whole = ticker.MaxNLocator(
-        integer=True, nbins=8, min_n_ticks=1
-    )  # also of one epoch
+    # One tick is enough where there is one epoch.
+    whole = ticker.MaxNLocator(integer=True, nbins=8, min_n_ticks=1)
     plot.xaxis.set_major_locator(whole)
     if isinstance(plot.yaxis.get_major_formatter(), ticker.ScalarFormatter):
         plot.yaxis.set_major_formatter("{x:.3g}")  # no factor above the axis
