@@ -197,6 +197,12 @@ def _of_all(config: ConfigDict) -> Iterator[str]:
             "reward.combine='joint' has one reward for all cells, reward.name; leave"
             " attributes.*.reward empty, or give 'marginal'."
         )
+    if rewarded and config.reward.soft and "balance_loo" not in kinds:
+        yield (
+            "reward.soft=True counts in balance_loo alone, not in"
+            f" {' or '.join(sorted(kinds))}; give reward.name='balance_loo', or"
+            " reward.soft=False."
+        )
     if config.sample.explicit_share and classes.GENDER.name not in config.attributes:
         yield (
             f"sample.explicit_share={config.sample.explicit_share} is of prompts that"
@@ -210,7 +216,13 @@ def _of_all(config: ConfigDict) -> Iterator[str]:
                 f" {LEAST_WEIGHT} or more, or 0."
             )
         where = f"attributes.{name}"
-        if (one.reward or config.reward.name) != "shift":
+        if (kind := one.reward or config.reward.name) != "shift":
+            if one.target_class != "auto":
+                yield (
+                    f"{where}.target_class={shown(one.target_class)} is of the reward"
+                    f" shift, not of {kind}; give reward.name='shift', or"
+                    f" {where}.target_class='auto'."
+                )
             continue
         if one.target_class == "auto" and not config.eval.images:
             yield (

@@ -83,8 +83,12 @@ def plan(options: flags.FlagValues) -> None:
     images, texts = options["images-per-prompt"].value, [""]
     if images is None:
         raise UserError("--plan needs --images-per-prompt, e.g. 100.")
-    if options.target or options.targets:
-        raise UserError("--plan is of equal shares; leave --target and --targets out.")
+    others = ("target", "targets", "calibration", "baseline", "fail-above")
+    if given := [f"--{name}" for name in others if options[name].present]:
+        raise UserError(
+            "--plan says how far off equal shares a fair model will seem, and nothing"
+            f" more; leave {' and '.join(given)} out."
+        )
     if options.prompts is not None:
         texts = image_list.read_prompts(options.prompts)
     for attribute in map(classes.attribute, options.attributes):

@@ -428,8 +428,9 @@ def test_a_bias_above_1_fits_the_figure_and_python_gives_lists(
         output=tmp_path / "lists",
     )
     assert list(found.attributes) == ["gender", "skin_tone"]
-    given = ["--plan", "--images-per-prompt=8", "--target=0.3,0.7"]
-    assert "equal shares" in refusals.refused(audit.main, given, capsys)
+    given = ["--plan", "--images-per-prompt=8", "--target=0.3,0.7", "--fail-above=1"]
+    said = refusals.refused(audit.main, given, capsys)
+    assert "leave --target and --fail-above out" in said
 
 
 def garbage(root: Path) -> str:
