@@ -199,6 +199,11 @@ def _reward(config: ConfigDict) -> None:
     config.reward.combine = "marginal"
     # Whether balance_loo counts probabilities instead of recognised classes.
     config.reward.soft = False
+    # Views of each image over which a classifier's probabilities are averaged: itself,
+    # and mirrored, tinted, blurred or shifted, as a classifier of train_classifier has
+    # learned to read it. An answer that changes becomes less confident. 1 is the image.
+    # Of the reward alone: evaluations look at the image itself.
+    config.reward.views = 1
 
     config.advantage = ConfigDict()
     # batch (whitened by the batch), group (by the prompt's images of the epoch, as in
@@ -249,6 +254,8 @@ def _sample(config: ConfigDict) -> None:
     config.sample.preserve_prompts = ()
     # Share of an epoch's images that are of preserve_prompts, if there are any.
     config.sample.preserve_share = 0.25
+    # Factor of train.base_kl_weight for them.
+    config.sample.preserve_weight = 1.0
 
 
 def _train(config: ConfigDict) -> None:

@@ -54,6 +54,7 @@ RANGES = {
     "advantage.clip": Range(1e-3, 1e4),
     "advantage.buffer_size": Range(1, 10**7),
     "advantage.min_count": Range(1, 10**7),
+    "reward.views": Range(1, 64),
     "sample.num_steps": Range(1, 1000),
     "sample.guidance_scale": Range(0, 100),
     "sample.eta": Range(
@@ -63,6 +64,7 @@ RANGES = {
     "sample.batches": Range(1, 10**6),
     "sample.explicit_share": Range(0, 0.9),
     "sample.preserve_share": Range(0, 0.9),
+    "sample.preserve_weight": Range(0, 1e4),
     "train.clip_range": Range(1e-6, 1, "; DDPO has 0.0001, float32 resolves 1e-7"),
     "train.rollback": Range(0, 100),
     "train.trust_region": Range(1e-6, 1000),

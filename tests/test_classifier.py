@@ -8,7 +8,7 @@ import pytest
 import tiny_model
 
 from ddpo_fair import parallel
-from ddpo_fair.classifiers import classifier
+from ddpo_fair.classifiers import augmentation, classifier
 from ddpo_fair.errors import UserError
 
 
@@ -64,6 +64,20 @@ def test_all_devices_classify_and_a_broken_image_is_not_a_number(tmp_path, image
     images[3, 0, 0, 0] = np.nan
     found = classify(tiny_model.save_classifier(tmp_path), images)
     assert np.isnan(found[3]).all() and np.isfinite(np.delete(found, 3, axis=0)).all()
+
+
+def test_views_are_averaged_each_the_same_for_all_images(tmp_path, images):
+    folder = tiny_model.save_classifier(tmp_path)
+    alone = [classify(folder, images)]
+    for key in jax.random.split(jax.random.key(3), 2):
+        seen = [augmentation.augment(key, 2 * image[None] - 1) for image in images]
+        alone.append(classify(folder, (np.concatenate(seen) + 1) / 2))
+    model = classifier.load(folder)
+    own = (model,), (model.params,), parallel.split(images)
+    found, plain = (parallel.gather(classifier.classify(*own, v)) for v in (3, 1))
+    np.testing.assert_allclose(found, np.mean(alone, axis=0), atol=1e-5)
+    np.testing.assert_allclose(plain, alone[0], atol=1e-5)
+    assert np.abs(found - plain).max() > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def given(model, texts, adapters, trajectory):
     return model, texts, adapters, trajectory, advantages
 
 
-def arguments_of(of, model, texts, adapters, trajectory, advantages):
+def arguments_of(of, model, texts, adapters, trajectory, advantages, kl_weights=None):
     """The arguments of such an update."""
     state = learner.TrainState(
         jax.tree.map(np.array, adapters), of.optimizer.init(adapters), jnp.int32(0)
@@ -89,6 +89,7 @@ def arguments_of(of, model, texts, adapters, trajectory, advantages):
         trajectory,
         parallel.split(advantages),
         parallel.replicate(texts[0]),
+        None if kl_weights is None else parallel.split(kl_weights),
     )
     return parallel.replicate(state), data, np.asarray(images[0]), np.asarray(steps[0])
 
@@ -172,22 +173,24 @@ def test_the_penalty_is_the_written_out_kl_to_the_base_policy(
     model, given, written_out
 ):
     # In two microbatches, which change nothing.
-    half = {"base_kl_weight": 0.5, "microbatch": N * T // 2}
-    of = make_learner(model, optax.sgd(RATE), **half)
+    of = make_learner(model, optax.sgd(RATE), microbatch=N * T // 2)
     adapters = given[2]
-    alone = (*given[:4], np.zeros(D * N, np.float32))  # nothing else pushes
+    of_images = np.linspace(0.2, 0.8, D * N, dtype=np.float32)
+    alone = (*given[:4], np.zeros(D * N, np.float32), of_images)  # no reward pushes
     found = update(of, alone)
     untrained = {x: {**a, "up": 0 * a["up"]} for x, a in adapters.items()}
     mean, std = written_out
     nothing = np.zeros((D * N * T, 8, 8, 4), np.float32)
     means, base = (mean(tree, nothing)[0] for tree in (adapters, untrained))
-    # Half of ||mean - mean_base||^2 / (2 std^2), per dimension, and its derivative.
-    penalty = float(np.mean(0.5 * (means - base) ** 2 / (2 * std**2)))
-    _, gradient = mean(adapters, 0.5 * (means - base) / std**2 / 256)
+    # ||mean - mean_base||^2 / (2 std^2), per dimension, and its derivative.
+    weight = np.repeat(of_images, T)[:, None, None, None]
+    nats = (means - base) ** 2 / (2 * std**2)
+    penalty = float(np.mean(weight * nats))
+    _, gradient = mean(adapters, weight * (means - base) / std**2 / 256)
     check_gradient(gradient, given, found)
     np.testing.assert_allclose(found[1]["loss"], penalty, rtol=1e-4)
-    nats = 256 * penalty / 0.5  # of the 8 x 8 x 4 dimensions; the weight
-    np.testing.assert_allclose(found[1]["base_kl"], nats, rtol=1e-4)
+    total = 256 * float(np.mean(nats))  # of the 8 x 8 x 4 dimensions
+    np.testing.assert_allclose(found[1]["base_kl"], total, rtol=1e-4)
 
     _, metrics = update(of, (*given[:2], untrained, *alone[3:]))
     assert metrics["base_kl"] <= 1e-6  # the same weights, rounded otherwise

@@ -43,17 +43,18 @@ def test_other_settings_train_too(tiny, tmp_path):
 
 def test_a_penalty_keeps_the_policy_near_the_base_policy(tiny, tmp_path):
     lines = {}
-    for weight in (1e-6, 1e3):
+    for weight, of_preserved in ((1e-6, 1), (1e3, 1), (0.1, 1e4)):
         config = settings(tiny, tmp_path)
         config.run.name, config.sample.explicit_share = f"weight_{weight}", 0.0
         config.eval.images = 0
         config.sample.preserve_prompts = tiny_model.PROMPTS[1:]
         config.train.base_kl_weight, config.train.learning_rate = weight, 1e-3
+        config.sample.preserve_weight = float(of_preserved)
         lines[weight] = tiny_run.lines_of(config)
         for line in lines[weight]:  # 4 of 16 images are of preservation prompts
             assert line["num_female"] + line["num_male"] + line["num_none"] == 12
-    free, held = lines[1e-6][-1]["base_kl"], lines[1e3][-1]["base_kl"]
-    assert 0 < held < free / 4
+    free, held, preserved = (one[-1]["base_kl"] for one in lines.values())
+    assert 0 < held < free / 4 and 0 < preserved < free / 4
 
 
 def test_two_attributes_train_jointly(tiny, tmp_path):

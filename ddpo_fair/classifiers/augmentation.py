@@ -17,7 +17,7 @@ def tint(key: jax.Array, images: jax.Array) -> jax.Array:
     """Images [N, H, W, 3] with another hue, contrast and brightness; some are grey."""
     keys = jax.random.split(key, 5)
     n = len(images)
-    mix = jnp.eye(3) + 0.22 * jax.random.normal(keys[0], (n, 3, 3))
+    mix = jnp.eye(3)[None] + 0.22 * jax.random.normal(keys[0], (n, 3, 3))
     images = jnp.einsum("nhwc,ncd->nhwd", images, mix)
     grey = jax.random.uniform(keys[1], (n, 1, 1, 1)) < 0.2
     images = jnp.where(grey, images.mean(-1, keepdims=True), images)

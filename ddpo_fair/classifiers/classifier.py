@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpo_fair import parallel
-from ddpo_fair.classifiers import classes, resize, typology
+from ddpo_fair.classifiers import augmentation, classes, resize, typology
 from ddpo_fair.errors import UserError, shown
 from ddpo_fair.models import options, tensor_files, vit, weights
 
@@ -179,40 +179,59 @@ def normalise(settings: Preprocessing, scaled: jax.Array) -> jax.Array:
 
 
 def probabilities(
-    classifier: AnyClassifier, params: Any, images: jax.Array
+    classifier: AnyClassifier, params: Any, images: jax.Array, views: int = 1
 ) -> jax.Array:
     """Float32 [N, K], of the attributes' classes, for images [N, H, W, 3] in [0, 1].
 
-    Those of an attribute sum to 1 unless some labels mean none of its classes.
+    Those of an attribute sum to 1 unless some labels mean none of its classes. With
+    several views they are the mean over the images and augmentations of them, the same
+    for all images: where these change an answer, it becomes less confident.
     """
     if isinstance(classifier, typology.Typology):
         return typology.probabilities(images, classifier.limits)
+    if views > 1:
+        keys = jax.random.split(jax.random.key(views), views - 1)
+        others = jax.lax.map(
+            lambda key: probabilities(classifier, params, _view(key, images)), keys
+        )
+        itself = probabilities(classifier, params, images)
+        return (itself + others.sum(axis=0)) / views
     pixel_values = preprocess(classifier.preprocessing, images)
     logits = classifier.network.apply({"params": params}, pixel_values)
     membership = jnp.asarray(classifier.classes, jnp.float32)
     return jnp.matmul(jax.nn.softmax(logits), membership, precision="highest")
 
 
+def _view(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Images [N, H, W, 3] in [0, 1], all augmented alike."""
+    augmented = jax.vmap(augmentation.augment, (None, 0))(key, 2 * images[:, None] - 1)
+    return (augmented[:, 0] + 1) / 2
+
+
 def classify(
-    classifiers: tuple[AnyClassifier, ...], params: tuple[Any, ...], images: jax.Array
+    classifiers: tuple[AnyClassifier, ...],
+    params: tuple[Any, ...],
+    images: jax.Array,
+    views: int = 1,
 ) -> jax.Array:
     """Probabilities float32 [D, n, K] of images [D, n, H, W, 3], not waited for.
 
     Images are in [0, 1]; K counts the classes of all classifiers, see `by_attribute`.
     The classifiers are compiled at their first use; their own params are not used.
     """
-    return program(classifiers, parallel.made_for.value)(params, images)
+    return program(classifiers, parallel.made_for.value, views)(params, images)
 
 
 @functools.lru_cache(maxsize=4)
 def program(
-    classifiers: tuple[AnyClassifier, ...], target: parallel.Target | None
+    classifiers: tuple[AnyClassifier, ...], target: parallel.Target | None, views: int
 ) -> Callable[..., jax.Array]:
     """The pmapped `classify` of classifiers, for `parallel.made_for`'s target."""
 
     def answers(params: tuple[Any, ...], images: jax.Array) -> jax.Array:
         each = zip(classifiers, params, strict=True)
-        return jnp.concatenate([probabilities(*one, images) for one in each], axis=1)
+        found = [probabilities(*one, images, views) for one in each]
+        return jnp.concatenate(found, axis=1)
 
     return parallel.pmap(answers, in_axes=(None, 0))
 

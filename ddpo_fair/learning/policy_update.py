@@ -36,6 +36,8 @@ class EpochData:
     trajectory: sampler.Trajectory  # [D, n, ...]
     advantages: jax.Array  # float32 [D, n]
     uncond_embedding: jax.Array  # float32 [L, C]
+    # float32 [D, n], of the penalty on the KL to the base policy; None is for none.
+    kl_weights: jax.Array | None = None
 
 
 def pairs(data: EpochData, images: jax.Array, steps: jax.Array) -> dict[str, jax.Array]:
@@ -47,10 +49,12 @@ def pairs(data: EpochData, images: jax.Array, steps: jax.Array) -> dict[str, jax
         steps: int32 [D, b].
     """
 
-    def of_device(trajectory, advantages, images, steps):
+    def of_device(trajectory, advantages, kl_weights, images, steps):
         again = trajectory.means
-        means = {} if again is None else {"old_mean": again[images, steps]}
-        return means | {
+        given = {} if again is None else {"old_mean": again[images, steps]}
+        if kl_weights is not None:
+            given["kl_weight"] = kl_weights[images]
+        return given | {
             "latents": trajectory.latents[images, steps],
             "next_latents": trajectory.latents[images, steps + 1],
             "log_prob": trajectory.log_probs[images, steps],
@@ -62,7 +66,8 @@ def pairs(data: EpochData, images: jax.Array, steps: jax.Array) -> dict[str, jax
 
     # Device by device: an index or a concatenation across the devices' axis would
     # gather everything everywhere.
-    return jax.vmap(of_device)(data.trajectory, data.advantages, images, steps)
+    each = data.trajectory, data.advantages, data.kl_weights, images, steps
+    return jax.vmap(of_device)(*each)
 
 
 def step_log_prob(
@@ -125,10 +130,10 @@ def surrogate_loss(
     objective = getattr(losses, learner.train.objective)
     gain, restrained = objective(step, learner.train)
     loss, of_base = -gain, {}
-    if weight := learner.train.base_kl_weight:
+    if (weights := batch.get("kl_weight")) is not None:
         _, base_mean, _ = step_log_prob(policy, base, uncond_embedding, batch)
         base_kl = gaussian_step.kl(mean, base_mean, std)
-        loss = loss + weight * base_kl / step.num_dims
+        loss = loss + weights * base_kl / step.num_dims
         of_base = {"base_kl": base_kl.mean()}
     metrics = {
         "loss": loss.mean(),
@@ -181,7 +186,7 @@ def _update(
     gradient_of = functools.partial(_gradient, learner, len(images))
     if len(images) > 1 and learner.policy.model.denoiser.dtype != jnp.float32:
         # Left to XLA, devices would add in 16 bits what each has added up in 32.
-        axes = None, EpochData(None, 0, 0, None), 0, 0, None
+        axes = None, EpochData(None, 0, 0, None, 0), 0, 0, None
         gradient_of = parallel.on_each(gradient_of, axes, 1)
     weights = computed(learner, weights)  # once, not in every turn
     total, (metrics, again) = gradient_of(weights, data, images, steps, learn)

@@ -58,7 +58,9 @@ def sample(
             break
         numbers = first + batch * size + np.arange(size)  # [D, B]
         keys = sampler.image_keys(key, numbers)
-        trajectory, _, found = draw(run, unet_params, keys, drawn[numbers.reshape(-1)])
+        trajectory, _, found = draw(
+            run, unet_params, keys, drawn[numbers.reshape(-1)], run.config.reward.views
+        )
         trajectories.append(trajectory)
         probabilities.append(found)
     names = np.array(assembly.texts(run.config))[drawn]
@@ -69,11 +71,12 @@ def sample(
 
 
 def draw(
-    run: Run, unet_params: Any, keys: jax.Array, of_prompt: np.ndarray
+    run: Run, unet_params: Any, keys: jax.Array, of_prompt: np.ndarray, views: int = 1
 ) -> tuple[sampler.Trajectory, jax.Array, jax.Array]:
     """Starts a batch: trajectories, images [D, B, H, W, 3], probabilities [D, B, K].
 
-    Of keys [D, B]; `of_prompt` is int [D * B], each image's row in `run.text`.
+    Of keys [D, B]; `of_prompt` is int [D * B], each image's row in `run.text`. `views`:
+    see `classifier.probabilities`.
     """
     text = parallel.split(run.text[of_prompt])
     trajectory = sampler.sample(
@@ -81,7 +84,7 @@ def draw(
     )
     latents = trajectory.latents[:, :, -1]
     images = sampler.decode(run.policy.model, run.vae_params, latents)
-    found = classifier.classify(run.classifiers, run.classifier_params, images)
+    found = classifier.classify(run.classifiers, run.classifier_params, images, views)
     return trajectory, images, found
 
 
@@ -101,8 +104,17 @@ def update(
     trajectory, *others = samples.trajectories
     if others:
         trajectory = _join([trajectory, *others])
+    kl_weights = None
+    if weight := run.config.train.base_kl_weight:
+        preserved = samples.asked == scoring.PRESERVED
+        factors = np.where(preserved, run.config.sample.preserve_weight, 1.0)
+        kl_weights = parallel.split(np.float32(weight * factors))
     data = policy_update.EpochData(
-        run.base, trajectory, parallel.split(advantages), run.uncond_embedding
+        run.base,
+        trajectory,
+        parallel.split(advantages),
+        run.uncond_embedding,
+        kl_weights,
     )
     chosen = []  # images [D, m] and steps [D, m, S] of each update
     for index in range(run.config.train.inner_epochs):

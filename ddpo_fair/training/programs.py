@@ -90,7 +90,8 @@ def _drawing(run: assembly.Run, state: learner.TrainState) -> list[Program]:
     trajectories = num_bytes(parallel.spread_shapes(sampling.out_info))
     latents = _shape(*shape, *model.latent_shape)
     decoding = sampler.decoding_program(model).lower(run.vae_params, latents)
-    classifying = classifier.program(run.classifiers, parallel.made_for.value).lower(
+    made = run.classifiers, parallel.made_for.value, run.config.reward.views
+    classifying = classifier.program(*made).lower(
         run.classifier_params, decoding.out_info
     )
     kept = (run.base, adapted, state, run.vae_params, run.classifier_params)
@@ -130,7 +131,10 @@ def _learning(
     beside = num_bytes((run.vae_params, run.classifier_params))
     beside += num_bytes(epoch) if batches > 1 else 0  # the batches that were joined
     advantages = parallel.spread_shapes(_shape(D, num_images))
-    data = policy_update.EpochData(run.base, epoch, advantages, run.uncond_embedding)
+    kl_weights = advantages if train.base_kl_weight else None
+    data = policy_update.EpochData(
+        run.base, epoch, advantages, run.uncond_embedding, kl_weights
+    )
     learn = (True,) if train.recompute_log_probs else ()
     if learn:
         data = data.replace(trajectory=policy_update.with_means(epoch))
