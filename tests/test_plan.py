@@ -34,7 +34,8 @@ def lowered_by_the_run(config):
     chosen = learner.selection(rng.key(0), run.learner, parallel.num_devices(), n)
     chosen = [np.asarray(x[0]) for x in chosen]
     null, scorer = run.uncond_embedding, run.classifier_params
-    data = policy_update.EpochData(run.base, epoch, advantages, null)
+    weights_of_kl = advantages if config.train.base_kl_weight else None
+    data = policy_update.EpochData(run.base, epoch, advantages, null, weights_of_kl)
     if config.train.recompute_log_probs:
         data = data.replace(trajectory=policy_update.with_means(epoch))
         chosen += [True]
@@ -47,9 +48,8 @@ def lowered_by_the_run(config):
     given = weights, first.keys, first.text, null
     sampling = sampler.sampling_program(run.policy).lower(*given)
     decoding = sampler.decoding_program(model).lower(run.vae_params, latents)
-    classifying = classifier.program(run.classifiers, parallel.made_for.value).lower(
-        scorer, images
-    )
+    made = run.classifiers, parallel.made_for.value, config.reward.views
+    classifying = classifier.program(*made).lower(scorer, images)
     updating = policy_update.program(run.learner).lower(state, data, *chosen)
     beside = always + merged + batch
     return {
@@ -67,6 +67,7 @@ def test_a_plan_is_of_the_runs_own_programs(tiny, tmp_path, rank):
     config.train.lora.rank, config.train.shard_optimizer = rank, rank == 0
     config.train.lora.target_modules = ("conv_out",)  # compiles soon
     config.train.recompute_log_probs = rank == 0
+    config.reward.views, config.train.base_kl_weight = 1 + rank // 2, 0.1 * rank
     expected = lowered_by_the_run(config)
     models = programs.read(config)
     for program in programs.lower(config, *models):

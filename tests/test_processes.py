@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import signal
 import socket
 import time
@@ -20,6 +21,11 @@ pytestmark = pytest.mark.long
 
 EPOCHS = 6
 TIMEOUT_SECONDS = 20  # after which a silent process counts as lost
+# What XLA's transport says of itself, in parts.
+GLOO = re.compile(
+    r"\[Gloo\] Rank \d+ is connected to|\d+ peer ranks\."
+    r"|Expected number of connected peer ranks is : \d+"
+)
 
 # What is the same however the images are divided among devices.
 EXACT = ("epoch", "q", "num_female", "num_male", "num_none", "reward_mean", "eval_q")
@@ -121,7 +127,7 @@ def test_who_leaves_takes_the_others_along_and_all_continue(tiny, root):
         processes[lost].communicate()
     (output, _), (silence, _) = tiny_run.finish(*start_two(root, config))
     assert "on 8 x cpu" in output and f"Finished: {folder}" in output
-    lines = [line for line in silence.splitlines() if "[Gloo]" not in line]
-    assert lines == []  # the main process talks
+    # The main process talks; two threads of Gloo may tear a line of theirs apart.
+    assert GLOO.sub("", silence).split() == []
     assert saved_run.read(folder).record["num_devices"] == 8
     assert_same_run(folder, alone)
