@@ -254,7 +254,7 @@ def _sample(config: ConfigDict) -> None:
     config.sample.preserve_prompts = ()
     # Share of an epoch's images that are of preserve_prompts, if there are any.
     config.sample.preserve_share = 0.25
-    # Factor of train.base_kl_weight for them.
+    # Factor of train.base_kl_weight on their images, if there are any.
     config.sample.preserve_weight = 1.0
 
 

@@ -64,7 +64,7 @@ RANGES = {
     "sample.batches": Range(1, 10**6),
     "sample.explicit_share": Range(0, 0.9),
     "sample.preserve_share": Range(0, 0.9),
-    "sample.preserve_weight": Range(0, 1e4),
+    "sample.preserve_weight": Range(1e-3, 1e4),
     "train.clip_range": Range(1e-6, 1, "; DDPO has 0.0001, float32 resolves 1e-7"),
     "train.rollback": Range(0, 100),
     "train.trust_region": Range(1e-6, 1000),
