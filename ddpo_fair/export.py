@@ -192,7 +192,7 @@ def _read_own(source: Path, name: str) -> bytes:
 @contextlib.contextmanager
 def _new_folder(output: Path) -> Iterator[Path]:
     """A folder to write to, moved to `output` if nothing fails, deleted otherwise."""
-    part = output.parent / f".{output.name}.part"
+    part = output.parent / f".{output.name}.{os.getpid()}.part"
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)

@@ -414,3 +414,17 @@ def test_a_config_that_is_not_the_checkpoints_is_refused(folders, tmp_path):
     path.write_text(json.dumps(metadata))
     with pytest.raises(UserError, match="seed was 4 and is now 0"):
         export.export(folder, tmp_path / "out", "lora")
+
+
+def test_two_exports_to_one_folder_do_not_mix(monkeypatch, tmp_path):
+    target = tmp_path / "both"
+    with (
+        pytest.raises(UserError, match="could not be written"),
+        export._new_folder(target) as first,
+    ):
+        monkeypatch.setattr(export.os, "getpid", lambda: 1)
+        with export._new_folder(target) as second:
+            (second / "second").touch()
+            (first / "first").touch()
+    assert [path.name for path in target.iterdir()] == ["second"]
+    assert list(tmp_path.iterdir()) == [target]
