@@ -203,6 +203,13 @@ def _of_all(config: ConfigDict) -> Iterator[str]:
             f" {' or '.join(sorted(kinds))}; give reward.name='balance_loo', or"
             " reward.soft=False."
         )
+    if {one.classifier for one in rewarded.values()} == {classes.TYPOLOGY} and (
+        config.reward.views > 1
+    ):
+        yield (
+            f"reward.views={config.reward.views} averages answers of networks, and"
+            " 'typology' is none; give reward.views=1."
+        )
     if config.sample.explicit_share and classes.GENDER.name not in config.attributes:
         yield (
             f"sample.explicit_share={config.sample.explicit_share} is of prompts that"

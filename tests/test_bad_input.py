@@ -179,6 +179,8 @@ END = "\n    return c"
 TONE = (
     "c.attributes = ConfigDict({'tone': config.attribute(classes=('light', 'dark'))})"
 )
+ANGLE = TONE.replace("tone", "skin_tone").replace("'dark'", "'medium', 'dark'")
+ANGLE = ANGLE.replace("))})", "), classifier='typology')})")
 PROMPT = configuration.defaults().prompts[0]
 
 
@@ -194,6 +196,7 @@ PROMPT = configuration.defaults().prompts[0]
         ("def get_config(variant):\n    return 3", "get_config() returned 3"),
         (f"{START}c.epochs = 'many'\n", "line 5: TypeError"),
         (f"{START}c.attributes = ConfigDict(){END}", "attributes is empty: give one"),
+        (f"{START}{ANGLE}; c.reward.views = 8{END}", "views=8 averages answers of net"),
         (
             f"{START}c.attributes.update({{f'a{{i}}': 0 for i in range(10**4)}}){END}",
             "10001 attributes; give 50 at most",
