@@ -376,7 +376,7 @@ def figures(
 ):
     """Of a prompt whose images are so often female, male and neither."""
     labels = np.repeat([0, 1, -1], counts)
-    p_female = np.select([labels == 0, labels == 1], [0.9, 0.2], 0.5)
+    p_female = np.select([labels == 0, labels == 1], [0.9, 0.2], 0.55)
     unknown = np.full(len(labels), np.nan)
     answers = prompt_metrics.Answers(
         prompts=np.zeros(len(labels)),
@@ -400,10 +400,11 @@ def test_figures_of_a_prompt_by_hand():
     # Rogan and Gladen: (.75 + .8 - 1) / (.9 + .8 - 1)
     assert found["q_corrected"]["estimate"] == pytest.approx(0.55 / 0.7)
     assert found["none"]["estimate"] == 0.2
-    # |2 p - 1|: six of .8, two of .6, two of 0
-    assert found["mean_confidence_margin"]["estimate"] == pytest.approx(0.6)
+    # |2 p - 1|: six of .8, two of .6, two of .1
+    assert found["mean_confidence_margin"]["estimate"] == pytest.approx(0.62)
     assert found["audit"]["num_female"] == 6
     assert found["audit"]["num_male"] == 4
+    assert found["audit"]["agreement"]["estimate"] == 0.8  # NONE: .55 and .3
     assert found["attributes"]["skin_tone"]["counts"] == [6, 0, 0, 0, 0, 0]
     tones = found["attributes"]["skin_tone"]["entropy"]
     assert tones["estimate"] == tones["low"] == 0 < tones["high"]  # six images only
@@ -437,6 +438,7 @@ def test_figures_of_a_set_and_their_changes_by_hand():
     found = prompt_metrics.of_set(prompts)
     assert found["adherence"]["estimate"] == pytest.approx(0.7)
     assert found["audit"]["adherence"]["estimate"] == pytest.approx((0.8 + 0.7) / 2)
+    assert found["audit"]["agreement"]["estimate"] == pytest.approx(0.9)
     assert "mean_bias" not in found
     before, after = (
         [figures((n, 10 - n, 0)) for n in counts]

@@ -449,7 +449,7 @@ def evaluate(folder: Path, number: int, content: object) -> None:
 
 def test_evaluation_joins_the_report(tmp_path):
     q = {"q": share_of(0.41), "q_corrected": share_of(0.45)}
-    audit = {"adherence": share_of(0.8)}
+    audit = {"adherence": share_of(0.8), "agreement": share_of(0.85)}
     sets = {
         "trained": {"mean_bias": share_of(0.3), "bias_of_a_fair_model": 0.17},
         "explicit": {"adherence": share_of(0.9), "audit": audit},
@@ -473,6 +473,7 @@ def test_evaluation_joins_the_report(tmp_path):
     assert "0.777 [0.677, 0.877]" in text
     assert "5.5 [5.4, 5.6] nats" in text
     assert "80\xa0% [70,\xa090]" in text
+    assert "alike</th><td>85\xa0% [75,\xa095]</td><td>85\xa0%" in text
     assert "<script>" not in text
     shutil.copytree(folder / "evaluation_0003", folder / "evaluation_0003_of_others")
     (folder / "checkpoints" / "3" / "rest").mkdir(parents=True)

@@ -103,6 +103,8 @@ def _sets(sampler: dict[str, Any]) -> Table:
         fair = f"{100 * floor:.0f}" if math.isfinite(floor) else ""
         rows.append([title, *own, fair, *audit])
         rows.append([f"{title}{CORRECTED}", *corrected, "", "", ""])
+        alike = _pair(sampler, "%", *place, "audit", "agreement")
+        rows.append([f"{SETS[name]}: both classify alike", *alike, "", "", ""])
     head = ["Mean bias", "Before", "After", "Fair model", *AUDIT_COLUMNS]
     return without_blanks(head, rows)
 

@@ -84,6 +84,9 @@ def of_prompt(answers: Answers, prompt: Prompt, reference: Reference) -> Figures
     audited = np.where(np.isnan(answers.audit), NONE, audited)
     if (audited != NONE).any():
         figures["audit"] = _shares(audited, target, reference.audit_confusion)
+        likelier = np.where(answers.p_female > 0.5, FEMALE, MALE)
+        alike = (likelier == audited)[audited != NONE]
+        figures["audit"]["agreement"] = _among(alike, True)
     if prompt.wanted is not None:
         figures["adherence"] = _among(labels, prompt.wanted)
         if "audit" in figures:
@@ -137,7 +140,8 @@ def of_set(prompts: Sequence[Figures], reference: Reference | None = None) -> Fi
         figures["adherence"] = _mean(prompts, "adherence")
         if all("audit" in one for one in prompts):
             audited = [one["audit"] for one in prompts]
-            figures["audit"] = {"adherence": _mean(audited, "adherence")}
+            both = "adherence", "agreement"
+            figures["audit"] = {name: _mean(audited, name) for name in both}
         return figures
     reference = reference or Reference()
     figures |= _biases(prompts, reference.confusion)
@@ -154,6 +158,7 @@ def of_set(prompts: Sequence[Figures], reference: Reference | None = None) -> Fi
     audited = [one["audit"] for one in prompts if "audit" in one]
     if audited:
         figures["audit"] = _biases(audited, reference.audit_confusion)
+        figures["audit"]["agreement"] = _mean(audited, "agreement")
     counts = [
         {name: found["counts"] for name, found in one["attributes"].items()}
         for one in prompts
