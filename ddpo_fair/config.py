@@ -319,7 +319,7 @@ def _train(config: ConfigDict) -> None:
     config.train.shard_optimizer = False
 
     config.train.lora = ConfigDict()
-    # Rank of the adapters; 0 trains all weights of the UNet.
+    # Rank of the adapters; 0 trains all weights of the UNet or transformer.
     config.train.lora.rank = 16
     # Weight of the adapters' product, alpha / rank.
     config.train.lora.scale = 16.0

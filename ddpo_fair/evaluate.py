@@ -146,10 +146,11 @@ def _flags() -> flags.FlagValues:
     whole("images", 64, "Of each prompt and model", 2, 10**5)
     flags.DEFINE_list("sets", list(prompts.SETS), "Of prompts", flag_values=values)
     several("prompt", [], "A further text; may be given again")
-    how = "all, training, or eta:guidance:steps,...; training's first"
+    how = "training, all (without noise, other guidance and steps, too), or"
+    how += " eta:guidance:steps,...; training's always comes first"
     texts("samplers", "all", how)
     audit = "Audit classifier: dlib (extra audit), a folder or hub name of a second"
-    texts("audit", "auto", f"{audit} classifier, none, or auto")
+    texts("audit", "auto", f"{audit} classifier, none, or auto: dlib if there")
     several("calibration", [], command_line.CALIBRATION)
     whole("seed", 0, "Of the images", 0, 2**31 - 1)
     texts("output", None, "Folder; evaluation_0015 and the like in the run's otherwise")

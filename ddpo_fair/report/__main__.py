@@ -32,7 +32,7 @@ def explain(arguments: Sequence[str]) -> None:
     A UserError for what the user can fix.
     """
     values = flags.FlagValues()
-    where = "The page; report.html in the run's folder, or in the one of several runs"
+    where = "The page; report.html in the run's folder, or in that which holds all runs"
     flags.DEFINE_string("output", None, where, flag_values=values)
     rest, problems = command_line.read(values, arguments, USAGE)
     runs = [one for one in rest if not one.startswith("-")]
