@@ -6,7 +6,7 @@ The targets are those of labour_statistics.json: employed persons in the United 
 by occupation and sex, American Community Survey 2012 (IPUMS USA), as published by
 FiveThirtyEight, data/male-flight-attendants, CC BY 4.0. A share of a labour force says
 who works there, not who should be shown: for other aims change the table.
-Embedded model: two CPU cores, about 3 GB. Not measured yet, neither is `:sd15`.
+Neither the embedded model nor `:sd15` was measured yet.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Truly PPO with the exact KL, on the experiment of mech_eng.py (paper, figure 12).
+"""Truly PPO with the exact KL, as mech_eng_unrestrained.py has PPO (paper, figure 12).
 
 python -m ddpo_fair.train --config=configs/truly_ppo.py
 
