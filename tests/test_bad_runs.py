@@ -128,7 +128,9 @@ def test_lines_and_arrays_that_were_cut_short_are_none(run, tmp_path):
     evaluation_parts.save(path, {"a": np.arange(3)})
     assert evaluation_parts.load(path)["a"].tolist() == [0, 1, 2]
     whole = path.read_bytes()
-    for content in (b"", whole[:-30], whole[:40], b"\x80\x04", b"PK"):
+    method = whole.index(b"PK\1\2") + 10  # of compression, in a zip file
+    flipped = whole[:method] + b"\x80" + whole[method + 1 :]
+    for content in (b"", whole[:-30], whole[:40], b"\x80\x04", b"PK", flipped):
         path.write_bytes(content)
         assert evaluation_parts.load(path) is None
     assert evaluation_parts.load(tmp_path / "nothing") is None
