@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import errno
+import fcntl
 import json
 import math
 import os
@@ -20,6 +21,8 @@ RECORDS = ("config.json", "metrics.jsonl", "checkpoints", "samples", "tensorboar
 LONGEST_BEGINNING = 4096  # bytes of a file that say of which kind it is
 ADDRESS = re.compile(r"[a-zA-Z][\w+.-]*:/")  # gs://bucket; Path leaves out a slash
 VARIABLE = re.compile(r"\$\w+|\$\{\w+\}")
+
+_held: dict[Path, int] = {}  # open folders that are locked
 
 
 def given(name: str, text: str | os.PathLike) -> Path:
@@ -154,6 +157,30 @@ def output(flag: str, text: str | os.PathLike, *own: str | bytes) -> Path:
     raise UserError(f"{flag}={shown(str(path))} {problem}; choose another path.")
 
 
+def hold(folder: Path, flag: str) -> None:
+    """Makes a folder, and keeps other processes out of it until this one ends.
+
+    A UserError, with the flag that named the folder, if another process is there, or it
+    cannot be written.
+    """
+    name = f"{flag}={shown(str(folder))}"
+    with writing(name):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    if _held.setdefault(folder, descriptor) != descriptor:
+        return os.close(descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(_held.pop(folder))
+        raise UserError(
+            f"{name}: another process works there; wait for it, stop it, or choose"
+            " another folder."
+        ) from None
+    except OSError:  # a file system without locks
+        pass
+
+
 def bind(path: Path, settings: dict[str, Any], flag: str, *free: str) -> None:
     """Keeps `settings` in a new file, which makes its folder that of these settings.
 
@@ -161,9 +188,9 @@ def bind(path: Path, settings: dict[str, Any], flag: str, *free: str) -> None:
     but for the `free` ones, or cannot be used.
     """
     output(flag, path.parent, path.name)
+    hold(path.parent, flag)
     name = f"{flag}={shown(str(path.parent))}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         others = (other for other in path.parent.rglob("*") if other != path)
         if not any(map(os.path.isfile, others)):  # a start that failed binds nothing
             replace(path, json_text(settings, indent=2))

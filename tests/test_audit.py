@@ -3,6 +3,7 @@
 The typology angle tells plain colours apart, so each image's class is known.
 """
 
+import fcntl
 import io
 import json
 import math
@@ -368,6 +369,19 @@ def test_an_audit_that_was_killed_does_not_classify_again(tmp_path, monkeypatch)
     assert len(asked) == 46 + 45
 
 
+def test_a_second_audit_in_the_folder_is_refused(tmp_path, capsys):
+    images, output = paint(tmp_path / "images", 1, 1, 1), tmp_path / "audit"
+    output.mkdir()
+    other = os.open(output, os.O_RDONLY)  # as another process would
+    fcntl.flock(other, fcntl.LOCK_EX)
+    flags = (f"--images={images}", "--prompt=x", f"--output={output}", *TONE)
+    said = refusals.refused(audit.main, flags, capsys)
+    assert "--output=" in said and "another process works there; wait for" in said
+    assert not any(output.iterdir())
+    os.close(other)
+    assert audit.main(flags) == audit.main(flags) == 0  # this one may go on
+
+
 @pytest.mark.long
 def test_sigkill_twice_leaves_the_audit_of_an_unbroken_one(tmp_path):
     images, broken = paint(tmp_path / "images", 5, 3, 1), tmp_path / "broken"
@@ -474,7 +488,7 @@ def garbage(root: Path) -> str:
         ("--seed=3", "--seed is for images that are drawn"),
         ("--lora=x", "--model"),
         ("--output=.", "is not empty"),
-        ("--output=/proc/x", "classified.jsonl cannot be written (No such"),
+        ("--output=/proc/x", "--output='/proc/x' cannot be written (No such"),
         (
             lambda x: (x / "audit.json").write_text("npm") and f"--output={x}",
             "--output/audit.json=",

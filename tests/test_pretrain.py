@@ -65,7 +65,7 @@ def test_only_drawing_needs_numba(monkeypatch):
         ("--stages=vae,unet", "must be of vae, classifier"),
         ("--output={tmp}/full", "exists and is not empty"),
         ("--output=/dev/null", "exists and is not a folder"),
-        ("--output=/proc/none/x", "cannot be used"),
+        ("--output=/proc/none/x", "cannot be written (No such file"),
         ("--work_dir={tmp}/other", "seed was 1 and is now 0"),
         ("extra", "'extra' is no flag"),
     ],

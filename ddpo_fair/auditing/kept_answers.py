@@ -16,6 +16,8 @@ class KeptAnswers:
     """A file of JSON: a line on what it is true of, then one of each image."""
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        if path.parent.exists():
+            files.hold(path.parent, "--output")  # or answers would get mixed
         self._path = path
         self._first = json.dumps({"version": ddpo_fair.__version__, **settings})
         self._known: dict[tuple, list[int]] = {}
@@ -42,7 +44,7 @@ class KeptAnswers:
         checked = ([*row, zlib.crc32(json.dumps(row).encode())] for row in rows)
         with files.writing(str(self._path)):
             if not self._begun:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
+                files.hold(self._path.parent, "--output")
                 files.replace(self._path, self._first)
                 self._begun = True
             with open(self._path, "a", encoding="ascii") as file:
