@@ -57,6 +57,19 @@ def test_numbers_shares_and_grids_are_events(tmp_path):
     }  # what is not finite has no point
 
 
+@pytest.mark.parametrize("later", [10**9, 2 * 10**9])
+def test_a_clock_that_goes_back_or_stands_changes_no_curve(
+    tmp_path, monkeypatch, later
+):
+    for step, clock in enumerate((2 * 10**9, later)):
+        monkeypatch.setattr("time.time", lambda now=float(clock): now)
+        writer = tensorboard.open_writer(tmp_path, step)
+        writer.add(step, {"q": 0.5})
+        writer.close()
+    steps = [event.step for event in events(tmp_path) if event.summary.value]
+    assert steps == [0, 1]
+
+
 def test_a_full_disk_is_an_error_and_no_wait(tmp_path):
     writer = tensorboard.open_writer(tmp_path, 0)
     with tiny_run.full_disk(1000), pytest.raises(OSError):
