@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import made_runs
 import numpy as np
 import pytest
+import tiny_run
 from made_runs import ENGINEER, HOSTILE
 from PIL import Image
 
@@ -412,6 +413,10 @@ def test_command_names_the_page_or_the_mistake(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--output"):
         page.write([folder], tmp_path / "file" / "x")
+    kept = sorted(tmp_path.rglob("*"))
+    with tiny_run.full_disk(9000), pytest.raises(UserError, match="cannot be written"):
+        page.write([folder], tmp_path / "page.html")
+    assert sorted(tmp_path.rglob("*")) == kept
 
 
 @pytest.mark.long

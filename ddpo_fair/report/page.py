@@ -4,9 +4,11 @@ Jinja2 escapes every text on its way into the page (`page.html.j2`, `parts.html.
 """
 
 import base64
+import contextlib
 import io
 import os
 import re
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,9 +59,12 @@ def write(run_folders: Sequence[str | Path], output: str | Path | None = None) -
         "--output", output or Path(os.path.commonpath(list(folders))) / PAGE, MARK
     )
     figures = target.with_name(f"{target.stem}_figures")
-    with files.writing(f"--output={str(target)!r}"):
+    with files.writing(f"--output={str(target)!r}"), contextlib.ExitStack() as undo:
+        if not figures.exists():
+            undo.callback(shutil.rmtree, figures, ignore_errors=True)
         figures.mkdir(parents=True, exist_ok=True)
         files.replace(target, _page(groups, figures))
+        undo.pop_all()
     return target
 
 
