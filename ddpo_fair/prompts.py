@@ -14,7 +14,9 @@ from ddpo_fair.embedded import occupations
 from ddpo_fair.errors import shown
 
 LONGEST_PROMPT = 1000  # characters; CLIP reads 77 tokens
-UNSEEN = ("Cc", "Cs", "Zl", "Zp")  # Unicode's controls, surrogates, ends of lines
+# Unicode's controls, surrogates, ends of lines; what turns the order of what follows.
+UNSEEN = {"Cc", "Cs", "Zl", "Zp", "LRE", "RLE", "PDF", "LRO", "RLO"}
+UNSEEN |= {"LRI", "RLI", "FSI", "PDI"}
 
 TRAINED, HELD_OUT, EXPLICIT, GIVEN = "trained", "held_out", "explicit", "given"
 SETS = (TRAINED, HELD_OUT, EXPLICIT)
@@ -73,7 +75,8 @@ def problems(prompts: Sequence[str], setting: str = "prompts") -> Iterator[str]:
                 f"{name} must have at most {LONGEST_PROMPT} characters; the text"
                 " encoder reads about 75 words."
             )
-        odd = [c for c in prompt if unicodedata.category(c) in UNSEEN]
+        kinds = unicodedata.category, unicodedata.bidirectional
+        odd = [c for c in prompt if UNSEEN & {kind(c) for kind in kinds}]
         if odd:
             yield (
                 f"{name} holds the control character {odd[0]!r}, which no reader sees;"

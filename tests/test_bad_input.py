@@ -139,6 +139,7 @@ def test_command_lines(capsys, arguments, part):
         (f"prompts={LONG * 'x'}", "(10002 characters) must have at most 1000"),
         ("prompts=a\0b", "control character '\\x00', which no reader sees; remove"),
         ("prompts=a \ud800", "control character '\\ud800'"),
+        ("prompts=a \u202eesrun", "control character '\\u202e', which no reader"),
         ("prompts=('a b', 'a b')", "'a b' stands there twice"),
         ("prompts=photo of the face of a wizard", "its nouns are accountant,"),
         ("prompts=<script>alert(1)</script>", "does not know prompts='<script>"),
