@@ -1,4 +1,4 @@
-"""Files: paths that somebody typed, writing whole or not at all, JSON."""
+"""Files: paths that somebody typed, writing whole or not at all, JSON, arrays."""
 
 import collections
 import contextlib
@@ -93,6 +93,22 @@ def content(path: Path) -> bytes:
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "it is not a file", str(path))
     return path.read_bytes()
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    """Arrays of `save_arrays`; None if they are not there, or not whole."""
+    try:
+        with open(path, "rb") as file:
+            return dict(np.load(file, allow_pickle=False))
+    except Exception:  # a damaged file raises whatever its reader pleases
+        return None
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes arrays, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part, open(part, "wb") as file:
+        np.savez(file, **arrays)
 
 
 def plain(value: Any) -> Any:

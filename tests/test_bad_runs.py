@@ -8,9 +8,8 @@ import pytest
 import tiny_model
 from refusals import CONFIG, arguments_of, named, refused
 
-from ddpo_fair import evaluate, export, process, train
+from ddpo_fair import evaluate, export, files, process, train
 from ddpo_fair.classifiers import evaluate_classifier, train_classifier
-from ddpo_fair.evaluation import evaluation_parts
 from ddpo_fair.loggers import run_log
 from ddpo_fair.report import __main__ as report
 from ddpo_fair.report import model_card
@@ -125,15 +124,15 @@ def test_lines_and_arrays_that_were_cut_short_are_none(run, tmp_path):
     result = model_card.result(saved_run.read(run), 2)
     assert result == {"before": None, "after": None}
     path = tmp_path / "arrays.npz"
-    evaluation_parts.save(path, {"a": np.arange(3)})
-    assert evaluation_parts.load(path)["a"].tolist() == [0, 1, 2]
+    files.save_arrays(path, {"a": np.arange(3)})
+    assert files.load_arrays(path)["a"].tolist() == [0, 1, 2]
     whole = path.read_bytes()
     method = whole.index(b"PK\1\2") + 10  # of compression, in a zip file
     flipped = whole[:method] + b"\x80" + whole[method + 1 :]
     for content in (b"", whole[:-30], whole[:40], b"\x80\x04", b"PK", flipped):
         path.write_bytes(content)
-        assert evaluation_parts.load(path) is None
-    assert evaluation_parts.load(tmp_path / "nothing") is None
+        assert files.load_arrays(path) is None
+    assert files.load_arrays(tmp_path / "nothing") is None
 
 
 def test_a_run_of_another_config(capsys, sound, tmp_path, monkeypatch):

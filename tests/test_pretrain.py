@@ -1,5 +1,6 @@
 """The embedded model's pretraining: its loop resumes, its changes of units hold."""
 
+import concurrent.futures
 import importlib.util
 import sys
 from functools import partial
@@ -63,6 +64,8 @@ def test_only_drawing_needs_numba(monkeypatch):
         ("--images=0", "--images='0' must be an integer in the range [2000,"),
         ("--seed=-1", "--seed='-1' must be"),
         ("--stages=vae,unet", "must be of vae, classifier"),
+        ("--stages=flow", "which does not exist; name the stage vae, too."),
+        ("--stages=vae,age", "which does not exist; name the stage classifier, too."),
         ("--output={tmp}/full", "exists and is not empty"),
         ("--output=/dev/null", "exists and is not a folder"),
         ("--output=/proc/none/x", "cannot be written (No such file"),
@@ -77,6 +80,24 @@ def test_flags_are_checked_first(flag, part, tmp_path, capsys):
     flags = [f"--work_dir={tmp_path / 'a'}", f"--output={tmp_path / 'b'}"]
     flags.append(flag.replace("{tmp}", str(tmp_path)))
     assert part in refused(pretrain.main, flags, capsys)
+
+
+def test_what_is_damaged_is_made_again(tmp_path, monkeypatch):
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+    monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor", lambda *_: pool)
+    monkeypatch.setattr(pretrain, "SHARD", 1)
+    example = lambda _, index: dict.fromkeys(pretrain.COLUMNS, index)  # noqa: E731
+    monkeypatch.setattr(dataset, "example", example)
+    pretrain.render(tmp_path, 0, 1)
+    pretrain.cached(tmp_path / "latents.npz", lambda: np.arange(9))
+    for path in tmp_path.iterdir():
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+    assert pretrain.render(tmp_path, 0, 1)["age"].tolist() == [0]
+    found = pretrain.cached(tmp_path / "latents.npz", lambda: np.arange(8))
+    assert found.tolist() == list(range(8))
 
 
 class Stopped(Exception):

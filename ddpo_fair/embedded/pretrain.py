@@ -61,8 +61,7 @@ def render_shard(path: Path, seed: int, start: int) -> None:
     """Write `SHARD` examples from index `start` on to `path`."""
     rows = [dataset.example(seed, index) for index in range(start, start + SHARD)]
     columns = {name: np.array([row[name] for row in rows]) for name in COLUMNS}
-    with files.replacing(path) as part, open(part, "wb") as file:
-        np.savez(file, **columns)
+    files.save_arrays(path, columns)
 
 
 def render(folder: Path, seed: int, count: int) -> dict[str, np.ndarray]:
@@ -70,7 +69,8 @@ def render(folder: Path, seed: int, count: int) -> dict[str, np.ndarray]:
     folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, count, SHARD)
     paths = [folder / f"faces_{start:07d}.npz" for start in starts]
-    todo = [(p, s) for p, s in zip(paths, starts, strict=True) if not p.exists()]
+    pairs = zip(paths, starts, strict=True)
+    todo = [(path, start) for path, start in pairs if files.load_arrays(path) is None]
     ignore = signal.signal, (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this one
     with concurrent.futures.ProcessPoolExecutor(None, None, *ignore) as pool:
         jobs = [pool.submit(render_shard, path, seed, start) for path, start in todo]
@@ -88,10 +88,10 @@ def render(folder: Path, seed: int, count: int) -> dict[str, np.ndarray]:
 
 def cached(path: Path, compute: Any) -> np.ndarray:
     """The array at `path`, computed and saved there the first time."""
-    if not path.exists():
-        with files.replacing(path) as part, open(part, "wb") as file:
-            np.save(file, compute())
-    return np.load(path)
+    if (found := files.load_arrays(path)) is None:
+        found = {"array": compute()}
+        files.save_arrays(path, found)
+    return found["array"]
 
 
 def reconstruct(params: Any, images: np.ndarray) -> np.ndarray:
@@ -127,7 +127,7 @@ def classifier_stage(
     truth = ground_truth.classes(attribute.name, data)
     train = slice(0, len(images) - HOLDOUT)
     copies = cached(
-        work / "reconstructions.npy",
+        work / "reconstructions.npz",
         lambda: reconstruct(autoencoder, images[train][:RECONSTRUCTIONS]),
     )
     start, steps = None, options.classifier_steps
@@ -165,7 +165,7 @@ def denoising_stage(
     """Train and write text encoders and denoising network of a stage in `FOLDERS`."""
     both = data["image"], data["image"][:, :, ::-1]  # mirrored
     latents = cached(
-        work / "latents.npy",
+        work / "latents.npz",
         lambda: np.float16([pretrain_vae.encode(autoencoder, x) for x in both]),
     )
     folder = output / FOLDERS[stage]
@@ -219,6 +219,17 @@ def pretrain(options: flags.FlagValues) -> None:
         raise UserError(f"--stages={stages} must be of {', '.join(STAGES)}.")
     work = files.output("--work_dir", options.work_dir, SETTINGS)
     output = files.output("--output", options.output, SETTINGS)
+    vae_folder = output / FOLDERS["diffusion"] / "vae"
+    for first, folder, users in (
+        ("vae", vae_folder, STAGES),
+        (FIRST, output / FIRST, CLASSIFIERS),
+    ):
+        asked = options.stages
+        if first not in asked and {*asked} & {*users} and not folder.is_dir():
+            raise UserError(
+                f"--stages={','.join(asked)} go on from {folder}, which does not"
+                f" exist; name the stage {first}, too."
+            )
     given = options.flag_values_dict()
     for name in ("work_dir", "output", "stages"):
         del given[name]
@@ -233,7 +244,6 @@ def pretrain(options: flags.FlagValues) -> None:
         if stage in options.stages:
             captions = sorted(set(data["caption"].tolist()))
             write_layout(output / FOLDERS[stage], captions, MAKERS[stage])
-    vae_folder = output / FOLDERS["diffusion"] / "vae"
     if "vae" in options.stages:
         images = data["image"][:VAE_IMAGES]
         trained = pretrain_vae.train(

@@ -22,7 +22,7 @@ Places = dict[tuple[Sampler, str, int], list[Path]]
 
 def load_part(folder: Path, job: Job) -> dict[str, np.ndarray] | None:
     """The figures of a finished job; None if it is not finished, or of other rows."""
-    found = load(folder / "parts" / f"{job.name}.npz")
+    found = files.load_arrays(folder / "parts" / f"{job.name}.npz")
     if found is not None and all(
         np.array_equal(found.get(name), getattr(job, name)[: job.count])
         for name in ("prompts", "images")
@@ -33,23 +33,7 @@ def load_part(folder: Path, job: Job) -> dict[str, np.ndarray] | None:
 
 def save_part(folder: Path, job: Job, arrays: dict[str, np.ndarray]) -> None:
     """Writes a job's figures, whole or not at all."""
-    save(folder / "parts" / f"{job.name}.npz", arrays)
-
-
-def load(path: Path) -> dict[str, np.ndarray] | None:
-    """Arrays of `save`; None if they are not there, or not whole."""
-    try:
-        with open(path, "rb") as file:
-            return dict(np.load(file, allow_pickle=False))
-    except Exception:  # a damaged file raises whatever its reader pleases
-        return None
-
-
-def save(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes arrays, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with files.replacing(path) as part, open(part, "wb") as file:
-        np.savez(file, **arrays)
+    files.save_arrays(folder / "parts" / f"{job.name}.npz", arrays)
 
 
 def image_path(folder: Path, job: Job, plan: Plan, row: int) -> Path:
@@ -77,7 +61,7 @@ def is_image(path: Path) -> bool:
     try:
         with Image.open(path, formats=["PNG"]) as image:
             image.verify()
-    except Exception:  # as above
+    except Exception:  # a damaged file raises whatever its reader pleases
         return False
     return True
 

@@ -226,7 +226,7 @@ def _renders(
         "features" float32 [B, F] of balanced ones; None where the extra that draws them
         is missing.
     """
-    found = evaluation_parts.load(folder / RENDERS)
+    found = files.load_arrays(folder / RENDERS)
     if found is not None and "probabilities" in found:
         return found
     try:
@@ -241,5 +241,5 @@ def _renders(
     _, features = evaluation_models.classify_pixels(models, balanced.images)
     found = {"features": features, "truth": held_out.truth}
     found["probabilities"] = probabilities
-    evaluation_parts.save(folder / RENDERS, found)
+    files.save_arrays(folder / RENDERS, found)
     return found
