@@ -1,6 +1,8 @@
 """One strict JAX for all tests: eight CPU devices, no promotion, no warning, no hub."""
 
+import importlib.util
 import os
+import sys
 import tempfile
 
 # Of this session: several tests and their processes compile the same programs.
@@ -23,6 +25,9 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+if importlib.util.find_spec("torch") is None:
+    sys.modules["diffusers"] = None  # which has names without it, and they raise
 
 # What these warn about is theirs to fix.
 THIRD_PARTY = (
