@@ -72,7 +72,10 @@ def _audit(**options: Any) -> "audit_result.Audit":
         if flag in known and not isinstance(known[flag], flags.MultiFlag) and values:
             values = [",".join(map(str, values))] if len(values) > 1 else values
         arguments += [f"--{flag}={value}" for value in values if value is not None]
-    return audit(command_line.options(known, arguments, __doc__))
+    try:
+        return audit(command_line.options(known, arguments, __doc__))
+    finally:
+        files.let_go()  # a notebook lives on
 
 
 def plan(options: flags.FlagValues) -> None:

@@ -174,7 +174,7 @@ def output(flag: str, text: str | os.PathLike, *own: str | bytes) -> Path:
 
 
 def hold(folder: Path, flag: str) -> None:
-    """Makes a folder, and keeps other processes out of it until this one ends.
+    """Makes a folder, and keeps other processes out until this ends, or `let_go`.
 
     A UserError, with the flag that named the folder, if another process is there, or it
     cannot be written.
@@ -195,6 +195,12 @@ def hold(folder: Path, flag: str) -> None:
         ) from None
     except OSError:  # a file system without locks
         pass
+
+
+def let_go() -> None:
+    """Lets other processes into all folders that are on `hold`."""
+    while _held:
+        os.close(_held.popitem()[1])
 
 
 def bind(path: Path, settings: dict[str, Any], flag: str, *free: str) -> None:
