@@ -113,7 +113,7 @@ def test_command_lines(capsys, arguments, part):
         (f"attributes.gender.classes={tuple(map(str, range(101)))}", "at most 100 cla"),
         ("attributes.gender.target_class=dark", "must be one of auto, female, male"),
         ("attributes.gender.target_class=female", "is of the reward shift, not"),
-        ("reward.soft=True", "counts in balance_loo alone, not in balance; give"),
+        ("reward.name=balance", "=True counts in balance_loo alone, not in balance;"),
         ("attributes.gender.classifier=typology", "answers light, medium, dark"),
         ("attributes.age.weight=1", "did you mean --config.attributes.gender.weight"),
         ("targets=nowhere.json", "cannot be read as JSON ([Errno 2] No such file"),
