@@ -84,7 +84,7 @@ def soak(folder: Path, epochs: int, more: dict) -> list[dict[str, float]]:
         "run.name": "soak",
     }
     command = [sys.executable, "-m", "ddpo_fair.train"]
-    command += ["--config=configs/mech_eng.py:embedded"]
+    command += ["--config=configs/mech_eng_unrestrained.py:embedded"]
     command += [f"--config.{name}={value}" for name, value in flags.items()]
     errors, rows, run = folder / "stderr", [], folder / "soak"
     with errors.open("w") as stderr:
