@@ -5,6 +5,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import logging
 import math
 import os
 import re
@@ -173,6 +174,24 @@ def output(flag: str, text: str | os.PathLike, *own: str | bytes) -> Path:
     raise UserError(f"{flag}={shown(str(path))} {problem}; choose another path.")
 
 
+def lock(descriptor: int, folder: Path) -> None:
+    """Locks an open file of a folder; a BlockingIOError if another process has it.
+
+    A file system without locks gets a warning instead.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            raise BlockingIOError(*error.args) from error
+        logging.getLogger(__name__).warning(
+            "The file system of %s has no locks (%s): see to it that no other process"
+            " works there.",
+            folder,
+            error.strerror,
+        )
+
+
 def hold(folder: Path, flag: str) -> None:
     """Makes a folder, and keeps other processes out until this ends, or `let_go`.
 
@@ -186,15 +205,13 @@ def hold(folder: Path, flag: str) -> None:
     if _held.setdefault(folder, descriptor) != descriptor:
         return os.close(descriptor)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(descriptor, folder)
     except BlockingIOError:
         os.close(_held.pop(folder))
         raise UserError(
             f"{name}: another process works there; wait for it, stop it, or choose"
             " another folder."
         ) from None
-    except OSError:  # a file system without locks
-        pass
 
 
 def let_go() -> None:

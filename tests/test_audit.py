@@ -3,6 +3,7 @@
 The typology angle tells plain colours apart, so each image's class is known.
 """
 
+import errno
 import fcntl
 import io
 import json
@@ -369,7 +370,7 @@ def test_an_audit_that_was_killed_does_not_classify_again(tmp_path, monkeypatch)
     assert len(asked) == 46 + 45
 
 
-def test_a_second_audit_in_the_folder_is_refused(tmp_path, capsys):
+def test_a_second_audit_in_the_folder_is_refused(tmp_path, capsys, monkeypatch):
     images, output = paint(tmp_path / "images", 1, 1, 1), tmp_path / "audit"
     output.mkdir()
     other = os.open(output, os.O_RDONLY)  # as another process would
@@ -379,6 +380,13 @@ def test_a_second_audit_in_the_folder_is_refused(tmp_path, capsys):
     assert "--output=" in said and "another process works there; wait for" in said
     assert not any(output.iterdir())
     os.close(other)
+
+    def of_another(*_):  # as some file systems say it
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fcntl.flock", of_another)
+        assert refusals.refused(audit.main, flags, capsys) == said
     assert audit.main(flags) == audit.main(flags) == 0  # this one may go on
 
 

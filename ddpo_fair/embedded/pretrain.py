@@ -69,8 +69,9 @@ def render(folder: Path, seed: int, count: int) -> dict[str, np.ndarray]:
     folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, count, SHARD)
     paths = [folder / f"faces_{start:07d}.npz" for start in starts]
-    pairs = zip(paths, starts, strict=True)
-    todo = [(path, start) for path, start in pairs if files.load_arrays(path) is None]
+    shards = [files.load_arrays(path) for path in paths]
+    every = zip(paths, starts, shards, strict=True)
+    todo = [(path, start) for path, start, found in every if found is None]
     ignore = signal.signal, (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this one
     with concurrent.futures.ProcessPoolExecutor(None, None, *ignore) as pool:
         jobs = [pool.submit(render_shard, path, seed, start) for path, start in todo]
@@ -82,7 +83,7 @@ def render(folder: Path, seed: int, count: int) -> dict[str, np.ndarray]:
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
-    shards = [np.load(path) for path in paths]
+    shards = [x or np.load(path) for x, path in zip(shards, paths, strict=True)]
     return {name: np.concatenate([shard[name] for shard in shards]) for name in COLUMNS}
 
 

@@ -1,11 +1,8 @@
 """The folder of a run: locked for one process, bound to one config."""
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import json
-import logging
 import os
 import platform
 import re
@@ -49,21 +46,14 @@ def lock(folder: Path) -> int:
     except OSError as error:
         raise _cannot_write(folder, error) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            owner = os.read(descriptor, 200).decode(errors="replace").strip()
-            os.close(descriptor)
-            raise UserError(
-                f"run.name: another process trains in {folder} ({owner or 'unknown'});"
-                " wait for it, stop it, or choose another --config.run.name."
-            ) from error
-        logging.getLogger(__name__).warning(
-            "The file system of %s has no locks (%s): see to it that no other process"
-            " trains there.",
-            folder,
-            error.strerror,
-        )
+        files.lock(descriptor, folder)
+    except BlockingIOError as error:
+        owner = os.read(descriptor, 200).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise UserError(
+            f"run.name: another process trains in {folder} ({owner or 'unknown'});"
+            " wait for it, stop it, or choose another --config.run.name."
+        ) from error
     text = f"process {os.getpid()} on {platform.node()} since {time.ctime()}\n"
     try:
         os.ftruncate(descriptor, 0)
