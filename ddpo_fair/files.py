@@ -101,6 +101,8 @@ def load_arrays(path: Path) -> dict[str, np.ndarray] | None:
     try:
         with open(path, "rb") as file:
             return dict(np.load(file, allow_pickle=False))
+    except MemoryError:  # of a sound file
+        raise
     except Exception:  # a damaged file raises whatever its reader pleases
         return None
 
@@ -202,22 +204,29 @@ def hold(folder: Path, flag: str) -> None:
     with writing(name):
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
-    if _held.setdefault(folder, descriptor) != descriptor:
+    held = _held.get(folder)
+    if held is not None and os.path.samestat(os.fstat(held), os.fstat(descriptor)):
         return os.close(descriptor)
     try:
         lock(descriptor, folder)
     except BlockingIOError:
-        os.close(_held.pop(folder))
+        os.close(descriptor)
         raise UserError(
             f"{name}: another process works there; wait for it, stop it, or choose"
             " another folder."
         ) from None
+    if held is not None:  # of a folder that is gone
+        os.close(held)
+    _held[folder] = descriptor
 
 
 def let_go() -> None:
     """Lets other processes into all folders that are on `hold`."""
     while _held:
         os.close(_held.popitem()[1])
+
+
+os.register_at_fork(after_in_child=let_go)  # a worker may outlive who holds
 
 
 def bind(path: Path, settings: dict[str, Any], flag: str, *free: str) -> None:

@@ -61,6 +61,8 @@ def is_image(path: Path) -> bool:
     try:
         with Image.open(path, formats=["PNG"]) as image:
             image.verify()
+    except MemoryError:  # of a sound file
+        raise
     except Exception:  # a damaged file raises whatever its reader pleases
         return False
     return True
