@@ -192,10 +192,12 @@ def _read_own(source: Path, name: str) -> bytes:
 @contextlib.contextmanager
 def _new_folder(output: Path) -> Iterator[Path]:
     """A folder to write to, moved to `output` if nothing fails, deleted otherwise."""
-    part = output.parent / f".{output.name}.{os.getpid()}.part"
+    part = output.parent / f".{output.name}.part"
+    with files.writing(f"--output={str(output)!r}"):
+        files.hold(part, "--output")
+        shutil.rmtree(part)  # an export that was killed left something
+        files.hold(part, "--output")
     try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
         yield part
         os.replace(part, output)
     except (OSError, safetensors.SafetensorError) as error:
@@ -205,6 +207,7 @@ def _new_folder(output: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        files.let_go()
 
 
 def _options(arguments: Sequence[str]) -> flags.FlagValues:

@@ -1,6 +1,8 @@
 """Exported models, opened by PyTorch's diffusers, predict what ours predict."""
 
+import fcntl
 import json
+import os
 import shutil
 from functools import partial
 
@@ -416,15 +418,18 @@ def test_a_config_that_is_not_the_checkpoints_is_refused(folders, tmp_path):
         export.export(folder, tmp_path / "out", "lora")
 
 
-def test_two_exports_to_one_folder_do_not_mix(monkeypatch, tmp_path):
-    target = tmp_path / "both"
-    with (
-        pytest.raises(UserError, match="could not be written"),
-        export._new_folder(target) as first,
-    ):
-        monkeypatch.setattr(export.os, "getpid", lambda: 1)
-        with export._new_folder(target) as second:
-            (second / "second").touch()
-            (first / "first").touch()
+def test_two_exports_to_one_folder_do_not_mix(tmp_path):
+    target, part = tmp_path / "both", tmp_path / ".both.part"
+    (part / "unet").mkdir(parents=True)
+    (part / "first").touch()
+    first = os.open(part, os.O_RDONLY)  # as another process would
+    fcntl.flock(first, fcntl.LOCK_EX)
+    with pytest.raises(UserError, match="another process works there"):
+        export._new_folder(target).__enter__()
+    assert sorted(path.name for path in part.iterdir()) == ["first", "unet"]
+    os.close(first)  # killed, which leaves all that
+    for name in ("second", "third"):
+        with export._new_folder(tmp_path / name if target.exists() else target) as new:
+            (new / name).touch()
     assert [path.name for path in target.iterdir()] == ["second"]
-    assert list(tmp_path.iterdir()) == [target]
+    assert sorted(tmp_path.iterdir()) == [target, tmp_path / "third"]
