@@ -68,6 +68,9 @@ def test_a_clock_that_goes_back_or_stands_changes_no_curve(
         writer.close()
     steps = [event.step for event in events(tmp_path) if event.summary.value]
     assert steps == [0, 1]
+    min(tmp_path.iterdir()).unlink()
+    tensorboard.open_writer(tmp_path, 2).close()
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_full_disk_is_an_error_and_no_wait(tmp_path):

@@ -57,8 +57,8 @@ def open_writer(folder: Path, first_step: int) -> Writer:
     """A new file in the folder; TensorBoard forgets what came from `first_step` on."""
     folder.mkdir(exist_ok=True)
     # Files are read in the order of their names, which have the time: it may go back.
-    number = sum(1 for _ in folder.iterdir())
-    prefix = str(folder / f"events_{number:04d}")
+    numbers = [int(path.name[7:11]) for path in folder.glob("events_[0-9]*")]
+    prefix = str(folder / f"events_{max(numbers, default=0) + 1:04d}")
     writer = Writer(event_file_writer.EventsWriter(prefix))
     writer.forget(first_step)
     return writer
