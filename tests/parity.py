@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from ddpo_fair import export
+from ddpo_fair import exporting
 from ddpo_fair.diffusion import sampler
 from ddpo_fair.models import weights
 
@@ -49,7 +49,7 @@ def reopen(cls, folder, params, filename="diffusion_pytorch_model.safetensors"):
 
 def write_index(folder):
     """Writes the model_index.json by which diffusers opens a folder of parts."""
-    index = export._pipeline({path.name for path in folder.iterdir()})
+    index = exporting._pipeline({path.name for path in folder.iterdir()})
     scheduler = json.loads((folder / "scheduler/scheduler_config.json").read_text())
     index["scheduler"] = ["diffusers", scheduler["_class_name"]]
     (folder / "model_index.json").write_text(json.dumps(index))

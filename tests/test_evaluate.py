@@ -12,7 +12,7 @@ import tiny_model
 import tiny_run
 from PIL import Image
 
-from ddpo_fair import audit, evaluate, export, files, parallel, prompts
+from ddpo_fair import audit, evaluate, exporting, files, parallel, prompts
 from ddpo_fair import config as configuration
 from ddpo_fair.classifiers import audit_classifier
 from ddpo_fair.diffusion import gaussian_step, stable_diffusion
@@ -170,7 +170,7 @@ def test_an_audit_draws_what_an_evaluation_draws(tiny, run, result, tmp_path):
     images = run / "evaluation_0003" / "images" / "eta1_guidance3_steps2"
     flags = {"steps": 2, "guidance_scale": 3, "eta": 1, "batch": 1}
     flags |= {"prompt": NURSE, "classifier": tiny[1], "confidence": 0.5}
-    lora = {"lora": export.export(run, tmp_path / "lora", "lora")}
+    lora = {"lora": exporting.export(run, tmp_path / "lora", "lora")}
     for name, more in ((BEFORE, {}), (AFTER, lora)):
         output = tmp_path / name
         found = audit.model(tiny[0], 5, output=output, **flags, **more)

@@ -15,7 +15,7 @@ import safetensors.numpy
 import tiny_model
 import tiny_run
 
-from ddpo_fair import export
+from ddpo_fair import export, exporting
 from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.models import lora, lora_files, sources
@@ -67,7 +67,7 @@ def exported(folders, tmp_path_factory):
     """The run of LoRA in each format."""
     place = tmp_path_factory.mktemp("exported")
     formats = ("diffusers", "lora", "kohya")
-    return {x: export.export(folders["lora"], place / x, x) for x in formats}
+    return {x: exporting.export(folders["lora"], place / x, x) for x in formats}
 
 
 @partial(jax.jit, static_argnums=0)
@@ -126,7 +126,7 @@ def test_diffusers_opens_the_folder_and_predicts_the_same(
     diffusers = pytest.importorskip("diffusers")
     output = exported["diffusers"]
     if run == "full":
-        output = export.export(folders[run], tmp_path / "out", "diffusers")
+        output = exporting.export(folders[run], tmp_path / "out", "diffusers")
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
         output, safety_checker=None
     )
@@ -265,7 +265,9 @@ def test_diffusers_opens_every_exported_scheduler(folders, tmp_path, changes, na
     path = model / "scheduler/scheduler_config.json"
     path.write_text(json.dumps(settings), "utf-8-sig")
     (tmp_path / "out").mkdir()
-    export._write_pipeline(tmp_path / "out", saved_run.read(folders["lora"]), 3, model)
+    exporting._write_pipeline(
+        tmp_path / "out", saved_run.read(folders["lora"]), 3, model
+    )
     others = dict.fromkeys(("unet", "vae", "text_encoder", "tokenizer"))
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
         tmp_path / "out", **others
@@ -284,7 +286,7 @@ def test_only_files_of_the_model_are_handed_on(folders, tmp_path):
     (model / "tokenizer" / "added_tokens.json").symlink_to(secret)
     run = copied(folders, tmp_path / "run", model=str(model))
     with pytest.raises(UserError, match=r"added_tokens.json is a link to .*secret"):
-        export.export(run, tmp_path / "out", "diffusers")
+        exporting.export(run, tmp_path / "out", "diffusers")
     assert not (tmp_path / "out").exists()
     # As the hub's cache has them; and the cache may be reached by a link.
     hub = tmp_path / "models--owner--name"
@@ -296,7 +298,7 @@ def test_only_files_of_the_model_are_handed_on(folders, tmp_path):
     link.unlink()
     link.symlink_to("../../../blobs/abc")
     model.symlink_to(hub / "snapshots" / "main")
-    output = export.export(run, tmp_path / "out", "diffusers")
+    output = exporting.export(run, tmp_path / "out", "diffusers")
     found = {path.name for path in (output / "tokenizer").iterdir()}
     assert found <= set(sources.TOKENIZER) and link.name in found
 
@@ -386,7 +388,7 @@ def test_a_model_that_is_another_one_is_not_exported(folders, tmp_path):
     config = saved_run.read(folder).config
     identity = description.identity(config, "model")
     run_folder.write_config(folder, config, {"model": identity})
-    export.export(folder, tmp_path / "out", "lora")
+    exporting.export(folder, tmp_path / "out", "lora")
     assert identity["fingerprint"] in (tmp_path / "out" / "README.md").read_text()
 
     def ask(variant):
@@ -403,7 +405,7 @@ def test_a_model_that_is_another_one_is_not_exported(folders, tmp_path):
     ):
         harm()
         with pytest.raises(UserError, match=part):
-            export.export(folder, tmp_path / "other", "lora")
+            exporting.export(folder, tmp_path / "other", "lora")
 
 
 def test_a_config_that_is_not_the_checkpoints_is_refused(folders, tmp_path):
@@ -415,7 +417,7 @@ def test_a_config_that_is_not_the_checkpoints_is_refused(folders, tmp_path):
     metadata["digest"] = run_folder.digest(metadata)
     path.write_text(json.dumps(metadata))
     with pytest.raises(UserError, match="seed was 4 and is now 0"):
-        export.export(folder, tmp_path / "out", "lora")
+        exporting.export(folder, tmp_path / "out", "lora")
 
 
 def test_two_exports_to_one_folder_do_not_mix(tmp_path):
@@ -425,11 +427,13 @@ def test_two_exports_to_one_folder_do_not_mix(tmp_path):
     first = os.open(part, os.O_RDONLY)  # as another process would
     fcntl.flock(first, fcntl.LOCK_EX)
     with pytest.raises(UserError, match="another process works there"):
-        export._new_folder(target).__enter__()
+        exporting._new_folder(target).__enter__()
     assert sorted(path.name for path in part.iterdir()) == ["first", "unet"]
     os.close(first)  # killed, which leaves all that
     for name in ("second", "third"):
-        with export._new_folder(tmp_path / name if target.exists() else target) as new:
+        with exporting._new_folder(
+            tmp_path / name if target.exists() else target
+        ) as new:
             (new / name).touch()
     assert [path.name for path in target.iterdir()] == ["second"]
     assert sorted(tmp_path.iterdir()) == [target, tmp_path / "third"]

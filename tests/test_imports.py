@@ -13,8 +13,8 @@ FLOORS = (
     "errors", "files", "rng", "accelerator", "parallel", "embedded", "models",
     "diffusion", "classifiers", PRETRAINING, "learning", "prompts", "config",
     "setting_rules", "attribute_rules", "config_rules", "statistics", "loggers",
-    "training", "report", "evaluation", "auditing", "process", "command_line",
-    "experiment",
+    "training", "report", "exporting", "evaluation", "auditing", "process",
+    "command_line", "experiment",
 )  # fmt: skip
 COMMANDS = {
     "train", "evaluate", "audit", "report.__main__", "export",

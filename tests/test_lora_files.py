@@ -13,7 +13,7 @@ import safetensors.numpy
 import tiny_model
 import tiny_run
 
-from ddpo_fair import export, train
+from ddpo_fair import exporting, train
 from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.evaluation import evaluation_models
@@ -82,7 +82,7 @@ def test_every_layer_is_merged_as_diffusers_merges_it(torch, tmp_path, family, s
     pytest.importorskip("peft")
     configs, scheduler = FAMILIES[family]
     folder = tiny_model.save_model(tmp_path / "model", configs=configs)
-    index = export._pipeline(configs) | {"scheduler": ["diffusers", scheduler]}
+    index = exporting._pipeline(configs) | {"scheduler": ["diffusers", scheduler]}
     (folder / "model_index.json").write_text(json.dumps(index))
     path, adapters = save_lora(folder, style)
     before, found = (
@@ -161,14 +161,14 @@ def test_a_run_trains_and_is_measured_upon_the_merged_model(styled, tiny):
 def test_a_folder_is_exported_whole_and_adapters_alone(styled, tmp_path, capsys):
     run, expected = styled
     saved = saved_run.read(run)
-    whole = export.export(run, tmp_path / "whole", "diffusers")
+    whole = exporting.export(run, tmp_path / "whole", "diffusers")
     assert not capsys.readouterr().out
     trained = saved_run.trained_params(saved, 3, expected["unet"])
     scale = saved.config.train.lora.scale
     after = lora.merge(expected["unet"], jax.device_get(trained), scale)
     found = stable_diffusion.load(whole).params
     assert_equal(found, {**expected, "unet": after})
-    adapters = export.export(run, tmp_path / "adapters", "lora")
+    adapters = exporting.export(run, tmp_path / "adapters", "lora")
     assert lora_files.load(adapters, expected).keys() == {"unet.conv_out"}
     assert saved.config.base_lora in capsys.readouterr().out
     card = (adapters / "README.md").read_text()

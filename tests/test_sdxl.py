@@ -13,7 +13,7 @@ import tiny_model
 import tiny_run
 from test_models import UNET_1, load, save_torch
 
-from ddpo_fair import export, rng
+from ddpo_fair import exporting, rng
 from ddpo_fair.diffusion import ddim, networks, sampler, stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.models import unet
@@ -150,7 +150,7 @@ def test_diffusers_opens_what_is_exported(torch, folder, tiny, tmp_path):
     diffusers = pytest.importorskip("diffusers")
     sizes = {"sample.time_ids": (*TIME_IDS[:2], 0, 0, *TIME_IDS[4:])}
     run = tiny_run.save(tiny_model.config(folder, tiny[1], tmp_path, **sizes))
-    output = export.export(run, tmp_path / "out", "diffusers")
+    output = exporting.export(run, tmp_path / "out", "diffusers")
     pipeline = diffusers.DiffusionPipeline.from_pretrained(output)
     assert type(pipeline) is diffusers.StableDiffusionXLPipeline
     assert pipeline.config.force_zeros_for_empty_prompt

@@ -12,7 +12,7 @@ import safetensors.numpy
 import tiny_model
 import tiny_run
 
-from ddpo_fair import audit, evaluate, export, rng
+from ddpo_fair import audit, evaluate, exporting, rng
 from ddpo_fair.classifiers import classifier
 from ddpo_fair.diffusion import networks, sampler, stable_diffusion
 from ddpo_fair.errors import UserError
@@ -181,7 +181,7 @@ def test_diffusers_opens_what_is_exported(torch, folder, tiny, tmp_path):
     config = settings(folder, tiny[1], tmp_path)
     run = tiny_run.save(config)
     whole, adapters = (
-        export.export(run, tmp_path / x, x) for x in ("diffusers", "lora")
+        exporting.export(run, tmp_path / x, x) for x in ("diffusers", "lora")
     )
     pipeline = diffusers.DiffusionPipeline.from_pretrained(whole, **NO_T5)
     assert type(pipeline) is diffusers.StableDiffusion3Pipeline
@@ -225,7 +225,7 @@ def test_diffusers_opens_what_is_exported(torch, folder, tiny, tmp_path):
     card = (whole / "README.md").read_text()
     assert "StableDiffusion3Pipeline" in card and "DDIM" not in card
     with pytest.raises(UserError, match="use --format=lora"):
-        export.export(run, tmp_path / "kohya", "kohya")
+        exporting.export(run, tmp_path / "kohya", "kohya")
 
 
 @pytest.mark.long
@@ -259,7 +259,7 @@ def test_a_run_trains_resumes_and_is_measured(folder, tiny, tmp_path, monkeypatc
     by_step = [x["estimate"] for x in measured["kl_to_base"]["nats_per_step"]]
     assert np.flatnonzero(by_step).tolist() == [1, 2]  # finite: of those with noise
     assert "noise from step 1 to 2 alone" in measured["notes"][-1]
-    adapters = export.export(one, tmp_path / "lora", "lora")
+    adapters = exporting.export(one, tmp_path / "lora", "lora")
     drawing = {"prompt": tiny_model.PROMPTS[0], "steps": 2, "eta": 0.7, "batch": 1}
     drawing |= {"classifier": tiny[1], "lora": adapters, "confidence": 0.5}
     drawn = audit.model(folder, 8, output=tmp_path / "audit", **drawing)
