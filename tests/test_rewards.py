@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from ddpo_fair.classifiers import classes
-from ddpo_fair.errors import UserError
 from ddpo_fair.learning import rewards
 
 FEMALE, MALE, NONE = 0, 1, classes.NONE
@@ -95,21 +94,6 @@ def test_leave_one_out_by_hand():
         memberships = classes.one_hot(np.array(few), 2)
         actual, _ = rewards.balance_loo(memberships, one_prompt(few), EVEN)
         np.testing.assert_array_equal(actual, np.zeros(len(few)))
-
-
-@pytest.mark.parametrize(
-    ("target", "words"),
-    [
-        ((0.5, 0.6), "sums to 1.1"),
-        ((-0.1, 1.1), "negative share"),
-        ((float("nan"), 0.5), "negative share"),
-        ((), "shape"),
-        ((0.2, 0.3, 0.5), "the classifier has 2 classes"),
-    ],
-)
-def test_a_target_that_is_no_distribution_is_refused(target, words):
-    with pytest.raises(UserError, match=words):
-        rewards.check_target(target, 2)
 
 
 def test_inconsistent_arguments_are_refused():

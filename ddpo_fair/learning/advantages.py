@@ -2,9 +2,11 @@
 
 Dividing by the batch's own standard deviation cancels the reward's scale: R_balance
 then loses its factor |q - 0.5| and pushes at full strength at q = 0.49. So does `group`
-in each prompt, and only at balance it gives 0. `fixed` keeps the scale. All work in
-float64, where equal rewards have no spread, rather than a rounding error to be blown
-up.
+in each prompt, and only at balance it gives 0. `fixed` keeps the scale.
+
+All take rewards [N] over all hosts and the prompts of the images, str [N], and return
+float32 [N] in +-adv_clip; DDPO clips at 5 or 10. They work in float64, where equal
+rewards have no spread, rather than a rounding error to be blown up.
 """
 
 from collections.abc import Sequence
@@ -17,28 +19,17 @@ EPSILON = 1e-8  # added to a standard deviation, as in ddpo-pytorch
 
 
 def batch(rewards: np.ndarray, adv_clip: float) -> np.ndarray:
-    """Rewards whitened over the whole batch, float32 [N], as one `group`."""
+    """Rewards whitened over the whole batch, as one `group`."""
     return group(rewards, [""] * len(rewards), adv_clip)
 
 
 def group(rewards: np.ndarray, prompts: Sequence[str], adv_clip: float) -> np.ndarray:
-    """Rewards whitened within each prompt, float32 [N]: (r - mean) / (std + 1e-8).
+    """Rewards whitened within each prompt's images of the epoch; 0 if all are equal.
 
     The group-relative advantage of Flow-GRPO (arXiv 2505.05470, equation 4).
-
-    Args:
-        rewards: [N], over all hosts.
-        prompts: str [N], whose images of this epoch are a group.
-        adv_clip: advantages are clipped to +-adv_clip; DDPO uses 5 or 10.
-
-    Returns:
-        0 where every reward of the group is the same.
     """
-    rewards = np.asarray(rewards, np.float64)
-    advantages = np.empty_like(rewards)
-    for rows in groups(prompts).values():
-        advantages[rows] = _whiten(rewards[rows], rewards[rows])
-    return _clip(advantages, adv_clip)
+    own = {"buffer_size": 0, "min_count": 0, "adv_clip": adv_clip}
+    return per_prompt(rewards, prompts, {}, **own)[0]
 
 
 def fixed(
@@ -48,18 +39,12 @@ def fixed(
     adv_clip: float,
     baselines: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Rewards centred per prompt and divided by a constant, float32 [N].
+    """Rewards centred per prompt and divided by `scale`, in units of reward.
 
     The advantage fades with the reward, so the push fades as balance nears. A prompt
-    with one image gets 0: it has nothing to be compared with.
-
-    Args:
-        rewards: [N], over all hosts.
-        prompts: str [N]; give one name throughout to centre over the whole batch.
-        scale: the constant, in units of reward; above 0.
-        adv_clip: as for `batch`.
-        baselines: [N], to subtract instead of the prompt's mean, which biases rewards
-            that depend on the other images.
+    with one image gets 0: it has nothing to be compared with. `baselines` [N] are
+    subtracted instead of the prompt's mean, which biases rewards that depend on the
+    other images.
     """
     rewards = np.asarray(rewards, np.float64)
     advantages = np.zeros_like(rewards)
@@ -82,19 +67,9 @@ def per_prompt(
     """Rewards whitened by each prompt's recent rewards, and the history to keep.
 
     The tracker of ddpo-pytorch, without its trap: a prompt with more images in one
-    epoch than `buffer_size` is normalised by all of them, not by the last few.
-
-    Args:
-        rewards: [N], over all hosts.
-        prompts: str [N].
-        history: recent rewards of each prompt, oldest first; {} at the start. It is
-            plain JSON, survives a round trip exactly, and is not modified.
-        buffer_size: rewards remembered per prompt; 16 or 32 in DDPO.
-        min_count: a prompt with fewer is whitened by the whole batch instead.
-        adv_clip: as for `batch`.
-
-    Returns:
-        advantages float32 [N], and the next epoch's history.
+    epoch than `buffer_size` is normalised by all of them, not by the last few. A prompt
+    with fewer than `min_count` is whitened by the whole batch. The history has the last
+    `buffer_size` rewards of each prompt, oldest first: plain JSON, not modified.
     """
     rewards = np.asarray(rewards, np.float64)
     advantages = np.empty_like(rewards)
@@ -103,13 +78,10 @@ def per_prompt(
         recent = [*history.get(prompt, []), *rewards[group].tolist()]
         window = recent[-max(buffer_size, group.size) :]
         reference = np.array(window) if len(window) >= min_count else rewards
-        advantages[group] = _whiten(rewards[group], reference)
+        spread = reference.std() + EPSILON
+        advantages[group] = (rewards[group] - reference.mean()) / spread
         updated[prompt] = window[-buffer_size:]
     return _clip(advantages, adv_clip), updated
-
-
-def _whiten(rewards: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    return (rewards - reference.mean()) / (reference.std() + EPSILON)
 
 
 def _clip(advantages: np.ndarray, adv_clip: float) -> np.ndarray:

@@ -38,11 +38,6 @@ class Learner:
     sharding: TrainState | None = None
 
     @property
-    def lora_scale(self) -> float:
-        """Weight of the adapters' product; 0 where all weights are trained."""
-        return self.train.lora.scale if self.train.lora.rank else 0.0
-
-    @property
     def trained_steps(self) -> np.ndarray:
         """Numbers of the steps with noise but the `skip_last_steps` last, int [S]."""
         last = self.policy.num_steps - self.train.skip_last_steps
@@ -77,39 +72,35 @@ def make_optimizer(
 
 def unet_params(learner: Learner, base: Any, params: Any) -> Any:
     """The UNet's weights that sample: `params`, or `base` with the adapters in it."""
-    if learner.lora_scale == 0.0:
-        return params
     # Put in place outside: a compiled program would copy all the others.
-    return in_place(base, _adapted(learner, base, params), learner.lora_scale)
+    return in_place(base, _computed(learner, base, params)) if base else params
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _adapted(learner: Learner, base: Any, params: Any) -> Any:
-    return computed(learner, trained_weights(base, params, learner.lora_scale))
+def _computed(learner: Learner, base: Any, params: Any) -> Any:
+    return computed(learner, trained_weights(learner, base, params))
 
 
-def computed(learner: Learner, weights: Any) -> Any:
-    """Of `trained_weights`, kernels of LoRA in the dtype to which layers cast them."""
-    if learner.lora_scale == 0.0:
-        return weights
-    dtype = learner.policy.model.denoiser.dtype
-    return jax.tree.map(lambda x: x.astype(dtype), weights)
-
-
-def trained_weights(base: Any, params: Any, lora_scale: float) -> Any:
+def trained_weights(learner: Learner, base: Any, params: Any) -> Any:
     """The weights whose gradient is taken: `params`, or the kernels that LoRA adapts.
 
     The gradients of all others, a third of the work, are never asked for.
     """
-    if lora_scale == 0.0:
+    if not base:
         return params
-    kernels = lora.adapted(base, params, lora_scale)
+    kernels = lora.adapted(base, params, learner.train.lora.scale)
     return jax.lax.optimization_barrier(kernels)  # rounded alike in every program
 
 
-def in_place(base: Any, weights: Any, lora_scale: float) -> Any:
+def computed(learner: Learner, kernels: Any) -> Any:
+    """Kernels that LoRA adapts in the dtype to which their layers cast them."""
+    dtype = learner.policy.model.denoiser.dtype
+    return jax.tree.map(lambda x: x.astype(dtype), kernels)
+
+
+def in_place(base: Any, weights: Any) -> Any:
     """The UNet's weights, with those of `trained_weights` in their places."""
-    return weights if lora_scale == 0.0 else lora.replace(base, weights)
+    return lora.replace(base, weights) if base else weights
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
@@ -119,17 +110,9 @@ def selection(
     """Which images and which of their steps each update of an epoch uses.
 
     Both depend on an image's place in the epoch alone, not on the number of devices:
-    of every U neighbours each update gets one.
-
-    Args:
-        key: one PRNG key.
-        learner: has U = `train.updates_per_epoch` and S = `steps_per_update`.
-        num_devices: D, of all hosts.
-        n: images on each.
-
-    Returns:
-        images int32 [U, D, n/U], places on their own device; steps int32
-        [U, D, n/U, S], distinct steps of each image, drawn anew for every image.
+    of every U neighbours each update gets one. Of n images on each of D devices: images
+    int32 [U, D, n/U], places on their own device; and distinct steps int32 [U, D, n/U,
+    S] of each image, drawn anew for every image.
     """
     keys = jax.random.split(key, 2)
     U, N = learner.train.updates_per_epoch, num_devices * n
@@ -147,14 +130,9 @@ def selection(
 def microbatches(
     images: jax.Array, steps: jax.Array, size: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Images and steps of each microbatch, int32 [k, D, size] both.
+    """Images and steps of each microbatch, int32 [k, D, size], of [D, m] and [D, m, S].
 
     Step by step, so that a microbatch holds different images.
-
-    Args:
-        images: int32 [D, m].
-        steps: int32 [D, m, S].
-        size: divides m * S.
     """
     num_devices, _, per_image = steps.shape
     flat_steps = steps.swapaxes(1, 2).reshape(num_devices, -1)  # [D, S * m]

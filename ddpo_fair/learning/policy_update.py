@@ -41,13 +41,7 @@ class EpochData:
 
 
 def pairs(data: EpochData, images: jax.Array, steps: jax.Array) -> dict[str, jax.Array]:
-    """What the loss needs of pairs of an image and a step, [D, b, ...] each.
-
-    Args:
-        data: of the epoch.
-        images: int32 [D, b], places on their own device.
-        steps: int32 [D, b].
-    """
+    """What the loss needs of images and steps, int32 [D, b]: arrays [D, b, ...]."""
 
     def of_device(trajectory, advantages, kl_weights, images, steps):
         again = trajectory.means
@@ -76,16 +70,10 @@ def step_log_prob(
     uncond_embedding: jax.Array,
     batch: dict[str, jax.Array],
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Log-probs [b] of a microbatch's steps under `params`, their means and stds.
+    """Log-probs [b], nats per dimension, of steps under the UNet's weights `params`.
 
-    Args:
-        policy: whose step it is.
-        params: of the UNet.
-        uncond_embedding: float32 [L, C].
-        batch: of `pairs`, one device's.
-
-    Returns:
-        float32 [b], nats per dimension; mean [b, h, w, C]; std [b, 1, 1, 1].
+    And mean [b, h, w, C] and std [b, 1, 1, 1] of each. The batch is one device's, of
+    `pairs`.
     """
     now = policy.schedule[batch["step"]]
     output = stable_diffusion.guided_noise(
@@ -110,11 +98,9 @@ def surrogate_loss(
 ) -> tuple[jax.Array, tuple[dict[str, jax.Array], tuple]]:
     """Mean loss of a microbatch, its metrics, and its log-probs [b] and means.
 
-    The metrics are means, but `ratio_deviation`, a maximum.
-
-    The learner names the objective; the rest is as for `step_log_prob`. The penalty on
-    the KL to the base policy, whose UNet has the weights `base`, is paired with the
-    ratio: it is on KL / dimensions, see `losses`.
+    The metrics are means, but `ratio_deviation`, a maximum. The penalty on the KL to
+    the base policy, whose UNet has the weights `base`, is paired with the ratio: it is
+    on KL / dimensions, see `losses`.
     """
     policy, shape = learner.policy, learner.policy.model.latent_shape
     log_prob, mean, std = step_log_prob(policy, params, uncond_embedding, batch)
@@ -135,14 +121,15 @@ def surrogate_loss(
         base_kl = gaussian_step.kl(mean, base_mean, std)
         loss = loss + weights * base_kl / step.num_dims
         of_base = {"base_kl": base_kl.mean()}
+    where = {
+        "clip_fraction": losses.clipped(step, learner.train),
+        "trust_region_fraction": losses.outside(step, learner.train),
+        "restrained_fraction": restrained,
+    }
     metrics = {
         "loss": loss.mean(),
         "kl": kl.mean(),
-        "clip_fraction": losses.clipped(step, learner.train).mean(dtype=jnp.float32),
-        "trust_region_fraction": losses.outside(step, learner.train).mean(
-            dtype=jnp.float32
-        ),
-        "restrained_fraction": restrained.mean(dtype=jnp.float32),
+        **{name: images.mean(dtype=jnp.float32) for name, images in where.items()},
         "ratio_deviation": jnp.abs(ratio - 1.0).max(),
         **of_base,
     }
@@ -151,19 +138,7 @@ def surrogate_loss(
 
 @functools.lru_cache(maxsize=PROGRAMS)
 def program(learner: Learner) -> Callable[..., tuple]:
-    """The jitted update of a learner; it starts and does not wait.
-
-    Arguments:
-        state: before the update; it is used up.
-        data: of the epoch.
-        images: int32 [D, m], places on their own device.
-        steps: int32 [D, m, S], of each of these images.
-        learn: with `recompute_log_probs` only; whether to change the state.
-
-    Returns:
-        The state after it, its metrics: means, but `ratio_deviation`, a maximum; and,
-        with `recompute_log_probs`, log-probs [turns, D, b] and means of its pairs.
-    """
+    """The jitted `_update` of a learner; it starts and does not wait."""
     return jax.jit(
         functools.partial(_update, learner),
         donate_argnums=0,
@@ -179,16 +154,22 @@ def _update(
     steps: jax.Array,
     learn: jax.Array | bool = True,
 ) -> tuple[TrainState, dict[str, jax.Array], tuple]:
+    """The state, which is used up, after an update, and its metrics.
+
+    Of images int32 [D, m], places on their own device, and of each their steps, int32
+    [D, m, S]. With `recompute_log_probs` also log-probs [turns, D, b] and means of its
+    pairs; and `learn` says whether to change the state.
+    """
     weights, vjp = jax.vjp(
-        lambda params: trained_weights(data.base, params, learner.lora_scale),
-        state.params,
+        functools.partial(trained_weights, learner, data.base), state.params
     )
     gradient_of = functools.partial(_gradient, learner, len(images))
     if len(images) > 1 and learner.policy.model.denoiser.dtype != jnp.float32:
         # Left to XLA, devices would add in 16 bits what each has added up in 32.
         axes = None, EpochData(None, 0, 0, None, 0), 0, 0, None
         gradient_of = parallel.on_each(gradient_of, axes, 1)
-    weights = computed(learner, weights)  # once, not in every turn
+    if data.base:
+        weights = computed(learner, weights)  # once, not in every turn
     total, (metrics, again) = gradient_of(weights, data, images, steps, learn)
     count = len(metrics["loss"])
     (gradient,) = vjp(jax.tree.map(lambda g: g / count, total))
@@ -212,7 +193,7 @@ def _gradient(
     """
 
     def loss_of(microbatch: tuple, weights: Any) -> tuple[jax.Array, tuple]:
-        params = in_place(data.base, weights, learner.lora_scale)
+        params = in_place(data.base, weights)
         loss = functools.partial(
             surrogate_loss, learner, params, data.uncond_embedding, base=data.base
         )
@@ -274,13 +255,8 @@ def with_old_policy(
     Two programs round differently, in bfloat16 by several nats of KL on a GPU, which
     ratio and KL would take for a change of the policy. So the old ones come from the
     update itself, which learns nothing in these calls. It costs a forward pass of each
-    pair, but a whole update on several devices in float32.
-
-    Args:
-        learner: with `recompute_log_probs`.
-        state: that sampled; it is used up.
-        data: of the epoch.
-        chosen: images int32 [D, m] and steps [D, m, S] of each of its updates.
+    pair, but a whole update on several devices in float32. `chosen` are images and
+    steps of each update; the state is used up.
     """
     trajectory = with_means(data.trajectory)
     blank = data.replace(trajectory=trajectory)

@@ -2,7 +2,8 @@
 
 Two stages: probabilities are gathered from all hosts first, then these functions see
 the whole batch at once, because a share taken per device batch is mostly noise. A group
-is all the images of one prompt; no group influences another.
+is all the images of one prompt; no group influences another. Labels are int [N], a
+class or NONE; targets are shares [K] that sum to 1.
 """
 
 from collections.abc import Sequence
@@ -10,16 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from ddpo_fair.classifiers.classes import NONE
-from ddpo_fair.errors import UserError
 
 
 def shift(probabilities: np.ndarray, target_class: int | np.ndarray) -> np.ndarray:
-    """The probability of the underrepresented class, float32 [N] (paper eq. 1).
-
-    Args:
-        probabilities: [N, K].
-        target_class: one class, or int [N] from `underrepresented`.
-    """
+    """The probability of one class, or of each image's, float32 [N] (paper eq. 1)."""
     probabilities = np.asarray(probabilities)
     classes = np.broadcast_to(target_class, probabilities.shape[:1])
     return probabilities[np.arange(classes.size), classes].astype(np.float32)
@@ -31,12 +26,11 @@ def underrepresented(
     """The class that each image's prompt lacks most, int64 [N].
 
     It is the class with the largest target - frequency; the lowest class on a tie.
-    Arguments and errors as for `balance`.
     """
-    labels, target = _check(labels, prompts, target)
+    labels = _checked(labels, prompts, len(target))
     lacking = np.empty(labels.shape, np.int64)
     for group in groups(prompts).values():
-        lacking[group] = np.argmax(target - _frequency(labels[group], target.size))
+        lacking[group] = np.argmax(target - _frequency(labels[group], len(target)))
     return lacking
 
 
@@ -47,27 +41,16 @@ def balance(
 
     `target(class) - frequency(class)`, with frequencies over recognised images; NONE
     gets -max|target - frequency|. With two classes and target (1/2, 1/2) this is the
-    paper's eq. 3: +|q - 0.5| for the minority, -|q - 0.5| for the others.
-
-    Args:
-        labels: int [N], a class or NONE, over all hosts.
-        prompts: str [N]; frequencies are taken per prompt.
-        target: [K], the wanted share of each class.
-
-    Returns:
-        float32 [N] in [-1, 1]; 0 for a prompt where nothing was recognised.
-
-    Raises:
-        ValueError: if labels and prompts differ in length or a label is not a class.
-        UserError: if the target is not a distribution.
+    paper's eq. 3: +|q - 0.5| for the minority, -|q - 0.5| for the others. Float32 [N];
+    0 for a prompt where nothing was recognised.
     """
-    labels, target = _check(labels, prompts, target)
+    labels = _checked(labels, prompts, len(target))
     rewards = np.zeros(labels.shape, np.float32)
     for group in groups(prompts).values():
         own = labels[group]
         if np.all(own == NONE):
             continue
-        deficit = target - _frequency(own, target.size)
+        deficit = target - _frequency(own, len(target))
         rewards[group] = np.where(own == NONE, -np.abs(deficit).max(), deficit[own])
     return rewards
 
@@ -88,20 +71,10 @@ def balance_loo(
     does, and its product with grad log p moves the point of rest from the target t to
     ((N - 1) t - 1/K) / (N - 2) for K classes.
 
-    Args:
-        memberships: [N, K], a row per image: classifier probabilities (dense) or
-            `one_hot(labels, K)`. A row of zeros is NONE: it enters no mean and gets
-            -max|target - P|, as in `balance`. That penalty vanishes at the target and
-            is not part of J's gradient.
-        prompts: str [N].
-        target: [K].
-
-    Returns:
-        float64 [N] both; 0 where the prompt has no other recognised image.
-
-    Raises:
-        ValueError: if a length differs or a row sums to neither 0 nor 1.
-        UserError: if the target is not a distribution.
+    Memberships are [N, K]: classifier probabilities (dense) or `one_hot(labels, K)`. A
+    row of zeros is NONE: it enters no mean and gets -max|target - P|, as in `balance`.
+    That penalty vanishes at the target and is not part of J's gradient. Float64 [N]
+    both; 0 where the prompt has no other recognised image.
     """
     memberships = np.asarray(memberships, np.float64)
     sums = memberships.sum(axis=1)  # 0 for NONE
@@ -109,7 +82,6 @@ def balance_loo(
         raise ValueError(f"{len(memberships)} memberships, {len(prompts)} prompts")
     if not np.all(np.isclose(sums, 0) | np.isclose(sums, 1, atol=1e-3)):
         raise ValueError("a membership row must sum to 1, or to 0 for NONE")
-    target = check_target(target, memberships.shape[1])
     rewards, baselines = np.zeros((2, len(memberships)))
     for group in groups(prompts).values():
         own, seen = memberships[group], sums[group] > 0.5
@@ -135,36 +107,16 @@ def mean_of_others(values: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
     return means
 
 
-def check_target(target: Sequence[float], num_classes: int) -> np.ndarray:
-    """The target as float64 [K].
-
-    A UserError unless it has K shares, none negative, that sum to 1.
-    """
-    shares = np.asarray(target, np.float64)
-    way_out = f"give {num_classes} shares that sum to 1, one for each class"
-    if shares.shape != (num_classes,):
-        raise UserError(
-            f"target={target!r} has shape {shares.shape}, but the classifier has"
-            f" {num_classes} classes; {way_out}."
-        )
-    if not np.all(shares >= 0):
-        raise UserError(f"target={target!r} has a negative share; {way_out}.")
-    if not np.isclose(shares.sum(), 1, rtol=0, atol=1e-6):
-        raise UserError(f"target={target!r} sums to {shares.sum():.6g}; {way_out}.")
-    return shares
-
-
-def _check(labels, prompts, target) -> tuple[np.ndarray, np.ndarray]:
+def _checked(labels, prompts: Sequence[str], num_classes: int) -> np.ndarray:
     labels = np.asarray(labels)
-    target = check_target(target, len(target))
     if labels.shape != (len(prompts),):
         raise ValueError(f"labels {labels.shape}, but {len(prompts)} prompts")
-    if labels.size and not NONE <= labels.min() <= labels.max() < target.size:
+    if labels.size and not NONE <= labels.min() <= labels.max() < num_classes:
         raise ValueError(
             f"labels from {labels.min()} to {labels.max()}: each must be NONE={NONE}"
-            f" or one of the target's {target.size} classes"
+            f" or one of the target's {num_classes} classes"
         )
-    return labels, target
+    return labels
 
 
 def groups(prompts: Sequence[str]) -> dict[str, np.ndarray]:

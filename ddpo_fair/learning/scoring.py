@@ -41,15 +41,10 @@ def score(
 ) -> Scores:
     """Labels, rewards and advantages of an epoch's images.
 
-    Args:
-        config: all settings.
-        goals: of `goals.of`.
-        probabilities: of each attribute, [N, K]; a row that is not finite is NONE.
-        names: prompt of each image, str [N].
-        asked: as in `Samples`. Explicit prompts earn the probability of that gender,
-            preservation prompts nothing, all others the goals' rewards.
-        target_classes: the class or cell that `shift` rewards, by goal and prompt.
-        history: of the per-prompt advantages.
+    Of each attribute's probabilities [N, K], where a row that is not finite is NONE; of
+    each image's prompt, str [N], and what is asked of it, see `Samples`. Explicit
+    prompts earn the probability of that gender, preservation prompts nothing, all
+    others the goals' rewards. `shift` rewards the target class, by goal and prompt.
     """
     finite = np.all([classes.finite(x) for x in probabilities.values()], axis=0)
     known = {x: np.where(finite[:, None], p, 0.0) for x, p in probabilities.items()}
@@ -108,13 +103,7 @@ def rewards_of(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """A goal's reward of each image, float32 [N], and a baseline if it has one.
 
-    Args:
-        config: all settings.
-        goal: says which reward and which targets.
-        probabilities: [N, K], of the goal's classes or cells.
-        labels: int [N], likewise.
-        names: str [N], prompts.
-        target_classes: by prompt; of `shift`.
+    Probabilities [N, K] and labels int [N] are of the goal's classes or cells.
     """
     if goal.reward == "shift":
         wanted = np.asarray([target_classes[name] for name in names.tolist()])
@@ -122,9 +111,7 @@ def rewards_of(
     memberships = classes.one_hot(labels, probabilities.shape[1])
     if config.reward.soft:
         own = np.asarray(probabilities, np.float64)
-        sums = own.sum(
-            axis=1, keepdims=True
-        )  # below 1 where other labels than ours win
+        sums = own.sum(axis=1, keepdims=True)  # below 1: other labels than ours
         memberships = np.where(sums > 0.5, own / np.maximum(sums, 0.5), 0.0)
     values, baselines = np.zeros(len(names), np.float32), None
     if goal.reward == "balance_loo":
