@@ -189,13 +189,12 @@ def _on_devices(config: ConfigDict, num_devices: int) -> Iterator[str]:
     """Rules that depend on the number of devices."""
     sample = config.sample
     images = num_devices * sample.batch_per_device * sample.batches
-    explicit = explicit_images(config, images)
+    explicit, preserved = images_beside(config, images)
     if sample.explicit_share and not explicit:
         yield (
             f"sample.explicit_share={sample.explicit_share} of {images} images per"
             f" epoch is none; give at least {1 / images:.2g}, or 0."
         )
-    preserved = preserved_images(config, images)
     if preserved_prompts(config) and not preserved:
         yield (
             f"sample.preserve_share={sample.preserve_share} of {images} images per"
@@ -203,8 +202,7 @@ def _on_devices(config: ConfigDict, num_devices: int) -> Iterator[str]:
         )
 
     def own(images: int) -> int:
-        others = explicit_images(config, images) + preserved_images(config, images)
-        return images - others
+        return images - sum(images_beside(config, images))
 
     yield from _joint(config, own(images), num_devices)
     least = 2 * len(config.prompts)
@@ -248,15 +246,10 @@ def _explicit_forms(config: ConfigDict) -> tuple[prompts.Prompt, ...]:
     return tuple(form for form in forms if form.text not in config.prompts)
 
 
-def explicit_images(config: ConfigDict, num_images: int) -> int:
-    """How many of an epoch's images are of explicit prompts."""
-    return round(config.sample.explicit_share * num_images)
-
-
-def preserved_images(config: ConfigDict, num_images: int) -> int:
-    """How many of an epoch's images are of preservation prompts."""
+def images_beside(config: ConfigDict, num_images: int) -> tuple[int, int]:
+    """How many of an epoch's images are of explicit and of preservation prompts."""
     share = config.sample.preserve_share if preserved_prompts(config) else 0.0
-    return round(share * num_images)
+    return round(config.sample.explicit_share * num_images), round(share * num_images)
 
 
 def preserved_prompts(config: ConfigDict) -> list[str]:

@@ -219,7 +219,7 @@ def test_preservation_prompts_need_the_penalty_and_that_needs_lora():
     config.sample.preserve_share = 0.1
     with pytest.raises(UserError, match=r"of 3 images per epoch is none; give at lea"):
         config_rules.validate(config, [], num_devices=1)
-    assert config_rules.preserved_images(configuration.defaults(), 64) == 0
+    assert config_rules.images_beside(configuration.defaults(), 64) == (0, 0)
     (text,) = config.prompts  # that CLIP reads the same
     config.sample.preserve_prompts = (text.replace(" ", "  ").upper(), "Explicit")
     both, word = config_rules.violations(config)

@@ -123,7 +123,7 @@ def test_occupations_that_are_not_held_out_are_prompts_of_one_experiment(tmp_pat
     assert prompts.unknown(config.prompts) == []
     config_rules.validate(config, [], num_devices=1)
     images = config.sample.batch_per_device * config.sample.batches
-    plain = images - config_rules.explicit_images(config, images)
+    plain = images - sum(config_rules.images_beside(config, images))
     assert plain >= 4 * 40 and len(config_rules.explicit_prompts(config)) == 80
 
 

@@ -243,7 +243,7 @@ def _step(
     finite &= jnp.isfinite(optax.tree.norm(params))
     summary |= {"grad_norm": norm, "skipped_updates": 1.0 - finite.astype(jnp.float32)}
     # Decided on the devices, so that no host waits.
-    take = finite if learn is True else finite & learn
+    take = finite & learn if learner.train.recompute_log_probs else finite
     return jax.tree.map(lambda x, y: jnp.where(take, x, y), new, state), summary
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from ddpo_fair import attribute_rules, config_rules, parallel, prompts, rng
+from ddpo_fair import attribute_rules, config_rules, parallel, rng
 from ddpo_fair import config as configuration
 from ddpo_fair.classifiers import classes, classifier, typology
 from ddpo_fair.classifiers.classes import Attribute
@@ -38,8 +38,7 @@ class Run:
     base: Any  # the UNet's weights under LoRA; {} where all weights are trained
     vae_params: Any
     classifier_params: tuple[Any, ...]
-    explicit: tuple[prompts.Prompt, ...]  # rewarded for what they ask for; or ()
-    text: np.ndarray  # float32 [P + E, L, C], of all `texts`
+    text: np.ndarray  # float32 [P, L, C], of all `texts`
     uncond_embedding: jax.Array  # float32 [L, C], of the empty prompt
 
     @property
@@ -100,10 +99,7 @@ def variant_of(configs: dict[str, dict[str, Any]]) -> str:
 def load_classifiers(
     config: ConfigDict, dtype: Any, beside: str = "", with_weights: bool = True
 ) -> tuple[classifier.AnyClassifier, ...]:
-    """The classifiers of a config's attributes but the one named `beside`.
-
-    Without weights they have shapes instead.
-    """
+    """The classifiers of a config's attributes but `beside`; or shapes for weights."""
 
     def load(reference: str, wanted: Sequence[Attribute]) -> classifier.AnyClassifier:
         if reference == classes.TYPOLOGY:
@@ -143,14 +139,13 @@ def assemble(
 ) -> tuple[Run, TrainState]:
     """The run of a model and its classifiers, and its state before any training.
 
-    Where the weights are shapes, so are the run's and the state's. `text` is float32
-    [1 + P + E, L, C], embeddings of "" and of all `texts`. A UserError for a schedule
-    that the model does not have, or without noise.
+    Where the weights are shapes, so are the run's and the state's. `text` embeds "" and
+    all `texts`. A UserError for a schedule that the model does not have, or without
+    noise.
     """
     sample = config.sample
-    schedule = model.schedule(
-        sample.num_steps, sample.eta, sample.sde, sample.sde_window
-    )
+    noise = sample.eta, sample.sde, sample.sde_window
+    schedule = model.schedule(sample.num_steps, *noise)
     trained = config_rules.trained_steps(configuration.flatten(config))
     gaussian_step.check_policy(schedule, trained)
     alone = dataclasses.replace(model, params={})  # programs would keep weights alive
@@ -169,7 +164,6 @@ def assemble(
         base=parallel.replicate(base),
         vae_params=parallel.replicate(model.params["vae"]),
         classifier_params=parallel.replicate(tuple(one.params for one in loaded)),
-        explicit=config_rules.explicit_prompts(config),
         text=text[1:],
         uncond_embedding=parallel.replicate(text[0]),
     )

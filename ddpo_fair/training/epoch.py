@@ -40,32 +40,28 @@ def sample(
     names the random numbers, here and in `update`: see `rng.attempt`. Once `stopped()`
     no further batch is started: on a CPU that waits for the one before.
     """
-    size = run.config.sample.batch_per_device
-    preserved = config_rules.preserved_prompts(run.config)
-    drawn = prompts.draw(
-        len(run.config.prompts),
-        run.num_images,
-        run.config.seed,
-        epoch,
-        (len(run.explicit), config_rules.explicit_images(run.config, run.num_images)),
-        (len(preserved), config_rules.preserved_images(run.config, run.num_images)),
-    )
-    key = rng.key(run.config.seed, epoch, "sample")
+    config, size = run.config, run.config.sample.batch_per_device
+    explicit = config_rules.explicit_prompts(config)
+    preserved = config_rules.preserved_prompts(config)
+    images = config_rules.images_beside(config, run.num_images)
+    beside = zip((len(explicit), len(preserved)), images, strict=True)
+    own = len(config.prompts)
+    drawn = prompts.draw(own, run.num_images, config.seed, epoch, *beside)
+    key = rng.key(config.seed, epoch, "sample")
     first = np.arange(parallel.num_devices())[:, None] * run.images_per_device
     trajectories, probabilities = [], []
-    for batch in range(run.config.sample.batches):
+    for batch in range(config.sample.batches):
         if stopped is not None and stopped():
             break
         numbers = first + batch * size + np.arange(size)  # [D, B]
         keys = sampler.image_keys(key, numbers)
         trajectory, _, found = draw(
-            run, unet_params, keys, drawn[numbers.reshape(-1)], run.config.reward.views
+            run, unet_params, keys, drawn[numbers.reshape(-1)], config.reward.views
         )
         trajectories.append(trajectory)
         probabilities.append(found)
-    names = np.array(assembly.texts(run.config))[drawn]
-    asked = [classes.NONE] * len(run.config.prompts)
-    asked += [prompt.wanted for prompt in run.explicit]
+    names = np.array(assembly.texts(config))[drawn]
+    asked = [classes.NONE] * own + [prompt.wanted for prompt in explicit]
     asked += [scoring.PRESERVED] * len(preserved)
     return Samples(names, np.array(asked)[drawn], trajectories, probabilities)
 
@@ -123,13 +119,11 @@ def update(
             key, run.learner, parallel.num_devices(), run.images_per_device
         )
         chosen += zip(np.asarray(images), np.asarray(steps), strict=True)
-    learn = ()
     if run.config.train.recompute_log_probs:
         state, data = policy_update.with_old_policy(run.learner, state, data, chosen)
-        learn = (True,)
     program, measured = policy_update.program(run.learner), []
     for of_update in chosen:
-        state, summary, _ = program(state, data, *of_update, *learn)
+        state, summary, _ = program(state, data, *of_update, True)
         measured.append(summary)
     return state, measured
 
@@ -148,16 +142,12 @@ def line_of(run: Run, samples: Samples, scores: scoring.Scores) -> dict[str, Any
         own = labels, scores.rewards[rows], scores.finite[rows]
         return metrics.of_images(run.config, run.goals, prompts, *own)
 
-    line = measure(samples.asked == classes.NONE, run.config.prompts)
+    rewarded = samples.asked == classes.NONE
+    line = metrics.by_prompt(measure, rewarded, samples.names, run.config.prompts)
     explicit = samples.asked >= 0
     if explicit.any():
         genders = scores.labels[classes.GENDER.name][explicit]
         adherent = genders == samples.asked[explicit]
         line["explicit_obeyed"] = float(adherent.mean())
     line["advantage_max"] = float(np.abs(scores.advantages).max())
-    if len(run.config.prompts) > 1:
-        line["prompts"] = {
-            prompt: measure(samples.names == prompt, [prompt])
-            for prompt in run.config.prompts
-        }
     return line

@@ -34,7 +34,7 @@ class Result:
 
     line: dict[str, Any]  # eval_ fields, also by prompt; {} where eval.images is 0
     labels: dict[str, np.ndarray]  # of each attribute, int [eval.images]
-    names: list[str]  # prompt of each label
+    names: np.ndarray  # str, prompt of each label
     grid: np.ndarray  # [log.images, H, W, 3]
 
 
@@ -91,17 +91,14 @@ def finish(run: Run, pending: Pending) -> Result:
         classified = {name: found[rows] for name, found in labels.items()}
         return metrics.of_evaluation(run.config, run.goals, of_rows, own, classified)
 
-    line = measure(np.full(fresh, True), run.config.prompts) if fresh else {}
-    if len(run.config.prompts) > 1 and fresh:
-        line["prompts"] = {x: measure(names == x, [x]) for x in run.config.prompts}
-    return Result(line, labels, names.tolist(), grid)
+    line, every = {}, np.full(fresh, True)
+    if fresh:
+        line = metrics.by_prompt(measure, every, names, run.config.prompts)
+    return Result(line, labels, names, grid)
 
 
 def target_classes(run: Run, result: Result) -> TargetClasses:
-    """The class or cell that `shift` rewards: the one that `result` lacks.
-
-    Or the one that its attribute's target_class names; `result` is of before training.
-    """
+    """What `shift` rewards: what `target_class` names, or what a first result lacks."""
     found: TargetClasses = {}
     for goal in (goal for goal in run.goals if goal.reward == "shift"):
         attributes = [run.config.attributes[name] for name in goal.attributes]
@@ -110,7 +107,7 @@ def target_classes(run: Run, result: Result) -> TargetClasses:
             cell = int(np.ravel_multi_index(named, goal.sizes))
             found[goal.name] = dict.fromkeys(run.config.prompts, cell)
             continue
-        labels, names = goal.labels(result.labels), np.array(result.names)
+        labels, names = goal.labels(result.labels), result.names
         found[goal.name] = {}
         for target, rows in scoring.by_target(goal, names):
             lacking = rewards.underrepresented(labels[rows], names[rows], target)

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -33,9 +33,8 @@ def of_attributes(
 ) -> dict[str, Any]:
     """Of each attribute and joint goal: counts, shares, and how far from the target.
 
-    The distance is the total variation, half the sum of |share - target|, where the
-    target is the mean over the prompts; of an attribute without weight it is nan.
-    Labels are int [N] of each attribute. {} for gender alone, see `shares`.
+    The distance is the total variation, half the sum of |share - target|, to the mean
+    target of the prompts; nan without weight. {} for gender alone, see `shares`.
     """
     if list(labels) == [classes.GENDER.name]:
         return {}
@@ -75,11 +74,7 @@ def of_images(
     rewards: np.ndarray,
     finite: np.ndarray,
 ) -> dict[str, Any]:
-    """The fields of images that were rewarded.
-
-    Labels are int [N] of each attribute, rewards float32 [N]; finite is bool [N], False
-    where the classifier's answer is NaN.
-    """
+    """The fields of images that were rewarded; see `scoring.Scores`."""
     values = rewards.astype(np.float64)
     gender = labels.get(classes.GENDER.name)
     attributes = of_attributes(config, goals, prompts, labels)
@@ -141,6 +136,19 @@ def of_evaluation(
         for name, one in of_attributes(config, goals, prompts, labels).items()
     }
     return line | ({"attributes": attributes} if attributes else {})
+
+
+def by_prompt(
+    measure: Callable[[np.ndarray, Sequence[str]], dict[str, Any]],
+    rows: np.ndarray,
+    names: np.ndarray,
+    prompts: Sequence[str],
+) -> dict[str, Any]:
+    """What is measured of the rows, bool [N]; also by prompt, if there are several."""
+    line = measure(rows, prompts)
+    if len(prompts) > 1:
+        line["prompts"] = {x: measure(names == x, [x]) for x in prompts}
+    return line
 
 
 def join(line: dict[str, Any], further: dict[str, Any]) -> dict[str, Any]:

@@ -43,10 +43,7 @@ class Program:
 def read(
     config: ConfigDict,
 ) -> tuple[stable_diffusion.Model, tuple[classifier.AnyClassifier, ...]]:
-    """Model and classifiers with shapes for weights.
-
-    A UserError for unfit configs, or a base_lora of another model.
-    """
+    """Model and classifiers with shapes for weights; a UserError for unfit configs."""
     folder = Path(config.model)
     configs = published.MODELS.get(config.model.partition("@")[0])
     if configs is None:
@@ -135,10 +132,9 @@ def _learning(
     data = policy_update.EpochData(
         run.base, epoch, advantages, run.uncond_embedding, kl_weights
     )
-    learn = (True,) if train.recompute_log_probs else ()
-    if learn:
+    if train.recompute_log_probs:
         data = data.replace(trajectory=policy_update.with_means(epoch))
-    lowered = policy_update.program(run.learner).lower(state, data, *chosen, *learn)
+    lowered = policy_update.program(run.learner).lower(state, data, *chosen, True)
     name = f"updating {m * S} pairs of image and step"
     yield Program(name, lowered, turns, calls, beside)
 
