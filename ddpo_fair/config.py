@@ -24,6 +24,57 @@ MODELS = dict(zip(SHIPPED, SHIPPED, strict=True)) | {
     "sd35": "stabilityai/stable-diffusion-3.5-medium",
 }
 VARIANTS = tuple(MODELS)
+# Stable Diffusion 1.5 with the paper's classifier; DDPO's settings.
+SD15 = {
+    "attributes.gender.classifier": "rizvandwiki/gender-classification-2",  # III-C
+    "attributes.gender.none_penalty": 0.0,  # paper, equation 3
+    "dtype": "bfloat16",  # on an H100 a third of float32's memory
+    "train.recompute_log_probs": True,  # which holds the ratio at 1 in it
+    "sample.num_steps": 50,
+    "sample.guidance_scale": 5.0,
+    "sample.batch_per_device": 8,
+    "sample.batches": 8,
+    "train.skip_last_steps": 2,
+    "train.microbatch": 2,
+    "train.learning_rate": 3e-4,  # ddpo-pytorch's, for LoRA
+    "train.lora.target_modules": ("to_q", "to_k", "to_v", "to_out.0"),  # likewise
+    "train.lora.scale": 1.0,
+    "train.adam_beta1": 0.9,
+    "train.adam_beta2": 0.999,
+    "eval.images": 112,
+    "eval.every_epochs": 5,
+    "log.images": 16,
+    "checkpoint.every_epochs": 5,
+}
+LARGER = {"sample.batch_per_device": 4, "sample.batches": 16, "train.microbatch": 1}
+# What each variant has instead of the defaults.
+SETTINGS = {
+    EMBEDDED: {},
+    EMBEDDED_FLOW: {
+        "sample.eta": 0.7,
+        "train.lora.target_modules": tuple(  # of the text, in the first two layers
+            f"transformer_blocks.{i}.attn.add_{x}_proj" for i in (0, 1) for x in "qkv"
+        ),
+    },
+    "sd15": SD15,
+    "sd21": SD15 | LARGER,
+    # The published weights in 16 bits are half as much to download.
+    "sdxl": SD15 | LARGER | {"variant": "fp16", "train.remat": "full"},
+    # Stable Diffusion 3.5 Medium; what differs in Flow-GRPO's settings for it.
+    "sd35": {
+        **SD15,
+        **LARGER,
+        "sample.num_steps": 10,
+        "sample.guidance_scale": 4.5,
+        "sample.eta": 0.7,
+        "train.skip_last_steps": 1,
+        "train.max_kl": 1000.0,  # its latents have 128 x 128 x 16 numbers
+        "train.remat": "full",
+        "train.lora.target_modules": ("attn",),  # of image and text to each other
+        "train.lora.rank": 32,
+        "train.lora.scale": 2.0,
+    },
+}
 ATTRIBUTE = re.compile(r"attributes\.([^.]*)\.(\w+)")  # a setting of one
 # Names that settings had before, which are still read.
 RENAMED = {
@@ -94,10 +145,9 @@ def attribute(
 def choose_model(config: ConfigDict, variant: str | None) -> ConfigDict:
     """`config`, which is changed: the model of a variant and what follows from it.
 
-    Variants are "embedded", "embedded_flow", "sd15", "sd21" (Stable Diffusion 2.1),
-    "sdxl", "sd35" (3.5 Medium, or with --config.model another of 3), or None: Stable
-    Diffusion 1.5 on a host with a GPU or TPU and JAX's plugin, else the embedded model.
-    No backend is started to find out. A UserError for another variant.
+    One of `VARIANTS`, else a UserError; or None: Stable Diffusion 1.5 on a host with a
+    GPU or TPU and JAX's plugin, else the embedded model. No backend is started to find
+    out.
     """
     if variant is None:
         variant = "sd15" if accelerator.shown() else "embedded"
@@ -106,17 +156,7 @@ def choose_model(config: ConfigDict, variant: str | None) -> ConfigDict:
             f"--config: {shown(variant)} after the colon must be"
             f" {' or '.join(VARIANTS)}."
         )
-    config.model = MODELS[variant]
-    if variant == EMBEDDED_FLOW:
-        _embedded_flow(config)
-    if variant not in SHIPPED:
-        _stable_diffusion(config)
-    if variant == "sd21":
-        _stable_diffusion_2(config)
-    if variant == "sdxl":
-        _stable_diffusion_xl(config)
-    if variant == "sd35":
-        _stable_diffusion_3(config)
+    config.update_from_flattened_dict({"model": MODELS[variant]} | SETTINGS[variant])
     return config
 
 
@@ -396,65 +436,3 @@ def _records(config: ConfigDict) -> None:
     config.distributed.process_id = -1
     # Without a heartbeat for so long a process counts as lost, and all others end.
     config.distributed.timeout_seconds = 100
-
-
-def _embedded_flow(config: ConfigDict) -> None:
-    """The embedded flow model; what differs from the UNet's settings."""
-    config.sample.eta = 0.7
-    config.train.lora.target_modules = tuple(  # of the text, in the first two layers
-        f"transformer_blocks.{i}.attn.add_{x}_proj" for i in (0, 1) for x in "qkv"
-    )
-
-
-def _stable_diffusion(config: ConfigDict) -> None:
-    """Stable Diffusion 1.5 with the paper's classifier; DDPO's settings."""
-    gender = config.attributes.gender
-    gender.classifier = "rizvandwiki/gender-classification-2"  # paper, section III-C
-    gender.none_penalty = 0.0  # paper, equation 3
-    # On an H100 a third of float32's memory; with the ratio held at 1.
-    config.dtype, config.train.recompute_log_probs = "bfloat16", True
-    config.sample.num_steps = 50
-    config.sample.guidance_scale = 5.0
-    config.sample.batch_per_device = 8
-    config.sample.batches = 8
-    config.train.clip_range = 1e-4
-    config.train.timestep_fraction = 1.0
-    config.train.skip_last_steps = 2
-    config.train.microbatch = 2
-    config.train.learning_rate = 3e-4  # ddpo-pytorch's, for LoRA
-    config.train.lora.target_modules = ("to_q", "to_k", "to_v", "to_out.0")  # likewise
-    config.train.lora.scale = 1.0
-    config.train.adam_beta1, config.train.adam_beta2 = 0.9, 0.999
-    config.eval.images, config.log.images = 112, 16
-    config.eval.every_epochs = 5
-    config.checkpoint.every_epochs = 5
-
-
-def _stable_diffusion_2(config: ConfigDict) -> None:
-    """Stable Diffusion 2.1 by 1.5's settings: its images are twice as large."""
-    config.sample.batch_per_device, config.sample.batches = 4, 16
-    config.train.microbatch = 1
-
-
-def _stable_diffusion_xl(config: ConfigDict) -> None:
-    """What SDXL changes of 1.5's settings: it is three times as large, its images four.
-
-    Its published weights in 16 bits are half as much to download.
-    """
-    config.variant = "fp16"
-    config.sample.batch_per_device, config.sample.batches = 4, 16
-    config.train.microbatch, config.train.remat = 1, "full"
-
-
-def _stable_diffusion_3(config: ConfigDict) -> None:
-    """Stable Diffusion 3.5 Medium; what differs in Flow-GRPO's settings for it."""
-    config.sample.num_steps = 10
-    config.sample.guidance_scale = 4.5
-    config.sample.eta = 0.7
-    config.sample.batch_per_device, config.sample.batches = 4, 16
-    config.train.skip_last_steps = 1
-    config.train.max_kl = 1000.0  # its latents have 128 x 128 x 16 numbers
-    config.train.microbatch = 1
-    config.train.remat = "full"
-    config.train.lora.target_modules = ("attn",)  # of image and text to each other
-    config.train.lora.rank, config.train.lora.scale = 32, 2.0
