@@ -12,7 +12,6 @@ import os
 import shlex
 import signal
 import sys
-import threading
 import time
 import traceback
 import types
@@ -50,7 +49,7 @@ def run(command: str, work: Callable[[], None], interrupted: str) -> int:
     if ours:  # a process of this command
         signal.signal(signal.SIGINT, functools.partial(_interrupt, farewell))
         sys.unraisablehook = _unraisable
-        _end_in_time(farewell)
+        stopping.watch(functools.partial(_end_in_time, farewell))
     try:
         status = _status(command, work)
     except KeyboardInterrupt:
@@ -170,18 +169,10 @@ def _interrupt(farewell: str, _: int, frame: types.FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _end_in_time(farewell: str) -> None:
-    """Has Ctrl-C end the process even if what it interrupts does not: a compilation."""
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-
-    def watch() -> None:
-        os.read(reading, 1)
-        time.sleep(PATIENCE_SECONDS)
-        _leave_at_once(farewell)
-
-    threading.Thread(target=watch, daemon=True).start()
+def _end_in_time(farewell: str, _: int) -> None:
+    """Ends the process even if what Ctrl-C interrupts does not end: a compilation."""
+    time.sleep(PATIENCE_SECONDS)
+    _leave_at_once(farewell)
 
 
 def _leave_at_once(farewell: str) -> None:
