@@ -6,6 +6,7 @@ a CPU its dispatch takes as long as it does, and their seconds would be mixed.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,9 +19,8 @@ from ddpo_fair.training import epoch as epochs
 from ddpo_fair.training.assembly import Run
 from ddpo_fair.training.run_folder import RUN
 
-# An epoch that is updated: its line of metrics.jsonl as far as it is known, metrics of
-# each update ([] if the line has them), and the evaluation that may be on its way.
-PendingEpoch = tuple[dict, list[dict], evaluation.Pending | None]
+# An epoch's line of metrics.jsonl, and its evaluation; they are still to be written.
+Finished = tuple[dict[str, Any], evaluation.Result | None]
 
 
 @dataclasses.dataclass
@@ -50,27 +50,26 @@ class Trainer:
     def train(self, line: dict[str, Any] | None) -> None:
         """Runs the epochs that are left; `line`: of one that lacks its evaluation."""
         self._start_clock()
-        first_line, pending = {}, None
+        first_line, finished = {}, None
         if self.epochs_done == 0:
             first_line = self._evaluate_before_training()
             if self.run.config.train.on_divergence == divergence.RESTORE:
                 self._save_once(0)
         elif line is not None:
-            pending = self._pending(line, [])
+            finished = self._finish(line)
         while True:
             try:
-                return self._run_epochs(first_line, pending)
+                return self._run_epochs(first_line, finished)
             except divergence.Diverged as error:
                 diverged = error.with_traceback(None)  # which holds trajectories
             self._go_back(diverged)
             self._start_clock()
-            pending = None
+            finished = None
 
-    def _run_epochs(self, first_line: dict, pending: PendingEpoch | None) -> None:
-        """The epochs that are left, after one that is pending."""
+    def _run_epochs(self, first_line: dict, finished: Finished | None) -> None:
+        """The epochs that are left, after one that is to be written."""
         for epoch in range(self.epochs_done, self.run.config.epochs):
             # On the devices: sample, decode, classify. Meanwhile: the epoch before.
-            finished = None if pending is None else self._finish(*pending)
             number = rng.attempt(epoch, self.restores)
             samples = epochs.sample(
                 self.run, self._unet_params(), number, lambda: self.stop.requested
@@ -94,7 +93,7 @@ class Trainer:
             self.history = scores.history
             line = metrics.join(line, epochs.line_of(self.run, samples, scores))
 
-            # On the devices: the updates, and an evaluation if one is due.
+            # On the devices: the updates, then an evaluation if one is due.
             self.stop.idle = False
             self.state, updates = epochs.update(
                 self.run, self.state, samples, scores.advantages, number
@@ -103,50 +102,40 @@ class Trainer:
             self.epochs_done = epoch + 1
             self.progress.wait([x["loss"] for x in updates], f"epoch {epoch}: updating")
             line["update_seconds"] = self.clock.lap()
-            pending = self._pending(line, updates)
-        if pending is not None:
-            self._write(*self._finish(*pending))
+            finished = self._finish(line, updates)
+        if finished is not None:
+            self._write(*finished)
         self.checkpoints.wait()
 
     def _evaluate_before_training(self) -> dict[str, Any]:
         """Evaluates the model as it came; returns its fields of the first line."""
-        pending = evaluation.start(self.run, self._unet_params(), 0)
-        self._wait_or_leave(pending.probabilities, "before training")
-        result = evaluation.finish(self.run, pending)
+        result = self._evaluate(0, "before training")
         self.target_classes = evaluation.target_classes(self.run, result)
         self._write_grid(0, result)
         if text := progress.evaluation_text(result.line):
             self.progress.say(f"before training: {text}")
         return result.line | {"eval_seconds": self.clock.lap()}
 
-    def _pending(self, line: dict, updates: list[dict]) -> PendingEpoch:
-        """An epoch after its updates; starts an evaluation if one is due."""
-        started = None
-        if evaluation.due(self.run.config, line["epoch"]):
-            started = evaluation.start(self.run, self._unet_params(), line["epoch"])
-        return line, updates, started
-
-    def _finish(
-        self, line: dict, updates: list[dict], pending: evaluation.Pending | None
-    ) -> tuple[dict[str, Any], evaluation.Result | None]:
-        """Waits for what is on its way: an epoch's line, and its evaluation."""
-        line, result = dict(line), None
+    def _finish(self, line: dict[str, Any], updates: Sequence[dict] = ()) -> Finished:
+        """An epoch's line with what its updates measured, and its evaluation if due."""
+        epoch = line["epoch"]
         if updates:
             line |= metrics.of_updates(updates)
-            self.skipped = divergence.check(
-                line,
-                [bool(one["skipped_updates"]) for one in updates],
-                self.skipped,
-                self.run.config,
-                self.checkpoints.newest(),
-            )
-        if pending is not None:
-            doing = f"epoch {line['epoch']}: evaluating"
-            self._wait_or_leave(pending.probabilities, doing, line)
-            result = evaluation.finish(self.run, pending)
-            line = metrics.join(line, result.line)
-            line["eval_seconds"] = self.clock.lap()
-        return line, result
+            skipped = [bool(one["skipped_updates"]) for one in updates]
+            own = self.skipped, self.run.config, self.checkpoints.newest()
+            self.skipped = divergence.check(line, skipped, *own)
+        if not evaluation.due(self.run.config, epoch):
+            return line, None
+        result = self._evaluate(epoch, f"epoch {epoch}: evaluating", line)
+        seconds = {"eval_seconds": self.clock.lap()}
+        return metrics.join(line, result.line) | seconds, result
+
+    def _evaluate(
+        self, epoch: int, doing: str, line: dict[str, Any] | None = None
+    ) -> evaluation.Result:
+        pending = evaluation.start(self.run, self._unet_params(), epoch)
+        self._wait_or_leave(pending.probabilities, doing, line)
+        return evaluation.finish(self.run, pending)
 
     def _write(self, line: dict[str, Any], result: evaluation.Result | None) -> None:
         """Writes an epoch's grid and line; saves a checkpoint if it is due."""
