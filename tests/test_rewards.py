@@ -12,10 +12,6 @@ FEMALE, MALE, NONE = 0, 1, classes.NONE
 EVEN = (0.5, 0.5)
 
 
-def one_prompt(labels):
-    return ["a photo"] * len(labels)
-
-
 def equation_3(labels):
     """The paper's R_balance, as printed; NONE gets -|q - 0.5|."""
     num_female = sum(label == FEMALE for label in labels)
@@ -41,67 +37,52 @@ def test_shift_is_equation_1_and_labels_need_confidence():
     )
 
 
-def test_underrepresented_is_found_per_prompt_and_target():
-    labels = np.array([MALE, MALE, FEMALE, FEMALE, FEMALE, NONE])
-    prompts = ["engineer"] * 3 + ["nurse"] * 3
-    actual = rewards.underrepresented(labels, prompts, EVEN)
-    assert actual.tolist() == [FEMALE] * 3 + [MALE] * 3
+def test_underrepresented_is_what_the_target_has_more_of():
+    assert rewards.underrepresented(np.array([MALE, MALE, FEMALE]), EVEN) == FEMALE
+    assert rewards.underrepresented(np.array([FEMALE, FEMALE, NONE]), EVEN) == MALE
     # Shares 1/4, 3/4 against a target of 0.1, 0.9: now class 1 is lacking.
-    labels = np.array([0, 1, 1, 1])
-    actual = rewards.underrepresented(labels, one_prompt(labels), (0.1, 0.9))
-    assert actual.tolist() == [1] * 4
+    assert rewards.underrepresented(np.array([0, 1, 1, 1]), (0.1, 0.9)) == 1
 
 
 @pytest.mark.parametrize("num_images", [1, 2, 5])
 def test_balance_is_equation_3_for_every_batch(num_images):
     for labels in itertools.product([FEMALE, MALE, NONE], repeat=num_images):
-        actual = rewards.balance(np.array(labels), one_prompt(labels), EVEN)
+        actual = rewards.balance(np.array(labels), EVEN)
         assert actual.dtype == np.float32
         np.testing.assert_allclose(actual, equation_3(labels), rtol=1e-6, atol=1e-7)
 
 
-def test_balance_is_taken_per_prompt_for_any_target():
-    labels = np.array([MALE, FEMALE, MALE, FEMALE, MALE, FEMALE])
-    prompts = ["a", "b", "a", "b", "a", "a"]
-    # a: M M M F, q = 1/4; b: F F, q = 1.
-    expected = [-0.25, -0.5, -0.25, -0.5, -0.25, 0.25]
-    np.testing.assert_array_equal(rewards.balance(labels, prompts, EVEN), expected)
+def test_balance_is_for_any_target():
     # Shares 2/4, 1/4, 1/4 against 0.2, 0.3, 0.5.
     labels = np.array([0, 0, 1, 2, NONE])
     expected = [-0.3, -0.3, 0.05, 0.25, -0.3]
-    actual = rewards.balance(labels, one_prompt(labels), (0.2, 0.3, 0.5))
+    actual = rewards.balance(labels, (0.2, 0.3, 0.5))
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
 
 def test_leave_one_out_by_hand():
     # F M M: the F sees (0, 1), each M sees (1/2, 1/2).
-    labels = np.array([FEMALE, MALE, MALE])
-    hard = classes.one_hot(labels, 2)
-    actual, _ = rewards.balance_loo(hard, one_prompt(labels), EVEN)
+    hard = classes.one_hot(np.array([FEMALE, MALE, MALE]), 2)
+    actual, _ = rewards.balance_loo(hard, EVEN)
     np.testing.assert_allclose(actual, [0.5, 0.0, 0.0], atol=1e-7)
     memberships = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]])
     # Image 0 sees the mean of rows 1 and 2, (0.3, 0.7): 0.2 * 0.9 - 0.2 * 0.1 = 0.16.
     # Image 1 sees (0.55, 0.45): -0.05 * 0.4 + 0.05 * 0.6 = 0.01.
     # Image 2 sees (0.65, 0.35): -0.15 * 0.2 + 0.15 * 0.8 = 0.09.
-    actual, _ = rewards.balance_loo(memberships, ["a"] * 3, EVEN)
+    actual, _ = rewards.balance_loo(memberships, EVEN)
     np.testing.assert_allclose(actual, [0.16, 0.01, 0.09], rtol=1e-6)
-    labels = np.array([MALE, MALE, MALE, FEMALE, NONE])
-    hard = classes.one_hot(labels, 2)
-    actual, _ = rewards.balance_loo(hard, one_prompt(labels), EVEN)
+    hard = classes.one_hot(np.array([MALE, MALE, MALE, FEMALE, NONE]), 2)
+    actual, _ = rewards.balance_loo(hard, EVEN)
     # M sees (1/3, 2/3), F sees (0, 1), NONE sees (1/4, 3/4) and is charged 1/4.
     np.testing.assert_allclose(actual, [-1 / 6, -1 / 6, -1 / 6, 0.5, -0.25], rtol=1e-6)
     for few in ([NONE, NONE], [MALE], [FEMALE]):
         memberships = classes.one_hot(np.array(few), 2)
-        actual, _ = rewards.balance_loo(memberships, one_prompt(few), EVEN)
+        actual, _ = rewards.balance_loo(memberships, EVEN)
         np.testing.assert_array_equal(actual, np.zeros(len(few)))
 
 
 def test_inconsistent_arguments_are_refused():
-    with pytest.raises(ValueError, match="2 prompts"):
-        rewards.balance(np.array([0]), ["a", "b"], EVEN)
-    with pytest.raises(ValueError, match="one of the target's 2 classes"):
-        rewards.balance(np.array([0, 2]), ["a", "a"], EVEN)
-    with pytest.raises(ValueError, match="2 prompts"):
-        rewards.balance_loo(np.eye(3, 2), ["a", "b"], EVEN)
+    with pytest.raises(ValueError, match=r"shapes \(2,\) \(3,\)"):
+        rewards.balance(np.array([0, 2]), EVEN)  # a label of a third class
     with pytest.raises(ValueError, match="sum to 1"):
-        rewards.balance_loo(np.array([[0.5, 0.1]]), ["a"], EVEN)
+        rewards.balance_loo(np.array([[0.5, 0.1]]), EVEN)

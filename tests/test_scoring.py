@@ -12,13 +12,13 @@ from ddpo_fair.learning import advantages, goals, rewards, scoring
 FEMALE, MALE, UNSURE = (0.9, 0.1), (0.2, 0.8), (0.6, 0.4)
 
 
-def score(answers, asked=None, **settings):
+def score(answers, asked=None, names=None, **settings):
     given = config.defaults()
-    given.prompts = ("a photo",)
+    names = np.array(names or ["a photo"] * len(answers))
+    given.prompts = tuple(np.unique(names).tolist())
     given.attributes.gender.none_penalty = 0.25
     given.advantage.scale = 0.5
     given.update_from_flattened_dict(settings)
-    names = np.array(["a photo"] * len(answers))
     asked = np.full(len(answers), classes.NONE) if asked is None else np.array(asked)
     wanted = {"gender": {"a photo": 0}}
     answered = {"gender": np.float32(answers)}
@@ -45,6 +45,13 @@ def test_unrecognised_images_cost_the_penalty_and_baselines_know_it():
     means = np.array([-0.5, 0, 0, -1 / 18]) - np.array([1, 1, 1, 0]) * 0.25 / 3
     expected = (np.array([0.5, 0, 0, -1 / 6 - 0.25]) - means) / 0.5
     np.testing.assert_allclose(found.advantages, expected, rtol=1e-6)
+
+
+def test_shares_are_taken_per_prompt():
+    # a: M M M F, q = 1/4; b: F F, q = 1.
+    found = score([MALE, FEMALE, MALE, FEMALE, MALE, FEMALE], names=[*"ababaa"])
+    expected = [-0.25, -0.5, -0.25, -0.5, -0.25, 0.25]
+    np.testing.assert_array_equal(found.rewards, expected)
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -110,10 +117,9 @@ def test_leave_one_out_stays_unbiased_with_its_baseline(target, num_images):
     np.fill_diagonal(rows, 0.9)  # of the class that is drawn
 
     def advantages_of(drawn, has_baseline=True):
-        args = rows[drawn], ["a"] * len(drawn), target
-        values, baseline = rewards.balance_loo(*args)
+        values, baseline = rewards.balance_loo(rows[drawn], target)
         own = baseline if has_baseline else None
-        return advantages.fixed(values, args[1], 0.25, 100.0, own)
+        return advantages.fixed(values, ["a"] * len(drawn), 0.25, 100.0, own)
 
     # J = -1/2 ||P - target||^2 with P = rows.T @ policy; four times, for scale = 1/4
     shares = rows.T @ policy

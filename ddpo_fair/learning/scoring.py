@@ -65,7 +65,8 @@ def score(
         penalties = sum(_none_penalty(config, x, labels)[free] for x in goal.attributes)
         own -= penalties
         if baselines is not None:
-            baselines -= rewards.mean_of_others(penalties, names[free])
+            for rows in rewards.groups(names[free]).values():
+                baselines[rows] -= rewards.mean_of_others(penalties[rows])
         pushed, kept[goal.name] = _advantages(
             settings, own, baselines, names[free], history.get(goal.name, {})
         )
@@ -116,24 +117,14 @@ def rewards_of(
     values, baselines = np.zeros(len(names), np.float32), None
     if goal.reward == "balance_loo":
         baselines = np.zeros(len(names))
-    for target, rows in by_target(goal, names):
+    for prompt, rows in rewards.groups(names).items():
+        target = goal.targets[prompt]
         if baselines is None:
-            values[rows] = rewards.balance(labels[rows], names[rows], target)
+            values[rows] = rewards.balance(labels[rows], target)
         else:
-            own = memberships[rows], names[rows], target
-            values[rows], baselines[rows] = rewards.balance_loo(*own)
+            own = rewards.balance_loo(memberships[rows], target)
+            values[rows], baselines[rows] = own
     return values, baselines
-
-
-def by_target(
-    goal: Goal, names: np.ndarray
-) -> list[tuple[tuple[float, ...], np.ndarray]]:
-    """Each distinct target, and the rows int [n] of the prompts that have it."""
-    of_prompt = {x: tuple(goal.targets[x].tolist()) for x in np.unique(names).tolist()}
-    return [
-        (target, np.flatnonzero([of_prompt[x] == target for x in names.tolist()]))
-        for target in dict.fromkeys(of_prompt.values())
-    ]
 
 
 def _none_penalty(

@@ -107,9 +107,9 @@ def target_classes(run: Run, result: Result) -> TargetClasses:
             cell = int(np.ravel_multi_index(named, goal.sizes))
             found[goal.name] = dict.fromkeys(run.config.prompts, cell)
             continue
-        labels, names = goal.labels(result.labels), result.names
-        found[goal.name] = {}
-        for target, rows in scoring.by_target(goal, names):
-            lacking = rewards.underrepresented(labels[rows], names[rows], target)
-            found[goal.name] |= zip(names[rows].tolist(), lacking.tolist(), strict=True)
+        labels = goal.labels(result.labels)
+        found[goal.name] = {
+            prompt: rewards.underrepresented(labels[rows], goal.targets[prompt])
+            for prompt, rows in rewards.groups(result.names).items()
+        }
     return found
