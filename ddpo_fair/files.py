@@ -144,10 +144,9 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def output(flag: str, text: str | os.PathLike, *own: str | bytes) -> Path:
     """The absolute path that a flag names for a new file or folder, or one to replace.
 
-    `own` is what stands near the beginning of every file of this kind, bytes, or names
-    of files one of which is in every folder of this kind; none if no folder may be
-    replaced. A UserError for a run's own records, a device, and whatever is of another
-    kind.
+    `own` tells one to replace: bytes near the beginning of such a file, or names of
+    files one of which is in every such folder. A UserError for a run's own records, a
+    device, and whatever is of another kind.
     """
     path = given(flag, text)
     folder = not any(isinstance(one, bytes) for one in own)

@@ -146,23 +146,21 @@ def replicate(tree: Any) -> Any:
 
     Shapes stay shapes; so do arrays become where programs are made for a target.
     """
-    sharding = NamedSharding(mesh(), PartitionSpec())
-    return jax.tree.map(lambda x: _placed(x, sharding), tree)
+    return jax.tree.map(_placed, tree)
 
 
 def divide(tree: Any) -> Any:
     """`tree`, the same on every host, in parts on the devices, as axes allow."""
 
-    def sharding(x: Any) -> NamedSharding:
-        divisible = (i for i, size in enumerate(x.shape) if size % num_devices() == 0)
-        axis = next(divisible, None)
-        spec = [] if axis is None else [None] * axis + [AXIS]
-        return NamedSharding(mesh(), PartitionSpec(*spec))
+    def place(x: Any) -> Any:
+        divisible = [i for i, size in enumerate(x.shape) if size % num_devices() == 0]
+        return _placed(x, *[None] * divisible[0], AXIS) if divisible else _placed(x)
 
-    return jax.tree.map(lambda x: _placed(x, sharding(x)), tree)
+    return jax.tree.map(place, tree)
 
 
-def _placed(x: Any, sharding: NamedSharding) -> Any:
+def _placed(x: Any, *axes: str | None) -> Any:
+    sharding = NamedSharding(mesh(), PartitionSpec(*axes))
     if isinstance(x, jax.ShapeDtypeStruct) or made_for.value is not None:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
     if jax.process_count() == 1:
@@ -186,10 +184,9 @@ def spread(tree: Any) -> Any:
 
 
 def start(cpu_devices: int, distributed: Any = None) -> None:
-    """Starts JAX's devices, before anything asks for them.
+    """Starts JAX's devices, and joins other hosts if the settings say so.
 
-    Joins other hosts if `distributed`, of a config, says so. A UserError if that cannot
-    be, JAX has no such devices, or its address space is limited.
+    A UserError if there are none such, or the address space is limited.
     """
     errors.check_address_space(
         LEAST_BYTES,
@@ -283,10 +280,8 @@ def last_words(text: str, status: int | None = None) -> Iterator[None]:
     """Has `text` printed if this process is ended inside the `with`.
 
     When a process is lost JAX ends the others in C++, where no code of Python runs. So
-    a shell waits at the other end of a pipe. JAX's preemption sync point would serve a
-    SIGTERM that is announced; `any_host` does that already. The process ends with
-    `status` where C++ aborts it; None for the system's. signal.signal would not do: its
-    handlers run when C++ has returned.
+    a shell waits at the other end of a pipe, and a handler of C's ends the process with
+    `status` where C++ aborts it; None for the system's.
     """
     system = ctypes.CDLL(None)
     end = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: os._exit(status))

@@ -41,9 +41,8 @@ def draw(
     """Index of each image's prompt, int [N], in an order drawn anew every epoch.
 
     Every prompt has the same number of images, or one more where that does not divide;
-    which ones have more is drawn too. 0 to `num_prompts` - 1 are the prompts of the
-    config; of each `further` kind, which the following indices are, it says how many
-    there are, and how many of the N images are of them.
+    which ones have more is drawn too. Behind the config's prompts stand those of each
+    `further` kind: how many there are, and how many of the N images are of them.
     """
     random = np.random.default_rng([seed, zlib.crc32(b"prompts"), epoch])
     own = num_images - sum(images for _, images in further)
@@ -108,13 +107,11 @@ def unknown(prompts: Sequence[str], setting: str = "prompts") -> list[str]:
 
 
 class Prompt(NamedTuple):
-    """A prompt of an evaluation.
-
-    It is TRAINED, HELD_OUT (another occupation, never rewarded), EXPLICIT (with a
-    gender, for prompt adherence) or GIVEN (on the command line).
-    """
+    """A prompt of an evaluation."""
 
     text: str
+    # TRAINED, HELD_OUT (another occupation, never rewarded), EXPLICIT (with a gender,
+    # for prompt adherence) or GIVEN (on the command line).
     set: str
     wanted: int | None = None  # the class that an EXPLICIT prompt asks for
 
@@ -122,19 +119,14 @@ class Prompt(NamedTuple):
 def build(
     trained: Sequence[str], sets: Sequence[str], given: Sequence[str] = ()
 ) -> tuple[tuple[Prompt, ...], list[str]]:
-    """The prompts of the wanted `SETS` of a run's prompts, and further texts.
-
-    And a sentence for each that cannot be made.
-    """
+    """Prompts of the wanted `SETS` and given texts; a sentence for each without."""
     prompts = [Prompt(text, TRAINED) for text in trained if TRAINED in sets]
     notes = []
     if HELD_OUT in sets:
         found = held_out(trained)
         prompts += found
         if not found:
-            notes.append(
-                "No held-out prompts: no trained prompt has a noun to replace."
-            )
+            notes.append("No held-out prompts: no trained one has a noun to replace.")
     if EXPLICIT in sets:
         for text in trained:
             found = explicit(text)
@@ -158,10 +150,7 @@ def held_out(trained: Sequence[str]) -> list[Prompt]:
 
 
 def explicit(text: str) -> list[Prompt]:
-    """A prompt with "female" and "male" before its noun.
-
-    [] if that has no article, or the prompt says a gender itself.
-    """
+    """A prompt with "female" and "male" before its noun; [] as `NO_FORM` says."""
     place = _article(text)
     if place is None or GENDERED.search(text):
         return []

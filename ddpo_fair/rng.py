@@ -11,11 +11,8 @@ def key(seed: int, *names: str | int | jax.Array) -> jax.Array:
     """Key of one purpose, e.g. `key(0, epoch, "sample", image_index)`.
 
     Nothing is carried from one use to the next, hence a run can resume from its
-    epoch number alone, and an image is the same on any number of devices.
-
-    Args:
-        seed: the run's seed.
-        names: strings (hashed with CRC-32) and integers, folded in one by one.
+    epoch number alone, and an image is the same on any number of devices. Strings
+    (hashed with CRC-32) and integers are folded into the seed's key one by one.
     """
     result = jax.random.key(seed)
     for name in names:
@@ -25,10 +22,8 @@ def key(seed: int, *names: str | int | jax.Array) -> jax.Array:
 
 
 def attempt(epoch: int, restores: int) -> int:
-    """The number that stands for an epoch in its keys: another after each restore.
+    """The number of an epoch, below `MOST_EPOCHS`, in keys: another after each restore.
 
-    Args:
-        epoch: below `MOST_EPOCHS`.
-        restores: of the run so far, at most 1000: the number is an int32.
+    Of these are at most 1000: the number is an int32.
     """
     return epoch + restores * MOST_EPOCHS

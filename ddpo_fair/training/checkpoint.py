@@ -8,7 +8,6 @@ checksums of the arrays and of the JSON.
 import contextlib
 import dataclasses
 import functools
-import itertools
 import logging
 import os
 import re
@@ -49,14 +48,9 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int) -> None:
         """Opens or makes the folder; `keep` newest checkpoints stay."""
-        _hush()
         self.folder = folder
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
-            enable_async_checkpointing=True,
-            cleanup_tmp_directories=True,  # of a process that was killed
-        )
-        self._manager = ocp.CheckpointManager(folder, item_names=ITEMS, options=options)
+        # What a process has left that was killed is removed.
+        self._manager = _manager(folder, max_to_keep=keep, cleanup_tmp_directories=True)
 
     def newest(self) -> int | None:
         """Epochs done at the newest checkpoint, begun or finished; None without one."""
@@ -83,7 +77,7 @@ class Checkpoints:
         """Returns when all checkpoints are on the disk; a UserError if one is not."""
         with self._explained():
             self._manager.wait_until_finished()
-            self._manager.check_for_errors()
+        self.check()
 
     def restore(self, template: Any) -> Restored | None:
         """The newest intact checkpoint; damaged ones are renamed, with a complaint.
@@ -114,10 +108,9 @@ class Checkpoints:
         """Renames damaged checkpoints; a complaint about each."""
         complaints = []
         for step, reason in damaged.items():
-            path, name = self.folder / str(step), f"{DAMAGED}{step}"
-            more = (f"{name}_{number}" for number in itertools.count(2))
-            names = itertools.chain([name], more)
-            free = next(x for x in names if not os.path.lexists(self.folder / x))
+            path, free, number = self.folder / str(step), f"{DAMAGED}{step}", 1
+            while os.path.lexists(self.folder / free):
+                free, number = f"{DAMAGED}{step}_{number + 1}", number + 1
             complaints.append(
                 f"Checkpoint {path} is damaged ({reason}); it was renamed to {free},"
                 f" and checkpoint {used} is used."
@@ -132,8 +125,7 @@ class Checkpoints:
         """Restores the newest regular checkpoint, and deletes those that came later.
 
         Regular is what a run writes that nothing interrupts, every `every_epochs`. So
-        an interrupted one goes back to the same place, unless `keep` has dropped that
-        meanwhile. The template is as for `restore`; a UserError if none is intact.
+        an interrupted one goes back to the same place, unless `keep` has dropped it.
         """
         self.wait()
         steps = self._manager.all_steps()
@@ -176,9 +168,8 @@ class Checkpoints:
 def _hush() -> None:
     """Silences Orbax, which logs its every step and pages of tracebacks.
 
-    Where it meets a damaged file or a full disk it closes its event loop while
-    tensorstore still works on other files, whose late answers raise, as do its own
-    coroutines.
+    At a damaged file or a full disk it closes its event loop while tensorstore still
+    works on other files, whose late answers raise, as do its own coroutines.
     """
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -193,6 +184,12 @@ def _hush() -> None:
     sys.unraisablehook = hook
 
 
+def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
+    _hush()
+    how = ocp.CheckpointManagerOptions(**options)
+    return ocp.CheckpointManager(folder, item_names=ITEMS, options=how)
+
+
 def shapes(state: Any) -> Any:
     """Shapes, dtypes and sharding of a state: a template to restore it by."""
     return jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
@@ -200,9 +197,7 @@ def shapes(state: Any) -> Any:
 
 def read_one(folder: Path, epochs_done: int, template: Any) -> Any:
     """The state of one checkpoint, only looked at; a UserError if it is damaged."""
-    _hush()
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    with ocp.CheckpointManager(folder, item_names=ITEMS, options=options) as manager:
+    with _manager(folder, read_only=True) as manager:
         found = _read(manager, epochs_done, template)
     if isinstance(found, str):
         others = [x for x in run_folder.numbers(folder) if x != epochs_done]

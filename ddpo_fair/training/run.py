@@ -34,12 +34,7 @@ def train(
 ) -> Path:
     """Trains, or goes on training, the run of a config; returns its folder.
 
-    It begins with the line `opening`. Where the host chose the model, that is no large
-    one for a CPU.
-
-    Raises:
-        Interrupted: when asked to stop; what is done is saved.
-        UserError: for what the user can fix.
+    For `opening`, `by_host` and what it raises see `ddpo_fair.train.train`.
     """
     parallel.start(config.distributed.cpu_devices, config.distributed)
     if by_host and parallel.on_cpu() and config.model == configuration.LARGE:

@@ -39,46 +39,35 @@ def lock(folder: Path) -> int:
     The system closes it when the process ends, however it ends. A UserError if another
     process trains there, or nothing can be written.
     """
-    try:
+    way_out = "free some space, or choose another folder with --config.run.dir"
+    written = files.writing(f"run.dir/run.name={str(folder)!r}", way_out)
+    with written, contextlib.ExitStack() as on_failure:
         folder.mkdir(parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW  # or its target is written
         descriptor = os.open(folder / LOCK, flags, 0o644)
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
-    try:
-        files.lock(descriptor, folder)
-    except BlockingIOError as error:
-        owner = os.read(descriptor, 200).decode(errors="replace").strip()
-        os.close(descriptor)
-        raise UserError(
-            f"run.name: another process trains in {folder} ({owner or 'unknown'});"
-            " wait for it, stop it, or choose another --config.run.name."
-        ) from error
-    text = f"process {os.getpid()} on {platform.node()} since {time.ctime()}\n"
-    try:
+        on_failure.callback(os.close, descriptor)
+        try:
+            files.lock(descriptor, folder)
+        except BlockingIOError as error:
+            owner = os.read(descriptor, 200).decode(errors="replace").strip()
+            raise UserError(
+                f"run.name: another process trains in {folder} ({owner or 'unknown'});"
+                " wait for it, stop it, or choose another --config.run.name."
+            ) from error
+        text = f"process {os.getpid()} on {platform.node()} since {time.ctime()}\n"
         os.ftruncate(descriptor, 0)
         os.write(descriptor, text.encode())
-    except OSError as error:  # of a full disk
-        os.close(descriptor)
-        raise _cannot_write(folder, error) from error
+        on_failure.pop_all()
     return descriptor
-
-
-def _cannot_write(folder: Path, error: OSError) -> UserError:
-    return UserError(
-        f"run.dir/run.name={str(folder)!r} cannot be written ({error.strerror}); free"
-        " some space, or choose another folder with --config.run.dir."
-    )
 
 
 def check(
     folder: Path, config: ConfigDict, saved: Mapping[str, Any] | None = None
 ) -> Mapping[str, Any] | None:
-    """What a run that goes on was, by config.json or else its newest checkpoint.
+    """What a run that goes on was, by config.json or else `saved`, of a checkpoint.
 
-    A run that ended before it saved an epoch, for a model that is not there, binds
-    nothing: None. `saved` is the description in the newest checkpoint. A UserError if
-    the folder holds a run of another config, with every difference, or no config.
+    None of a run that ended before it saved an epoch, which binds nothing. A UserError
+    if the folder holds a run of another config, with every difference, or no config.
     """
     lines = folder / run_log.LINES
     written = lines.is_file() and lines.stat().st_size > 0
@@ -165,12 +154,11 @@ def commit() -> str | None:
     if not (root / ".git").exists():
         return None
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
         return subprocess.check_output(
             command, cwd=root, stderr=subprocess.DEVNULL, text=True, timeout=10
         ).strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
+    return None
 
 
 def numbers(folder: Path) -> list[int]:

@@ -59,10 +59,7 @@ def read(folder: str | Path) -> SavedRun:
 
 
 def with_weights(run: SavedRun, *fields: str) -> SavedRun:
-    """The run with the place of its model and classifier, which are what they were.
-
-    A UserError if they are not there, or are others than it was trained with.
-    """
+    """The run with the place of its weights; a UserError if they are not what was."""
     config = run.config.copy_and_resolve_references()
     described = run_folder.described(run.folder / run_folder.CHECKPOINTS)
     records = [run.record, described or run.record]  # either may have been edited
