@@ -58,32 +58,21 @@ def of(config: ConfigDict, targets: Targets) -> tuple[Goal, ...]:
     `targets` are those that differ from their attribute's.
     """
     rewarded = {x: one for x, one in config.attributes.items() if one.weight}
-    shares = {
-        name: {
-            prompt: np.array(targets.get(name, {}).get(prompt, one.target), np.float64)
-            for prompt in config.prompts
-        }
-        for name, one in rewarded.items()
-    }
-    sizes = {name: len(one.classes) for name, one in rewarded.items()}
-    if config.reward.combine == "joint":
-        cells = {
-            prompt: functools.reduce(
-                _cells, [own[prompt][None] for own in shares.values()]
-            )[0]
-            for prompt in config.prompts
-        }
-        each = tuple(rewarded), tuple(sizes.values())
-        return (Goal(*each, config.reward.name, 1.0, cells),)
+    joint = config.reward.combine == "joint"
+
+    def shares(names: Sequence[str], prompt: str) -> np.ndarray:
+        own = [targets.get(x, {}).get(prompt, rewarded[x].target) for x in names]
+        return functools.reduce(_cells, [np.array([x], np.float64) for x in own])[0]
+
     return tuple(
         Goal(
-            (name,),
-            (sizes[name],),
-            one.reward or config.reward.name,
-            one.weight,
-            shares[name],
+            names,
+            tuple(len(rewarded[x].classes) for x in names),
+            rewarded[names[0]].reward or config.reward.name,
+            1.0 if joint else rewarded[names[0]].weight,
+            {prompt: shares(names, prompt) for prompt in config.prompts},
         )
-        for name, one in rewarded.items()
+        for names in ([tuple(rewarded)] if joint else [(x,) for x in rewarded])
     )
 
 
