@@ -206,17 +206,15 @@ def _general(config: ConfigDict) -> None:
     config.seed = 0
     # Rounds of sampling, scoring and updating.
     config.epochs = 20
-    # Text-to-image model: "embedded", "embedded_flow", a folder in the diffusers
-    # layout, a name on the Hugging Face hub, "owner/name" or "owner/name@revision", or
-    # a single *.safetensors of all parts, which diffusers converts once (torch extra).
+    # Text-to-image model: "embedded", "embedded_flow", a folder of diffusers, the hub's
+    # "owner/name" or "owner/name@revision" (Hugging Face), or one *.safetensors of all
+    # parts, which diffusers converts once (torch extra).
     config.model = EMBEDDED
     # Which of the model's files to read: "" for the usual ones, fp16 for those named
-    # so, half as large to download; the weights become float32 in any case. Another
-    # --config.model has the usual ones, unless --config.variant is given too.
+    # so, half as large to download. Another --config.model makes it "", if not given.
     config.variant = ""
-    # A file of LoRA that is merged into the model before anything else, so that it is
-    # the base policy: PEFT's, diffusers' or kohya's, of the UNet or transformer and of
-    # the text encoders; empty for none.
+    # A file of LoRA to merge into the model, which is then the base policy: PEFT's,
+    # diffusers' or kohya's, of UNet or transformer and text encoders; empty for none.
     config.base_lora = ""
     # Of the networks' computation: float32, or bfloat16 with recompute_log_probs.
     # Weights, log-probs and advantages are float32 in any case. GPUs before Ampere and
@@ -239,17 +237,15 @@ def _reward(config: ConfigDict) -> None:
     config.reward.combine = "marginal"
     # Whether balance_loo counts probabilities instead of recognised classes.
     config.reward.soft = False
-    # Views of each image over which a classifier's probabilities are averaged: itself,
-    # and mirrored, tinted, blurred or shifted, as a classifier of train_classifier has
-    # learned to read it. An answer that changes becomes less confident. 1 is the image.
-    # Of the reward alone: evaluations look at the image itself.
+    # Views over which a classifier's probabilities are averaged for the reward: the
+    # image, and mirrored, tinted, blurred or shifted, as train_classifier's learn to
+    # read it. An answer that changes becomes less confident. 1 is the image alone.
     config.reward.views = 1
 
     config.advantage = ConfigDict()
-    # batch (whitened by the batch), group (by the prompt's images of the epoch, as in
-    # Flow-GRPO and DanceGRPO), per_prompt (by its recent rewards) or fixed (centred per
-    # prompt and divided by advantage.scale). By their own std, rewards push at full
-    # strength right beside the target; fixed fades there.
+    # batch (whitened by the batch), group (by the prompt's images, as in Flow-GRPO and
+    # DanceGRPO), per_prompt (by its recent rewards) or fixed (centred per prompt and
+    # divided by advantage.scale). Only fixed fades right beside the target.
     config.advantage.name = "fixed"
     # What fixed divides by, in units of reward.
     config.advantage.scale = 0.25
@@ -273,9 +269,8 @@ def _sample(config: ConfigDict) -> None:
     # How a flow's noise depends on the time t: flow_grpo (eta sqrt(t / (1 - t))) or
     # dance_grpo (eta). Other models do not read it.
     config.sample.sde = "flow_grpo"
-    # First step with noise, from 0, and the one behind the last: MixGRPO's window,
-    # which stays where it is. These are the steps that are trained, and the others are
-    # deterministic. (0, 0) for noise in all.
+    # First step with noise, from 0, and the one behind the last: MixGRPO's window. Only
+    # these are trained, the others are deterministic. (0, 0) for noise in all.
     config.sample.sde_window = (0, 0)
     # Of SDXL: height and width of the image it was to resemble, top and left of its
     # crop, height and width of the drawn one; 0 for the model's own size, uncropped.
@@ -284,13 +279,11 @@ def _sample(config: ConfigDict) -> None:
     config.sample.batch_per_device = 64
     # Batches of each device in an epoch.
     config.sample.batches = 1
-    # Share of an epoch's images that are of the prompts' explicit forms, "a female ..."
-    # and "a male ...", rewarded with the probability of the gender they ask for, which
-    # keeps up prompt adherence; 0 for none.
+    # Share of an epoch's images of explicit forms, "a female ..." and "a male ...",
+    # which earn the probability of what they ask for: it keeps up prompt adherence.
     config.sample.explicit_share = 0.0
-    # Prompts whose images earn nothing and count for nothing: they only hold the policy
-    # to the base policy, by train.base_kl_weight. "explicit" stands for the explicit
-    # forms of all prompts. E.g. occupations that shall stay as they are.
+    # Prompts that shall stay as they are: their images earn nothing, and only hold to
+    # the base policy, by train.base_kl_weight. "explicit" is all explicit forms.
     config.sample.preserve_prompts = ()
     # Share of an epoch's images that are of preserve_prompts, if there are any.
     config.sample.preserve_share = 0.25
@@ -310,10 +303,9 @@ def _train(config: ConfigDict) -> None:
     config.train.trust_region = 0.16
     # Weight of truly_ppo's KL penalty outside the region; 5 in its paper.
     config.train.kl_penalty = 5.0
-    # Weight of the penalty on the exact KL to the base policy, the model as it came, in
-    # the steps that are trained. At 1 a nat of it costs what a nat of log-likelihood
-    # earns at an advantage of 1; 0 is none. Needs LoRA, and one more forward pass of
-    # each pair of an image and a step.
+    # Weight of the penalty on the exact KL to the base policy, the model as it came. At
+    # 1 a nat of it costs what a nat of log-likelihood earns at an advantage of 1; 0 is
+    # none. Needs LoRA, and one more forward pass of each pair of an image and a step.
     config.train.base_kl_weight = 0.0
     # Optimizer steps in one pass over the epoch's images.
     config.train.updates_per_epoch = 2
@@ -321,9 +313,8 @@ def _train(config: ConfigDict) -> None:
     config.train.inner_epochs = 1
     # Share of each image's denoising steps that an update uses, drawn at random.
     config.train.timestep_fraction = 1.0
-    # Last denoising steps that are not trained: they weigh far more than the others,
-    # and draw details; the gender is settled in the first ones. Measure with
-    # benchmarks/gradient_signal.py.
+    # Last denoising steps that are not trained: they weigh far more, and draw details;
+    # the gender is settled in the first ones, see benchmarks/gradient_signal.py.
     config.train.skip_last_steps = 13
     # Whether the policy that is trained is the guided one, as it is sampled.
     config.train.guidance = True
@@ -335,19 +326,18 @@ def _train(config: ConfigDict) -> None:
     config.train.remat = "none"
     # Largest |ratio - 1| before the first update of an epoch that is not an error.
     config.train.ratio_tolerance = 1e-3
-    # Whether the update's own program computes the old log-probs again, before the
-    # first update of an epoch. Where sampler and update round differently, as in
-    # bfloat16, it brings the ratio back to 1. It costs one more forward pass of all
-    # pairs of an image and a step that are trained, a third of the updates' work; in
-    # float32 on several devices as much as the updates.
+    # Whether the update's own program computes the old log-probs again, before an
+    # epoch's first update, which brings the ratio back to 1 where sampler and update
+    # round differently, as in bfloat16. It costs a third of the updates' work, a
+    # forward pass; in float32 on several devices as much as the updates.
     config.train.recompute_log_probs = False
     # Updates in a row that may be skipped because loss, gradient or new weights are
     # not finite; one more ends the run.
     config.train.max_skipped_updates = 4
     # KL in nats per step, in an epoch's last update, above which the policy has
-    # diverged; 0 means never. A sound run stays below 10. For latents of D numbers the
-    # log-ratio's standard deviation reaches PPO's bound at (train.clip_range D)^2 / 2:
-    # 1.3 nats of Stable Diffusion 1.5, 21 of XL, 344 of 3.5.
+    # diverged; 0 means never. A sound run stays below 10. The log-ratio's std reaches
+    # PPO's bound at (train.clip_range x latent numbers)^2 / 2: 1.3 nats of Stable
+    # Diffusion 1.5, 21 of XL, 344 of 3.5.
     config.train.max_kl = 100.0
     # After a divergence: stop, or restore the newest checkpoint before it and go on
     # from there with other random numbers.
@@ -363,9 +353,8 @@ def _train(config: ConfigDict) -> None:
     config.train.lora.rank = 16
     # Weight of the adapters' product, alpha / rank.
     config.train.lora.scale = 16.0
-    # Parts of the paths of the layers to adapt, e.g. to_q or mid_block; all for every
-    # layer. Here: the cross-attention of the first block up, the coarsest. Most other
-    # layers learn noise: see docs/tuning.md.
+    # Parts of the paths of layers to adapt, e.g. to_q or mid_block, or all. Here: the
+    # coarsest cross-attention up. Most others learn noise: see docs/tuning.md.
     config.train.lora.target_modules = (
         "up_blocks.0.attentions.0.transformer_blocks.0.attn2",
         "up_blocks.0.attentions.1.transformer_blocks.0.attn2",
@@ -395,8 +384,8 @@ def _records(config: ConfigDict) -> None:
     config.eval = ConfigDict()
     # Fresh images that measure q, the same sampler as in training; 0 is none.
     config.eval.images = 224
-    # Evaluates before training, then after every so many epochs and after the last. The
-    # first epoch's line has what was before it: a run of one epoch has no other.
+    # Epochs between evaluations, which are also before training and after the last. The
+    # first epoch's line has the one before it: a run of one epoch has no other.
     config.eval.every_epochs = 3
     # Of the grids' images, which are the same seeds in every grid and every run.
     config.eval.seed = 0
@@ -404,9 +393,8 @@ def _records(config: ConfigDict) -> None:
     config.log = ConfigDict()
     # Images of a grid in samples/.
     config.log.images = 32
-    # Project, or team/project, of Weights & Biases that gets the same numbers and grids
-    # as TensorBoard; empty for none. Needs the extra wandb; WANDB_MODE=offline keeps
-    # them in the run's folder.
+    # Project, or team/project, of Weights & Biases that gets what TensorBoard does, or
+    # empty. Needs the extra wandb; WANDB_MODE=offline keeps it in the run's folder.
     config.log.wandb = ""
 
     config.checkpoint = ConfigDict()
@@ -422,9 +410,8 @@ def _records(config: ConfigDict) -> None:
     config.run.name = "default"
 
     config.distributed = ConfigDict()
-    # Devices that a host without accelerator makes of its CPU: the same number on every
-    # machine, for the same images and the same results. Two are 1.3 times faster than
-    # one on two cores.
+    # Devices that a host without accelerator makes of its CPU: the same number for the
+    # same results everywhere. Two are 1.3 times faster than one on two cores.
     config.distributed.cpu_devices = 2
     # Whether several hosts train together (jax.distributed).
     config.distributed.enabled = False
