@@ -185,6 +185,11 @@ def _of_classes(name: str, names: Sequence[str]) -> str:
 
 def _of_all(config: ConfigDict) -> Iterator[str]:
     """Rules on all attributes together."""
+    table: Mapping[str, Any] = {}
+    try:
+        table = targets(config)
+    except UserError as error:
+        yield str(error)
     rewarded = {x: one for x, one in config.attributes.items() if one.weight}
     kinds = {one.reward or config.reward.name for one in rewarded.values()}
     if not rewarded:
@@ -217,13 +222,13 @@ def _of_all(config: ConfigDict) -> Iterator[str]:
             " it, or give 0."
         )
     for name, one in rewarded.items():
+        where, kind = f"attributes.{name}", one.reward or config.reward.name
         if one.weight < LEAST_WEIGHT:
             yield (
-                f"attributes.{name}.weight={one.weight} would teach nothing; give"
-                f" {LEAST_WEIGHT} or more, or 0."
+                f"{where}.weight={one.weight} would teach nothing; give {LEAST_WEIGHT}"
+                " or more, or 0."
             )
-        where = f"attributes.{name}"
-        if (kind := one.reward or config.reward.name) != "shift":
+        if kind != "shift":
             if one.target_class != "auto":
                 yield (
                     f"{where}.target_class={shown(one.target_class)} is of the reward"
@@ -231,6 +236,11 @@ def _of_all(config: ConfigDict) -> Iterator[str]:
                     f" {where}.target_class='auto'."
                 )
             continue
+        if name in table:
+            yield (
+                f"targets={shown(config.targets)} has shares of {name}, which reward"
+                " 'shift' does not aim at; take balance or balance_loo."
+            )
         if one.target_class == "auto" and not config.eval.images:
             yield (
                 f"{where}.target_class='auto' needs the evaluation before training, but"
@@ -243,15 +253,4 @@ def _of_all(config: ConfigDict) -> Iterator[str]:
                 " which goes on until all are of one class, see"
                 f" {where}.target_class; leave the target out, or take balance or"
                 " balance_loo."
-            )
-    try:
-        table = targets(config)
-    except UserError as error:
-        yield str(error)
-        return
-    for name in table.keys() & rewarded.keys():
-        if (rewarded[name].reward or config.reward.name) == "shift":
-            yield (
-                f"targets={shown(config.targets)} has shares of {name}, which"
-                " reward 'shift' does not aim at; take balance or balance_loo."
             )

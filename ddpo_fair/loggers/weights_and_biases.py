@@ -1,9 +1,8 @@
 """Weights & Biases: the numbers and grids of TensorBoard's file, in a project there.
 
-Only with `config.log.wandb` and the extra `wandb`. What the run's own folder keeps of
-it, runs/NAME/wandb/, holds no key, no command line, no source and no address of git's.
-W&B's own variables work: WANDB_MODE=offline keeps everything in that folder until
-`wandb sync runs/NAME/wandb/offline-run-*`, which may happen on another machine.
+What it keeps in the run's folder, runs/NAME/wandb/, holds no key, no command line, no
+source and no address of git's. WANDB_MODE=offline keeps everything there until `wandb
+sync runs/NAME/wandb/offline-run-*`, which may happen on another machine.
 
 `wandb.init(sync_tensorboard=True)` would be less code, but it listens to tensorboardX's
 SummaryWriter, which hangs on a full disk: see `tensorboard`.
