@@ -52,21 +52,11 @@ def score(
     free, explicit, settings = asked == classes.NONE, asked >= 0, config.advantage
     values, result = np.zeros((2, len(names)), np.float32)
     kept: History = {}
+    rewarded = ({x: y[free] for x, y in one.items()} for one in (known, labels))
+    answers = *rewarded, names[free]
     for goal in goals:
-        answers = goal.probabilities(known)
-        own, baselines = rewards_of(
-            config,
-            goal,
-            answers[free],
-            goal.labels(labels)[free],
-            names[free],
-            target_classes.get(goal.name, {}),
-        )
-        penalties = sum(_none_penalty(config, x, labels)[free] for x in goal.attributes)
-        own -= penalties
-        if baselines is not None:
-            for rows in rewards.groups(names[free]).values():
-                baselines[rows] -= rewards.mean_of_others(penalties[rows])
+        wanted = target_classes.get(goal.name, {})
+        own, baselines = _rewards(config, goal, *answers, wanted)
         pushed, kept[goal.name] = _advantages(
             settings, own, baselines, names[free], history.get(goal.name, {})
         )
@@ -94,37 +84,34 @@ def labels_of(
     }
 
 
-def rewards_of(
+def _rewards(
     config: ConfigDict,
     goal: Goal,
-    probabilities: np.ndarray,
-    labels: np.ndarray,
+    answers: Mapping[str, np.ndarray],
+    labels: Mapping[str, np.ndarray],
     names: np.ndarray,
     target_classes: Mapping[str, int],
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """A goal's reward of each image, float32 [N], and a baseline if it has one.
-
-    Probabilities [N, K] and labels int [N] are of the goal's classes or cells.
-    """
-    if goal.reward == "shift":
-        wanted = np.asarray([target_classes[name] for name in names.tolist()])
-        return rewards.shift(probabilities, wanted), None
-    memberships = classes.one_hot(labels, probabilities.shape[1])
+    """A goal's reward of each image, float32 [N], and a baseline if it has one."""
+    probabilities, cells = goal.probabilities(answers), goal.labels(labels)
+    penalties = sum(_none_penalty(config, x, labels) for x in goal.attributes)
+    memberships = classes.one_hot(cells, probabilities.shape[1])
     if config.reward.soft:
         own = np.asarray(probabilities, np.float64)
         sums = own.sum(axis=1, keepdims=True)  # below 1: other labels than ours
         memberships = np.where(sums > 0.5, own / np.maximum(sums, 0.5), 0.0)
-    values, baselines = np.zeros(len(names), np.float32), None
-    if goal.reward == "balance_loo":
-        baselines = np.zeros(len(names))
+    values = np.zeros(len(names), np.float32)
+    baselines = np.zeros(len(names)) if goal.reward == "balance_loo" else None
     for prompt, rows in rewards.groups(names).items():
         target = goal.targets[prompt]
-        if baselines is None:
-            values[rows] = rewards.balance(labels[rows], target)
+        if goal.reward == "shift":
+            values[rows] = rewards.shift(probabilities[rows], target_classes[prompt])
+        elif goal.reward == "balance":
+            values[rows] = rewards.balance(cells[rows], target)
         else:
-            own = rewards.balance_loo(memberships[rows], target)
-            values[rows], baselines[rows] = own
-    return values, baselines
+            values[rows], baseline = rewards.balance_loo(memberships[rows], target)
+            baselines[rows] = baseline - rewards.mean_of_others(penalties[rows])
+    return values - penalties, baselines
 
 
 def _none_penalty(

@@ -4,7 +4,8 @@ Nothing here waits for the devices but `gather`; the caller decides when.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -136,14 +137,9 @@ def _join(trajectories: list[sampler.Trajectory]) -> sampler.Trajectory:
 
 def line_of(run: Run, samples: Samples, scores: scoring.Scores) -> dict[str, Any]:
     """The metrics of an epoch's images, with a part per prompt if there are several."""
-
-    def measure(rows: np.ndarray, prompts: Sequence[str]) -> dict[str, Any]:
-        labels = {name: own[rows] for name, own in scores.labels.items()}
-        own = labels, scores.rewards[rows], scores.finite[rows]
-        return metrics.of_images(run.config, run.goals, prompts, *own)
-
     rewarded = samples.asked == classes.NONE
-    line = metrics.by_prompt(measure, rewarded, samples.names, run.config.prompts)
+    measure = functools.partial(metrics.of_images, run, scores)
+    line = metrics.by_prompt(run, measure, rewarded, samples.names)
     explicit = samples.asked >= 0
     if explicit.any():
         genders = scores.labels[classes.GENDER.name][explicit]

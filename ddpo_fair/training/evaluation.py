@@ -1,7 +1,7 @@
 """How balanced the model is on fresh seeds, which are never trained on."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
 from typing import Any
 
 import jax
@@ -85,15 +85,9 @@ def finish(run: Run, pending: Pending) -> Result:
     grid = images[first : first + wanted]
     labels = scoring.labels_of(run.config, probabilities)
     names = np.array(run.config.prompts)[prompts.fixed(len(run.config.prompts), fresh)]
-
-    def measure(rows: np.ndarray, of_rows: Sequence[str]) -> dict[str, Any]:
-        own = {name: found[rows] for name, found in probabilities.items()}
-        classified = {name: found[rows] for name, found in labels.items()}
-        return metrics.of_evaluation(run.config, run.goals, of_rows, own, classified)
-
-    line, every = {}, np.full(fresh, True)
-    if fresh:
-        line = metrics.by_prompt(measure, every, names, run.config.prompts)
+    measure = functools.partial(metrics.of_evaluation, run, probabilities, labels)
+    every = np.full(fresh, True)
+    line = metrics.by_prompt(run, measure, every, names) if fresh else {}
     return Result(line, labels, names, grid)
 
 

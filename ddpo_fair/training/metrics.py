@@ -7,11 +7,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from ddpo_fair.classifiers import classes
-from ddpo_fair.learning.goals import Goal
+from ddpo_fair.learning import scoring
 from ddpo_fair.statistics import accuracy, intervals
+from ddpo_fair.training.assembly import Run
 
 NUM_BINS = 10  # of the histogram of P(female)
 
@@ -26,10 +26,7 @@ def shares(labels: np.ndarray) -> dict[str, Any]:
 
 
 def of_attributes(
-    config: ConfigDict,
-    goals: Sequence[Goal],
-    prompts: Sequence[str],
-    labels: dict[str, np.ndarray],
+    run: Run, prompts: Sequence[str], labels: dict[str, np.ndarray]
 ) -> dict[str, Any]:
     """Of each attribute and joint goal: counts, shares, and how far from the target.
 
@@ -38,14 +35,15 @@ def of_attributes(
     """
     if list(labels) == [classes.GENDER.name]:
         return {}
-    targets = {goal.name: goal.target(prompts) for goal in goals}
+    targets = {goal.name: goal.target(prompts) for goal in run.goals}
+    known = {name: one.classes for name, one in run.config.attributes.items()}
     found = {
-        name: _shares_of(own, config.attributes[name].classes, targets.get(name))
+        name: _shares_of(own, known[name], targets.get(name))
         for name, own in labels.items()
     }
-    for goal in goals:
+    for goal in run.goals:
         if len(goal.attributes) > 1:
-            names = [config.attributes[name].classes for name in goal.attributes]
+            names = [known[name] for name in goal.attributes]
             cells = [" ".join(cell) for cell in itertools.product(*names)]
             own = goal.labels(labels)
             found[goal.name] = _shares_of(own, cells, targets[goal.name])
@@ -67,22 +65,18 @@ def _shares_of(
 
 
 def of_images(
-    config: ConfigDict,
-    goals: Sequence[Goal],
-    prompts: Sequence[str],
-    labels: dict[str, np.ndarray],
-    rewards: np.ndarray,
-    finite: np.ndarray,
+    run: Run, scores: scoring.Scores, rows: np.ndarray, prompts: Sequence[str]
 ) -> dict[str, Any]:
-    """The fields of images that were rewarded; see `scoring.Scores`."""
-    values = rewards.astype(np.float64)
+    """The fields of images that were rewarded, in the rows, bool [N], of prompts."""
+    values = scores.rewards[rows].astype(np.float64)
+    labels = {name: own[rows] for name, own in scores.labels.items()}
     gender = labels.get(classes.GENDER.name)
-    attributes = of_attributes(config, goals, prompts, labels)
+    attributes = of_attributes(run, prompts, labels)
     return {
         "reward_mean": float(values.mean()),
         "reward_std": float(values.std()),
         **({} if gender is None else shares(gender)),
-        "num_not_finite": int(np.sum(~finite)),
+        "num_not_finite": int(np.sum(~scores.finite[rows])),
         **({"attributes": attributes} if attributes else {}),
     }
 
@@ -107,17 +101,18 @@ def of_updates(measured: list[dict[str, jax.Array]]) -> dict[str, float]:
 
 
 def of_evaluation(
-    config: ConfigDict,
-    goals: Sequence[Goal],
-    prompts: Sequence[str],
+    run: Run,
     probabilities: dict[str, np.ndarray],
     labels: dict[str, np.ndarray],
+    rows: np.ndarray,
+    prompts: Sequence[str],
 ) -> dict[str, Any]:
     """The eval_ fields, of each attribute's probabilities [N, K] and labels int [N]."""
     gender, line = classes.GENDER.name, {}
+    labels = {name: own[rows] for name, own in labels.items()}
     if gender in labels:
         line = {f"eval_{name}": x for name, x in shares(labels[gender]).items()}
-        every, num_none = probabilities[gender], line.pop("eval_num_none")
+        every, num_none = probabilities[gender][rows], line.pop("eval_num_none")
         known = every[classes.finite(every)]
         female, margin, mean = known[:, classes.FEMALE], math.nan, math.nan
         if len(known):
@@ -133,18 +128,19 @@ def of_evaluation(
         }
     attributes = {
         name: {f"eval_{field}": value for field, value in one.items()}
-        for name, one in of_attributes(config, goals, prompts, labels).items()
+        for name, one in of_attributes(run, prompts, labels).items()
     }
     return line | ({"attributes": attributes} if attributes else {})
 
 
 def by_prompt(
+    run: Run,
     measure: Callable[[np.ndarray, Sequence[str]], dict[str, Any]],
     rows: np.ndarray,
     names: np.ndarray,
-    prompts: Sequence[str],
 ) -> dict[str, Any]:
     """What is measured of the rows, bool [N]; also by prompt, if there are several."""
+    prompts = run.config.prompts
     line = measure(rows, prompts)
     if len(prompts) > 1:
         line["prompts"] = {x: measure(names == x, [x]) for x in prompts}
