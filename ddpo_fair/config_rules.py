@@ -226,7 +226,7 @@ def _joint(config: ConfigDict, images: int, num_devices: int) -> Iterator[str]:
     needed = FEWEST_OF_A_CELL * cells * num_prompts
     if config.reward.combine == "joint" and images < needed:
         batches = -(-needed // (num_devices * config.sample.batch_per_device))
-        most = setting_rules.RANGES["sample.batches"].high
+        _, most = setting_rules.RANGES["sample.batches"]
         more = f"sample.batches={batches}, or " * (batches <= most)
         yield (
             f"reward.combine='joint' has {shown(cells)} cells for each of {num_prompts}"

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from ddpo_fair import config as configuration
 from ddpo_fair.errors import shown
@@ -29,78 +29,69 @@ CHOICES = {
     "train.remat": ("none", "full", *POLICIES),
 }
 
-
-class Range(NamedTuple):
-    """Allowed numbers: `low <= x <= high`."""
-
-    low: float
-    high: float
-    hint: str = ""
-
-    def __contains__(self, number: float) -> bool:
-        return self.low <= number <= self.high
-
-    def __str__(self) -> str:
-        return f"at least {self.low:g} and at most {self.high:.10g}{self.hint}"
-
-
+# Lowest and highest.
 RANGES = {
-    "seed": Range(0, LARGEST),
-    "epochs": Range(1, 10**6),
-    "attributes.*.confidence_threshold": Range(0, 0.999, "; the paper has 0.7"),
-    "attributes.*.none_penalty": Range(0, 10),
-    "attributes.*.weight": Range(0, 100),
-    "advantage.scale": Range(1e-4, 1e4),
-    "advantage.clip": Range(1e-3, 1e4),
-    "advantage.buffer_size": Range(1, 10**7),
-    "advantage.min_count": Range(1, 10**7),
-    "reward.views": Range(1, 64),
-    "sample.num_steps": Range(1, 1000),
-    "sample.guidance_scale": Range(0, 100),
-    "sample.eta": Range(
-        0.01, 1, "; without noise a step has no likelihood to train; 1 is usual"
-    ),
-    "sample.batch_per_device": Range(1, 10**6),
-    "sample.batches": Range(1, 10**6),
-    "sample.explicit_share": Range(0, 0.9),
-    "sample.preserve_share": Range(0, 0.9),
-    "sample.preserve_weight": Range(1e-3, 1e4),
-    "train.clip_range": Range(1e-6, 1, "; DDPO has 0.0001, float32 resolves 1e-7"),
-    "train.rollback": Range(0, 100),
-    "train.trust_region": Range(1e-6, 1000),
-    "train.kl_penalty": Range(0, 1e4),
-    "train.base_kl_weight": Range(0, 1e4),
-    "train.updates_per_epoch": Range(1, 10**6),
-    "train.inner_epochs": Range(1, 10**4),
-    "train.timestep_fraction": Range(0.001, 1),
-    "train.skip_last_steps": Range(0, 999),
-    "train.microbatch": Range(1, 10**6),
-    "train.ratio_tolerance": Range(1e-6, 1000),
-    "train.max_skipped_updates": Range(0, 10**6),
-    "train.max_kl": Range(0, 1e6),
-    "train.max_restores": Range(1, 1000),
-    "train.lora.rank": Range(0, 4096),
-    "train.lora.scale": Range(1e-4, 1000),
-    "train.learning_rate": Range(1e-8, 1, "; 0.0003 is usual for LoRA"),
-    "train.final_learning_rate": Range(0, 1),
-    "train.warmup_updates": Range(0, 10**6),
-    "train.adam_beta1": Range(0, 0.999999),
-    "train.adam_beta2": Range(0, 0.999999),
-    "train.adam_epsilon": Range(1e-15, 1),
-    "train.weight_decay": Range(0, 1),
-    "train.max_grad_norm": Range(1e-6, 1e6),
-    "eval.images": Range(0, 10**6),
-    "eval.every_epochs": Range(1, 10**6),
-    "eval.seed": Range(0, LARGEST),
-    "log.images": Range(1, 1024),
-    "checkpoint.every_epochs": Range(1, 10**6),
-    "checkpoint.keep": Range(
-        2, 10**4, "; a second one serves where the newest is damaged"
-    ),
-    "distributed.cpu_devices": Range(1, 64, "; a core each is enough"),
-    "distributed.num_processes": Range(0, 10**5),
-    "distributed.process_id": Range(-1, 10**5),
-    "distributed.timeout_seconds": Range(5, 10**5),
+    "seed": (0, LARGEST),
+    "epochs": (1, 10**6),
+    "attributes.*.confidence_threshold": (0, 0.999),
+    "attributes.*.none_penalty": (0, 10),
+    "attributes.*.weight": (0, 100),
+    "advantage.scale": (1e-4, 1e4),
+    "advantage.clip": (1e-3, 1e4),
+    "advantage.buffer_size": (1, 10**7),
+    "advantage.min_count": (1, 10**7),
+    "reward.views": (1, 64),
+    "sample.num_steps": (1, 1000),
+    "sample.guidance_scale": (0, 100),
+    "sample.eta": (0.01, 1),
+    "sample.batch_per_device": (1, 10**6),
+    "sample.batches": (1, 10**6),
+    "sample.explicit_share": (0, 0.9),
+    "sample.preserve_share": (0, 0.9),
+    "sample.preserve_weight": (1e-3, 1e4),
+    "train.clip_range": (1e-6, 1),
+    "train.rollback": (0, 100),
+    "train.trust_region": (1e-6, 1000),
+    "train.kl_penalty": (0, 1e4),
+    "train.base_kl_weight": (0, 1e4),
+    "train.updates_per_epoch": (1, 10**6),
+    "train.inner_epochs": (1, 10**4),
+    "train.timestep_fraction": (0.001, 1),
+    "train.skip_last_steps": (0, 999),
+    "train.microbatch": (1, 10**6),
+    "train.ratio_tolerance": (1e-6, 1000),
+    "train.max_skipped_updates": (0, 10**6),
+    "train.max_kl": (0, 1e6),
+    "train.max_restores": (1, 1000),
+    "train.lora.rank": (0, 4096),
+    "train.lora.scale": (1e-4, 1000),
+    "train.learning_rate": (1e-8, 1),
+    "train.final_learning_rate": (0, 1),
+    "train.warmup_updates": (0, 10**6),
+    "train.adam_beta1": (0, 0.999999),
+    "train.adam_beta2": (0, 0.999999),
+    "train.adam_epsilon": (1e-15, 1),
+    "train.weight_decay": (0, 1),
+    "train.max_grad_norm": (1e-6, 1e6),
+    "eval.images": (0, 10**6),
+    "eval.every_epochs": (1, 10**6),
+    "eval.seed": (0, LARGEST),
+    "log.images": (1, 1024),
+    "checkpoint.every_epochs": (1, 10**6),
+    "checkpoint.keep": (2, 10**4),
+    "distributed.cpu_devices": (1, 64),
+    "distributed.num_processes": (0, 10**5),
+    "distributed.process_id": (-1, 10**5),
+    "distributed.timeout_seconds": (5, 10**5),
+}
+# What else to say of some.
+HINTS = {
+    "attributes.*.confidence_threshold": "; the paper has 0.7",
+    "sample.eta": "; without noise a step has no likelihood to train; 1 is usual",
+    "train.clip_range": "; DDPO has 0.0001, float32 resolves 1e-7",
+    "train.learning_rate": "; 0.0003 is usual for LoRA",
+    "checkpoint.keep": "; a second one serves where the newest is damaged",
+    "distributed.cpu_devices": "; a core each is enough",
 }
 
 # What texts must be, and so in words.
@@ -155,8 +146,11 @@ def broken_rules(flat: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in flat.items():
         kind = configuration.ATTRIBUTE.sub(r"attributes.*.\2", name)
         pattern, text_rule = TEXTS.get(kind, (".*", ""))
-        if kind in RANGES and value not in RANGES[kind]:
-            yield name, str(RANGES[kind])
+        if kind in RANGES:
+            low, high = RANGES[kind]
+            if not low <= value <= high:
+                rule = f"at least {low:g} and at most {high:.10g}"
+                yield name, rule + HINTS.get(kind, "")
         elif kind in CHOICES and value not in CHOICES[kind]:
             yield name, f"one of {', '.join(filter(None, CHOICES[kind]))}"
         elif kind in TEXTS and not re.fullmatch(pattern, value):
@@ -165,7 +159,7 @@ def broken_rules(flat: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if len(sizes) != 6 or not all(0 <= size <= LARGEST_SIZE for size in sizes):
         yield "sample.time_ids", f"six whole numbers from 0 to {LARGEST_SIZE}"
     window = flat["sample.sde_window"]
-    most = RANGES["sample.num_steps"].high
+    _, most = RANGES["sample.num_steps"]
     if len(window) != 2 or not (0 <= window[0] < window[1] <= most or not any(window)):
         yield (
             "sample.sde_window",
