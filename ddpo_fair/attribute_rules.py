@@ -73,8 +73,7 @@ def by_attribute(
 ) -> dict[str, str]:
     """What a flag says of each attribute: NAME=VALUE of one, VALUE of all others.
 
-    A UserError if it is about an attribute that is not among them, or says two things
-    of one.
+    A UserError for an attribute that is not among them, or two things of one.
     """
     given: dict[str, str] = {}  # "" is of all others
     for value in values:

@@ -1,7 +1,6 @@
-"""Command lines: flags of absl, refused in one paragraph.
+"""Command lines: flags of absl, whose mistakes are all said in one paragraph.
 
-absl ends at the first mistake. Here a flag's parser notes it and goes on, so that all
-mistakes are said together.
+absl ends at the first one; here a flag's parser notes it and goes on.
 """
 
 import difflib
@@ -48,8 +47,7 @@ def read(
 ) -> tuple[list[str], list[str]]:
     """Sets flags; what is none of them, and what is wrong, a sentence each.
 
-    Raises process.Help, with the usage (None under `python -OO`) and all flags, for
-    --help.
+    Raises process.Help for --help; `python -OO` has no usage.
     """
     if HELP & set(arguments):
         text = [_explained(values[name]) for name in values]

@@ -38,8 +38,7 @@ def validate(
 ) -> None:
     """Raises one UserError with name, value, rule and way out of every violation.
 
-    `problems` were found earlier, a sentence each; `num_devices` is of all hosts, once
-    they are known.
+    `problems` were found earlier; `num_devices` is of all hosts, once they are known.
     """
     found = [*problems, *violations(config)]
     if not found and num_devices is not None:

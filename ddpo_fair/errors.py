@@ -9,10 +9,7 @@ LONGEST_LINE = 300  # characters of another library's message
 
 
 class UserError(ValueError):
-    """A mistake in the input, described by name, value, rule and way out.
-
-    Commands print its text as one paragraph and exit with status 2.
-    """
+    """A mistake in the input, by name, value, rule and way out: exit status 2."""
 
 
 class HostLost(UserError):

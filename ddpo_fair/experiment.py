@@ -209,8 +209,7 @@ def _settings(file: str | None) -> str:
 class _Tuple(flags.ArgumentParser):
     """A Python tuple or list; without brackets one text, or numbers with commas.
 
-    config_flags' own parser refuses a text with a space unless it is quoted twice, and
-    takes numbers for texts.
+    config_flags' own parser refuses spaces in a text, and takes numbers for texts.
     """
 
     def __init__(self, kind: type):

@@ -196,8 +196,7 @@ def lock(descriptor: int, folder: Path) -> None:
 def hold(folder: Path, flag: str) -> None:
     """Makes a folder, and keeps other processes out until this ends, or `let_go`.
 
-    A UserError, with the flag that named the folder, if another process is there, or it
-    cannot be written.
+    A UserError, which names the flag, if another process is there or it is closed.
     """
     name = f"{flag}={shown(str(folder))}"
     with writing(name):
@@ -231,8 +230,7 @@ os.register_at_fork(after_in_child=let_go)  # a worker may outlive who holds
 def bind(path: Path, settings: dict[str, Any], flag: str, *free: str) -> None:
     """Keeps `settings` in a new file, which makes its folder that of these settings.
 
-    A UserError, with the flag that named the folder, if it is that of other settings,
-    but for the `free` ones, or cannot be used.
+    A UserError, which names the flag, if others than the `free` differ from its own.
     """
     output(flag, path.parent, path.name)
     hold(path.parent, flag)

@@ -108,8 +108,8 @@ def pmap(function: Callable, in_axes: Any) -> Callable:
 def on_each(function: Callable, in_axes: Any, axis: int) -> Callable:
     """Under `jit`, `function` of each device's part of its arguments; None: of all.
 
-    It returns two trees. The first is added up over all devices, in its own dtype; the
-    second is joined along the axis.
+    Of the two trees that it returns the first is added up over all devices, in its own
+    dtype, the second joined along the axis.
     """
 
     def on_one(*arguments: Any) -> Any:
@@ -207,7 +207,7 @@ def start(cpu_devices: int, distributed: Any = None) -> None:
     flags = os.environ.get("XLA_FLAGS", "")  # which XLA refuses in C++
     wrong = f" XLA_FLAGS={shown(flags)} may be the cause: unset it." * bool(flags)
     try:
-        with last_words(wrong.strip()) if flags else contextlib.nullcontext():
+        with last_words(wrong.strip()):
             jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter without a plugin
         platforms = os.environ.get("JAX_PLATFORMS", "")
@@ -262,9 +262,8 @@ def _join_hosts(settings: Any) -> None:
 def leave(status: int, finished: bool = True) -> int:
     """`status`; but where Python would wait for others, the process ends here.
 
-    A Python that exits in good order stays until all other processes do so too, and
-    until the devices are done with what was started. If that is not `finished`, all
-    processes are leaving, and do so together.
+    Python would stay until all other processes exit too, and the devices are done with
+    what was started. If that is not `finished`, all processes leave together.
     """
     if not finished and jax.distributed.is_initialized():
         jax.distributed.shutdown()
@@ -277,12 +276,15 @@ def leave(status: int, finished: bool = True) -> int:
 
 @contextlib.contextmanager
 def last_words(text: str, status: int | None = None) -> Iterator[None]:
-    """Has `text` printed if this process is ended inside the `with`.
+    """Has `text`, if any, printed if this process is ended inside the `with`.
 
     When a process is lost JAX ends the others in C++, where no code of Python runs. So
     a shell waits at the other end of a pipe, and a handler of C's ends the process with
     `status` where C++ aborts it; None for the system's.
     """
+    if not text:
+        yield
+        return
     system = ctypes.CDLL(None)
     end = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: os._exit(status))
     if status is not None:

@@ -1,7 +1,4 @@
-"""How a command ends: with a status that says why, and one paragraph.
-
-Whatever it raises, whoever interrupts it, and where its output is not read.
-"""
+"""How a command ends, whatever happens: with a status, and one paragraph on why."""
 
 import _thread
 import contextlib

@@ -113,9 +113,8 @@ def train(
 ) -> None:
     """Trains, or goes on training, the run of a config, and writes its report.
 
-    It begins with the line `opening`. The config was checked by `check`; `by_host`
-    says that the model was not named. Raises Interrupted when asked to stop, with what
-    is done saved, and UserError for what the user can fix.
+    The config was checked by `check`; `by_host` says that the model was not named.
+    Raises Interrupted when asked to stop and all is saved, or UserError.
     """
     # Seconds, which neither --help nor a refused setting should wait for.
     from ddpo_fair import parallel

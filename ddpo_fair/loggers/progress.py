@@ -49,8 +49,7 @@ class Progress:
     ) -> None:
         """Waits for each array in turn, one unit of the bar each.
 
-        In small naps, so that the bar's clock runs, and a request to stop is seen: then
-        it returns before the arrays are there.
+        In small naps, so that the bar's clock runs; it returns early once `stopped()`.
         """
         for array in arrays:
             self._show(doing, 0)

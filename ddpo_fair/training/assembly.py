@@ -66,10 +66,7 @@ def build(config: ConfigDict) -> tuple[Run, TrainState]:
 
 
 def _check_memory(config: ConfigDict, model: stable_diffusion.Model) -> None:
-    """Raises a UserError if latents and images alone are too much for a device.
-
-    XLA would end the process where the memory is a CPU's.
-    """
+    """Raises a UserError where XLA would end the process, of a CPU with less memory."""
     sample, memory = config.sample, parallel.at_hand().memory
     latents = sample.batches * (sample.num_steps + 1) * np.prod(model.latent_shape)
     floats = sample.batch_per_device * (latents + 3 * model.image_size**2)
@@ -140,8 +137,7 @@ def assemble(
     """The run of a model and its classifiers, and its state before any training.
 
     Where the weights are shapes, so are the run's and the state's. `text` embeds "" and
-    all `texts`. A UserError for a schedule that the model does not have, or without
-    noise.
+    all `texts`. A UserError for a schedule that cannot be trained.
     """
     sample = config.sample
     noise = sample.eta, sample.sde, sample.sde_window

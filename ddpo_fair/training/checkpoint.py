@@ -82,8 +82,7 @@ class Checkpoints:
     def restore(self, template: Any) -> Restored | None:
         """The newest intact checkpoint; damaged ones are renamed, with a complaint.
 
-        None if there is no checkpoint; a UserError if there are, and none is intact.
-        `template` is a state with the shapes, dtypes and sharding that are wanted.
+        None if there is none; a UserError if none is intact. See `shapes`.
         """
         damaged = {
             int(path.name): "it is no folder"

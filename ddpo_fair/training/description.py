@@ -1,7 +1,4 @@
-"""What a run is: its settings, and the files that its model and classifier are.
-
-The description is kept in config.json and in every checkpoint.
-"""
+"""What a run is, as config.json and checkpoints say: settings, files of its models."""
 
 import json
 import re

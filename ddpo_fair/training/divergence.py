@@ -22,11 +22,10 @@ def check(
     config: ConfigDict,
     newest: int | None,
 ) -> int:
-    """How many updates in a row were skipped, up to the epoch's last.
+    """How many updates in a row were skipped, up to the epoch's last; `before` it.
 
-    Of `skipped`, the epoch's updates; `before`, up to the epoch before. Raises Diverged
-    where the policy moved too far, and a UserError where training should not go on for
-    another reason: both name the `newest` checkpoint.
+    Raises Diverged where the policy moved too far, and a UserError where training
+    should not go on for another reason: both name the `newest` checkpoint.
     """
     train, epoch = config.train, line["epoch"]
     saved = "none was saved" if newest is None else f"checkpoint {newest} is intact"

@@ -202,8 +202,7 @@ class Trainer:
         """Goes back to the newest checkpoint, and on with other random numbers.
 
         A run that is killed afterwards continues from the same checkpoint, diverges
-        again and comes back here: it ends with the same numbers. A UserError if the
-        config says to stop, or the run went back often enough.
+        again and comes back here: it ends with the same numbers. Or a UserError.
         """
         config, count = self.run.config, self.restores + 1
         divergence.allow_restore(diverged, config, self.restores)

@@ -84,9 +84,8 @@ def of_images(
 def of_updates(measured: list[dict[str, jax.Array]]) -> dict[str, float]:
     """The fields of an epoch's updates: means of those that were not skipped.
 
-    `ratio_deviation` is that of the first update, when sampler and learner must agree;
-    `kl_last` that of the last; `skipped_updates` is their number. NaN where there is
-    nothing to say.
+    `ratio_deviation` is that of the first update, when sampler and learner must agree,
+    `kl_last` that of the last; NaN if all were skipped.
     """
     host = [{name: float(value) for name, value in m.items()} for m in measured]
     taken = [m for m in host if not m["skipped_updates"]]

@@ -62,9 +62,7 @@ Say = Callable[[str], object]
 def write(config: ConfigDict, target: str | None, say: Say = print) -> None:
     """Compiles the programs of a run and says, line by line, what each needs.
 
-    Of the devices at hand, or of a target: see `described`. A UserError for a
-    target that cannot be, a model whose config.json files cannot be had, or settings
-    that do not suit the number of devices.
+    Of the devices at hand, or of a target, see `described`; a UserError for unfit ones.
     """
     if target is None:
         parallel.start(config.distributed.cpu_devices)

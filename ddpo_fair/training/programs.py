@@ -112,10 +112,7 @@ def _drawing(run: assembly.Run, state: learner.TrainState) -> list[Program]:
 def _learning(
     run: assembly.Run, state: learner.TrainState, batch: Any
 ) -> Iterator[Program]:
-    """The update, which also recomputes the old log-probs where the config wants it.
-
-    `batch` has the shapes of the trajectories of one batch.
-    """
+    """The update, and the old log-probs, of the shapes of a batch's trajectories."""
     train, batches = run.config.train, run.config.sample.batches
     join = jax.vmap(lambda *parts: jax.tree.map(lambda *x: jnp.concatenate(x), *parts))
     epoch = parallel.spread_shapes(jax.eval_shape(join, *[batch] * batches))

@@ -48,7 +48,14 @@ def train(
     folder = run_folder.path_of(config)
     terminal = progress.Progress(parallel.is_main())
     terminal.say(opening)
-    with _entered(folder, config) as (weights, unknown), _last_words(folder):
+    others = parallel.num_processes() - 1
+    lost = (
+        f"ddpo_fair.train: this process was ended, or one of the other {others} was"
+        " lost, without which none can go on. Start the same command on all hosts: it"
+        f" continues from the newest checkpoint in {folder}."
+    )
+    heard = parallel.last_words(lost * bool(others), stopping.INTERRUPTED)
+    with _entered(folder, config) as (weights, unknown), heard:
         try:
             if parallel.is_main():
                 run_folder.write_config(folder, config, weights)
@@ -135,45 +142,26 @@ def _entered(folder: Path, config: ConfigDict) -> Iterator[tuple[dict[str, Any],
 
     Yields what model and classifier are, and whether it is unknown what they were.
     """
-    descriptor, refusal, weights, unknown = None, None, {}, False
-    try:
-        if parallel.is_main():
-            descriptor = run_folder.lock(folder)
-        run_folder.check_complete(folder, config)
-        saved = run_folder.described(folder / run_folder.CHECKPOINTS)
-        record = run_folder.check(folder, config, saved)
-        flat = configuration.flatten(config)
-        for field in description.fields(flat):
-            now = weights[field] = description.identity(config, field)
-            for before in (record, saved):
-                if before is not None and not description.check(
-                    before, field, flat[field], now
-                ):
-                    unknown = True
-    except UserError as error:
-        refusal = error
-    except FAULTS as error:
-        refusal = explained(error, config, folder)
-    try:
+    refusal, weights, known = None, {}, []
+    with contextlib.ExitStack() as held:
+        try:
+            if parallel.is_main():
+                held.callback(os.close, run_folder.lock(folder))
+            run_folder.check_complete(folder, config)
+            saved = run_folder.described(folder / run_folder.CHECKPOINTS)
+            record = run_folder.check(folder, config, saved)
+            flat = configuration.flatten(config)
+            for field in description.fields(flat):
+                now = weights[field] = description.identity(config, field)
+                for before in filter(None, (record, saved)):
+                    known.append(description.check(before, field, flat[field], now))
+        except UserError as error:
+            refusal = error
+        except FAULTS as error:
+            refusal = explained(error, config, folder)
         if parallel.any_host(refusal is not None):
             raise refusal or UserError("Another process refused; its message says why.")
-        yield weights, unknown
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-def _last_words(folder: Path) -> contextlib.AbstractContextManager[None]:
-    """Has it said how to go on, if this process is ended because another was lost."""
-    count = parallel.num_processes()
-    if count == 1:
-        return contextlib.nullcontext()
-    return parallel.last_words(
-        f"ddpo_fair.train: this process was ended, or one of the other {count - 1} was"
-        " lost, without which none can go on. Start the same command on all hosts: it"
-        f" continues from the newest checkpoint in {folder}.",
-        stopping.INTERRUPTED,
-    )
+        yield weights, not all(known)
 
 
 def _plan(run: Run, folder: Path, done: int) -> str:

@@ -36,8 +36,8 @@ def path_of(config: ConfigDict) -> Path:
 def lock(folder: Path) -> int:
     """Makes the folder and locks it, until the open file of this number is closed.
 
-    The system closes it when the process ends, however it ends. A UserError if another
-    process trains there, or nothing can be written.
+    Which it is when the process ends. A UserError if another process trains there, or
+    nothing can be written.
     """
     way_out = "free some space, or choose another folder with --config.run.dir"
     written = files.writing(f"run.dir/run.name={str(folder)!r}", way_out)
