@@ -57,7 +57,8 @@ def update(options: Any, setup: Any, trajectory: Any, turns: int) -> tuple:
     from ddpo_fair.learning import learner, policy_update
     from ddpo_fair.models import lora
 
-    train = config.defaults().train
+    settings = config.defaults()
+    train = settings.train
     train.update(
         clip_range=1e-4,
         updates_per_epoch=1,
@@ -70,7 +71,7 @@ def update(options: Any, setup: Any, trajectory: Any, turns: int) -> tuple:
         adam_beta2=0.999,
         lora={"rank": RANK, "scale": 1.0},
     )
-    optimizer = learner.make_optimizer(train, 100)
+    optimizer = learner.make_optimizer(settings)
     params = lora.init(jax.random.key(2), setup.unet, RANK, lora.ATTENTION)
     state = learner.TrainState(params, jax.jit(optimizer.init)(params), jnp.int32(0))
     of = learner.Learner(setup.policy, train, turns, optimizer)

@@ -316,11 +316,12 @@ def test_selections_hold_images_once_on_any_number_of_devices(model):
 
 
 def test_the_learning_rate_warms_up_and_falls():
-    chosen = configuration.defaults().train
+    config = configuration.defaults()
+    config.epochs, chosen = 2, config.train  # of two updates each
     chosen.update(learning_rate=0.1, final_learning_rate=0.5, warmup_updates=2)
     chosen.update(adam_beta1=0.0, adam_beta2=0.0, adam_epsilon=1e-12)
     chosen.update(weight_decay=0.0, max_grad_norm=1e9)
-    transform = learner.make_optimizer(chosen, total_updates=4)
+    transform = learner.make_optimizer(config)
     params = jnp.zeros(1)
     state = transform.init(params)
     moved = []

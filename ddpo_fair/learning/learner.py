@@ -44,13 +44,10 @@ class Learner:
         return np.flatnonzero(np.asarray(self.policy.schedule.std)[:last])
 
 
-def make_optimizer(
-    train: ConfigDict, total_updates: int
-) -> optax.GradientTransformation:
-    """AdamW with a clipped global norm, warm-up and an optional decay.
-
-    Of `config.train`; the decay is over all updates of the run.
-    """
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """AdamW with a clipped global norm, warm-up, and a decay over the run's updates."""
+    train = config.train
+    total_updates = config.epochs * train.inner_epochs * train.updates_per_epoch
     warmup, floor = train.warmup_updates, train.final_learning_rate
 
     def rate(update: jax.Array) -> jax.Array:

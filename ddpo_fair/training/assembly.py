@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 
 from ddpo_fair import attribute_rules, config_rules, parallel, rng
@@ -174,14 +173,8 @@ def _learner(config: ConfigDict, policy: sampler.Policy, state: TrainState) -> L
     if not config.train.guidance:
         policy = dataclasses.replace(policy, guidance_scale=1.0)
     steps = config_rules.steps_per_update(configuration.flatten(config))
-    return Learner(policy, config.train, steps, _optimizer(config), sharding)
-
-
-def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """The optimizer of a config, whose rate falls over all its updates."""
-    train = config.train
-    updates = config.epochs * train.inner_epochs * train.updates_per_epoch
-    return learner.make_optimizer(train, updates)
+    optimizer = learner.make_optimizer(config)
+    return Learner(policy, config.train, steps, optimizer, sharding)
 
 
 def initial_state(config: ConfigDict, unet: Any) -> TrainState:
@@ -201,7 +194,7 @@ def initial_state(config: ConfigDict, unet: Any) -> TrainState:
     else:
         # A copy, for the state is donated and must not share the loaded arrays.
         params = shapes if only_shapes else jax.tree.map(np.array, unet)
-    moments = make(_optimizer(config).init, params)
+    moments = make(learner.make_optimizer(config).init, params)
     shard = config.train.shard_optimizer
     moments = (parallel.divide if shard else parallel.replicate)(moments)
     params, count = parallel.replicate((params, make(lambda: jnp.int32(0))))
