@@ -55,11 +55,6 @@ def draw(
     return random.permutation(np.concatenate(drawn))
 
 
-def fixed(num_prompts: int, num_images: int) -> np.ndarray:
-    """Index of each evaluation image's prompt, int [N]: in turns."""
-    return np.arange(num_images) % num_prompts
-
-
 def problems(prompts: Sequence[str], setting: str = "prompts") -> Iterator[str]:
     """A sentence for each prompt of a setting that no model could be given."""
     if not prompts and setting == "prompts":

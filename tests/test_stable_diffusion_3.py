@@ -239,13 +239,13 @@ def test_a_run_trains_resumes_and_is_measured(folder, tiny, tmp_path, monkeypatc
     assert min(line["kl_last"] for line in lines) > 0  # it moves
     broken, stop = whole.copy_and_resolve_references(), stopping.Stop()
     broken.run.name = "broken"
-    start = evaluation.start
+    original = evaluation.evaluate
 
-    def start_and_stop(run, params, epoch):
+    def stop_and_evaluate(run, params, epoch, wait):
         stop.requested = True
-        return start(run, params, epoch)
+        return original(run, params, epoch, wait)
 
-    monkeypatch.setattr(evaluation, "start", start_and_stop)
+    monkeypatch.setattr(evaluation, "evaluate", stop_and_evaluate)
     with pytest.raises(stopping.Interrupted):
         tiny_run.train(broken, stop)
     monkeypatch.undo()

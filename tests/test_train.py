@@ -129,14 +129,14 @@ def test_a_finished_run_stays_as_it_is(unbroken, tiny, root, monkeypatch, capsys
 def test_a_request_to_stop_loses_nothing(unbroken, tiny, root, monkeypatch):
     """Not even the evaluation that was under way."""
     config, stop = settings(tiny, root, "stopped"), stopping.Stop()
-    start = evaluation.start
+    evaluate = evaluation.evaluate
 
-    def start_and_stop(run, params, epoch):
+    def stop_and_evaluate(run, params, epoch, wait):
         if epoch == 2:
             stop.requested = True
-        return start(run, params, epoch)
+        return evaluate(run, params, epoch, wait)
 
-    monkeypatch.setattr(evaluation, "start", start_and_stop)
+    monkeypatch.setattr(evaluation, "evaluate", stop_and_evaluate)
     with pytest.raises(stopping.Interrupted, match="3"):  # epochs that are done
         train.train(config, stop)
     folder = run_folder.path_of(config)

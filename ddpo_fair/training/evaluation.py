@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddpo_fair import parallel, prompts, rng
+from ddpo_fair import parallel, rng
 from ddpo_fair.classifiers import classifier
 from ddpo_fair.diffusion import sampler
 from ddpo_fair.learning import rewards, scoring
@@ -18,14 +19,6 @@ from ddpo_fair.training import metrics
 from ddpo_fair.training.assembly import Run
 
 TargetClasses = dict[str, dict[str, int]]  # a class or cell, by goal and prompt
-
-
-@dataclasses.dataclass(frozen=True)
-class Pending:
-    """An evaluation on its way: fresh images, then those of the grid, then padding."""
-
-    images: list[jax.Array]  # [D, B, H, W, 3] each; only those that a grid needs
-    probabilities: list[jax.Array]  # [D, B, K] each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,41 +43,38 @@ def num_batches(run: Run) -> int:
     return -(-total // (parallel.num_devices() * run.config.sample.batch_per_device))
 
 
-def start(run: Run, unet_params: Any, epoch: int) -> Pending:
-    """Starts drawing and classifying the images of an evaluation, in their order."""
+def evaluate(
+    run: Run, unet_params: Any, epoch: int, wait: Callable[[list[jax.Array]], None]
+) -> Result:
+    """Draws and classifies fresh images, then those of the grid, then padding.
+
+    `wait` is for the devices' answers.
+    """
     size = parallel.num_devices() * run.config.sample.batch_per_device
     fresh, count = run.config.eval.images, num_batches(run) * size
-    num_prompts = len(run.config.prompts)
-    parts = [prompts.fixed(num_prompts, n) for n in (fresh, count - fresh)]
-    text_of = np.concatenate(parts)
+    turns = np.concatenate([np.arange(fresh), np.arange(count - fresh)])
+    text_of = turns % len(run.config.prompts)
     key = rng.key(run.config.seed, "evaluation", epoch)
     # The grid's seeds are the same in every run: they take eval.seed and no epoch.
     grid_key = rng.key(run.config.eval.seed, "evaluation")
-    kept, probabilities = [], []
+    kept, answers = [], []
     for batch in range(num_batches(run)):
         numbers = np.arange(batch * size, (batch + 1) * size)
         own = sampler.image_keys(key, numbers)
         fixed = sampler.image_keys(grid_key, np.maximum(numbers - fresh, 0))
         keys = jax.jit(jnp.where)(parallel.split(numbers < fresh), own, fixed)
         _, images, found = epochs.draw(run, unet_params, keys, text_of[numbers])
-        probabilities.append(found)
+        answers.append(found)
         if numbers[-1] >= fresh:
             kept.append(images)
-    return Pending(kept, probabilities)
-
-
-def finish(run: Run, pending: Pending) -> Result:
-    """What an evaluation found; waits for the devices."""
-    fresh, wanted = run.config.eval.images, run.config.log.images
-    gathered = [parallel.gather(batch) for batch in pending.probabilities]
-    probabilities = classifier.by_attribute(
-        run.classifiers, np.concatenate(gathered)[:fresh]
-    )
-    images = np.concatenate([parallel.gather(batch) for batch in pending.images])
-    first = fresh % gathered[0].shape[0]  # images of earlier batches are not kept
-    grid = images[first : first + wanted]
+    wait(answers)
+    gathered = np.concatenate([parallel.gather(batch) for batch in answers])
+    probabilities = classifier.by_attribute(run.classifiers, gathered[:fresh])
+    images = np.concatenate([parallel.gather(batch) for batch in kept])
+    first = fresh % size  # images of earlier batches are not kept
+    grid = images[first : first + run.config.log.images]
     labels = scoring.labels_of(run.config, probabilities)
-    names = np.array(run.config.prompts)[prompts.fixed(len(run.config.prompts), fresh)]
+    names = np.array(run.config.prompts)[text_of[:fresh]]
     measure = functools.partial(metrics.of_evaluation, run, probabilities, labels)
     every = np.full(fresh, True)
     line = metrics.by_prompt(run, measure, every, names) if fresh else {}

@@ -6,6 +6,7 @@ a CPU its dispatch takes as long as it does, and their seconds would be mixed.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -133,9 +134,8 @@ class Trainer:
     def _evaluate(
         self, epoch: int, doing: str, line: dict[str, Any] | None = None
     ) -> evaluation.Result:
-        pending = evaluation.start(self.run, self._unet_params(), epoch)
-        self._wait_or_leave(pending.probabilities, doing, line)
-        return evaluation.finish(self.run, pending)
+        wait = functools.partial(self._wait_or_leave, doing=doing, line=line)
+        return evaluation.evaluate(self.run, self._unet_params(), epoch, wait)
 
     def _write(self, line: dict[str, Any], result: evaluation.Result | None) -> None:
         """Writes an epoch's grid and line; saves a checkpoint if it is due."""

@@ -80,7 +80,17 @@ def write(config: ConfigDict, target: str | None, say: Say = print) -> None:
             program.name: _say_program(program, devices, say)
             for program in programs.lower(config, *models)
         }
-    say(_verdict(needs, devices.memory))
+    name, most = max(needs.items(), key=lambda item: item[1])
+    answer = (
+        "it fits."
+        if most <= devices.memory
+        else "it does not fit. Lower sample.batch_per_device or train.microbatch, or"
+        " set dtype=bfloat16 or train.remat=full."
+    )
+    say(
+        f"\nMost at once: {most / 1e9:.3f} GB, {name}. Programs may take"
+        f" {devices.memory / 1e9:.1f} GB of each device: {answer}"
+    )
     work = {name: x / 1e12 for name, x in flops(config, count).items()}
     parts = ", ".join(f"{name} {x:,.3f}" for name, x in work.items())
     total = sum(work.values())
@@ -171,20 +181,6 @@ def collectives(text: str) -> list[str]:
         f"{name}: {sum(of) / 1e6:.3f} MB in {len(of)} arrays"
         for name, of in sizes.items()
     ]
-
-
-def _verdict(needs: dict[str, float], memory: int) -> str:
-    name, most = max(needs.items(), key=lambda item: item[1])
-    answer = (
-        "it fits."
-        if most <= memory
-        else "it does not fit. Lower sample.batch_per_device or train.microbatch, or"
-        " set dtype=bfloat16 or train.remat=full."
-    )
-    return (
-        f"\nMost at once: {most / 1e9:.3f} GB, {name}. Programs may take"
-        f" {memory / 1e9:.1f} GB of each device: {answer}"
-    )
 
 
 def described(text: str) -> parallel.Target:
