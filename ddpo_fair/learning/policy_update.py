@@ -205,19 +205,18 @@ def _gradient(
 
     def accumulate(total: Any, microbatch: tuple) -> tuple[Any, tuple]:
         loss = functools.partial(loss_of, microbatch)
-        if not learner.train.recompute_log_probs:
-            gradient, (metrics, _) = jax.grad(loss, has_aux=True)(weights)
-            return added(total, gradient), (metrics, ())
-        one, backward, found = jax.vjp(loss, weights, has_aux=True)
+        one, backward, (metrics, again) = jax.vjp(loss, weights, has_aux=True)
 
         def learned() -> Any:
             return added(total, *backward(jnp.ones_like(one)))
 
+        if not learner.train.recompute_log_probs:
+            return learned(), (metrics, ())
         # Among several devices a condition would keep XLA from adding their gradients
         # up once, behind the loop.
         alone = len(images) == 1
         new = jax.lax.cond(learn, learned, lambda: total) if alone else learned()
-        return new, found
+        return new, (metrics, again)
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), weights)
     chosen = microbatches(images, steps, learner.train.microbatch)

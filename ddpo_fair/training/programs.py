@@ -92,20 +92,15 @@ def _drawing(run: assembly.Run, state: learner.TrainState) -> list[Program]:
         run.classifier_params, decoding.out_info
     )
     kept = (run.base, adapted, state, run.vae_params, run.classifier_params)
-    rows = (
-        ("sampling", sampling, run.policy.num_steps, weights, batches - 1),
-        ("decoding", decoding, 1, run.vae_params, batches),
-        ("classifying", classifying, 1, run.classifier_params, batches),
-    )
+
+    def program(name: str, lowered: Any, turns: int, argument: Any, done: int) -> Any:
+        beside = num_bytes(kept) - num_bytes(argument) + done * trajectories
+        return Program(f"{name} {size} images", lowered, turns, batches, beside)
+
     return [
-        Program(
-            f"{name} {size} images",
-            lowered,
-            turns,
-            batches,
-            num_bytes(kept) - num_bytes(argument) + done * trajectories,
-        )
-        for name, lowered, turns, argument, done in rows
+        program("sampling", sampling, run.policy.num_steps, weights, batches - 1),
+        program("decoding", decoding, 1, run.vae_params, batches),
+        program("classifying", classifying, 1, run.classifier_params, batches),
     ]
 
 

@@ -103,15 +103,15 @@ def choose(run: SavedRun, wanted: int | None) -> int:
         )
     number = found[-1] if wanted is None else wanted
     described = run_folder.described(place, number)
-    before = configuration.renamed(run.record["config"])
-    free = {*description.FREE, "epochs"}
-    if described:  # the targets themselves count, wherever they are kept
-        was, now = (
-            one | {"targets": record.get("targets") or {}}
-            for one, record in ((described["config"], described), (before, run.record))
-        )
-        free |= {x for x in description.fields(now) if was.get(x)}  # of others, files
-    if described and (changes := differences(was, now, free)):
+    if not described:
+        return number
+    was, now = (  # the targets themselves count, wherever they are kept
+        configuration.renamed(record["config"])
+        | {"targets": record.get("targets") or {}}
+        for record in (described, run.record)
+    )
+    of_files = [x for x in description.fields(now) if was.get(x)]
+    if changes := differences(was, now, {*description.FREE, "epochs", *of_files}):
         raise UserError(
             f"{run.folder / run_folder.CONFIG} is not that of checkpoint {number}:"
             f" {'; '.join(changes)}. Delete it, and train with the old settings: the"
