@@ -37,6 +37,7 @@ PATIENCE = 900  # seconds, on a machine with other work
 FREE = ("run.", "eval.", "log.", "checkpoint.", "train.on_divergence", "train.max_kl")
 FREE += ("train.max_restores", "train.max_skipped_updates", "reward.", "advantage.")
 FREE += ("seed", "prompts", "sample.explicit_share", "sample.preserve")
+FREE += ("train.base_kl_weight",)  # 0 has arguments of its own
 # What programs are compiled for, and the beginnings of the settings that make it.
 COMPILED = {
     "policy": ("model", "dtype", "variant", "base_lora", "sample.", "train.remat"),
