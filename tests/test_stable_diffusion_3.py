@@ -44,7 +44,7 @@ def folder(tmp_path_factory):
 
 
 def draw(torch, model, pipeline, prompts, num_steps, guidance):
-    """Images by Euler's steps, ours and PyTorch's of the same first latents."""
+    """Images by Euler's steps, and PyTorch's two of the same first latents."""
     uncond_embedding, *text = stable_diffusion.encode_prompts(model, ["", *prompts])
     keys = jax.vmap(functools.partial(rng.key, 3))(np.arange(len(prompts)))
     schedule = model.schedule(num_steps, 0.0, "flow_grpo")
@@ -54,11 +54,11 @@ def draw(torch, model, pipeline, prompts, num_steps, guidance):
     params = model.params["transformer"]
     latents = denoise(params, keys, np.stack(text), uncond_embedding).latents
     images = stable_diffusion.decode(model, model.params["vae"], latents[:, -1])
-    first = parity.to_torch(torch, np.asarray(latents[:, 0]))
+    first = parity.to_torch(torch, np.asarray(latents[:2, 0]))
     how = {"guidance_scale": guidance, "num_inference_steps": num_steps}
     with torch.no_grad():
-        expected = pipeline(prompts, latents=first, output_type="np", **how).images
-    return images, expected
+        drawn = pipeline(prompts[:2], latents=first, output_type="np", **how)
+    return images, drawn.images
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_the_embedded_flow_model_is_diffusers_too_and_draws_what_is_asked(torch)
     pipeline.set_progress_bar_config(disable=True)
     prompts = [f"photo of the face of a {x} chef" for x in ("female", "male")]
     images, expected = draw(torch, model, pipeline, 6 * prompts, 15, 2.0)
-    np.testing.assert_allclose(images, expected, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(images[:2], expected, rtol=0, atol=1e-3)
     loaded = classifier.load(sources.classifier_folder("embedded"))
     answers = classifier.probabilities(loaded, loaded.params, images)
     asked = np.argmax(answers, axis=1) == np.arange(12) % 2  # female, male
@@ -231,6 +231,7 @@ def test_diffusers_opens_what_is_exported(torch, folder, tiny, tmp_path):
 @pytest.mark.long
 def test_a_run_trains_resumes_and_is_measured(folder, tiny, tmp_path, monkeypatch):
     changes = {"sample.sde_window": (1, 3), "train.microbatch": 2}  # of four steps
+    changes |= {"epochs": 3}
     changes |= {"reward.name": "shift", "advantage.name": "group"}
     whole = settings(folder, tiny[1], tmp_path, **changes, **{"run.name": "whole"})
     tiny_run.train(whole)
@@ -252,7 +253,7 @@ def test_a_run_trains_resumes_and_is_measured(folder, tiny, tmp_path, monkeypatc
     tiny_run.train(broken)
     one, other = map(run_folder.path_of, (whole, broken))
     assert tiny_run.numbers(one) == tiny_run.numbers(other)
-    assert tiny_run.checksums(one)[4] == tiny_run.checksums(other)[4]
+    assert tiny_run.checksums(one)[3] == tiny_run.checksums(other)[3]
     flags = "--images=2", "--sets=trained", "--samplers=0:1:2", "--audit=none"
     assert evaluate.main([f"--run={one}", *flags]) == 0
     measured = json.loads(next(one.glob("evaluation_*/evaluation.json")).read_text())
