@@ -76,14 +76,21 @@ def test_it_trains_the_same_with_less_on_each_device(whole, sharded):
         assert leaf.is_fully_replicated  # as pmap wants them
 
 
-@pytest.mark.parametrize("count", [1, 4, 8])
+@pytest.fixture(scope="module")
+def checkpoints(sharded, tmp_path_factory):
+    """With one of the divided state."""
+    checkpoints = checkpoint.Checkpoints(tmp_path_factory.mktemp("checkpoints"), 2)
+    checkpoints.save(1, sharded[0], {})
+    checkpoints.wait()
+    yield checkpoints
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("count", [1, D])
 def test_a_checkpoint_serves_any_number_of_devices(
-    sharded, count, tmp_path, monkeypatch
+    sharded, checkpoints, count, monkeypatch
 ):
     state = sharded[0]
-    checkpoints = checkpoint.Checkpoints(tmp_path, 2)
-    checkpoints.save(1, state, {})
-    checkpoints.wait()
     mesh = Mesh(np.asarray(jax.devices()[:count]), (parallel.AXIS,))
     monkeypatch.setattr(parallel, "mesh", lambda: mesh)
     monkeypatch.setattr(parallel, "num_devices", lambda: count)
@@ -92,7 +99,6 @@ def test_a_checkpoint_serves_any_number_of_devices(
         optimizer=parallel.divide(empty.optimizer)
     )
     found = checkpoints.restore(template).state
-    checkpoints.close()
     assert bytes_on_one(found.optimizer) == expected_bytes(state.optimizer, count)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(state), strict=True):
         assert len(one.sharding.device_set) == count
