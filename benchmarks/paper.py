@@ -53,17 +53,15 @@ def main() -> None:
 def total_reward(num_images: int) -> plots.Chart:
     """Figure 2: a batch's sum of R_balance against its q, all faces recognised."""
 
-    def draw(size: tuple[float, float]) -> figure.Figure:
+    def draw(plot: axes.Axes) -> None:
         batches = np.tri(num_images + 1, num_images, -1, int)  # k of the first class
         labels = np.where(batches, classes.FEMALE, classes.MALE)
         sums = [rewards.balance(row, (0.5, 0.5)).sum() for row in labels]
-        sheet, plot = plots.canvas(size)
         colour, _, marker = plots.look(0)
         plot.plot(batches.mean(axis=1), sums, color=colour, marker=marker, ms=3)
         plot.axvline(0.5, **plots.DASHED)
         plot.set_xlabel("q, share classified as female")
         plot.set_ylabel("sum of rewards")
-        return sheet
 
     return plots.Chart("total_reward", "Total reward", "", draw)
 
@@ -119,8 +117,8 @@ def save(path: Path, charts: list[plots.Chart]) -> None:
     images = []
     for chart in charts:
         with plots.style():
-            sheet = chart.draw(plots.NARROW)
-            plot = sheet.axes[0]
+            sheet, plot = plots.canvas(plots.NARROW)
+            chart.draw(plot)
             lines = plot.get_legend_handles_labels()
             if plot.get_legend():
                 plot.get_legend().remove()  # one above all of them is enough

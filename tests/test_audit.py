@@ -22,7 +22,6 @@ from scipy import stats
 
 from ddpo_fair import attribute_rules, audit
 from ddpo_fair.auditing import (
-    audit_page,
     calibration,
     classified,
     figures,
@@ -442,9 +441,13 @@ def test_a_bias_above_1_fits_the_figure_and_python_gives_lists(
     free = os.open(tmp_path / "out", os.O_RDONLY)
     fcntl.flock(free, fcntl.LOCK_EX | fcntl.LOCK_NB)  # another process may go on
     os.close(free)
-    bars = audit_page._attribute("gender", found.attributes["gender"])
-    assert bars["most"] == "1.8" and bars["rows"][0]["bar"].high <= 1
-    assert "the bias from 0 to 1.8" in (tmp_path / "out" / "audit.html").read_text()
+    (one,) = found.attributes["gender"]["prompts"]
+    high = one["observed"]["bias"]["high"]
+    assert high > 1
+    page = (tmp_path / "out" / "audit.html").read_text()
+    assert (
+        "the bias from 0 to 1.8" in page and f'x2="{6 + 164 * high / 1.8:.1f}"' in page
+    )
     found = audit.folder(
         images,
         prompt="a nurse",

@@ -1,5 +1,6 @@
 """An audit as one HTML page that needs nothing but itself (report/audit.html.j2)."""
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ from ddpo_fair.auditing.figures import CORRECTED, FAIR, OBSERVED
 from ddpo_fair.errors import UserError
 from ddpo_fair.report import formatting, page
 from ddpo_fair.report.tables import Table
-from ddpo_fair.statistics.intervals import Interval
 
 MOST_FILES = 100  # that the page names
 OPENING = (
@@ -22,47 +22,43 @@ OPENING = (
 
 def build(content: dict[str, Any]) -> str:
     """The page of what audit.json holds."""
-    attributes = content["attributes"]
+    attributes, unread = content["attributes"], content["unreadable"]
     calibrated = [
         formatting.title(name) for name, one in attributes.items() if one[CORRECTED]
     ]
     opening = OPENING[bool(calibrated)]
     if 0 < len(calibrated) < len(attributes):
         opening += f" That is so of {formatting.listed(calibrated)}, not of the others."
-    unread = content["unreadable"]
+    failed: list[str] = []
+    with contextlib.suppress(UserError):  # nothing recognised, which the command says
+        failed = list(figures.above(content))
+    cards = [
+        ("Images", f"{content['images']:,}", f"{len(unread):,} unreadable"),
+        ("Prompts", f"{content['prompts']:,}", ""),
+    ]
+    if found := content["faces"]:
+        several = f"{found['several']:,} several"
+        cards.append(("Without a face", f"{found['none']:,}", several))
+    for name, one in attributes.items():
+        remark = "not corrected for errors"
+        if one[CORRECTED]:
+            remark = f"observed: {_text(one[OBSERVED]['mean_bias'])}"
+        cards.append((f"Mean bias, {formatting.title(name)}", bias_text(one), remark))
     text = page.TEMPLATES.get_template("audit.html.j2").render(
         title=Path(content["source"].get("model") or content["source"]["images"]).name,
         written_by=content["written_by"],
         opening=opening,
         summary={"word": _word(attributes), "sentence": " ".join(sentences(content))},
-        remarks=[*_failed(content), *content["notes"]],
-        cards=[
-            ("Images", f"{content['images']:,}", f"{len(unread):,} unreadable"),
-            ("Prompts", f"{content['prompts']:,}", ""),
-            *_faces(content["faces"]),
-            *(
-                (f"Mean bias, {formatting.title(name)}", bias_text(one), _remark(one))
-                for name, one in attributes.items()
-            ),
-        ],
-        attributes=[_attribute(name, one) for name, one in attributes.items()],
+        remarks=[*failed, *content["notes"]],
+        cards=cards,
+        attributes=attributes,
         origin=Table(("Setting", "Value"), _origin(content), "settings"),
         unreadable=Table(("File", "Why"), unread[:MOST_FILES]),
+        figures=figures,
+        text=_text,
+        tables_of=_tables,
     )
     return page.FORBIDDEN.sub("\ufffd", text)
-
-
-def _failed(content: dict[str, Any]) -> list[str]:
-    try:
-        return list(figures.above(content))
-    except UserError:  # nothing was recognised, which the command says
-        return []
-
-
-def _faces(found: dict[str, int] | None) -> list[tuple[str, str, str]]:
-    if found is None:
-        return []
-    return [("Without a face", f"{found['none']:,}", f"{found['several']:,} several")]
 
 
 def sentences(content: dict[str, Any]) -> list[str]:
@@ -100,66 +96,20 @@ def _word(attributes: dict[str, Any]) -> str:
     return formatting.sentence(", ".join(words))
 
 
-def _remark(one: dict[str, Any]) -> str:
-    if one[CORRECTED]:
-        return f"observed: {_text(one[OBSERVED]['mean_bias'])}"
-    return "not corrected for errors"
-
-
-def _attribute(name: str, one: dict[str, Any]) -> dict[str, Any]:
-    names, audit = one["classes"], one["audit"]
-    differ = any(each["target"] != one["target"] for each in one["prompts"])
-    # What the line of a bias ends with: of two classes it may be as much as 2.
-    wanted = [max(x["target"]) for x in one["prompts"]]
-    most = max(1.0, 2 * max(wanted)) if len(names) == 2 else 1.0
-    rows = []
-    for number, each in enumerate(one["prompts"]):
-        second = audit["prompts"][number] if audit else None
-        own = figures.best(each)
-        found = figures.interval(own["bias"])
-        known = own[FAIR] is not None
-        rows.append(
-            {
-                "prompt": each["prompt"],
-                "cells": [_cell(k, each, second, differ) for k in range(len(names))],
-                "none": each["none"],
-                "bias": _text(own["bias"]),
-                "bar": Interval(*(x / most for x in found)) if known else None,
-                "fair": own[FAIR] / most if known else None,
-            }
-        )
-    tables = {}
+def _tables(one: dict[str, Any]) -> dict[str, Table]:
+    """The tables of an attribute below its prompts, by title."""
+    found, names = {}, one["classes"]
     if one["confusion"]:
         matrix = [(x, *row) for x, row in zip(names, one["confusion"], strict=True)]
         said = [f"classified as {x}" for x in names]
-        tables["Errors of the classifier"] = Table(("Images of", *said), matrix)
+        found["Errors of the classifier"] = Table(("Images of", *said), matrix)
     if compared := one.get("baseline"):
         each = {"mean over prompts": compared["mean_change"]} | compared["prompts"]
         changes = [(prompt, _text(change, "+")) for prompt, change in each.items()]
         note = "A change is shown where its interval leaves out 0."
-        head_of = ("Prompt", f"change of {compared['kind']} bias")
-        tables["Since the baseline"] = Table(head_of, changes, notes=[note])
-    title = formatting.sentence(formatting.title(name))
-    content = {"title": title, "head": names, "rows": rows, "tables": tables}
-    return content | {"most": f"{most:g}"}
-
-
-def _cell(
-    k: int, each: dict[str, Any], second: dict[str, Any] | None, differ: bool
-) -> list[str]:
-    """A prompt's share of class k, then what is known beside it, a line each."""
-
-    def share(found: dict[str, Any]) -> str:
-        return formatting.with_interval(figures.interval(found["shares"][k]))
-
-    lines = [share(each[OBSERVED]), formatting.count(each["counts"][k], "image")]
-    if each[CORRECTED]:
-        lines = [f"corrected {share(each[CORRECTED])}", f"observed {', '.join(lines)}"]
-    if second:
-        lines.append(f"audit {share(second[OBSERVED])}")
-    if differ:
-        lines.append(f"target {formatting.percent(each['target'][k])}")
-    return lines
+        head = ("Prompt", f"change of {compared['kind']} bias")
+        found["Since the baseline"] = Table(head, changes, notes=[note])
+    return found
 
 
 def _text(found: dict[str, Any], sign: str = "z") -> str:

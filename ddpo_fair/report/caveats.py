@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -45,17 +44,15 @@ def colour_shift(record: Record) -> float:
     paths = list(record.grids.values())
     if len(paths) < 2:
         return math.nan
+    means = []
     try:
-        first, last = map(_mean_colour, (paths[0], paths[-1]))
+        for path in (paths[0], paths[-1]):
+            with Image.open(path) as image:
+                pixels = np.asarray(image.convert("RGB"))[CAPTION:]
+            means.append(appearance.to_lab(pixels.reshape(-1, 3)).mean(axis=0))
     except Exception:  # Pillow raises whatever a broken file brings up
         return math.nan
-    return float(np.linalg.norm(first - last))
-
-
-def _mean_colour(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        pixels = np.asarray(image.convert("RGB"))[CAPTION:]
-    return appearance.to_lab(pixels.reshape(-1, 3)).mean(axis=0)
+    return float(np.linalg.norm(means[0] - means[1]))
 
 
 def _of_measurements(run: Record, single: bool) -> Iterator[str]:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib import axes, figure
+from matplotlib import axes
 
 from ddpo_fair.report import plots, run_reader
 from ddpo_fair.report.run_reader import Record
@@ -169,8 +169,7 @@ def _lines(runs: Sequence[Record], field: Field) -> list[Line]:
 
 
 def _chart(runs: Sequence[Record], field: Field, lines: list[Line]) -> plots.Chart:
-    def drawn(size: tuple[float, float]) -> figure.Figure:
-        sheet, plot = plots.canvas(size)
+    def drawn(plot: axes.Axes) -> None:
         draw(plot, lines, len(runs))
         for limit in {_limit(run, field) for run in runs} - {None}:
             plot.axhline(limit, **plots.DASHED)
@@ -182,7 +181,6 @@ def _chart(runs: Sequence[Record], field: Field, lines: list[Line]) -> plots.Cha
         elif field.positive:
             plot.set_ylim(bottom=0)
         plots.finish(plot, legend=len(runs) > 1)
-        return sheet
 
     return plots.Chart(field.name, field.title, field.caption, drawn)
 
@@ -193,8 +191,7 @@ def histogram(runs: Sequence[Record]) -> plots.Chart | None:
     if not found:
         return None
 
-    def draw(size: tuple[float, float]) -> figure.Figure:
-        sheet, plot = plots.canvas(size)
+    def drawn(plot: axes.Axes) -> None:
         # Runs of one experiment begin with the same model.
         first = next(iter(found.values()))[0]
         edges, faint = np.linspace(0, 1, len(first) + 1), plots.COLOURS["faint"]
@@ -214,14 +211,13 @@ def histogram(runs: Sequence[Record]) -> plots.Chart | None:
         plot.yaxis.set_major_formatter(plots.PERCENT)
         plot.set_xlabel("P(female) of the classifier")
         plots.legend_above(plot)
-        return sheet
 
     return plots.Chart(
         "p_female",
         "Confidence of the classifier",
         "Images by the classifier's probability of female. Balance of clear faces has"
         " a peak at each end; ambiguous faces gather in the middle.",
-        draw,
+        drawn,
     )
 
 

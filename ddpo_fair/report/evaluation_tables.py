@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from ddpo_fair.report import formatting, run_reader
 from ddpo_fair.report.run_reader import Record
@@ -36,16 +36,8 @@ LIKE = (
 AUDIT_COLUMNS = ["Before, audit classifier", "After, audit classifier"]
 
 
-class Evaluation(NamedTuple):
-    """What the newest evaluation of a run says, in the order of the page."""
-
-    opening: str
-    tables: list[Table]
-    notes: list[str]
-
-
-def of_run(run: Record) -> Evaluation | None:
-    """What the newest evaluation says; None without one."""
+def of_run(run: Record) -> tuple[str, list[Table], list[str]] | None:
+    """Opening, tables and notes of the newest evaluation; None without one."""
     content, samplers = run.evaluation, _drawn_with(run)
     if not samplers:
         return None
@@ -66,7 +58,7 @@ def of_run(run: Record) -> Evaluation | None:
     ]
     notes = content.get("notes")
     notes = list(map(str, notes)) if isinstance(notes, list) else []
-    return Evaluation(opening, [table for table in tables if table.rows], notes)
+    return opening, [table for table in tables if table.rows], notes
 
 
 def second_opinion(run: Record) -> str | None:
@@ -151,15 +143,12 @@ def _quality(content: dict[str, Any]) -> Table:
     notes, kl = [LIKE], _text(content, "", "kl_to_base", "nats_per_image")
     if kl:
         notes.append(f"KL of the trajectory to the base policy: {kl} nats an image.")
-    renders = {
-        name.replace("_", " "): _text(
-            quality, "", "to_balanced_renders", name, "frechet"
-        )
-        for name in ("before", "after", "reference_itself")
-    }
-    known = ", ".join(f"{name} {text}" for name, text in renders.items() if text)
+    known = []
+    for name in ("before", "after", "reference_itself"):
+        if text := _text(quality, "", "to_balanced_renders", name, "frechet"):
+            known.append(f"{name.replace('_', ' ')} {text}")
     if known:
-        notes.append(f"Frechet distance to balanced renders: {known}.")
+        notes.append(f"Frechet distance to balanced renders: {', '.join(known)}.")
     rows = [
         [title, *(_text(quality, "", name, *path) for path in QUALITY.values())]
         for name, title in SETS.items()
@@ -168,18 +157,10 @@ def _quality(content: dict[str, Any]) -> Table:
 
 
 def _entropies(sampler: dict[str, Any]) -> Table:
-    names = "trained", "held_out"
-    rows = [
-        [
-            title,
-            *(
-                x
-                for y in names
-                for x in _pair(sampler, "", "sets", y, "entropies", name)
-            ),
-        ]
-        for name, title in ATTRIBUTES.items()
-    ]
+    names, rows = ("trained", "held_out"), []
+    for name, title in ATTRIBUTES.items():
+        pairs = [_pair(sampler, "", "sets", x, "entropies", name) for x in names]
+        rows.append(sum(pairs, [title]))
     head = [f"{SETS[name]}, {model}" for name in names for model in MODELS]
     return without_blanks(["Balance of classes (entropy; 1: all equal)", *head], rows)
 

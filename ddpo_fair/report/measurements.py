@@ -36,11 +36,6 @@ class Measurement:
         return sum(self.counts)
 
     @property
-    def q(self) -> intervals.Interval:
-        """The share of the first class with its 95 % Wilson interval."""
-        return intervals.wilson(self.counts[0], self.num_faces)
-
-    @property
     def shares(self) -> list[intervals.Interval]:
         """The share of each class; the 95 % intervals hold together."""
         return intervals.goodman(self.counts)

@@ -39,13 +39,6 @@ SETTINGS = (
 )
 FIGURES = ("q", "q_low", "q_high", "num_female", "num_male", "none")
 BY_ATTRIBUTE = ("counts", "num_none", "shares", "distance")
-UNKNOWN = "Not measured: the run was not evaluated {}. Do not assume any effect."
-MEASURED = (
-    "Shares are of the recognised ones among {} images before training and {} after"
-    " epoch {}, of fresh seeds that were never trained on. Brackets are 95 % intervals;"
-    " those of three classes or more hold together. The distance from the target is the"
-    " share of images that would have to be of another class."
-)
 
 
 def write(
@@ -74,18 +67,22 @@ def write(
     rewarded = {name: one for name, one in config.attributes.items() if one.weight}
     titles = formatting.listed([formatting.title(name) for name in rewarded])
     prompts, devices = config.prompts, record.get("devices")
-    plain = [_plain(prompt) for prompt in prompts]
+    measured, before, after = _evaluations(run, number)
+    lines = tuple(filter(None, (before, after)))
+    measured = dataclasses.replace(measured, lines=lines)
+    *ends, fresh = changes.ends(measured, None, measurements.names(measured)[0])
     known = {x: description.known(record, x) for x in description.fields(flat)}
     shown = [x for x in flat if x.startswith("attributes.")] + list(SETTINGS)
-    text = Path(__file__).with_name("model_card.md.j2").read_text("utf-8")
     template = jinja2.Template(
-        text,
+        Path(__file__).with_name("model_card.md.j2").read_text("utf-8"),
         keep_trailing_newline=True,
         lstrip_blocks=True,
         trim_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
     return template.render(
+        plain=_plain,
+        title=formatting.title,
         format=format,
         part=part,
         network="UNet" if part == "unet" else part,
@@ -100,13 +97,15 @@ def write(
         base_model=name if sources.MODEL_NAME.fullmatch(config.model) else "",
         licence=LICENCES.get(name.split("/", 1)[0], "other"),
         names=formatting.sentence(titles),
-        subject=f'"{plain[0]}"' if len(plain) == 1 else f"{len(plain)} prompts",
         goals=list(_goals(config, rewarded)),
-        prompts=[_prompt(prompt, record.get("targets") or {}) for prompt in prompts],
+        targets=record.get("targets") or {},
         first_prompt=json.dumps(prompts[0]),
-        effect="\n".join(_effect(run, number)),
+        measured=measured,
+        tables=list(_tables(measured)) if fresh and None not in ends else [],
+        images=[one and one.num_faces + one.num_none for one in ends],
+        after=after,
         fingerprints=[(x, y["fingerprint"]) for x, y in known.items() if y],
-        settings=[(x, _plain(json.dumps(flat[x]))) for x in shown],
+        settings=[(x, json.dumps(flat[x])) for x in shown],
         devices=", ".join(map(str, devices)) if type(devices) is list else "",
         files=lora_files,
     )
@@ -175,44 +174,11 @@ def _goals(config: ConfigDict, rewarded: dict[str, ConfigDict]) -> Iterator[str]
         yield f"{names}: in each cell the product of these"
 
 
-def _prompt(prompt: str, targets: dict[str, dict]) -> str:
-    """A prompt with the targets that it has for itself."""
-    own = {name: found[prompt] for name, found in targets.items() if prompt in found}
-    wanted = [
-        f"{formatting.title(name)} {' / '.join(f'{share:.0%}' for share in shares)}"
-        for name, shares in own.items()
-    ]
-    return f"{_plain(prompt)}{': ' if wanted else ''}{'; '.join(wanted)}"
-
-
-def _effect(run: saved_run.SavedRun, number: int) -> Iterator[str]:
-    """Lines on what was measured before training and up to a checkpoint.
-
-    A table of each attribute, and one of its prompts where there are several.
-    """
-    record, before, after = _evaluations(run, number)
-    record = dataclasses.replace(record, lines=tuple(filter(None, (before, after))))
-    *ends, fresh = changes.ends(record, None, measurements.names(record)[0])
-    if None in ends or not fresh:
-        yield UNKNOWN.format("before training" if after else "up to this checkpoint")
-        yield from record.notes
-        return
+def _tables(record: run_reader.Record) -> Iterator[list[list[str]]]:
+    """Head and rows of each attribute's table, and of that of its several prompts."""
     for found in changes.of_runs([record]):
-        by_prompt = attribute_tables.prompts(record, found.name)
-        for table in filter(None, (attribute_tables.classes(found), by_prompt)):
-            width = len(table.head) - (table is by_prompt)  # without its drawings
-            yield _row(map(_plain, table.head[:width]))
-            yield "|---" * width + "|"
-            yield from (_row(map(_plain, row[:width])) for row in table.rows)
-            yield ""
-    first, last = (one.num_faces + one.num_none for one in ends)
-    yield MEASURED.format(first, last, after["epoch"])
-    if after["epoch"] != number - 1:
-        yield (
-            f"The checkpoint has {number - 1 - after['epoch']} more epochs of"
-            " training than the evaluation saw."
-        )
-
-
-def _row(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+        one = attribute_tables.classes(found)
+        yield [[*map(_plain, row)] for row in (one.head, *one.rows)]
+        if by_prompt := attribute_tables.prompts(record, found.name):  # and its figure
+            rows = by_prompt.head, *by_prompt.rows
+            yield [[*map(_plain, row[:-1])] for row in rows]

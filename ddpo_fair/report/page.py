@@ -112,8 +112,10 @@ def _page(groups: Sequence[Sequence[Record]], folder: Path) -> str:
     ]
     distances, histogram = share_curves.distances(runs), curves.histogram(runs)
     text = TEMPLATES.get_template("page.html.j2").render(
-        date=time.strftime("%Y-%m-%d %H:%M %Z"),
-        version=ddpo_fair.__version__,
+        written_by={
+            "date": time.strftime("%Y-%m-%d %H:%M %Z"),
+            "version": ddpo_fair.__version__,
+        },
         groups=groups,
         summaries=[summary.of_runs(group) for group in groups],
         runs=runs,
@@ -131,7 +133,10 @@ def _draw(chart: plots.Chart, folder: Path) -> dict[str, str]:
     if chart.wide:
         sizes = {"wide": plots.WIDE, "narrow": plots.NARROW}
     with plots.style():
-        sheets = {name: chart.draw(size) for name, size in sizes.items()}
+        sheets = {}
+        for name, size in sizes.items():
+            sheets[name], plot = plots.canvas(size)
+            chart.draw(plot)
         documents = {x: plots.svg(y, f"{chart.name}-{x}") for x, y in sheets.items()}
         image = plots.png(next(iter(sheets.values())))
     files.replace(folder / f"{chart.name}.svg", next(iter(documents.values())))
@@ -148,11 +153,9 @@ TEMPLATES = jinja2.Environment(
     lstrip_blocks=True,
 )
 TEMPLATES.filters["percent"] = formatting.percent
-TEMPLATES.filters["interval"] = formatting.with_interval
 TEMPLATES.filters["second_opinion"] = evaluation_tables.second_opinion
 TEMPLATES.globals |= {
     "attribute_tables": attribute_tables,
-    "changes": changes,
     "evaluation_tables": evaluation_tables,
     "formatting": formatting,
     "image_source": image_source,

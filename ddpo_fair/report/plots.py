@@ -74,7 +74,7 @@ class Chart:
     name: str  # of its files
     title: str  # above it
     caption: str  # below it: what is drawn, how to read it
-    draw: Callable[[tuple[float, float]], figure.Figure]  # of inches; inside `style()`
+    draw: Callable[[axes.Axes], None]  # on axes of `canvas`
     wide: bool = False  # whether it deserves the width of a page
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib import figure
+from matplotlib import axes
 
 from ddpo_fair.report import changes, curves, formatting, measurements, plots
 from ddpo_fair.report.measurements import GENDER
@@ -38,8 +38,7 @@ def over_time(runs: Sequence[Record], name: str = GENDER) -> plots.Chart:
     wanted = {(t[k], k) for t in targets if t is not None for k in range(len(shown))}
     equal = 1 in (len({share for share, _ in wanted}), len(shown))
 
-    def draw(size: tuple[float, float]) -> figure.Figure:
-        sheet, plot = plots.canvas(size)
+    def draw(plot: axes.Axes) -> None:
         for target, k in sorted(wanted):
             colour, _, marker = plots.look(k)
             own = {"color": colour, "marker": marker, "mfc": plots.COLOURS["paper"]}
@@ -49,7 +48,6 @@ def over_time(runs: Sequence[Record], name: str = GENDER) -> plots.Chart:
         plot.set_ylim(-0.02, 1.02)
         plot.yaxis.set_major_formatter(plots.PERCENT)
         plots.finish(plot, legend=True)
-        return sheet
 
     title, file = f"Shares by {formatting.title(name)}", f"shares_of_{name}"
     if all(map(measurements.of_gender_alone, runs)):
@@ -78,34 +76,26 @@ def distances(runs: Sequence[Record]) -> plots.Chart | None:
     if not several:
         return None
     alone = all(map(measurements.of_gender_alone, runs))
-    found = [
-        (run, name, look if alone else _look(look, k, True, len(several)))
-        for run, look in zip(several, plots.looks(several), strict=True)
-        for k, name in enumerate(measurements.names(run))
-        if measurements.target(run, name, run.prompts) is not None
-    ]
-    tables = [
-        [changes.over_time(run, fresh, name) for fresh in (False, True)]
-        for run, name, _ in found
-    ]
-    lines = [
-        curves.Line(
-            look,
-            _label(several, run, "" if alone else formatting.title(name)),
-            *(table[:, :2] for table in pair),
-        )
-        for (run, name, look), pair in zip(found, tables, strict=True)
-    ]
+    lines, fair = [], []
+    for run, look in zip(several, plots.looks(several), strict=True):
+        for k, name in enumerate(measurements.names(run)):
+            if measurements.target(run, name, run.prompts) is None:
+                continue
+            title, own = formatting.title(name), _look(look, k, True, len(several))
+            if alone:
+                title, own = "", look
+            pair = [changes.over_time(run, fresh, name) for fresh in (False, True)]
+            each = (table[:, :2] for table in pair)
+            lines.append(curves.Line(own, _label(several, run, title), *each))
+            fair.append((title, pair[1]))
 
-    def draw(size: tuple[float, float]) -> figure.Figure:
-        sheet, plot = plots.canvas(size)
+    def draw(plot: axes.Axes) -> None:
         curves.draw(plot, lines, len(several))
-        for _, fresh in tables[:1]:
+        for _, fresh in fair[:1]:
             plot.plot(*plots.thinned(fresh)[:, ::2].T, **plots.DASHED)
         plot.set(ylim=(0, 1.02), ylabel="points")
         plot.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f}")
         plots.finish(plot, legend=True)
-        return sheet
 
     how = "Points: fresh images; line: the images of training."
     how *= len(several) == 1
@@ -118,7 +108,7 @@ def distances(runs: Sequence[Record]) -> plots.Chart | None:
         )
     else:
         names = "mean_distance", "Mean distance from the target over prompts"
-        first = formatting.title(found[0][1]) if found else ""
+        first = fair[0][0] if fair else ""
         what = (
             "Share of images that would have to be of another class, averaged over"
             f" prompts. {how} Dashed: what a model on target would show of {first} on"

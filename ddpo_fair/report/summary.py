@@ -80,20 +80,15 @@ def _word(found: AttributeChange, run: Record) -> str:
         closer = found.distance.difference.estimate < 0
         return f"{'More' if closer else 'Less'} balanced" if even else _closer(closer)
     name = "Balanced" if even else "On target"
-    before, after = (
-        all(
-            end.low <= one.target <= end.high
-            for one, end in zip(shares, ends, strict=True)
-        )
-        for ends in zip(*((one.before, one.after) for one in shares), strict=True)
-    )
+    ends = np.array([(one.before, one.after) for one in shares])  # [K, 2, 3]
+    targets = np.array([[one.target] for one in shares])
+    held = (ends[..., 1] <= targets) & (targets <= ends[..., 2])
+    before, after = held.all(axis=0)
     if before and after:
         return f"{name}, as before"
     if not moved or after:
         return name if moved else NO_CLEAR_CHANGE
-    errors = np.array(
-        [(x.before.estimate - x.target, x.after.estimate - x.target) for x in shares]
-    )
+    errors = ends[..., 0] - targets
     if np.all(errors.prod(axis=1) < 0):
         return "Overshot"
     first, last = np.abs(errors).sum(axis=0)

@@ -174,7 +174,7 @@ def epochs(run: Record) -> Table:
 def _shares(found: Measurement | None) -> str:
     """Of two classes the first one's measured share; of more all, "49 / 40 / 11 %"."""
     if found is None or len(found.counts) == 2:
-        return formatting.with_interval(found and found.q)
+        return formatting.with_interval(found and found.shares[0])
     if not found.num_faces:
         return "no face"
     each = " / ".join(f"{100 * share.estimate:.0f}" for share in found.shares)
