@@ -250,7 +250,7 @@ def test_trajectory_kl_is_the_formula_written_again(run):
     rows = np.zeros(8, np.int64)
     job = evaluation_plan.Job(how, AFTER, 0, rows, np.arange(8), 8)
     policy = evaluation_models.make_policy(models, how)
-    drawn = evaluation_models.draw(models, policy, job).trajectory
+    drawn = evaluation_models.sample(models, policy, job)
     found = parallel.gather(evaluation_models.trajectory_kl(models, policy, drawn))
     guided = jax.jit(
         lambda *args: stable_diffusion.guided_noise(models.model.denoiser, *args, 3.0)
@@ -385,7 +385,6 @@ def figures(
     p_female = np.select([labels == 0, labels == 1], [0.9, 0.2], 0.55)
     unknown = np.full(len(labels), np.nan)
     answers = prompt_metrics.Answers(
-        prompts=np.zeros(len(labels)),
         labels=labels,
         p_female=p_female,
         margins=np.abs(2 * p_female - 1),

@@ -108,6 +108,10 @@ def _draw_all(
         models = evaluation_models.of_model(model, planned.prompts, planned.seed)
         policy = evaluation_models.make_policy(models, how)
 
+        def start(job: Job) -> jax.Array:
+            trajectory = evaluation_models.sample(models, policy, job)
+            return evaluation_models.decode(models, trajectory)
+
         def finish(job: Job, images: jax.Array, bar: progress.Progress) -> None:
             bar.wait([images], "images")
             pixels = evaluation_run.pixels(images)[: job.count]
@@ -120,7 +124,7 @@ def _draw_all(
             output,
             len(jobs),
             missing,
-            lambda job: evaluation_models.draw(models, policy, job).images,
+            start,
             finish,
         )
     return listed(output)

@@ -40,17 +40,6 @@ class EvaluationModels:
     sde_window: tuple[int, int] = gaussian_step.ALL_STEPS  # of training's sampler
 
 
-@dataclasses.dataclass(frozen=True)
-class EvaluationBatch:
-    """A batch on its way; [D, n, ...] each."""
-
-    images: jax.Array  # float32 [D, n, H, W, 3] in [0, 1]
-    classified: list[tuple[jax.Array, jax.Array]]  # probabilities, features of each
-    others: jax.Array | None  # probabilities of all further attributes
-    trajectory: sampler.Trajectory
-    kl: jax.Array | None = None  # of `trajectory_kl`, [D, n, T], where it is measured
-
-
 def load(
     saved: saved_run.SavedRun,
     checkpoint: int,
@@ -135,25 +124,40 @@ def make_policy(
     return sampler.Policy(models.model, schedule, how.guidance_scale)
 
 
-def draw(models: EvaluationModels, policy: sampler.Policy, job: Job) -> EvaluationBatch:
-    """Starts drawing and classifying a job's batch; its sampler is the policy's."""
+def sample(
+    models: EvaluationModels, policy: sampler.Policy, job: Job
+) -> sampler.Trajectory:
+    """Starts drawing a job's batch; its sampler is the policy's."""
     keys = _image_keys(
         np.int32(models.seed),
         parallel.split(models.prompt_numbers[job.prompts]),
         parallel.split(job.images.astype(np.int32)),
     )
     text = parallel.split(models.text[job.prompts])
-    trajectory = sampler.sample(
+    return sampler.sample(
         policy, models.unets[job.model], keys, text, models.uncond_embedding
     )
-    latents = trajectory.latents[:, :, -1]
-    images = sampler.decode(models.model, models.vae_params, latents)
-    classified = [_classify(one)(one.params, images) for one in models.classifiers]
-    others = None
+
+
+def decode(models: EvaluationModels, trajectory: sampler.Trajectory) -> jax.Array:
+    """The images float32 [D, n, H, W, 3] in [0, 1] that trajectories end with."""
+    return sampler.decode(models.model, models.vae_params, trajectory.latents[:, :, -1])
+
+
+def classify(models: EvaluationModels, images: jax.Array) -> dict[str, jax.Array]:
+    """What is said of images, [D, n, ...] each: "probabilities" and "features".
+
+    The own classifier's, the second's probabilities as "audit", and those of all
+    further attributes as "others", if there are any.
+    """
+    own, *second = (_classify(one)(one.params, images) for one in models.classifiers)
+    found = {"probabilities": own[0], "features": own[1]}
+    if second:
+        found["audit"] = second[0][0]
     if models.others:
         params = tuple(one.params for one in models.others)
-        others = classifier.classify(models.others, params, images)
-    return EvaluationBatch(images, classified, others, trajectory)
+        found["others"] = classifier.classify(models.others, params, images)
+    return found
 
 
 def classify_pixels(

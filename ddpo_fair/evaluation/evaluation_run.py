@@ -1,7 +1,6 @@
 """An evaluation run: batch after batch, each one's figures kept on disk."""
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from ddpo_fair.evaluation import (
     evaluation_plan,
     evaluation_summary,
 )
-from ddpo_fair.evaluation.evaluation_models import EvaluationBatch, EvaluationModels
+from ddpo_fair.evaluation.evaluation_models import EvaluationModels
 from ddpo_fair.evaluation.evaluation_plan import AFTER, Job, Plan
 from ddpo_fair.evaluation.evaluation_summary import OTHER
 from ddpo_fair.loggers import progress
@@ -49,13 +48,15 @@ def draw(plan: Plan, folder: Path, models: EvaluationModels) -> None:
         functools.partial(evaluation_models.make_policy, models)
     )
 
-    def start(job: Job) -> EvaluationBatch:
+    def start(job: Job) -> tuple[jax.Array, dict[str, jax.Array]]:
         policy = policy_of(job.sampler, job.sampler == plan.samplers[0])
-        batch = evaluation_models.draw(models, policy, job)
+        trajectory = evaluation_models.sample(models, policy, job)
+        images = evaluation_models.decode(models, trajectory)
+        found = evaluation_models.classify(models, images)
         if _measures_kl(plan, job):
-            kl = evaluation_models.trajectory_kl(models, policy, batch.trajectory)
-            batch = dataclasses.replace(batch, kl=kl)
-        return batch
+            kl = evaluation_models.trajectory_kl(models, policy, trajectory)
+            found["nats"] = kl
+        return images, found
 
     finish = functools.partial(_finish, plan, folder, models)
     opening = _opening(plan, folder, len(jobs), len(missing))
@@ -178,17 +179,13 @@ def _finish(
     folder: Path,
     models: EvaluationModels,
     job: Job,
-    batch: EvaluationBatch,
+    batch: tuple[jax.Array, dict[str, jax.Array]],
     bar: progress.Progress,
 ) -> None:
     """Waits for a batch, audits it, and writes its images and figures."""
-    bar.wait([batch.classified[-1][0]], f"{job.sampler.name}, {job.model}")
-    rows = slice(job.count)
-    images = pixels(batch.images)[rows]
-    classified = [
-        tuple(parallel.gather(x)[rows] for x in one) for one in batch.classified
-    ]
-    probabilities, features = classified[0]
+    bar.wait([batch[1]["probabilities"]], f"{job.sampler.name}, {job.model}")
+    rows, images = slice(job.count), pixels(batch[0])[: job.count]
+    arrays = {name: parallel.gather(found)[rows] for name, found in batch[1].items()}
     if plan.source["audit"] == audit_classifier.DLIB:
         faces = audit_classifier.find_faces(images)
     else:
@@ -198,21 +195,13 @@ def _finish(
     for row, image in enumerate(images):
         path = evaluation_parts.image_path(folder, job, plan, row)
         evaluation_parts.save_image(path, image)
-    arrays = {
-        "prompts": job.prompts[rows],
-        "images": job.images[rows],
-        "probabilities": probabilities,
-        "features": features,
-        "audit": classified[1][0] if len(classified) > 1 else faces.p_female,
-        "ages": faces.ages,
-        "angles": appearance.typology_angles(images, faces.boxes),
-    }
-    if batch.others is not None:
-        others = parallel.gather(batch.others)[rows]
-        each = classifier.by_attribute(models.others, others)
+    arrays.setdefault("audit", faces.p_female)
+    arrays |= {"ages": faces.ages}
+    arrays |= {"angles": appearance.typology_angles(images, faces.boxes)}
+    if models.others:
+        each = classifier.by_attribute(models.others, arrays.pop("others"))
         arrays |= {OTHER + name: found for name, found in each.items()}
-    if batch.kl is not None:
-        arrays["nats"] = parallel.gather(batch.kl)[rows]
+    arrays |= {"prompts": job.prompts[rows], "images": job.images[rows]}
     evaluation_parts.save_part(folder, job, arrays)
 
 
@@ -239,7 +228,6 @@ def _renders(
     balanced = renders.balanced(config.prompts, NUM_BALANCED)
     probabilities, _ = evaluation_models.classify_pixels(models, held_out.images)
     _, features = evaluation_models.classify_pixels(models, balanced.images)
-    found = {"features": features, "truth": held_out.truth}
-    found["probabilities"] = probabilities
+    found = dict(features=features, truth=held_out.truth, probabilities=probabilities)
     files.save_arrays(folder / RENDERS, found)
     return found

@@ -53,23 +53,17 @@ def summarise(
     renders: dict[str, np.ndarray] | None,
     notes: Sequence[str],
 ) -> dict[str, Any]:
-    """The content of evaluation.json.
+    """The content of evaluation.json, of arrays of `gather`.
 
-    Args:
-        arrays: of `gather`.
-        plan: what was drawn.
-        reference: the target, and the classifiers' known errors.
-        config: the run's settings.
-        renders: "features" [R, F] of balanced renders; None without renders.
-        notes: what could not be measured, a sentence each.
+    `renders` has "features" [R, F] of balanced renders; None without renders.
     """
     samplers = []
     for index, how in enumerate(plan.samplers):
         entry: dict[str, Any] = {**how._asdict(), "of_training": index == 0}
         by_set: dict[str, dict[str, list]] = {BEFORE: {}, AFTER: {}}
         for model in (BEFORE, AFTER):
-            answers = answers_of(arrays[how, model], config)
-            entry[model] = _of_model(answers, plan, reference, by_set[model])
+            found = arrays[how, model], plan, reference, config
+            entry[model] = _of_model(*found, by_set[model])
         entry["change"] = _changes(by_set)
         samplers.append(entry)
     training = plan.samplers[0]
@@ -90,42 +84,48 @@ def summarise(
     }
 
 
-def answers_of(arrays: dict[str, np.ndarray], config: ConfigDict) -> Answers:
-    """The answers, above the thresholds of a run's settings, in joined arrays.
+def answers_of(
+    arrays: dict[str, np.ndarray], rows: np.ndarray, config: ConfigDict
+) -> Answers:
+    """The answers, above the thresholds of a run's settings, in rows of joined arrays.
 
-    They are "prompts" int [N], "probabilities" [N, 2], "angles" [N], "ages" [N], and
-    "audit" [N] or, of a second ViT, [N, 2].
+    They are "probabilities" [N, 2], "angles" [N], "ages" [N], and "audit" [N] or, of a
+    second ViT, [N, 2].
     """
     threshold = config.attributes.gender.confidence_threshold
     others = {
-        name.removeprefix(OTHER): probabilities
+        name.removeprefix(OTHER): probabilities[rows]
         for name, probabilities in arrays.items()
         if name.startswith(OTHER)
     }
-    probabilities, audit = arrays["probabilities"], arrays["audit"]
+    probabilities, audit = arrays["probabilities"][rows], arrays["audit"][rows]
     if audit.ndim == 2:
         known = classes.labels(audit, threshold) != classes.NONE
         audit = np.where(known, audit[:, classes.FEMALE], np.nan)
     return Answers(
-        prompts=arrays["prompts"],
         labels=classes.labels(probabilities, threshold),
         p_female=probabilities[:, classes.FEMALE],
         margins=accuracy.confidence_margins(probabilities),
         audit=audit,
-        angles=arrays["angles"],
-        ages=arrays["ages"],
+        angles=arrays["angles"][rows],
+        ages=arrays["ages"][rows],
         others=scoring.labels_of(config, others),
     )
 
 
 def _of_model(
-    answers: Answers, plan: Plan, reference: Reference, by_set: dict[str, list]
+    arrays: dict[str, np.ndarray],
+    plan: Plan,
+    reference: Reference,
+    config: ConfigDict,
+    by_set: dict[str, list],
 ) -> dict[str, Any]:
     """The figures of a model's images; adds those of each prompt to `by_set`."""
     prompts: dict[str, Any] = {}
-    for index in np.unique(answers.prompts):
+    for index in np.unique(arrays["prompts"]):
         prompt = plan.prompts[index]
-        figures = prompt_metrics.of_prompt(answers.of(index), prompt, reference)
+        answers = answers_of(arrays, arrays["prompts"] == index, config)
+        figures = prompt_metrics.of_prompt(answers, prompt, reference)
         prompts[prompt.text] = figures
         by_set.setdefault(prompt.set, []).append(figures)
     sets = {

@@ -26,7 +26,6 @@ Figures = dict[str, Any]
 class Answers:
     """What was said of N images; the audit's arrays are NaN where nothing was said."""
 
-    prompts: np.ndarray  # int [N], index of each image's prompt
     labels: np.ndarray  # int [N], FEMALE, MALE or NONE, by the run's classifier
     p_female: np.ndarray  # float [N], by the run's classifier
     margins: np.ndarray  # float [N], its confidence margins, see `accuracy`
@@ -35,13 +34,6 @@ class Answers:
     ages: np.ndarray  # float [N], years
     # int [N], labels by each further attribute of the run
     others: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-
-    def of(self, prompt: int) -> "Answers":
-        """The answers about one prompt's images."""
-        rows = self.prompts == prompt
-        own = {name: x[rows] for name, x in vars(self).items() if name != "others"}
-        others = {name: labels[rows] for name, labels in self.others.items()}
-        return Answers(**own, others=others)
 
 
 @dataclasses.dataclass(frozen=True)
