@@ -31,7 +31,8 @@ from ddpo_fair.statistics import appearance, intervals, prompt_metrics
 from ddpo_fair.training import run_folder, saved_run
 
 NURSE = tiny_model.PROMPTS[0]
-NO_REFERENCE = prompt_metrics.Reference()
+GENDER = {"gender": (("female", "male"), (0.5, 0.5))}
+NO_REFERENCE = prompt_metrics.Reference(GENDER, {}, {})
 FLAGS = ("--images=5", "--sets=trained,explicit", "--samplers=0:1:1", "--audit=none")
 
 
@@ -397,7 +398,7 @@ def figures(
 
 def test_figures_of_a_prompt_by_hand():
     confusion = np.array([[90, 10], [20, 80]])
-    reference = prompt_metrics.Reference(0.5, confusion)
+    reference = prompt_metrics.Reference(GENDER, {}, {"gender": confusion})
     found = figures((6, 2, 2), reference=reference)
     assert found["q"]["estimate"] == 0.75
     assert found["bias"]["estimate"] == 0.5  # |6 - 2| / 8
@@ -429,7 +430,7 @@ def test_figures_of_a_prompt_by_hand():
 def test_figures_of_a_set_and_their_changes_by_hand():
     counts = ((8, 0, 0), (4, 4, 0), (2, 6, 0), (0, 8, 0))
     prompts = [figures(one, "held_out") for one in counts]
-    found = prompt_metrics.of_set(prompts)
+    found = prompt_metrics.of_set(prompts, NO_REFERENCE)
     assert found["mean_bias"]["estimate"] == pytest.approx((1 + 0 + 0.5 + 1) / 4)
     # Squares of 1, 0, .5, 1 about .625: .6875; t(.975; 4) = 2.776445
     low = found["mean_bias"]["low"]
@@ -440,7 +441,7 @@ def test_figures_of_a_set_and_their_changes_by_hand():
     assert prompt_metrics.change(few, few, "bias") is None
     prompts = [figures((8, 1, 1), "explicit", 0), figures((3, 6, 1), "explicit", 1)]
     assert [p["adherence"]["estimate"] for p in prompts] == [0.8, 0.6]
-    found = prompt_metrics.of_set(prompts)
+    found = prompt_metrics.of_set(prompts, NO_REFERENCE)
     assert found["adherence"]["estimate"] == pytest.approx(0.7)
     assert found["audit"]["adherence"]["estimate"] == pytest.approx((0.8 + 0.7) / 2)
     assert found["audit"]["agreement"]["estimate"] == pytest.approx(0.9)
@@ -452,7 +453,7 @@ def test_figures_of_a_set_and_their_changes_by_hand():
     # Biases 1, .8, .6, .6, .8, 1 before and .4, .2, 0, 0, .2, .4 after
     found = prompt_metrics.change(before, after, "bias")
     assert found["estimate"] == pytest.approx(-0.6)
-    mean = prompt_metrics.of_set(before)["mean_bias"]
+    mean = prompt_metrics.of_set(before, NO_REFERENCE)["mean_bias"]
     assert mean["estimate"] == pytest.approx(0.8)
     for end in (mean["low"], mean["high"]):  # squares .16; t(.975; 6) = 2.446912
         squares = 0.16 + end * (1 - end) / 2

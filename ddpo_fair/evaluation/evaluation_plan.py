@@ -1,11 +1,12 @@
 """Which images an evaluation draws, in which batches, and where their figures lie."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import flags
 
 from ddpo_fair import config as configuration
 from ddpo_fair import parallel, prompts
@@ -65,33 +66,26 @@ class Job(NamedTuple):
 
 
 def make(
-    saved: saved_run.SavedRun,
-    checkpoint: int,
-    audit: str,
-    *,
-    sets: Sequence[str],
-    further: Sequence[str],
-    samplers: str,
-    images: int,
-    seed: int,
+    saved: saved_run.SavedRun, checkpoint: int, options: flags.FlagValues
 ) -> tuple[Plan, list[str]]:
     """What will be drawn, and a sentence for everything that cannot be.
 
-    Of a checkpoint's number, the audit of `audit_classifier.choose`, and flags. A
-    UserError if there is nothing to draw, or what is asked for cannot be drawn.
+    Of a checkpoint's number and the command's flags. A UserError if there is nothing to
+    draw, or what is asked for cannot be drawn.
     """
-    config, sample = saved.config, saved.config.sample
+    config, sample, further = saved.config, saved.config.sample, options.prompt
+    audit = audit_classifier.choose(options.audit)
     wrong = list(prompts.problems(further)) if further else []
     if config.model in configuration.SHIPPED and not wrong:
         wrong = prompts.unknown(further)
     if wrong:
         raise UserError(f"--prompt: {' '.join(wrong)}")
-    asked, notes = prompts.build(config.prompts, sets, further)
+    asked, notes = prompts.build(config.prompts, options.sets, further)
     if not asked:
         raise UserError(f"There is nothing to draw. {' '.join(notes)}")
     training = Sampler(sample.eta, sample.guidance_scale, sample.num_steps)
-    chosen = parse_samplers(samplers, training)
-    if TRAINED not in sets:
+    chosen = parse_samplers(options.samplers, training)
+    if TRAINED not in options.sets:
         chosen = chosen[:1]  # the others draw trained prompts only
     place = saved.folder / run_folder.CHECKPOINTS
     source = {
@@ -104,7 +98,8 @@ def make(
     }
     devices = parallel.num_devices()
     batch = sample.batch_per_device * devices
-    return Plan(source, chosen, asked, images, seed, batch, devices), notes
+    how = options.images, options.seed, batch, devices
+    return Plan(source, chosen, asked, *how), notes
 
 
 def parse_samplers(text: str, training: Sampler) -> tuple[Sampler, ...]:

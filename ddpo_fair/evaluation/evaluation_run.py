@@ -122,9 +122,8 @@ def summary(
             "No audit classifier was asked: --audit=dlib asks one (extra audit), the"
             " name of a second classifier another."
         )
-    others = {x: (one.classes, one.target) for x, one in config.attributes.items()}
-    target, recognised = others.pop(GENDER)[1][0], own.pop(GENDER, None)
-    reference = Reference(target, recognised, audit_matrix, saved.targets, others, own)
+    attributes = {x: (one.classes, one.target) for x, one in config.attributes.items()}
+    reference = Reference(attributes, saved.targets, own, audit_matrix)
     content = evaluation_summary.summarise(
         arrays, plan, reference, config, renders, notes
     )

@@ -76,7 +76,7 @@ def summarise(
         "source": plan.source,
         "images_per_prompt": plan.images,
         "seed": plan.seed,
-        "target": reference.target,
+        "target": config.attributes.gender.target[0],
         "samplers": samplers,
         "quality": _quality(arrays, plan, training, renders),
         "kl_to_base": trajectory_kl(arrays[training, AFTER], plan),
@@ -94,9 +94,9 @@ def answers_of(
     """
     threshold = config.attributes.gender.confidence_threshold
     others = {
-        name.removeprefix(OTHER): probabilities[rows]
-        for name, probabilities in arrays.items()
-        if name.startswith(OTHER)
+        name: arrays[OTHER + name][rows]
+        for name in config.attributes
+        if OTHER + name in arrays
     }
     probabilities, audit = arrays["probabilities"][rows], arrays["audit"][rows]
     if audit.ndim == 2:

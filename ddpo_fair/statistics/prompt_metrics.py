@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpo_fair.classifiers import typology
+from ddpo_fair.classifiers import classes, typology
 from ddpo_fair.classifiers.classes import FEMALE, MALE, NONE
 from ddpo_fair.learning.goals import Targets
 from ddpo_fair.prompts import EXPLICIT, Prompt
@@ -19,6 +19,7 @@ from ddpo_fair.statistics import appearance, bias, correction, diversity, interv
 from ddpo_fair.statistics.intervals import Interval
 
 NUM_BINS = 10
+GENDER = classes.GENDER.name
 Figures = dict[str, Any]
 
 
@@ -40,34 +41,27 @@ class Answers:
 class Reference:
     """What answers are compared with: the target, and the classifiers' known errors.
 
-    The confusion matrices are int [K, K], `confusion[true, said]` of recognised images,
-    or None where they were not measured.
+    The confusion matrices are int [K, K], `confusion[true, said]` of recognised images.
     """
 
-    target: float = 0.5  # share of female, but for the prompts that `targets` has
-    confusion: np.ndarray | None = None
+    # The classes and the target of each attribute.
+    attributes: Mapping[str, tuple[Sequence[str], Sequence[float]]]
+    targets: Targets  # by attribute and prompt, which count instead of these
+    confusions: Mapping[str, np.ndarray]  # of the attributes that are calibrated
     audit_confusion: np.ndarray | None = None
-    # By attribute and prompt, the shares of each class.
-    targets: Targets = dataclasses.field(default_factory=dict)
-    # The classes and the target of each further attribute.
-    others: Mapping[str, tuple[Sequence[str], Sequence[float]]] = dataclasses.field(
-        default_factory=dict
-    )
-    # The confusion matrix of each further attribute that is calibrated.
-    confusions: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
-    def female(self, prompt: str) -> float:
-        """The wanted share of female."""
-        return self.targets.get("gender", {}).get(prompt, (self.target,))[0]
+    def target(self, name: str, prompt: str) -> Sequence[float]:
+        """The wanted shares of an attribute's classes."""
+        return self.targets.get(name, {}).get(prompt, self.attributes[name][1])
 
 
 def of_prompt(answers: Answers, prompt: Prompt, reference: Reference) -> Figures:
     """The figures of one prompt's images."""
-    labels, target = answers.labels, reference.female(prompt.text)
+    labels, target = answers.labels, reference.target(GENDER, prompt.text)[0]
     figures = {
         "set": prompt.set,
         "images": len(labels),
-        **_shares(labels, target, reference.confusion),
+        **_shares(labels, target, reference.confusions.get(GENDER)),
         "none": _among(labels, NONE),
         "mean_confidence_margin": intervals.mean(answers.margins, True)._asdict(),
         "p_female_histogram": np.histogram(answers.p_female, NUM_BINS, (0, 1))[0],
@@ -84,10 +78,13 @@ def of_prompt(answers: Answers, prompt: Prompt, reference: Reference) -> Figures
         if "audit" in figures:
             figures["audit"]["adherence"] = _among(audited, prompt.wanted)
     figures["classified"] = classified = {}
-    for name, (names, shares) in reference.others.items():
-        wanted = reference.targets.get(name, {}).get(prompt.text, shares)
+    for name, found in answers.others.items():
+        names, wanted = (
+            reference.attributes[name][0],
+            reference.target(name, prompt.text),
+        )
         confusion = reference.confusions.get(name)
-        classified[name] = _classified(answers.others[name], names, wanted, confusion)
+        classified[name] = _classified(found, names, wanted, confusion)
     return figures | _attributes(answers)
 
 
@@ -120,7 +117,7 @@ def _classified(
     }
 
 
-def of_set(prompts: Sequence[Figures], reference: Reference | None = None) -> Figures:
+def of_set(prompts: Sequence[Figures], reference: Reference) -> Figures:
     """The figures of a set, averaged over its prompts' figures of `of_prompt`.
 
     Intervals speak about new prompts, those of one or two prompts about these alone.
@@ -135,8 +132,7 @@ def of_set(prompts: Sequence[Figures], reference: Reference | None = None) -> Fi
             both = "adherence", "agreement"
             figures["audit"] = {name: _mean(audited, name) for name in both}
         return figures
-    reference = reference or Reference()
-    figures |= _biases(prompts, reference.confusion)
+    figures |= _biases(prompts, reference.confusions.get(GENDER))
     figures["classified"] = classified = {}
     for name in prompts[0]["classified"]:
         distances = [one["classified"][name] for one in prompts]
@@ -171,12 +167,8 @@ def change(
 
     None for one or two: what is before and after says more.
     """
-    pairs = [
-        (one[name]["estimate"], two[name]["estimate"])
-        for one, two in zip(before, after, strict=True)
-        if name in one and name in two
-    ]
-    values = np.array([b - a for a, b in pairs], np.float64)
+    first, last = ([one[name]["estimate"] for one in end] for end in (before, after))
+    values = np.subtract(last, first, dtype=np.float64)
     values = values[np.isfinite(values)]
     if len(values) < intervals.FEWEST_PROMPTS:
         return None
