@@ -16,10 +16,7 @@ MOST = 10**5  # images of a prompt that are tried
 def lines(attribute: Attribute, images: int, num_prompts: int) -> Iterator[str]:
     """What so many recognised images of each prompt show, a line each.
 
-    Args:
-        attribute: of K classes, whose target is even.
-        images: of each prompt.
-        num_prompts: in all.
+    The target of the attribute's classes is even.
     """
     size = len(attribute.classes)
     fair, z = 1 / size, intervals.simultaneous_z(size)

@@ -209,10 +209,8 @@ def _renders(
 ) -> dict[str, np.ndarray] | None:
     """Renders of known classes, as the run's classifier classifies them.
 
-    Returns:
-        "truth" int [R] and "probabilities" float32 [R, 2] of held-out renders,
-        "features" float32 [B, F] of balanced ones; None where the extra that draws them
-        is missing.
+    "truth" int [R] and "probabilities" float32 [R, 2] of held-out ones, "features"
+    float32 [B, F] of balanced ones; None where the extra that draws them is missing.
     """
     found = files.load_arrays(folder / RENDERS)
     if found is not None and "probabilities" in found:

@@ -23,6 +23,11 @@ FEATURES = (
     "of the run's classifier, which also knows gender: part of what changes is what was"
     " meant to change"
 )
+WINDOW = (
+    "Training's sampler has noise from step {} to {} alone, counted from 0. The KL to"
+    " the base policy is that of these steps: the others have no density, and between"
+    " two of their outcomes it would be infinite."
+)
 OTHER = "attribute_"  # and its name: an array of a further attribute's probabilities
 
 
@@ -57,7 +62,9 @@ def summarise(
 
     `renders` has "features" [R, F] of balanced renders; None without renders.
     """
-    samplers = []
+    samplers, (first, end) = [], config.sample.sde_window
+    if (first, end) != gaussian_step.ALL_STEPS:
+        notes = [*notes, WINDOW.format(first, end - 1)]
     for index, how in enumerate(plan.samplers):
         entry: dict[str, Any] = {**how._asdict(), "of_training": index == 0}
         by_set: dict[str, dict[str, list]] = {BEFORE: {}, AFTER: {}}
@@ -80,7 +87,7 @@ def summarise(
         "samplers": samplers,
         "quality": _quality(arrays, plan, training, renders),
         "kl_to_base": trajectory_kl(arrays[training, AFTER], plan),
-        "notes": [*notes, *_on_window(config.sample.sde_window)],
+        "notes": notes,
     }
 
 
@@ -185,16 +192,6 @@ def trajectory_kl(arrays: dict[str, np.ndarray], plan: Plan) -> dict[str, Any] |
         "nats_per_image": _mean_over(distinct, of_image, nats.sum(axis=1)),
         "nats_per_step": [_mean_over(distinct, of_image, step) for step in nats.T],
     }
-
-
-def _on_window(window: tuple[int, int]) -> list[str]:
-    if window == gaussian_step.ALL_STEPS:
-        return []
-    return [
-        f"Training's sampler has noise from step {window[0]} to {window[1] - 1} alone,"
-        " counted from 0. The KL to the base policy is that of these steps: the others"
-        " have no density, and between two of their outcomes it would be infinite."
-    ]
 
 
 def _mean_over(

@@ -13,11 +13,11 @@ from ml_collections import ConfigDict
 from ddpo_fair import config as configuration
 from ddpo_fair.models import lora_files, sources
 from ddpo_fair.report import (
-    attribute_tables,
     changes,
     formatting,
     measurements,
     run_reader,
+    tables,
 )
 from ddpo_fair.training import description, saved_run
 
@@ -51,13 +51,9 @@ def write(
 ) -> str:
     """The model card, Markdown with the hub's header; see model_card.md.j2.
 
-    Args:
-        run: of `saved_run.read`.
-        number: of the checkpoint.
-        format: "diffusers", "lora" or "kohya".
-        part: the folder of the network that was trained, "unet" or "transformer".
-        pipeline: diffusers' class that opens the model.
-        absent: its parts that the model lacks, which it must be told.
+    The number is the checkpoint's, the format "diffusers", "lora" or "kohya", `part`
+    the folder of the trained network. The pipeline is diffusers' class that opens the
+    model, and must be told the parts that are absent.
     """
     config, record, flat = run.config, run.record, configuration.flatten(run.config)
     embedded = sources.SHIPPED["model"].get(config.model, Path()).name
@@ -177,8 +173,8 @@ def _goals(config: ConfigDict, rewarded: dict[str, ConfigDict]) -> Iterator[str]
 def _tables(record: run_reader.Record) -> Iterator[list[list[str]]]:
     """Head and rows of each attribute's table, and of that of its several prompts."""
     for found in changes.of_runs([record]):
-        one = attribute_tables.classes(found)
+        one = tables.of_classes(found)
         yield [[*map(_plain, row)] for row in (one.head, *one.rows)]
-        if by_prompt := attribute_tables.prompts(record, found.name):  # and its figure
+        if by_prompt := tables.of_prompts(record, found.name):  # and its figure
             rows = by_prompt.head, *by_prompt.rows
             yield [[*map(_plain, row[:-1])] for row in rows]

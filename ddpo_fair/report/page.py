@@ -19,7 +19,6 @@ from PIL import Image
 import ddpo_fair
 from ddpo_fair import files
 from ddpo_fair.report import (
-    attribute_tables,
     changes,
     curves,
     evaluation_tables,
@@ -44,13 +43,9 @@ FORBIDDEN = re.compile(
 def write(run_folders: Sequence[str | Path], output: str | Path | None = None) -> Path:
     """Writes the report of one run or several; returns the page's path.
 
-    Args:
-        run_folders: at least one.
-        output: the page; without one, report.html in the run's folder, or in the folder
-            that holds all runs. Its figures go into a folder beside it.
-
-    Raises:
-        UserError: if a folder holds no run, or nothing can be written.
+    Without `output` it is report.html in the run's folder, or in the folder that holds
+    all runs. Its figures go into a folder beside it. A UserError if a folder holds no
+    run, or nothing can be written.
     """
     folders = dict.fromkeys(files.given("The run", f) for f in run_folders)
     groups = run_reader.groups(run_reader.read(folder) for folder in folders)
@@ -148,7 +143,6 @@ TEMPLATES = jinja2.Environment(
 TEMPLATES.filters["percent"] = formatting.percent
 TEMPLATES.filters["second_opinion"] = evaluation_tables.second_opinion
 TEMPLATES.globals |= {
-    "attribute_tables": attribute_tables,
     "evaluation_tables": evaluation_tables,
     "formatting": formatting,
     "image_source": image_source,

@@ -14,6 +14,7 @@ from ddpo_fair.report.measurements import JOINT
 from ddpo_fair.report.run_reader import Record
 
 NO_CLEAR_CHANGE = "No clear change"
+CLOSER = ("Further away", "Closer")
 NONE_MANY = 0.2  # of the images, after such a rise: belongs into the summary
 # A prompt in quotation marks; its writing direction stays inside them.
 QUOTED = Markup("<q><bdi>{}</bdi></q>")
@@ -78,7 +79,7 @@ def _word(found: AttributeChange, run: Record) -> str:
         if not found.distance.is_clear:
             return NO_CLEAR_CHANGE
         closer = found.distance.difference.estimate < 0
-        return f"{'More' if closer else 'Less'} balanced" if even else _closer(closer)
+        return f"{'More' if closer else 'Less'} balanced" if even else CLOSER[closer]
     name = "Balanced" if even else "On target"
     ends = np.array([(one.before, one.after) for one in shares])  # [K, 2, 3]
     targets = np.array([[one.target] for one in shares])
@@ -92,11 +93,7 @@ def _word(found: AttributeChange, run: Record) -> str:
     if np.all(errors.prod(axis=1) < 0):
         return "Overshot"
     first, last = np.abs(errors).sum(axis=0)
-    return _closer(last < first)
-
-
-def _closer(is_closer: bool) -> str:
-    return "Closer" if is_closer else "Further away"
+    return CLOSER[bool(last < first)]
 
 
 def _of_share(

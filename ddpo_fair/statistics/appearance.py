@@ -47,14 +47,13 @@ def to_lab(pixels: np.ndarray) -> np.ndarray:
 
 def tones(angles: np.ndarray) -> np.ndarray:
     """Index into `typology.TONES` of each angle, or UNKNOWN, int [N]."""
-    classes = np.sum(angles[:, None] <= np.array(typology.ANGLES), axis=1)
+    classes = np.digitize(-angles, np.negative(typology.ANGLES))
     return np.where(np.isnan(angles), UNKNOWN, classes)
 
 
 def age_groups(ages: np.ndarray) -> np.ndarray:
     """Index into `AGES` of each age in years, or UNKNOWN, int [N]."""
-    groups = np.sum(ages[:, None] >= np.array(AGE_LIMITS), axis=1)
-    return np.where(np.isnan(ages), UNKNOWN, groups)
+    return np.where(np.isnan(ages), UNKNOWN, np.digitize(ages, AGE_LIMITS))
 
 
 def central_boxes(num_images: int) -> np.ndarray:

@@ -23,9 +23,7 @@ SMALLEST = 0.1  # singular value: the correction multiplies noise by its inverse
 def check(confusion: np.ndarray, names: Sequence[str]) -> None:
     """Raises a UserError for a matrix that nothing can be corrected with.
 
-    Args:
-        confusion: int [K, K], `confusion[true, said]`, of recognised images.
-        names: of the K classes.
+    It is int [K, K], `confusion[true, said]`, of recognised images of K named classes.
     """
     if empty := [x for x, row in zip(names, confusion, strict=True) if not sum(row)]:
         raise UserError(
@@ -40,9 +38,8 @@ def check(confusion: np.ndarray, names: Sequence[str]) -> None:
             f" its smallest singular value is {smallest:.3f}, below {SMALLEST}, so a"
             " correction would be noise. Take a better classifier, or leave this out."
         )
-    for name, likeliest in zip(
-        names, np.take(names, rates.argmax(axis=0)), strict=True
-    ):
+    likeliest_of = np.take(names, rates.argmax(axis=0))
+    for name, likeliest in zip(names, likeliest_of, strict=True):
         if likeliest != name:
             raise UserError(
                 f"images of {likeliest} are classified as {name} more often than those"
@@ -61,12 +58,8 @@ def of_shares(
     """Corrected shares of K classes, which hold together, and their bias.
 
     The bias is as `bias.of_share` has it of two classes, and as `bias.of_shares` of
-    more: conservative where it is noise which classes are too many.
-
-    Args:
-        counts: int [K], recognised images by what they were classified as.
-        confusion: of `check`, which it passes.
-        target: [K].
+    more: conservative where it is noise which classes are too many. The counts are of
+    recognised images by what they were classified as; the matrix passes `check`.
     """
     counts, wanted = np.asarray(counts), np.asarray(target, np.float64)
     if len(counts) == 2:
@@ -101,12 +94,8 @@ def over_prompts(
 ) -> Interval:
     """The mean corrected bias of P prompts with the matrix's noise, which they share.
 
-    Args:
-        mean: of their biases as `intervals.over_prompts` has it, without that noise.
-        counts: int [P, K].
-        confusion: of `check`.
-        targets: [P, K].
-        most: of a bias.
+    `mean` is of their biases as `intervals.over_prompts` has it, without that noise;
+    counts and targets are [P, K]; no bias is above `most`.
     """
     counts, targets = np.asarray(counts), np.asarray(targets)
     seen = counts.sum(axis=1) > 0

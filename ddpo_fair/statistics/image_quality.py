@@ -51,16 +51,13 @@ def to_reference(
     """
     if min(len(reference), len(before)) < 2 * FEWEST:
         return {}
-    found: dict[str, list[tuple[float, float]]] = {}
+    found: dict[str, list] = {"before": [], "after": [], "reference_itself": []}
     pairs = zip(_splits(len(reference)), _splits(len(before)), strict=True)
     for (here, there), (rows, _) in pairs:
         rows = rows[: len(here)]
-        for name, features in (
-            ("before", before[rows]),
-            ("after", after[rows]),
-            ("reference_itself", reference[here]),
-        ):
-            found.setdefault(name, []).append(_both(features, reference[there]))
+        sets = before[rows], after[rows], reference[here]
+        for distances, features in zip(found.values(), sets, strict=True):
+            distances.append(_both(features, reference[there]))
     return {name: _range(distances) for name, distances in found.items()}
 
 
@@ -136,9 +133,8 @@ def _splits(count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 def _range(distances: list[tuple[float, float]]) -> dict[str, dict[str, float]]:
     """Mean and central 95 % of the splits, of both distances."""
     low, high = np.quantile(distances, [0.025, 0.975], axis=0)
-    rows = zip(
-        ("frechet", "kernel"), np.mean(distances, axis=0), low, high, strict=True
-    )
+    names, means = ("frechet", "kernel"), np.mean(distances, axis=0)
+    rows = zip(names, means, low, high, strict=True)
     return {name: Interval(*figures)._asdict() for name, *figures in rows}
 
 

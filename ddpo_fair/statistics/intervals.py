@@ -110,16 +110,12 @@ def rogan_gladen(successes: int, trials: int, confusion: np.ndarray) -> Interval
 
 
 def mean(values: np.ndarray, share: bool = False) -> Interval:
-    """A mean with its Student's t interval.
+    """A mean of values [N] with its Student's t interval.
 
     A few prompts may agree by chance, and biases lean against 0 or 1. So the interval
-    of a figure between 0 and 1 counts one value more, with the variance of a share
+    of a `share`, between 0 and 1, counts one value more, with the variance of a share
     that has its weight near the ends, m (1 - m) / 2, and takes it at each bound m as
-    Wilson's interval does. It stays within 0 and 1.
-
-    Args:
-        values: [N], of images, or of prompts: then it speaks about new prompts.
-        share: whether the figure lies between 0 and 1.
+    Wilson's interval does. It stays in 0 and 1. Of prompts it speaks about new ones.
     """
     values = np.asarray(values, np.float64)
     if len(values) == 0:
