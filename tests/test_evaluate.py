@@ -311,7 +311,7 @@ def test_jobs_cover_each_image_once_trained_prompts_first():
     samplers = (Sampler(1.0, 3.0, 4), Sampler(0.0, 3.0, 4))
     plan = Plan({}, samplers, prompts, images=5, seed=0, batch=8, num_devices=3)
     jobs = list(evaluation_plan.jobs(plan))
-    assert evaluation_plan.num_images(plan) == 2 * (10 + 5)
+    assert sum(job.count for job in jobs) == 2 * (10 + 5)
     # 10 images in two batches of 6, the multiple of 3 devices; 5 in one of 6.
     assert all(len(job.prompts) == len(job.images) == 6 for job in jobs)
     assert [job.count for job in jobs] == [6, 4, 6, 4, 5, 5]

@@ -59,8 +59,8 @@ def prepare(
     `batch` images are drawn together, None for one. A UserError if there is no model.
     """
     place = folder(planned.model, planned.variant)
-    found = (x for kind in ("json", "txt", "model") for x in place.rglob(f"*.{kind}"))
-    read = sorted({*found, *place.rglob("*.safetensors")})
+    kinds = "json", "txt", "model", "safetensors"
+    read = sorted({x for kind in kinds for x in place.rglob(f"*.{kind}")})
     paths = {x.relative_to(place).as_posix(): x for x in read}
     planned = planned._replace(fingerprint=sources.fingerprint(paths)[0])
     return planned, partial(_draw_all, planned, lora, batch or 1)

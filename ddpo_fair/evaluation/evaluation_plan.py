@@ -182,8 +182,3 @@ def classifier_folders(plan: Plan) -> list[Path]:
         except UserError as error:
             raise UserError(f"--audit={shown(audit)}: {error}") from error
     return folders
-
-
-def num_images(plan: Plan) -> int:
-    """Images of all jobs."""
-    return sum(job.count for job in jobs(plan))

@@ -59,7 +59,7 @@ def draw(plan: Plan, folder: Path, models: EvaluationModels) -> None:
         return images, found
 
     finish = functools.partial(_finish, plan, folder, models)
-    opening = _opening(plan, folder, len(jobs), len(missing))
+    opening = _opening(plan, folder, jobs, len(missing))
     in_turn(opening, folder, len(jobs), missing, start, finish)
 
 
@@ -152,12 +152,13 @@ def _measures_kl(plan: Plan, job: Job) -> bool:
     return first and trained and job.sampler.eta > 0
 
 
-def _opening(plan: Plan, folder: Path, total: int, missing: int) -> str:
-    left = "" if missing == total else f" {total - missing} batches are there."
+def _opening(plan: Plan, folder: Path, jobs: Sequence[Job], missing: int) -> str:
+    there = len(jobs) - missing
+    left = f" {there} batches are there." if there else ""
     return (
         f"Evaluation: {folder}; prompts: {len(plan.prompts)}, samplers of the trained"
         f" ones: {len(plan.samplers)}, images of each before and after: {plan.images},"
-        f" in all: {evaluation_plan.num_images(plan):,}, batches: {total}, on"
+        f" in all: {sum(job.count for job in jobs):,}, batches: {len(jobs)}, on"
         f" {', '.join(parallel.describe())}; audit classifier: {plan.source['audit']}."
         f"{left}"
     )

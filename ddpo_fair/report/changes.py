@@ -199,15 +199,12 @@ def _together(
     if len(whole) < 2:
         return (whole or singles)[0]
     befores = [single.before for single in singles if single.before is not None]
-    after, difference = (
-        intervals.over_seeds([getattr(x, field) for x in whole], lowest, num_classes)
-        for field, lowest in (("after", 0.0), ("difference", -1.0))
-    )
+    differences = [single.difference for single in whole]
     return dataclasses.replace(
         whole[0],
         before=before or intervals.over_seeds(befores, 0.0, num_classes),
-        after=after,
-        difference=difference,
+        after=intervals.over_seeds([x.after for x in whole], 0.0, num_classes),
+        difference=intervals.over_seeds(differences, -1.0, num_classes),
         floor=float(np.mean([single.floor for single in whole])),
         epochs_done=min(single.epochs_done for single in whole),
     )

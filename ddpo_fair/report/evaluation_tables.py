@@ -86,16 +86,15 @@ def _sets(sampler: dict[str, Any]) -> Table:
         figure, unit, place = "mean_bias", "points", ("sets", name)
         if name == "explicit":
             figure, unit, title = "adherence", "%", f"{title}: prompt adherence"
-        own, audit, corrected = (
-            _pair(sampler, unit, *place, *path)
-            for path in ((figure,), ("audit", figure), ("mean_bias_corrected",))
-        )
-        floor = _dict(sampler, "after", *place)
-        floor = run_reader.number(floor, "bias_of_a_fair_model")
-        fair = f"{100 * floor:.0f}" if math.isfinite(floor) else ""
+        own = _pair(sampler, unit, *place, figure)
+        audit = _pair(sampler, unit, *place, "audit", figure)
+        corrected = _pair(sampler, unit, *place, "mean_bias_corrected")
+        alike = _pair(sampler, "%", *place, "audit", "agreement")
+        found = _dict(sampler, "after", *place)
+        fair = run_reader.number(found, "bias_of_a_fair_model")
+        fair = f"{100 * fair:.0f}" if math.isfinite(fair) else ""
         rows.append([title, *own, fair, *audit])
         rows.append([f"{title}{CORRECTED}", *corrected, "", "", ""])
-        alike = _pair(sampler, "%", *place, "audit", "agreement")
         rows.append([f"{SETS[name]}: both classify alike", *alike, "", "", ""])
     head = ["Mean bias", "Before", "After", "Fair model", *AUDIT_COLUMNS]
     return without_blanks(head, rows)

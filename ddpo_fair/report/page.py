@@ -88,16 +88,7 @@ def _page(groups: Sequence[Sequence[Record]], folder: Path) -> str:
     runs = [run for group in groups for run in group]
     names = dict.fromkeys(name for run in runs for name in measurements.names(run))
     found = [(run, one) for run in groups for one in changes.of_runs(run)]
-    attributes = [
-        {
-            "title": formatting.sentence(formatting.title(name)),
-            "changes": [(run, one) for run, one in found if one.name == name],
-            "chart": None
-            if measurements.JOINT in name
-            else _draw(share_curves.over_time(runs, name), folder),
-        }
-        for name in names
-    ]
+    single = [name for name in names if measurements.JOINT not in name]
     distances, histogram = share_curves.distances(runs), curves.histogram(runs)
     text = TEMPLATES.get_template("page.html.j2").render(
         written_by={
@@ -110,7 +101,8 @@ def _page(groups: Sequence[Sequence[Record]], folder: Path) -> str:
         distances=distances and _draw(distances, folder),
         histogram=histogram and _draw(histogram, folder),
         curves=[_draw(chart, folder) for chart in curves.charts(runs)],
-        attributes=attributes,
+        attributes={x: [pair for pair in found if pair[1].name == x] for x in names},
+        shares={x: _draw(share_curves.over_time(runs, x), folder) for x in single},
     )
     return FORBIDDEN.sub("\ufffd", text)
 

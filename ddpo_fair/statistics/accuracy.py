@@ -72,16 +72,14 @@ def confusion(
     return matrix
 
 
-def reliability(
-    probabilities: np.ndarray, truth: np.ndarray, num_bins: int = NUM_BINS
-) -> list[dict[str, Any]]:
+def reliability(probabilities: np.ndarray, truth: np.ndarray) -> list[dict[str, Any]]:
     """Mean confidence and accuracy of each bin (low, high] of confidence with images.
 
     Of probabilities [N, K] and true classes int [N].
     """
     confidence = np.max(probabilities, axis=1).astype(np.float64)
     correct = np.argmax(probabilities, axis=1) == np.asarray(truth)
-    bins = np.clip(np.ceil(confidence * num_bins).astype(int) - 1, 0, num_bins - 1)
+    bins = np.clip(np.ceil(confidence * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
     return [
         {
             "images": int(np.sum(bins == b)),
