@@ -13,7 +13,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import jinja2
 from PIL import Image
 
 import ddpo_fair
@@ -22,13 +21,13 @@ from ddpo_fair.report import (
     changes,
     curves,
     evaluation_tables,
-    formatting,
     measurements,
     plots,
     run_reader,
     share_curves,
     summary,
     tables,
+    templates,
 )
 from ddpo_fair.report.run_reader import Record
 
@@ -125,18 +124,10 @@ def _draw(chart: plots.Chart, folder: Path) -> dict[str, str]:
     return {"title": chart.title, "caption": chart.caption, "svg": "".join(svg)}
 
 
-TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-TEMPLATES.filters["percent"] = formatting.percent
+TEMPLATES = templates.ENVIRONMENT
 TEMPLATES.filters["second_opinion"] = evaluation_tables.second_opinion
 TEMPLATES.globals |= {
     "evaluation_tables": evaluation_tables,
-    "formatting": formatting,
     "image_source": image_source,
     "plots": plots,
     "tables": tables,

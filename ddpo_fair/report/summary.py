@@ -4,20 +4,21 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 
-import markupsafe
 import numpy as np
 from markupsafe import Markup
 
-from ddpo_fair.report import caveats, changes, formatting
-from ddpo_fair.report.changes import AttributeChange, Change
+from ddpo_fair.report import caveats, changes, formatting, templates
+from ddpo_fair.report.changes import AttributeChange
 from ddpo_fair.report.measurements import JOINT
 from ddpo_fair.report.run_reader import Record
 
 NO_CLEAR_CHANGE = "No clear change"
 CLOSER = ("Further away", "Closer")
 NONE_MANY = 0.2  # of the images, after such a rise: belongs into the summary
-# A prompt in quotation marks; its writing direction stays inside them.
-QUOTED = Markup("<q><bdi>{}</bdi></q>")
+UNKNOWN = (
+    "Before training no attribute was measured.",
+    "The settings do not say what was aimed at; the tables show all shares.",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,14 +32,19 @@ class Summary:
 
 def of_runs(runs: Sequence[Record]) -> Summary:
     """The summary of runs that differ in their seeds only."""
-    found, prompts = changes.of_runs(runs), runs[0].prompts
+    found = changes.of_runs(runs)
     against = [caveat for run in runs for caveat in caveats.of_run(run, runs)]
     against = tuple(dict.fromkeys([*_side_effects(found), *against]))
-    subject = QUOTED.format(prompts[0]) if len(prompts) == 1 else "the prompts"
     word, (first, *others) = _each_word(found, runs[0]), found
+    template = templates.ENVIRONMENT.get_template("sentence.html.j2")
+    write = template.make_module({"runs": runs, "word": word})
     if others or not first.share or first.distance is None:
-        return Summary(word, _distances(found, runs, subject), against)
-    sentence = _of_share(first, word, runs, subject) + _all_images(first, runs)
+        aimed = [x for x in found if x.distance is not None and x.distance.before]
+        if not aimed:
+            return Summary(word, Markup(UNKNOWN[_measured(found)]), against)
+        floors = formatting.listed([f"{100 * x.distance.floor:.0f}" for x in aimed])
+        return Summary(word, write.of_distances(aimed, floors), against)
+    sentence = write.of_share(first, _all_images(first, runs))
     none_before, none_after = first.none
     rose = none_after > none_before + caveats.NONE_RISE
     if rose and none_after >= NONE_MANY and word != NO_CLEAR_CHANGE:
@@ -96,88 +102,14 @@ def _word(found: AttributeChange, run: Record) -> str:
     return CLOSER[bool(last < first)]
 
 
-def _of_share(
-    found: AttributeChange, word: str, runs: Sequence[Record], subject: Markup | str
-) -> Markup:
-    """The sentence about runs whose only attribute has two classes."""
-    change = found.figure
-    if change.before is None:
-        return Markup(
-            "Before training the share classified as {} was not measured."
-        ).format(found.share)
-    before, after = map(formatting.with_interval, (change.before, change.after))
-    if change.after is None:
-        return Markup(
-            "Before training, {} of the recognised faces for {} are classified as {}."
-        ).format(before, subject, found.share)
-    return Markup(
-        "{}, {} of the recognised faces for {} are classified as {}, from {} before"
-        " training: {}"
-    ).format(
-        _when(change, runs), after, subject, found.share, before, _meaning(change, word)
-    )
-
-
-def _meaning(change: Change, word: str) -> str:
-    """What follows the colon."""
-    target = formatting.percent(change.target)
-    difference = formatting.with_interval(change.difference, "points")
-    if word.startswith("Shifted"):
-        return f"a shift of {difference}."
-    if word == NO_CLEAR_CHANGE:
-        return f"so many images cannot tell this from no change ({difference})."
-    if change.after.low <= change.target <= change.after.high:
-        return f"the target of {target} lies within the interval."
-    side = "below" if change.after.high < change.target else "above"
-    still = "now" if word == "Overshot" else "still"
-    return f"{still} {side} the target of {target}."
-
-
-def _all_images(found: AttributeChange, runs: Sequence[Record]) -> str:
-    """What the share among recognised faces leaves out, where that is much."""
+def _all_images(found: AttributeChange, runs: Sequence[Record]) -> list[str]:
+    """The shares of all images, of no class last, where these are many; else []."""
     ends = [changes.ends(run, None, found.name).last for run in runs]
     none = changes.none_share(last := [one for one in ends if one is not None])
     if none < caveats.NONE_RISE:
-        return ""
+        return []
     counts = np.sum([one.counts for one in last], axis=0)
-    shares = counts / counts.sum() * (1 - none)
-    first, second = map(formatting.percent, shares)
-    return (
-        f" Of all images, {first} are classified as {found.share}, {second} as"
-        f" {list(found.classes)[1]} and {formatting.percent(none)} as neither."
-    )
-
-
-def _distances(
-    found: Sequence[AttributeChange], runs: Sequence[Record], subject: Markup | str
-) -> Markup:
-    """The sentence about how far from its target each attribute is, and was."""
-    aimed = [one for one in found if one.distance is not None and one.distance.before]
-    if not aimed:
-        none = "Before training no attribute was measured."
-        known = "The settings do not say what was aimed at; the tables show all shares."
-        return markupsafe.escape(known if _measured(found) else none)
-    first, over = aimed[0], f"over {len(runs[0].prompts)} prompts"
-    what = Markup("the shares for {} are this far from their targets").format(subject)
-    if first.measure == changes.MEAN_DISTANCE:
-        what += f", on average {over}"
-    what += ": "
-    if first.measure == changes.MEAN_BIAS:
-        what = f"the mean bias (|share classified as female - as male|) {over} is "
-    when, floors, texts = "Before training", "", []
-    if first.distance.after is not None:
-        when = _when(first.distance, runs)
-        each = formatting.listed([f"{100 * one.distance.floor:.0f}" for one in aimed])
-        floors = f" On so few images a model on target would show about {each} points."
-    for one in aimed:
-        ends = one.distance.after, one.distance.before
-        after, before = (x and formatting.with_interval(x, "points") for x in ends)
-        title = (
-            "" if one.measure == changes.MEAN_BIAS else f"{formatting.title(one.name)} "
-        )
-        text = f"{after}, from {before} before training" if after else before
-        texts.append(f"{title}{text}")
-    return Markup("{}, {}{}.{}").format(when, what, "; ".join(texts), floors)
+    return [*map(formatting.percent, (*counts / counts.sum() * (1 - none), none))]
 
 
 def _side_effects(found: Sequence[AttributeChange]) -> Iterator[str]:
@@ -196,11 +128,6 @@ def _side_effects(found: Sequence[AttributeChange]) -> Iterator[str]:
                 f"Side effect: {formatting.title(one.name)} was not rewarded, but its"
                 f" shares changed: {formatting.listed(each)}."
             )
-
-
-def _when(change: Change, runs: Sequence[Record]) -> str:
-    seeds = f", over {len(runs)} seeds" if len(runs) > 1 else ""
-    return f"After {formatting.count(change.epochs_done, 'epoch')}{seeds}"
 
 
 def _measured(found: Sequence[AttributeChange]) -> bool:
