@@ -105,12 +105,10 @@ def evaluate(where: tuple[Path, int | None], options: flags.FlagValues) -> Path:
     folder = saved.folder / f"evaluation_{number:04d}"
     if options.output is not None:
         folder = files.given("--output", options.output)
-    classifiers = evaluation_plan.classifier_folders(plan)
     described = folder / evaluation_plan.PLAN, plan._asdict(), "--output"
     files.bind(*described, "source.run")  # whose folder may have another name now
     started = time.monotonic()
-    texts = [prompt.text for prompt in plan.prompts]
-    models = evaluation_models.load(saved, number, texts, classifiers, plan.seed)
+    models = evaluation_models.load(saved, plan)
     own = models.classifiers[0], *models.others
     calibrations |= calibration.of(references, saved.config, models=own)
     evaluation_run.draw(plan, folder, models)

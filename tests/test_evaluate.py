@@ -245,9 +245,11 @@ def test_another_evaluation_in_the_same_folder_is_refused(
 
 def test_trajectory_kl_is_the_formula_written_again(run):
     saved = saved_run.read(run)
-    folder = sources.classifier_folder(saved.config.attributes.gender.classifier)
-    models = evaluation_models.load(saved, 3, [NURSE], [folder], 0)
     how = Sampler(1.0, 3.0, 2)  # of training, and so compiled before
+    source = {"classifier": saved.config.attributes.gender.classifier}
+    source |= {"checkpoint": 3, "audit": "none"}
+    plan = Plan(source, (how,), (Prompt(NURSE, "trained"),), 8, 0, 8, 8)
+    models = evaluation_models.load(saved, plan)
     rows = np.zeros(8, np.int64)
     job = evaluation_plan.Job(how, AFTER, 0, rows, np.arange(8), 8)
     policy = evaluation_models.make_policy(models, how)

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,8 +15,9 @@ import tiny_run
 from ddpo_fair import exporting, train
 from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.errors import UserError
-from ddpo_fair.evaluation import evaluation_models
+from ddpo_fair.evaluation import evaluation_models, evaluation_plan
 from ddpo_fair.models import lora, lora_files, lora_names, weights
+from ddpo_fair.prompts import Prompt
 from ddpo_fair.training import assembly, description, run_folder, saved_run
 
 RANK, ALPHA = 2, 3.0
@@ -151,7 +151,10 @@ def test_a_run_trains_and_is_measured_upon_the_merged_model(styled, tiny):
     text = stable_diffusion.encode_prompts(merged, prompts)
     # The encoder multiplies the kernels' rounding: scale * up @ down is up to 17.
     np.testing.assert_allclose(made.text, text, rtol=0, atol=1e-4)
-    models = evaluation_models.load(saved, 3, prompts, [Path(tiny[1])], 0)
+    source = {"checkpoint": 3, "classifier": str(tiny[1]), "audit": "none"}
+    texts = (Prompt(prompts[0], "trained"),)
+    plan = evaluation_plan.Plan(source, (), texts, 1, 0, 1, 1)
+    models = evaluation_models.load(saved, plan)
     trained = saved_run.trained_params(saved, 3, expected["unet"])
     scale = saved.config.train.lora.scale
     after = lora.merge(expected["unet"], jax.device_get(trained), scale)

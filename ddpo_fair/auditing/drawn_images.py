@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ddpo_fair import config as configuration
-from ddpo_fair import files, parallel
+from ddpo_fair import files, parallel, prompts
 from ddpo_fair.auditing import image_list
 from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.evaluation import (
@@ -91,10 +90,10 @@ def _draw_all(
     """
     names, devices = begin(output, planned, num_images), parallel.num_devices()
     how = Sampler(planned.eta, planned.guidance_scale, planned.steps)
-    each = np.arange(len(names)), np.arange(num_images)
-    of_rows = np.tile(each[0], num_images), np.repeat(each[1], len(names))
-    cut = evaluation_plan.batches(*of_rows, batch * devices, devices)
-    jobs = [Job(how, BEFORE, *one) for one in cut]
+    texts = tuple(prompts.Prompt(x, prompts.TRAINED) for x in planned.prompts)
+    sizes = num_images, planned.seed, batch * devices, devices
+    plan = evaluation_plan.Plan({}, (how,), texts, *sizes)
+    jobs = [job for job in evaluation_plan.jobs(plan) if job.model == BEFORE]
 
     def places(job: Job) -> list[Path]:
         pairs = zip(job.prompts[: job.count], job.images[: job.count], strict=True)
@@ -105,7 +104,7 @@ def _draw_all(
     if missing:
         variant, dtype = planned.variant or None, jnp.dtype(planned.dtype)
         model = stable_diffusion.load(folder, dtype, False, variant, lora_file)
-        models = evaluation_models.of_model(model, planned.prompts, planned.seed)
+        models = evaluation_models.of_model(model, plan)
         policy = evaluation_models.make_policy(models, how)
 
         def start(job: Job) -> jax.Array:

@@ -87,14 +87,12 @@ def accuracy_sheet(found: dict[str, Any]) -> figure.Figure:
     matrix = np.asarray(found["confusion"])
     page = figure.Figure(figsize=ACCURACY_SIZE)
     left, middle, right = page.subplots(1, 3)
-    for plot, counts, key in (
-        (left, matrix, "accuracy"),
-        (middle, matrix[:-1, :-1], "accuracy_without_none"),
+    for plot, counts, name, key in (
+        (left, matrix, "Accuracy with none", "accuracy"),
+        (middle, matrix[:-1, :-1], "Accuracy without none", "accuracy_without_none"),
     ):
         _paint_matrix(plot, counts, found["classes"][: len(counts)])
-        name = key.replace("_", " ") if plot is middle else "accuracy with none"
-        title = f"{name.capitalize()} {accuracy.figure_text(found[key])}"
-        plot.set_title(title, fontsize=10)
+        plot.set_title(f"{name} {accuracy.figure_text(found[key])}", fontsize=10)
     _draw_calibration(right, found)
     page.subplots_adjust(0.085, 0.16, 0.985, 0.9, wspace=0.36)
     return page

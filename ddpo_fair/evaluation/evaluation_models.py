@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import zlib
 from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,7 +14,8 @@ from ddpo_fair import parallel, rng
 from ddpo_fair.classifiers import classes, classifier
 from ddpo_fair.diffusion import flow, gaussian_step, sampler, stable_diffusion
 from ddpo_fair.errors import UserError
-from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Job, Sampler
+from ddpo_fair.evaluation import evaluation_plan
+from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Job, Plan, Sampler
 from ddpo_fair.learning.policy_update import step_log_prob
 from ddpo_fair.models import lora, sources
 from ddpo_fair.training import assembly, saved_run
@@ -40,17 +40,10 @@ class EvaluationModels:
     sde_window: tuple[int, int] = gaussian_step.ALL_STEPS  # of training's sampler
 
 
-def load(
-    saved: saved_run.SavedRun,
-    checkpoint: int,
-    prompts: Sequence[str],
-    classifiers: Sequence[Path],
-    seed: int,
-) -> EvaluationModels:
-    """The models of a run, before training and at a checkpoint.
+def load(saved: saved_run.SavedRun, plan: Plan) -> EvaluationModels:
+    """The models of a run, before training and at the plan's checkpoint.
 
-    `prompts` are all texts that will be drawn; the first of the classifiers' folders is
-    the run's own. A UserError for weights that are missing, damaged, or do not fit.
+    A UserError for weights that are missing, damaged, or do not fit.
     """
     config = saved.config
     dtype = jnp.dtype(config.dtype)
@@ -58,17 +51,18 @@ def load(
     how = {"variant": config.variant or None, "base_lora": config.base_lora}
     model = stable_diffusion.load(folder, dtype, **how)
     weights = model.params[model.part]
-    trained = saved_run.trained_params(saved, checkpoint, weights)
+    trained = saved_run.trained_params(saved, plan.source["checkpoint"], weights)
     adapters = trained if config.train.lora.rank else {}
     try:
-        models = of_model(model, prompts, seed, config.sample.time_ids, adapters)
+        models = of_model(model, plan, config.sample.time_ids, adapters)
     except UserError as error:  # of a prompt that the sets brought along
         raise UserError(f"{error} Or draw fewer sets: --sets=trained.") from error
     base = models.unets[BEFORE]
     if adapters:  # all other kernels are shared
         adapted = jax.jit(lora.adapted)(base, adapters, config.train.lora.scale)
         trained = lora.replace(base, adapted)
-    loaded = [classifier.load(place, dtype) for place in classifiers]
+    folders = evaluation_plan.classifier_folders(plan)
+    loaded = [classifier.load(place, dtype) for place in folders]
     others = assembly.load_classifiers(config, dtype, beside=classes.GENDER.name)
     loaded, others = (
         tuple(dataclasses.replace(x, params=parallel.replicate(x.params)) for x in some)
@@ -86,8 +80,7 @@ def load(
 
 def of_model(
     model: stable_diffusion.Model,
-    prompts: Sequence[str],
-    seed: int,
+    plan: Plan,
     time_ids: Sequence[int] = stable_diffusion.NO_TIME_IDS,
     adapted: Collection[str] = (),
 ) -> EvaluationModels:
@@ -95,6 +88,7 @@ def of_model(
 
     The layers `adapted` are those of an adapter that will be merged: `lora.frozen`.
     """
+    prompts = [prompt.text for prompt in plan.prompts]
     text = stable_diffusion.encode_prompts(model, ["", *prompts], time_ids)
     dtype = model.denoiser.dtype
     weights = lora.frozen(model.params[model.part], adapted, dtype)
@@ -105,7 +99,7 @@ def of_model(
         text=text[1:],
         uncond_embedding=parallel.replicate(text[0]),
         prompt_numbers=np.array([zlib.crc32(p.encode()) for p in prompts], np.uint32),
-        seed=seed,
+        seed=plan.seed,
         classifiers=(),
         others=(),
     )

@@ -1,5 +1,6 @@
 """Which images an evaluation draws, in which batches, and where their figures lie."""
 
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,7 +100,9 @@ def make(
     devices = parallel.num_devices()
     batch = sample.batch_per_device * devices
     how = options.images, options.seed, batch, devices
-    return Plan(source, chosen, asked, *how), notes
+    plan = Plan(source, chosen, asked, *how)
+    classifier_folders(plan)  # which may be refused
+    return plan, notes
 
 
 def parse_samplers(text: str, training: Sampler) -> tuple[Sampler, ...]:
@@ -138,7 +141,10 @@ def _sampler(text: str) -> Sampler | None:
 
 
 def jobs(plan: Plan) -> Iterator[Job]:
-    """All batches in order: trained prompts, which take turns, then all others."""
+    """All batches in order: trained prompts, which take turns, then all others.
+
+    Those of a sampler and model have one size, are as few and as full as can be.
+    """
     trained = [i for i, prompt in enumerate(plan.prompts) if prompt.set == TRAINED]
     others = [i for i, prompt in enumerate(plan.prompts) if prompt.set != TRAINED]
     for index, sampler in enumerate(plan.samplers):
@@ -149,25 +155,13 @@ def jobs(plan: Plan) -> Iterator[Job]:
         images = np.concatenate(
             [np.repeat(np.arange(plan.images), len(turn)) for turn in turns]
         )
-        for model in (BEFORE, AFTER):
-            for batch in batches(prompts, images, plan.batch, plan.num_devices):
-                yield Job(sampler, model, *batch)
-
-
-def batches(
-    prompts: np.ndarray, images: np.ndarray, most: int, num_devices: int
-) -> Iterator[tuple[int, np.ndarray, np.ndarray, int]]:
-    """Batches of one size, as few and as full as can be: what a `Job` ends with.
-
-    Of int [N] each, what each image is; at most `most` images together.
-    """
-    total = len(prompts)
-    num_batches = -(-total // most)
-    size = -(-total // (num_batches * num_devices)) * num_devices
-    for number in range(num_batches):
-        rows = np.arange(number * size, (number + 1) * size)
-        count = int(np.sum(rows < total))
-        yield number, prompts[rows % total], images[rows % total], count
+        total = len(prompts)
+        num_batches = -(-total // plan.batch)
+        size = -(-total // (num_batches * plan.num_devices)) * plan.num_devices
+        for model, number in itertools.product((BEFORE, AFTER), range(num_batches)):
+            rows = np.arange(number * size, (number + 1) * size)
+            count, rows = int(np.sum(rows < total)), rows % total
+            yield Job(sampler, model, number, prompts[rows], images[rows], count)
 
 
 def classifier_folders(plan: Plan) -> list[Path]:

@@ -67,13 +67,11 @@ def summarise(
         notes = [*notes, WINDOW.format(first, end - 1)]
     for index, how in enumerate(plan.samplers):
         entry: dict[str, Any] = {**how._asdict(), "of_training": index == 0}
-        by_set: dict[str, dict[str, list]] = {BEFORE: {}, AFTER: {}}
         for model in (BEFORE, AFTER):
-            found = arrays[how, model], plan, reference, config
-            entry[model] = _of_model(*found, by_set[model])
-        entry["change"] = _changes(by_set)
+            entry[model] = _of_model(arrays[how, model], plan, reference, config)
+        entry["change"] = _changes(entry)
         samplers.append(entry)
-    training = plan.samplers[0]
+    ends = [arrays[plan.samplers[0], model] for model in (BEFORE, AFTER)]
     return {
         "written_by": {
             "version": ddpo_fair.__version__,
@@ -85,8 +83,8 @@ def summarise(
         "seed": plan.seed,
         "target": config.attributes.gender.target[0],
         "samplers": samplers,
-        "quality": _quality(arrays, plan, training, renders),
-        "kl_to_base": trajectory_kl(arrays[training, AFTER], plan),
+        "quality": _quality(*ends, plan, renders),
+        "kl_to_base": trajectory_kl(ends[1], plan),
         "notes": notes,
     }
 
@@ -121,14 +119,11 @@ def answers_of(
 
 
 def _of_model(
-    arrays: dict[str, np.ndarray],
-    plan: Plan,
-    reference: Reference,
-    config: ConfigDict,
-    by_set: dict[str, list],
+    arrays: dict[str, np.ndarray], plan: Plan, reference: Reference, config: ConfigDict
 ) -> dict[str, Any]:
-    """The figures of a model's images; adds those of each prompt to `by_set`."""
+    """The figures of a model's images, of each set and prompt."""
     prompts: dict[str, Any] = {}
+    by_set: dict[str, list] = {}
     for index in np.unique(arrays["prompts"]):
         prompt = plan.prompts[index]
         answers = answers_of(arrays, arrays["prompts"] == index, config)
@@ -141,25 +136,25 @@ def _of_model(
     return {"sets": sets, "prompts": prompts}
 
 
-def _changes(by_set: dict[str, dict[str, list]]) -> dict[str, Any]:
+def _changes(entry: dict[str, Any]) -> dict[str, Any]:
     """After - before of each set's figure that training is meant to change."""
     changes = {}
-    for name, before in by_set[BEFORE].items():
+    for name in entry[BEFORE]["sets"]:
         figure = "adherence" if name == prompts.EXPLICIT else "bias"
-        found = prompt_metrics.change(before, by_set[AFTER][name], figure)
-        if found is not None:
+        each = (entry[model]["prompts"].values() for model in (BEFORE, AFTER))
+        ends = ([one for one in found if one["set"] == name] for found in each)
+        if found := prompt_metrics.change(*ends, figure):
             changes[name] = {figure: found}
     return changes
 
 
 def _quality(
-    arrays: dict[tuple[Sampler, str], dict[str, np.ndarray]],
+    before: dict[str, np.ndarray],
+    after: dict[str, np.ndarray],
     plan: Plan,
-    how: Sampler,
     renders: dict[str, np.ndarray] | None,
 ) -> dict[str, Any]:
     """What changed in the images themselves, by set."""
-    before, after = arrays[how, BEFORE], arrays[how, AFTER]
     sets = np.array([plan.prompts[i].set for i in before["prompts"]])
     quality: dict[str, Any] = {"features": FEATURES}
     for name in dict.fromkeys(sets.tolist()):

@@ -39,7 +39,6 @@ class Change:
     difference: Interval | None
     target: float  # the wanted share, else 0; nan where no share is wanted
     floor: float  # what a model on target would show on so few images; nan of a share
-    epochs_done: int  # training of `after`
 
     @property
     def is_clear(self) -> bool:
@@ -57,6 +56,7 @@ class AttributeChange:
     distance: Change | None  # from the target; None where there is none
     measure: str  # what that is: DISTANCE, MEAN_DISTANCE or MEAN_BIAS
     none: tuple[float, float]  # the share of images of no class, before and after
+    epochs_done: int  # training of the models as last measured
 
     @property
     def share(self) -> str:
@@ -128,10 +128,8 @@ def of_attribute(
     shares = {}
     for k, class_ in enumerate(classes):
         wanted = math.nan if target is None else float(target[k])
-        singles = [
-            _change(*(one and one.shares[k] for one in pair[:2]), wanted, pair)
-            for pair in found
-        ]
+        pairs = [[one and one.shares[k] for one in pair[:2]] for pair in found]
+        singles = [_change(*pair, wanted, math.nan) for pair in pairs]
         shares[class_] = _together(singles, before and before[k], len(classes))
     distance, measure = None, DISTANCE
     if target is not None:
@@ -143,16 +141,16 @@ def of_attribute(
         distance = _together(far)
     whole = [pair[:2] for pair in found if pair.last is not None]
     none = tuple(map(none_share, zip(*whole, strict=True))) or (math.nan, math.nan)
-    return AttributeChange(name, shares, distance, measure, none)
+    done = min((one.last.epochs_done for one in found if one.last), default=0)
+    return AttributeChange(name, shares, distance, measure, none, done)
 
 
 def _change(
-    before: Interval | None, after: Interval | None, target: float, of: Ends
+    before: Interval | None, after: Interval | None, target: float, floor: float
 ) -> Change:
     """The change from one measurement to another, of other images."""
     difference = intervals.newcombe(before, after) if after else None
-    done = of.last.epochs_done if of.last else 0
-    return Change(before, after, difference, target, math.nan, done)
+    return Change(before, after, difference, target, floor)
 
 
 def _distance(pair: Ends, target: np.ndarray) -> Change:
@@ -160,12 +158,12 @@ def _distance(pair: Ends, target: np.ndarray) -> Change:
     far = [one and bias.of_shares(one.counts, target) for one in pair[:2]]
     newest = pair.last or pair.first
     floor = bias.distance_floor(target, newest.num_faces) if newest else math.nan
-    return dataclasses.replace(_change(*far, 0.0, pair), floor=floor)
+    return _change(*far, 0.0, floor)
 
 
 def _over_prompts(record: Record, name: str) -> Change | None:
     """The change of the mean of `_far`; None unless several prompts have it."""
-    pairs, of = [], ends(record, None, name)
+    pairs = []
     for prompt in measurements.prompts(record):
         found = ends(record, prompt, name)
         far = [one and _far(record, name, prompt, one) for one in found[:2]]
@@ -175,8 +173,7 @@ def _over_prompts(record: Record, name: str) -> Change | None:
         return None
     (before, after), floors = np.array(pairs)[..., 0].T, np.array(pairs)[:, 1, 1]
     means = (intervals.mean(x, share=True) for x in (before, after))
-    difference, done = intervals.mean(after - before), of.last and of.last.epochs_done
-    return Change(*means, difference, 0.0, float(floors.mean()), done or 0)
+    return Change(*means, intervals.mean(after - before), 0.0, float(floors.mean()))
 
 
 def _far(
@@ -206,5 +203,4 @@ def _together(
         after=intervals.over_seeds([x.after for x in whole], 0.0, num_classes),
         difference=intervals.over_seeds(differences, -1.0, num_classes),
         floor=float(np.mean([single.floor for single in whole])),
-        epochs_done=min(single.epochs_done for single in whole),
     )
