@@ -46,6 +46,13 @@ def test_others_are_refused_with_the_true_reason(name):
     assert f"| `{name}` | no |" in TABLE.read_text()
 
 
+def test_a_unet_halves_its_latents_to_the_end():
+    architecture = published.STABLE_DIFFUSION_1
+    odd = architecture | {"unet": architecture["unet"] | {"sample_size": 60}}
+    with pytest.raises(UserError, match="sample_size=60 must be a multiple of 8 latent"):
+        networks.of_configs(odd, jnp.float32)
+
+
 @pytest.mark.long
 def test_they_have_as_many_parameters_as_published():
     """Those that can be planned without a file are counted in test_models."""

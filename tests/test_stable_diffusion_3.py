@@ -139,11 +139,12 @@ def test_one_state_counts_as_many_equal_ones(long, monkeypatch):
             tiny_model.SCHEDULER,
             "must be 'FlowMatchEulerDiscreteScheduler'",
         ),
+        ("transformer", {"sample_size": 7}, "patch_size=2 must be a divisor of sample"),
         ("text_encoder", {"hidden_size": 24}, "at most 16,.*they may be swapped"),
         ("text_encoder_3", tiny_model.T5 | {BUCKETS: 3}, f"{BUCKETS}=3 must be 4 or"),
         ("text_encoder_3", tiny_model.T5 | {DISTANCE: 8}, f"{DISTANCE}=8 .*above 8"),
     ],
-    ids=["scheduler", "swapped", "buckets", "distance"],
+    ids=["scheduler", "odd", "swapped", "buckets", "distance"],
 )
 def test_settings_that_cannot_be(tmp_path, part, setting, said):
     configs = CONFIGS_3 | {part: CONFIGS_3.get(part, {}) | setting}

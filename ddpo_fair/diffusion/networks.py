@@ -58,10 +58,9 @@ def of_configs(
     A UserError for a config that is not supported, or parts that do not fit.
     """
 
-    def text(c: dict[str, Any]) -> nn.Module:
-        if TRANSFORMER in configs:
-            return clip.ProjectingTextEncoder(clip.Config.from_dict(c), dtype)
-        return clip.TextEncoder(clip.Config.from_dict(c), dtype, sources.is_xl(configs))
+    def text(c: dict[str, Any], projects: bool) -> nn.Module:
+        penultimate = sources.is_xl(configs)
+        return clip.TextEncoder(clip.Config.from_dict(c), dtype, penultimate, projects)
 
     def autoencoder(c: dict[str, Any]) -> nn.Module:
         config = vae.Config.from_dict(c)
@@ -75,8 +74,8 @@ def of_configs(
             sd3_transformer.Config.from_dict(c), dtype, remat, zeros
         ),
         "vae": autoencoder,
-        TEXT: text,
-        TEXT_2: lambda c: clip.ProjectingTextEncoder(clip.Config.from_dict(c), dtype),
+        TEXT: lambda c: text(c, projects=TRANSFORMER in configs),  # XL's does not
+        TEXT_2: lambda c: text(c, projects=True),
         TEXT_3: lambda c: t5.Encoder(t5.Config.from_dict(c), dtype),
     }
     networks = {part: makers[part](configs[part]) for part in makers if part in configs}
@@ -178,7 +177,6 @@ def join_text(networks: Networks, outputs: dict[str, Any]) -> jax.Array:
     """
     if TEXT_2 not in outputs:
         return outputs[TEXT]
-    # XL's first text encoder has no projection.
     both = [
         x if isinstance(x, tuple) else (x,) for x in map(outputs.get, (TEXT, TEXT_2))
     ]

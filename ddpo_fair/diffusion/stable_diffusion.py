@@ -137,8 +137,8 @@ def load(
         for part in texts
     }
     for part, tokenizer in tokenizers.items():
-        config = model.networks[part].config
-        if isinstance(model.networks[part], clip.ProjectingTextEncoder):
+        network, config = model.networks[part], model.networks[part].config
+        if isinstance(network, clip.TextEncoder) and network.projects:
             # 2 and null stand for the highest number of all
             ends = (2, None, tokenizer.eos_token_id)
             rule = options.among(config, "eos_token_id", ends)

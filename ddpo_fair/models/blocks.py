@@ -3,6 +3,8 @@
 Every module's name is a piece of the path of its tensors in the official files.
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -132,18 +134,17 @@ class ImageAttention(nn.Module):
 
 
 class Level(nn.Module):
-    """The resnets of one resolution, each followed by attention where it has any.
+    """The resnets of one resolution, the first of them with attention behind each.
 
-    Of x [N, H, W, C], times [N, E] if there are any, and text states [N, L, D] for the
-    attention: the states [N, H, W, features] after each layer, then the resampled one.
-    On the way up the last of the skips [N, H, W, C'] are concatenated before resnets.
+    Of x [N, H, W, C], times [N, E] if there are any, and what the attentions take: the
+    states [N, H, W, features] after each layer, then the resampled one. On the way up
+    the last of the skips [N, H, W, C'] are concatenated before resnets.
     """
 
     features: int
     num_layers: int
     norm: tuple[int, float]  # groups, epsilon
-    # Of `Transformer` without dtype, with the layers of each; None for no attention.
-    transformer: tuple | None = None
+    attentions: tuple[Callable[..., nn.Module], ...] = ()  # makers, given the name
     resample: str | None = None  # "down", "up"
     padding: tuple[int, int] | None = None  # of the convolution down
     dtype: jax.typing.DTypeLike = jnp.float32
@@ -154,20 +155,18 @@ class Level(nn.Module):
         self,
         x: jax.Array,
         time_embedding: jax.Array | None = None,
-        text_states: jax.Array | None = None,
+        *context: jax.Array,
         skips: list[jax.Array] | None = None,
     ) -> list[jax.Array]:
-        resnet, transformer = recomputed(self.remat, ResnetBlock, Transformer)
+        resnet = recomputed(self.remat, ResnetBlock)
         states = []
         for i in range(self.num_layers):
             if skips is not None:
                 x = jnp.concatenate([x, skips[-1 - i]], axis=-1)
             block = resnet(self.features, *self.norm, self.dtype, name=f"resnets.{i}")
             x = block(x, time_embedding)
-            if self.transformer is not None:
-                heads, depths, *others = self.transformer
-                shape, name = (heads, depths[i], *others), f"attentions.{i}"
-                x = transformer(*shape, self.dtype, name=name)(x, text_states)
+            if i < len(self.attentions):
+                x = self.attentions[i](name=f"attentions.{i}")(x, *context)
             states.append(x)
         if self.resample == "down":
             shape, name = (3, 2, self.padding), "downsamplers.0.conv"
@@ -179,9 +178,9 @@ class Level(nn.Module):
         return states
 
 
-def recomputed(remat: bool | str, *modules: type) -> tuple[type, ...]:
-    """The modules, recomputed in the backward pass if asked."""
+def recomputed(remat: bool | str, module: type) -> type:
+    """The module, recomputed in the backward pass if asked."""
     if not remat:
-        return modules
+        return module
     policy = None if remat is True else getattr(jax.checkpoint_policies, remat)
-    return tuple(nn.remat(module, policy=policy) for module in modules)
+    return nn.remat(module, policy=policy)

@@ -7,7 +7,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ddpo_fair import errors
 from ddpo_fair.models import layers, options
 
 PLACE = "CLIPTextModel: config.json"
@@ -51,35 +50,35 @@ class Config:
 
 
 class TextEncoder(nn.Module):
-    """Hidden state, float32 [N, L, hidden_size], of tokens int [N, L].
+    """Hidden states, float32 [N, L, hidden_size], of tokens int [N, L].
 
-    The last one after the norm, or, if penultimate, the one before the last layer.
+    The last ones after the norm, or, if penultimate, those before the last layer. One
+    that projects gives those, and of the last ones at the text's end the projection,
+    float32 [N, projection_dim].
     """
 
     config: Config
     dtype: jax.typing.DTypeLike = jnp.float32
     penultimate: bool = False
+    projects: bool = False
 
     @nn.compact
-    def __call__(self, input_ids: jax.Array) -> jax.Array:
-        before, last = _states(self.config, self.dtype, input_ids)
-        return before if self.penultimate else last
-
-
-class ProjectingTextEncoder(nn.Module):
-    """What Stable Diffusion XL and 3 read of tokens int [N, L], both float32.
-
-    The hidden state before the last layer, [N, L, hidden_size], and the projection of
-    the last one at the text's end, [N, projection_dim].
-    """
-
-    config: Config
-    dtype: jax.typing.DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, input_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, input_ids: jax.Array) -> jax.Array | tuple[jax.Array, jax.Array]:
         c = self.config
-        before, last = _states(c, self.dtype, input_ids)
+        tokens = self._embed(c.vocab_size, "token_embedding")(input_ids)
+        positions = self._embed(c.max_position_embeddings, "position_embedding")(
+            jnp.arange(input_ids.shape[1])
+        )
+        states = [tokens + positions[None]]
+        for i in range(c.num_hidden_layers):
+            name = f"text_model.encoder.layers.{i}"
+            layer = layers.EncoderLayer(c, LAYER, self.dtype, is_causal=True, name=name)
+            states.append(layer(states[-1]))
+        name = "text_model.final_layer_norm"
+        last = layers.layer_norm(states[-1], c.layer_norm_eps, name, self.dtype)
+        before, last = states[-2].astype(jnp.float32), last.astype(jnp.float32)
+        if not self.projects:
+            return before if self.penultimate else last
         # Older files say 2 for whatever the end is: the highest number of all.
         by_size = c.eos_token_id in (2, None)
         ends = input_ids if by_size else input_ids == c.eos_token_id
@@ -89,37 +88,12 @@ class ProjectingTextEncoder(nn.Module):
         projection = layers.dense(c.projection_dim, name, self.dtype, use_bias=False)
         return before, projection(pooled).astype(jnp.float32)
 
-
-def _states(
-    c: Config, dtype: jax.typing.DTypeLike, input_ids: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Hidden states before the last layer, and after it and the norm; for modules."""
-    length = input_ids.shape[1]
-    if length > c.max_position_embeddings:
-        raise errors.UserError(
-            f"CLIPTextModel: {length} tokens, but max_position_embeddings="
-            f"{c.max_position_embeddings}; truncate the prompts."
-        )
-
-    def embed(size: int, name: str) -> nn.Embed:
+    def _embed(self, size: int, name: str) -> nn.Embed:
         # 0.02: transformers' initializer_range
         return nn.Embed(
             size,
-            c.hidden_size,
-            dtype=dtype,
+            self.config.hidden_size,
+            dtype=self.dtype,
             embedding_init=nn.initializers.normal(0.02),
             name=f"text_model.embeddings.{name}",
         )
-
-    tokens = embed(c.vocab_size, "token_embedding")(input_ids)
-    positions = embed(c.max_position_embeddings, "position_embedding")(
-        jnp.arange(length)
-    )
-    states = [tokens + positions[None]]
-    for i in range(c.num_hidden_layers):
-        name = f"text_model.encoder.layers.{i}"
-        layer = layers.EncoderLayer(c, LAYER, dtype, is_causal=True, name=name)
-        states.append(layer(states[-1]))
-    name = "text_model.final_layer_norm"
-    last = layers.layer_norm(states[-1], c.layer_norm_eps, name, dtype)
-    return states[-2].astype(jnp.float32), last.astype(jnp.float32)

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpo_fair import errors
 from ddpo_fair.models import blocks, layers, options
 
 PLACE = "SD3Transformer2DModel: config.json"
@@ -233,7 +232,7 @@ class SD3Transformer(nn.Module):
         if x.shape[1] >= layers.LONG:  # which has no bias
             last = jnp.repeat(states[:, -1:], last_counts - 1, axis=1)
             states, last_counts = jnp.concatenate([states, last], axis=1), 1
-        (block,) = blocks.recomputed(self.remat, JointBlock)
+        block = blocks.recomputed(self.remat, JointBlock)
         for i in range(c.num_layers):
             x, states = block(
                 c.num_attention_heads,
@@ -259,11 +258,6 @@ class SD3Transformer(nn.Module):
         p, most = c.patch_size, c.pos_embed_max_size
         N, H, W, _ = latents.shape
         h, w = H // p, W // p
-        if H % p or W % p or max(h, w) > most:
-            raise errors.UserError(
-                f"SD3Transformer2DModel: latents of {H} x {W} pixels are not multiples"
-                f" of {p}, at most {most * p}; take a resolution that is."
-            )
         x = layers.Conv(c.size, self.dtype, p, p, (0, 0), name="pos_embed.proj")(
             latents
         )

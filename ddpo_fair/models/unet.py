@@ -1,14 +1,14 @@
 """UNet of Stable Diffusion 1.x, 2.x and XL (diffusers' UNet2DConditionModel)."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ddpo_fair import errors
 from ddpo_fair.models import blocks, layers, options
 
 PLACE = "UNet2DConditionModel: config.json"
@@ -142,35 +142,6 @@ class Config:
             yield own, sound, f"a number, or {words}"
 
 
-class MidBlock(nn.Module):
-    """Resnet, attention, resnet at the lowest resolution; called as `blocks.Level`.
-
-    Of the plain kind it is the first resnet alone.
-    """
-
-    config: Config
-    dtype: jax.typing.DTypeLike = jnp.float32
-    remat: bool | str = False
-
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, time_embedding: jax.Array, text_states: jax.Array
-    ) -> jax.Array:
-        c = self.config
-        resnet, transformer = blocks.recomputed(
-            self.remat, blocks.ResnetBlock, blocks.Transformer
-        )
-        norm = (c.norm_num_groups, c.norm_eps, self.dtype)
-        features = c.block_out_channels[-1]
-        x = resnet(features, *norm, name="resnets.0")(x, time_embedding)
-        if c.mid_block_type == PLAIN_MID:
-            return x
-        heads, (depth, *_), *others = c.transformer("down", -1)
-        shape = (heads, depth, *others)
-        x = transformer(*shape, self.dtype, name="attentions.0")(x, text_states)
-        return resnet(features, *norm, name="resnets.1")(x, time_embedding)
-
-
 class UNet(nn.Module):
     """Noise (or velocity) that the diffusion model predicts.
 
@@ -192,13 +163,6 @@ class UNet(nn.Module):
     ) -> jax.Array:
         c = self.config
         levels = range(len(c.block_out_channels))
-        multiple = 2 ** levels[-1]
-        if latents.shape[1] % multiple or latents.shape[2] % multiple:
-            raise errors.UserError(
-                f"UNet2DConditionModel: latents of {latents.shape[1]} x"
-                f" {latents.shape[2]} pixels are not multiples of {multiple}, as"
-                f" {len(levels)} levels need; take a resolution that is."
-            )
         timesteps = jnp.broadcast_to(timesteps, latents.shape[:1])
         pooled = None
         if c.pooled_size is not None:
@@ -210,10 +174,18 @@ class UNet(nn.Module):
             skips += self._level("down", i)(skips[-1], *context)
         x = skips[-1]
         if c.mid_block_type is not None:
-            mid = MidBlock(c, self.dtype, self.remat, name="mid_block")
-            x = mid(x, *context)
+            plain = c.mid_block_type == PLAIN_MID
+            x = blocks.Level(
+                c.block_out_channels[-1],
+                1 if plain else 2,
+                (c.norm_num_groups, c.norm_eps),
+                () if plain else self._attentions("down", -1)[:1],
+                dtype=self.dtype,
+                remat=self.remat,
+                name="mid_block",
+            )(x, *context)[-1]
         for i in levels:
-            x = self._level("up", i)(x, *context, skips)[-1]
+            x = self._level("up", i)(x, *context, skips=skips)[-1]
             del skips[-1 - c.layers_per_block :]
         x = layers.group_norm(
             x, c.norm_num_groups, c.norm_eps, "conv_norm_out", self.dtype
@@ -233,12 +205,18 @@ class UNet(nn.Module):
             c.block_out_channels[depth],
             c.layers_per_block + (0 if down else 1),
             (c.norm_num_groups, c.norm_eps),
-            c.transformer(way, i) if attends else None,
+            self._attentions(way, i) if attends else (),
             way if i < last else None,
             dtype=self.dtype,
             remat=self.remat,
             name=f"{way}_blocks.{i}",
         )
+
+    def _attentions(self, way: str, i: int) -> tuple[Callable[..., nn.Module], ...]:
+        """Makers of the transformers of a level."""
+        heads, depths, *others = self.config.transformer(way, i)
+        module = blocks.recomputed(self.remat, blocks.Transformer)
+        return tuple(partial(module, heads, x, *others, self.dtype) for x in depths)
 
     def _embed(self, timesteps: jax.Array, pooled: jax.Array | None) -> jax.Array:
         """[N, 4 block_out_channels[0]] of timesteps [N] and the text's last row."""

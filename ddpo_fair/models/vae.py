@@ -1,6 +1,7 @@
 """Autoencoder of Stable Diffusion (diffusers' AutoencoderKL)."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -57,71 +58,46 @@ class Config:
         return config
 
 
-class MidBlock(nn.Module):
-    """Resnet, attention if the config has it, resnet, of [N, h, w, C]."""
+class Coder(nn.Module):
+    """The encoder ("down") or the decoder ("up"), of and to images [N, H, W, C]."""
 
     config: Config
-    dtype: jax.typing.DTypeLike = jnp.float32
+    way: str
+    features: int
+    dtype: jax.typing.DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        norm = (self.config.norm_num_groups, EPSILON, self.dtype)
-        x = blocks.ResnetBlock(x.shape[-1], *norm, name="resnets.0")(x)
-        if self.config.mid_block_add_attention:
-            x = blocks.ImageAttention(*norm, name="attentions.0")(x)
-        return blocks.ResnetBlock(x.shape[-1], *norm, name="resnets.1")(x)
-
-
-class Encoder(nn.Module):
-    """Images [N, H, W, 3] to mean and log-variance, [N, h, w, 2 latent_channels]."""
-
-    config: Config
-    dtype: jax.typing.DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, images: jax.Array) -> jax.Array:
-        c, norm = self.config, (self.config.norm_num_groups, EPSILON)
-        last = len(c.block_out_channels) - 1
-        x = layers.Conv(c.block_out_channels[0], self.dtype, name="conv_in")(images)
-        for i, features in enumerate(c.block_out_channels):
+        c, down = self.config, self.way == "down"
+        norm = (c.norm_num_groups, EPSILON)
+        channels = c.block_out_channels if down else c.block_out_channels[::-1]
+        x = layers.Conv(channels[0], self.dtype, name="conv_in")(x)
+        if not down:
+            x = self._mid_block(x)
+        for i, features in enumerate(channels):
             x = blocks.Level(
                 features,
-                c.layers_per_block,
+                c.layers_per_block + (0 if down else 1),
                 norm,
-                resample="down" if i < last else None,
+                resample=self.way if i < len(channels) - 1 else None,
                 padding=(0, 1),
                 dtype=self.dtype,
-                name=f"down_blocks.{i}",
+                name=f"{self.way}_blocks.{i}",
             )(x)[-1]
-        x = MidBlock(c, self.dtype, name="mid_block")(x)
+        if down:
+            x = self._mid_block(x)
         x = layers.group_norm(x, *norm, "conv_norm_out", self.dtype)
-        conv_out = layers.Conv(2 * c.latent_channels, self.dtype, name="conv_out")
+        conv_out = layers.Conv(self.features, self.dtype, name="conv_out")
         return conv_out(jax.nn.silu(x))
 
-
-class Decoder(nn.Module):
-    """Latents [N, h, w, latent_channels] to images [N, H, W, 3]."""
-
-    config: Config
-    dtype: jax.typing.DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, latents: jax.Array) -> jax.Array:
-        c, norm = self.config, (self.config.norm_num_groups, EPSILON)
-        last = len(c.block_out_channels) - 1
-        x = layers.Conv(c.block_out_channels[-1], self.dtype, name="conv_in")(latents)
-        x = MidBlock(c, self.dtype, name="mid_block")(x)
-        for i, features in enumerate(reversed(c.block_out_channels)):
-            x = blocks.Level(
-                features,
-                c.layers_per_block + 1,
-                norm,
-                resample="up" if i < last else None,
-                dtype=self.dtype,
-                name=f"up_blocks.{i}",
-            )(x)[-1]
-        x = layers.group_norm(x, *norm, "conv_norm_out", self.dtype)
-        return layers.Conv(c.out_channels, self.dtype, name="conv_out")(jax.nn.silu(x))
+    def _mid_block(self, x: jax.Array) -> jax.Array:
+        norm = (self.config.norm_num_groups, EPSILON)
+        attention = partial(blocks.ImageAttention, *norm, self.dtype)
+        attentions = (attention,) if self.config.mid_block_add_attention else ()
+        level = blocks.Level(
+            *(x.shape[-1], 2, norm, attentions), dtype=self.dtype, name="mid_block"
+        )
+        return level(x)[-1]
 
 
 class AutoencoderKL(nn.Module):
@@ -132,8 +108,8 @@ class AutoencoderKL(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        self.encoder = Encoder(c, self.dtype)
-        self.decoder = Decoder(c, self.dtype)
+        self.encoder = Coder(c, "down", 2 * c.latent_channels, self.dtype)
+        self.decoder = Coder(c, "up", c.out_channels, self.dtype)
         if c.use_quant_conv:
             self.quant_conv = layers.Conv(2 * c.latent_channels, self.dtype, 1)
         if c.use_post_quant_conv:
