@@ -62,8 +62,5 @@ def test_it_classifies_by_skin_tone_on_all_devices():
     assert found.shape == (8, 1, 3)
     expected = jax.jit(typology.probabilities)(images)
     np.testing.assert_allclose(parallel.gather(found), expected, atol=1e-6)
-    darker = typology.Typology(limits=(28.5, -2.5))
-    lighter = classifier.classify((darker,), (darker.params,), parallel.split(images))
-    assert (parallel.gather(lighter)[:, 0] >= np.asarray(expected)[:, 0]).all()
     with pytest.raises(UserError, match="not by gender"):
         typology.Typology((classes.GENDER,))

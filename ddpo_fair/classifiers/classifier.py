@@ -188,7 +188,7 @@ def probabilities(
     for all images: where these change an answer, it becomes less confident.
     """
     if isinstance(classifier, typology.Typology):
-        return typology.probabilities(images, classifier.limits)
+        return typology.probabilities(images)
     if views > 1:
         keys = jax.random.split(jax.random.key(views), views - 1)
         others = jax.lax.map(

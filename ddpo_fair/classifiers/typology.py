@@ -48,7 +48,6 @@ class Typology:
 
     attributes: tuple[classes.Attribute, ...] = (classes.SKIN_TONE,)
     params: Any = dataclasses.field(default_factory=dict, compare=False)
-    limits: tuple[float, float] = LIMITS
     size: tuple[int, int] = (224, 224)  # that files are read in
     method: int = resize.BILINEAR
 
@@ -73,17 +72,17 @@ def skin(box: tuple[float, ...], height: int, width: int) -> tuple[slice, slice]
     return slice(y0, y1), slice(x0, x1)
 
 
-def probabilities(images: jax.Array, limits: tuple[float, float] = LIMITS) -> jax.Array:
+def probabilities(images: jax.Array) -> jax.Array:
     """Probabilities float32 [N, 3] of light, medium and dark, NaN of a broken image.
 
     An ordered logistic model of the angle: even odds at a limit, .27 and .73 at `WIDTH`
     degrees on either side of it. Images are float32 [N, H, W, 3] in [0, 1], a face in
-    the middle; light is above the first limit, in degrees, dark below the second.
+    the middle; light is above the first of `LIMITS`, dark below the second.
     """
     angle = angles(images)
     light, not_dark = (
         jax.nn.sigmoid((angle - np.float32(limit)) / np.float32(WIDTH))
-        for limit in limits
+        for limit in LIMITS
     )
     return jnp.stack([light, not_dark - light, 1 - not_dark], axis=1)
 
