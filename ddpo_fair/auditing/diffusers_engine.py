@@ -62,7 +62,7 @@ def prepare(
     kinds = "json", "txt", "model", "safetensors"
     read = sorted({x for kind in kinds for x in place.rglob(f"*.{kind}")})
     paths = {x.relative_to(place).as_posix(): x for x in read}
-    planned = planned._replace(fingerprint=sources.fingerprint(paths)[0])
+    planned = planned._replace(fingerprint=sources.fingerprint(paths)["fingerprint"])
     return planned, partial(_draw_all, planned, lora, batch or 1)
 
 

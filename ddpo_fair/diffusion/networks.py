@@ -87,51 +87,48 @@ def _check_fit(configs: dict[str, Any]) -> None:
     """Raises a UserError unless the parts fit together."""
     part = denoising_part(configs)
     config, latents = configs[part], configs["vae"].latent_channels
+    clips = [configs[name] for name in (TEXT, TEXT_2) if name in configs]
+    states = sum(one.hidden_size for one in clips)
     fits = [("in_channels", latents, "vae"), ("out_channels", latents, "vae")]
+    rules = []
     if part == UNET:
         _check_xl(configs)
-        texts = text_parts(configs)
         turns = 2 ** (len(config.block_out_channels) - 1)
-        states = sum(configs[text].hidden_size for text in texts)
-        fits.append(("cross_attention_dim", states, " and ".join(texts)))
+        fits.append(("cross_attention_dim", states, " and ".join(text_parts(configs))))
     else:
-        turns, both = config.patch_size, (configs[TEXT], configs[TEXT_2])
-        pooled = sum(one.projection_dim for one in both)
+        # Sums of their widths are the same when they are swapped.
+        first, second = (one.hidden_size for one in clips)
+        words = f"at most {second}, which {TEXT_2} has; they may be swapped"
+        rule = "hidden_size", first <= second, words
+        options.check(f"{TEXT}/config.json", vars(clips[0]), [rule])
+        turns, pooled = config.patch_size, sum(one.projection_dim for one in clips)
         fits.append(("pooled_projection_dim", pooled, f"{TEXT} and {TEXT_2}"))
         if TEXT_3 in configs:
             fits.append(("joint_attention_dim", configs[TEXT_3].d_model, TEXT_3))
+        sound = states <= config.joint_attention_dim
+        rules.append(("joint_attention_dim", sound, f"at least {states}"))
     size = config.sample_size
     sound = size is not None and size <= LARGEST and size % turns == 0
     words = f"a multiple of {turns} latent pixels, at most {LARGEST}"
-    rules = [("sample_size", sound, words)]
+    rules.append(("sample_size", sound, words))
     for name, wanted, other in fits:
-        sound = getattr(config, name) == wanted
         have = "have" if " and " in other else "has"
-        rules.append((name, sound, f"{wanted}, as its {other} {have} it"))
-    if part == TRANSFORMER:
-        states = sum(one.hidden_size for one in both)
-        sound = states <= config.joint_attention_dim
-        rules.append(("joint_attention_dim", sound, f"at least {states}"))
+        words = f"{wanted}, as its {other} {have} it"
+        rules.append((name, getattr(config, name) == wanted, words))
     options.check(f"{part}/config.json", vars(config), rules)
-    if part == TRANSFORMER:  # their widths' sums are the same when they are swapped
-        first, second = (one.hidden_size for one in both)
-        words = f"at most {second}, which {TEXT_2} has; they may be swapped"
-        rule = "hidden_size", first <= second, words
-        options.check(f"{TEXT}/config.json", vars(both[0]), [rule])
 
 
 def _check_xl(configs: dict[str, Any]) -> None:
     """Raises a UserError unless UNet and text encoders are XL's, or all are not."""
     config, first, second = configs[UNET], configs[TEXT], configs.get(TEXT_2)
+    kind, place, fix = unet.ADDED, f"beside a {TEXT_2}", options.ORIGINAL
     if second is None:
-        if config.pooled_size is not None:
-            raise UserError(
-                f"unet/config.json: addition_embed_type={unet.ADDED!r} is SDXL's, but"
-                f" there is no {TEXT_2}; copy it from the original model."
-            )
+        kind, place = None, f"where there is no {TEXT_2}"
+        fix = f"copy the {TEXT_2} of the original model"
+    rule = options.among(config, "addition_embed_type", (kind,))
+    options.check(f"unet/config.json, {place}", vars(config), [rule], fix)
+    if second is None:
         return
-    rule = options.among(config, "addition_embed_type", (unet.ADDED,))
-    options.check(f"unet/config.json, beside a {TEXT_2}", vars(config), [rule])
     pooled, length = config.pooled_size, first.max_position_embeddings
     row = pooled + unet.NUM_TIME_IDS  # the last of the text
     both = config.projection_class_embeddings_input_dim

@@ -46,7 +46,6 @@ class Attention(nn.Module):
     """Multi-head attention of [N, L, D] to itself or to a context [N, S, E]."""
 
     num_heads: int
-    use_bias: bool = False  # of query, key and value; the output always has one
     dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
@@ -54,9 +53,9 @@ class Attention(nn.Module):
         context = x if context is None else context
         size = x.shape[-1]
         h = layers.attend(
-            layers.dense(size, "to_q", self.dtype, self.use_bias)(x),
-            layers.dense(size, "to_k", self.dtype, self.use_bias)(context),
-            layers.dense(size, "to_v", self.dtype, self.use_bias)(context),
+            layers.dense(size, "to_q", self.dtype, use_bias=False)(x),
+            layers.dense(size, "to_k", self.dtype, use_bias=False)(context),
+            layers.dense(size, "to_v", self.dtype, use_bias=False)(context),
             self.num_heads,
         )
         return layers.dense(size, "to_out.0", self.dtype)(h)

@@ -1,5 +1,6 @@
 """Models of the Hugging Face hub: only the files needed, in the hub's own cache."""
 
+import contextlib
 import errno
 import logging
 from collections.abc import Mapping, Sequence
@@ -60,7 +61,11 @@ def download(
     except UserError:
         raise
     except Exception as error:  # whatever the network and the disk come up with
-        folder = _cached(name, version)
+        folder = None
+        with contextlib.suppress(OSError, ValueError):  # an earlier download, or none
+            folder = huggingface_hub.snapshot_download(
+                name, revision=version, allow_patterns=[], local_files_only=True
+            )
         found = Path(folder).rglob("*.*") if folder else ()
         try:
             names = {path.relative_to(folder).as_posix() for path in found}
@@ -74,18 +79,6 @@ def download(
             f" {folder} is used.",
         )
     return Path(folder)
-
-
-def _cached(name: str, version: str | None) -> str | None:
-    """The folder of an earlier download, whatever it holds; None for none."""
-    import huggingface_hub  # see `download`
-
-    try:
-        return huggingface_hub.snapshot_download(
-            name, revision=version, allow_patterns=[], local_files_only=True
-        )
-    except (OSError, ValueError):
-        return None
 
 
 def _checked(

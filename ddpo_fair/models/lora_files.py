@@ -98,9 +98,8 @@ def identity(file: str | os.PathLike, setting: str = "--lora") -> dict[str, Any]
     """What a file of adapters is, and its settings; see `sources.identity`."""
     path = find(file, setting)
     paths = [path, *[path.with_name(PEFT_CONFIG)] * (path.name == PEFT)]
-    whole, found = sources.fingerprint({x.name: x for x in paths if x.is_file()})
-    place = {"folder": str(path.parent), "revision": None}
-    return place | {"fingerprint": whole, "files": found}
+    found = sources.fingerprint({x.name: x for x in paths if x.is_file()})
+    return {"folder": str(path.parent), "revision": None, **found}
 
 
 def load(file: str | os.PathLike, params: dict[str, Any]) -> Adapters:

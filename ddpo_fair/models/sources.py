@@ -144,25 +144,17 @@ def identity(field: str, reference: str, variant: str = "") -> dict[str, Any]:
     read = _read(field, folder, variant)
     paths = {path.relative_to(folder).as_posix(): path for path in read}
     single = files.given(field, reference)
-    if (
-        reference not in SHIPPED[field] and single.is_file()
-    ):  # what is made of it may differ
-        paths = {single.name: single}
-    whole, found = fingerprint(paths)
-    return {
-        "folder": str(folder),
-        "revision": revision,
-        "fingerprint": whole,
-        "files": found,
-    }
+    if reference not in SHIPPED[field] and single.is_file():
+        paths = {single.name: single}  # what is made of it may differ
+    return {"folder": str(folder), "revision": revision, **fingerprint(paths)}
 
 
-def fingerprint(paths: Mapping[str, Path]) -> tuple[str, dict[str, str]]:
-    """That of files by their names, and each one's SHA-256; a UserError for no file."""
+def fingerprint(paths: Mapping[str, Path]) -> dict[str, Any]:
+    """`fingerprint` and `files` of some by their names; a UserError for no file."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
         found = dict(zip(paths, pool.map(_sha256, paths.values()), strict=True))
     whole = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
-    return whole[:16], found
+    return {"fingerprint": whole[:16], "files": found}
 
 
 def _read(field: str, folder: Path, variant: str) -> Iterator[Path]:
