@@ -49,7 +49,8 @@ def test_others_are_refused_with_the_true_reason(name):
 def test_a_unet_halves_its_latents_to_the_end():
     architecture = published.STABLE_DIFFUSION_1
     odd = architecture | {"unet": architecture["unet"] | {"sample_size": 60}}
-    with pytest.raises(UserError, match="sample_size=60 must be a multiple of 8 latent"):
+    rule = "sample_size=60 must be a multiple of 8 latent"
+    with pytest.raises(UserError, match=rule):
         networks.of_configs(odd, jnp.float32)
 
 

@@ -107,9 +107,17 @@ def selection(
     """Which images and which of their steps each update of an epoch uses.
 
     Both depend on an image's place in the epoch alone, not on the number of devices:
-    of every U neighbours each update gets one. Of n images on each of D devices: images
-    int32 [U, D, n/U], places on their own device; and distinct steps int32 [U, D, n/U,
-    S] of each image, drawn anew for every image.
+    of every U neighbours each update gets one.
+
+    Args:
+        key: one PRNG key.
+        learner: has U = `train.updates_per_epoch` and S = `steps_per_update`.
+        num_devices: D, of all hosts.
+        n: images on each.
+
+    Returns:
+        images int32 [U, D, n/U], places on their own device; steps int32
+        [U, D, n/U, S], distinct steps of each image, drawn anew for every image.
     """
     keys = jax.random.split(key, 2)
     U, N = learner.train.updates_per_epoch, num_devices * n

@@ -70,10 +70,16 @@ def step_log_prob(
     uncond_embedding: jax.Array,
     batch: dict[str, jax.Array],
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Log-probs [b], nats per dimension, of steps under the UNet's weights `params`.
+    """Log-probs [b] of a microbatch's steps under `params`, their means and stds.
 
-    And mean [b, h, w, C] and std [b, 1, 1, 1] of each. The batch is one device's, of
-    `pairs`.
+    Args:
+        policy: whose step it is.
+        params: of the UNet.
+        uncond_embedding: float32 [L, C].
+        batch: of `pairs`, one device's.
+
+    Returns:
+        float32 [b], nats per dimension; mean [b, h, w, C]; std [b, 1, 1, 1].
     """
     now = policy.schedule[batch["step"]]
     output = stable_diffusion.guided_noise(
@@ -154,11 +160,19 @@ def _update(
     steps: jax.Array,
     learn: jax.Array | bool = True,
 ) -> tuple[TrainState, dict[str, jax.Array], tuple]:
-    """The state, which is used up, after an update, and its metrics.
+    """The state after an update, and its metrics: means, but `ratio_deviation`.
 
-    Of images int32 [D, m], places on their own device, and of each their steps, int32
-    [D, m, S]. With `recompute_log_probs` also log-probs [turns, D, b] and means of its
-    pairs; and `learn` says whether to change the state.
+    Args:
+        learner: whose update it is.
+        state: before it; it is used up.
+        data: of the epoch.
+        images: int32 [D, m], places on their own device.
+        steps: int32 [D, m, S], of each of these images.
+        learn: with `recompute_log_probs` only; whether to change the state.
+
+    Returns:
+        The state; the metrics; and, with `recompute_log_probs`, log-probs [turns, D, b]
+        and means of its pairs.
     """
     weights, vjp = jax.vjp(
         functools.partial(trained_weights, learner, data.base), state.params
