@@ -29,12 +29,13 @@ class Progress:
             print(text)
         sys.stdout.flush()
 
-    def start(self, total: int) -> None:
+    def start(self, total: int, done: int = 0) -> None:
         """Shows a new bar, of `total` units of work (batches and updates)."""
         self.close()
         if self._enabled and sys.stderr.isatty():
             self._bar = tqdm.tqdm(
                 total=total,
+                initial=done,
                 smoothing=0.05,  # the first epoch compiles; later ones count more
                 dynamic_ncols=True,
                 bar_format="{desc} {percentage:3.0f} % |{bar}| {elapsed} so far,"
