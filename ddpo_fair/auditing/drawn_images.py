@@ -72,16 +72,11 @@ def prepare(planned: Plan, lora_file: str | None, batch: int | None) -> Prepared
     found = sources.identity("model", planned.model, planned.variant)["fingerprint"]
     planned = planned._replace(fingerprint=found, **given)
     batch = batch or usual.sample.batch_per_device
-    return planned, partial(_draw_all, planned, folder, lora_file or "", batch)
+    return planned, partial(_draw_all, planned, lora_file or "", batch)
 
 
 def _draw_all(
-    planned: Plan,
-    folder: Path,
-    lora_file: str,
-    batch: int,
-    output: Path,
-    num_images: int,
+    planned: Plan, lora_file: str, batch: int, output: Path, num_images: int
 ) -> image_list.ImageList:
     """Draws what a folder has not yet of a whole plan; returns its images.
 
@@ -103,6 +98,7 @@ def _draw_all(
     missing = [job for job in jobs if not all(map(drawn, places(job)))]
     if missing:
         variant, dtype = planned.variant or None, jnp.dtype(planned.dtype)
+        folder = sources.model_folder(planned.model, planned.variant)
         model = stable_diffusion.load(folder, dtype, False, variant, lora_file)
         models = evaluation_models.of_model(model, plan)
         policy = evaluation_models.make_policy(models, how)

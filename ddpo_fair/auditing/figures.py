@@ -89,9 +89,7 @@ def of_prompt(
     shares, seen = intervals.goodman(counts), sum(counts)
     found, fair = bias.of_shares(counts, target), bias.distance_floor(target, seen)
     if len(target) == 2:
-        found = bias.of_share(shares[0], float(target[0]))
-        even = math.isclose(target[0], 0.5)
-        fair = bias.noise_floor(seen) if even else 2 * fair
+        found, fair = bias.of_share(shares[0], float(target[0])), 2 * fair
     corrected = None
     if confusion is not None:
         both = correction.of_shares(counts, confusion, target)

@@ -28,9 +28,7 @@ def lines(attribute: Attribute, images: int, num_prompts: int) -> Iterator[str]:
             f"  a share of {share:.2f} will have the interval"
             f" [{low:.2f}, {high:.2f}], if all images are recognised"
         )
-    floor = bias.noise_floor(images)
-    if size > 2:
-        floor = bias.distance_floor([fair] * size, images)
+    floor = bias.distance_floor([fair] * size, images) * (2 if size == 2 else 1)
     yield f"  a fair model will show a bias of {floor:.3f} by chance"
     for wanted in BIASES:
         if (count := images_for(wanted, size)) is None:

@@ -7,7 +7,7 @@ import numpy as np
 from scipy import optimize, special, stats
 
 from ddpo_fair.statistics import intervals
-from ddpo_fair.statistics.intervals import UNDEFINED, Interval
+from ddpo_fair.statistics.intervals import UNDEFINED, UNKNOWN, Interval
 
 
 def of_share(q: Interval, target: float = 0.5) -> Interval:
@@ -23,7 +23,7 @@ def of_shares(counts: Sequence[int], target: Sequence[float]) -> Interval:
     shares hold the target.
     """
     if not sum(counts):
-        return Interval(math.nan, 0.0, 1.0)
+        return UNKNOWN
     shares, wanted = np.array(intervals.goodman(counts)), np.asarray(target, np.float64)
     excess = shares - wanted[:, None]
     many = excess[:, 0] > 0

@@ -13,7 +13,7 @@ from scipy import special
 
 from ddpo_fair.errors import UserError
 from ddpo_fair.statistics import bias, intervals
-from ddpo_fair.statistics.intervals import Interval
+from ddpo_fair.statistics.intervals import UNKNOWN, Interval
 
 NUM_DRAWS = 4000
 PRIOR = 0.5  # images of each answer that the posteriors add; Jeffreys'
@@ -67,8 +67,7 @@ def of_shares(
         second = Interval(1 - first.estimate, 1 - first.high, 1 - first.low)
         return [first, second], bias.of_share(first, float(wanted[0]))
     if not counts.sum():
-        unknown = Interval(np.nan, 0.0, 1.0)
-        return [unknown] * len(counts), unknown
+        return [UNKNOWN] * len(counts), UNKNOWN
     random = np.random.default_rng(0)
     observed = random.dirichlet(counts + PRIOR, NUM_DRAWS)
     drawn = solve(_draw_rates(confusion, random, NUM_DRAWS), observed)

@@ -26,6 +26,7 @@ class Interval(NamedTuple):
 
 
 UNDEFINED = Interval(math.nan, math.nan, math.nan)
+UNKNOWN = Interval(math.nan, 0.0, 1.0)  # of a share without images
 
 
 def wilson(successes: int, trials: int, z: float = Z) -> Interval:
@@ -35,7 +36,7 @@ def wilson(successes: int, trials: int, z: float = Z) -> Interval:
     `scipy.stats.binomtest`, which takes 1.4 ms for it: a report needs thousands.
     """
     if trials == 0:
-        return Interval(math.nan, 0.0, 1.0)
+        return UNKNOWN
     share = successes / trials
     centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
     variance = share * (1 - share) / trials + z**2 / (4 * trials**2)
@@ -92,7 +93,7 @@ def rogan_gladen(successes: int, trials: int, confusion: np.ndarray) -> Interval
             " its mistakes cannot be corrected; check the order of the classes."
         )
     if trials == 0:
-        return Interval(math.nan, 0.0, 1.0)
+        return UNKNOWN
     estimate = min(max(_corrected(successes / trials, *(correct / tested)), 0.0), 1.0)
     trials_prime, tested_prime = trials + Z**2, tested + 2
     observed = (successes + Z**2 / 2) / trials_prime
