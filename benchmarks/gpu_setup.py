@@ -89,10 +89,11 @@ def configs(options: Any) -> dict[str, Any]:
 
     configs = copy.deepcopy(published.STABLE_DIFFUSION_1)
     if options.tiny:
-        narrow = {"block_out_channels": [32, 64, 64, 64], "sample_size": 16}
-        configs["unet"] |= {**narrow, "cross_attention_dim": 48}
-        configs["vae"]["block_out_channels"] = [32, 32, 32, 32]
-        configs["text_encoder"] |= {"hidden_size": 48, "vocab_size": 100}
+        narrow = {"block_out_channels": [32, 64, 64, 64], "layers_per_block": 1}
+        configs["unet"] |= {**narrow, "cross_attention_dim": 48, "sample_size": 16}
+        configs["vae"] |= {**narrow, "block_out_channels": [32, 32, 32, 32]}
+        text = {"hidden_size": 48, "vocab_size": 100, "num_hidden_layers": 1}
+        configs["text_encoder"] |= text
     return configs
 
 
