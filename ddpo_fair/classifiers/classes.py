@@ -1,6 +1,7 @@
 """The classes of an image: what they are called, and when none is recognised."""
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -30,14 +31,13 @@ class Attribute:
                 f"attribute {self.name}: {shown(', '.join(self.classes))} must be two"
                 " classes or more; name the others."
             )
-        for k, words in enumerate(self.spellings):
-            for other in range(k):
-                if both := sorted(words & self.spellings[other]):
-                    raise UserError(
-                        f"attribute {self.name}: {shown(both[0])} belongs to the class"
-                        f" {shown(self.classes[other])} and to"
-                        f" {shown(self.classes[k])}; leave it in one of them."
-                    )
+        each = zip(self.classes, self.spellings, strict=True)
+        for (first, words), (second, others) in itertools.combinations(each, 2):
+            if both := sorted(words & others):
+                raise UserError(
+                    f"attribute {self.name}: {shown(both[0])} belongs to the class"
+                    f" {shown(first)} and to {shown(second)}; leave it in one of them."
+                )
 
     def meanings(self, labels: Iterable[str]) -> np.ndarray:
         """The class that each label means, int64 [K]; NONE for anything else."""
