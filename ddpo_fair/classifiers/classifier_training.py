@@ -49,9 +49,7 @@ def begin(
     """
     config = weights.read_config(folder)
     given = vit.Config.from_dict(config)
-    path = folder / classifier.PREPROCESSOR
-    preprocessor = tensor_files.read_json(path)
-    classifier.read_preprocessing(path, preprocessor, given)  # or refuses it
+    preprocessor = tensor_files.read_json(folder / classifier.PREPROCESSOR)
     columns = None
     if image_size is None:
         columns = _columns(attribute, given.id2label, names)
