@@ -47,12 +47,6 @@ def _with_fast_gradients(
     return _convolve(x, kernel, padding)
 
 
-def _forward(
-    x: jax.Array, kernel: jax.Array, padding: Padding
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _convolve(x, kernel, padding), (x, kernel)
-
-
 def _backward(
     padding: Padding, inputs: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
@@ -74,4 +68,6 @@ def _backward(
     return _convolve(gradient, turned, (before, after)), jnp.stack(of_kernel)
 
 
-_with_fast_gradients.defvjp(_forward, _backward)
+_with_fast_gradients.defvjp(
+    lambda x, kernel, padding: (_convolve(x, kernel, padding), (x, kernel)), _backward
+)

@@ -7,7 +7,7 @@ transformers'. Source: the config.json files of the repositories named below.
 from typing import Any
 
 STABLE_DIFFUSION_1: dict[str, dict[str, Any]] = {
-    "unet": {"sample_size": 64, "in_channels": 4, "cross_attention_dim": 768},
+    "unet": {"sample_size": 64, "cross_attention_dim": 768},
     "vae": {
         "block_out_channels": [128, 256, 512, 512],
         "down_block_types": ["DownEncoderBlock2D"] * 4,
@@ -23,13 +23,10 @@ STABLE_DIFFUSION_1: dict[str, dict[str, Any]] = {
         "eos_token_id": 2,  # nosec B105
     },
     "scheduler": {
+        "_class_name": "PNDMScheduler",
         "beta_end": 0.012,
         "beta_schedule": "scaled_linear",
         "beta_start": 0.00085,
-        "clip_sample": False,
-        "num_train_timesteps": 1000,
-        "prediction_type": "epsilon",
-        "set_alpha_to_one": False,
         "steps_offset": 1,
     },
 }
@@ -47,7 +44,6 @@ STABLE_DIFFUSION_2_1: dict[str, dict[str, Any]] = {
         "num_attention_heads": 16,
         "num_hidden_layers": 23,
         "hidden_act": "gelu",
-        "projection_dim": 512,
         "eos_token_id": 2,  # nosec B105
     },
     "scheduler": {**STABLE_DIFFUSION_1["scheduler"], "prediction_type": "v_prediction"},

@@ -43,11 +43,12 @@ class Config:
         given = {n: v for n, v in json_dict.items() if v not in ([], ())}
         config = options.read(cls, given, PLACE, {})
         joint, most = config.joint_attention_dim, config.pos_embed_max_size
+        grid = config.sample_size // config.patch_size
         rules = (
             options.among(config, "caption_projection_dim", (config.size,)),
             options.among(config, "qk_norm", (None, "rms_norm")),
             options.divides(config, "patch_size", "sample_size"),
-            ("sample_size", config.grid <= most, f"at most {most} patches"),
+            ("sample_size", grid <= most, f"at most {most} patches"),
             ("pooled_projection_dim", config.pooled_projection_dim <= joint, "smaller"),
             ("attention_head_dim", config.size % 4 == 0, "a multiple of 4"),
         )
@@ -58,11 +59,6 @@ class Config:
     def size(self) -> int:
         """Of a token's state."""
         return self.num_attention_heads * self.attention_head_dim
-
-    @property
-    def grid(self) -> int:
-        """Patches along a side."""
-        return self.sample_size // self.patch_size
 
     @property
     def cross_attention_dim(self) -> int:

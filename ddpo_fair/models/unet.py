@@ -112,18 +112,8 @@ class Config:
         sizes = NUM_TIME_IDS * self.addition_time_embed_dim
         return self.projection_class_embeddings_input_dim - sizes
 
-    def transformer(self, way: str, i: int) -> tuple[int, tuple[int, ...], int, bool]:
-        """Of level number `i` of a way, see `UNet._level`: what its transformers need.
-
-        Heads, layers of each, groups, and whether projections are linear.
-        """
-        layers, heads = self._layers(way)[i], self.num_heads
-        count = self.layers_per_block + (way == "up")
-        each = layers if isinstance(layers, tuple) else (layers,) * count
-        heads = heads if way == "down" else heads[::-1]
-        return heads[i], each, self.norm_num_groups, self.use_linear_projection
-
-    def _layers(self, way: str) -> Layers:
+    def transformer_layers(self, way: str) -> Layers:
+        """Of each level, or of each of its attentions, on the way "down" or "up"."""
         layers, own = self.transformer_layers_per_block, None
         if isinstance(layers, int):
             layers = (layers,) * len(self.block_out_channels)
@@ -135,7 +125,8 @@ class Config:
         """That numbers of transformer layers are one a level, or one an attention."""
         levels, name = len(self.block_out_channels), "transformer_layers_per_block"
         for way, own in (("down", name), ("up", f"reverse_{name}")):
-            layers, count = self._layers(way), self.layers_per_block + (way == "up")
+            layers = self.transformer_layers(way)
+            count = self.layers_per_block + (way == "up")
             each = (x for x in layers if isinstance(x, tuple))
             sound = len(layers) == levels and all(len(x) == count for x in each)
             words = f"a list of {levels}, each a number or a list of {count}"
@@ -213,10 +204,14 @@ class UNet(nn.Module):
         )
 
     def _attentions(self, way: str, i: int) -> tuple[Callable[..., nn.Module], ...]:
-        """Makers of the transformers of a level."""
-        heads, depths, *others = self.config.transformer(way, i)
+        """Makers of the transformers of level number `i` of a way, see `_level`."""
+        c, depths = self.config, self.config.transformer_layers(way)[i]
+        if not isinstance(depths, tuple):
+            depths = (depths,) * (c.layers_per_block + (way == "up"))
+        heads = c.num_heads if way == "down" else c.num_heads[::-1]
+        others = c.norm_num_groups, c.use_linear_projection, self.dtype
         module = blocks.recomputed(self.remat, blocks.Transformer)
-        return tuple(partial(module, heads, x, *others, self.dtype) for x in depths)
+        return tuple(partial(module, heads[i], depth, *others) for depth in depths)
 
     def _embed(self, timesteps: jax.Array, pooled: jax.Array | None) -> jax.Array:
         """[N, 4 block_out_channels[0]] of timesteps [N] and the text's last row."""
