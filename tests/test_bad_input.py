@@ -356,7 +356,8 @@ def test_closed_and_full_streams(command, statuses, lines):
 
 # While it imports, and in the midst of its work.
 INTERRUPTIONS = [("train", 0.5, signal.SIGINT), ("train", 0.5, signal.SIGTERM)]
-INTERRUPTIONS += [("report", 0.5, signal.SIGINT), ("export", 1.5, signal.SIGINT)]
+INTERRUPTIONS += [("report", 0.5, signal.SIGINT)]
+INTERRUPTIONS += [("embedded.pretrain", 1.5, signal.SIGINT)]
 
 
 @pytest.mark.long
