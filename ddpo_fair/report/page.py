@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -59,6 +60,12 @@ def write(run_folders: Sequence[str | Path], output: str | Path | None = None) -
         files.replace(target, _page(groups, figures))
         undo.pop_all()
     return target
+
+
+def part(name: str, *content: Any) -> str:
+    """A piece of the page, e.g. a table, as HTML; see parts.html.j2."""
+    macro = getattr(TEMPLATES.get_template("parts.html.j2").module, name)
+    return FORBIDDEN.sub("\ufffd", macro(*content))
 
 
 def image_source(path: Path, side: int) -> tuple[str, str]:
