@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from markupsafe import Markup
 
 from ddpo_fair.report import caveats, changes, formatting, templates
 from ddpo_fair.report.changes import AttributeChange
@@ -26,7 +25,7 @@ class Summary:
     """A word, the sentence that means it, and what should be held against it."""
 
     word: str
-    sentence: Markup
+    sentence: str  # HTML, a Markup, unless it is one of UNKNOWN
     caveats: tuple[str, ...]
 
 
@@ -41,7 +40,7 @@ def of_runs(runs: Sequence[Record]) -> Summary:
     if others or not first.share or first.distance is None:
         aimed = [x for x in found if x.distance is not None and x.distance.before]
         if not aimed:
-            return Summary(word, Markup(UNKNOWN[_measured(found)]), against)
+            return Summary(word, UNKNOWN[_measured(found)], against)
         floors = formatting.listed([f"{100 * x.distance.floor:.0f}" for x in aimed])
         return Summary(word, write.of_distances(aimed, floors), against)
     sentence = write.of_share(first, _all_images(first, runs))
