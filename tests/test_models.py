@@ -432,6 +432,23 @@ def test_options_that_change_nothing_are_read():
     assert clip.Config.from_dict(whole) == clip.Config.from_dict(TEXT)
 
 
+@pytest.mark.parametrize(
+    ("kind", "config", "shapes", "named"),
+    [
+        ("unet", UNET_1, ((1, 15, 16, 4), (2,), (2, 7, 24)), "15 x 16 pixels"),
+        ("sd3", SD3, ((1, 8, 20, 4), (1,), (1, 7, 24)), "8 x 20 pixels .* most 18"),
+        ("vit", VIT, ((1, 32, 32, 3),), r"\(32, 32, 3\)"),
+        ("text", TEXT, (jax.ShapeDtypeStruct((1, 10), jnp.int32),), "10 tokens"),
+    ],
+    ids=["unet", "sd3", "vit", "text"],
+)
+def test_inputs_of_another_size_are_refused(kind, config, shapes, named):
+    module, network_class = MODULES[kind]
+    network = network_class(module.Config.from_dict(config))
+    with pytest.raises(errors.UserError, match=named):
+        weights.init_template(network, *shapes)
+
+
 def check_names_and_shapes(torch, kind, config, template):
     """That parameters have torch's names, in torch's order of axes."""
     found = {

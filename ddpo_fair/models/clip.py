@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ddpo_fair import errors
 from ddpo_fair.models import layers, options
 
 PLACE = "CLIPTextModel: config.json"
@@ -64,10 +65,15 @@ class TextEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, input_ids: jax.Array) -> jax.Array | tuple[jax.Array, jax.Array]:
-        c = self.config
+        c, length = self.config, input_ids.shape[1]
+        if length > c.max_position_embeddings:
+            raise errors.UserError(
+                f"CLIPTextModel: {length} tokens, but max_position_embeddings="
+                f"{c.max_position_embeddings}; truncate the prompts."
+            )
         tokens = self._embed(c.vocab_size, "token_embedding")(input_ids)
         positions = self._embed(c.max_position_embeddings, "position_embedding")(
-            jnp.arange(input_ids.shape[1])
+            jnp.arange(length)
         )
         states = [tokens + positions[None]]
         for i in range(c.num_hidden_layers):

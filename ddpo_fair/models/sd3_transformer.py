@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddpo_fair import errors
 from ddpo_fair.models import blocks, layers, options
 
 PLACE = "SD3Transformer2DModel: config.json"
@@ -254,6 +255,11 @@ class SD3Transformer(nn.Module):
         p, most = c.patch_size, c.pos_embed_max_size
         N, H, W, _ = latents.shape
         h, w = H // p, W // p
+        if H % p or W % p or max(h, w) > most:
+            raise errors.UserError(
+                f"SD3Transformer2DModel: latents of {H} x {W} pixels are not multiples"
+                f" of {p}, at most {most * p}; take a resolution that is."
+            )
         x = layers.Conv(c.size, self.dtype, p, p, (0, 0), name="pos_embed.proj")(
             latents
         )

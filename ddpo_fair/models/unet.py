@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ddpo_fair import errors
 from ddpo_fair.models import blocks, layers, options
 
 PLACE = "UNet2DConditionModel: config.json"
@@ -154,6 +155,13 @@ class UNet(nn.Module):
     ) -> jax.Array:
         c = self.config
         levels = range(len(c.block_out_channels))
+        multiple = 2 ** levels[-1]
+        if latents.shape[1] % multiple or latents.shape[2] % multiple:
+            raise errors.UserError(
+                f"UNet2DConditionModel: latents of {latents.shape[1]} x"
+                f" {latents.shape[2]} pixels are not multiples of {multiple}, as"
+                f" {len(levels)} levels need; take a resolution that is."
+            )
         timesteps = jnp.broadcast_to(timesteps, latents.shape[:1])
         pooled = None
         if c.pooled_size is not None:

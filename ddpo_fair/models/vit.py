@@ -117,6 +117,12 @@ class ImageClassifier(nn.Module):
     @nn.compact
     def __call__(self, pixel_values: jax.Array) -> jax.Array:
         c = self.config
+        expected = (c.image_size, c.image_size, c.num_channels)
+        if pixel_values.shape[1:] != expected:
+            raise errors.UserError(
+                f"ViTForImageClassification: images of {pixel_values.shape[1:]}, but"
+                f" the model wants {expected}; resize them."
+            )
         x = Embeddings(c, self.dtype, name="vit.embeddings")(pixel_values)
         for i in range(c.num_hidden_layers):
             name = f"vit.encoder.layer.{i}"
