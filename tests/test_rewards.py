@@ -82,7 +82,7 @@ def test_leave_one_out_by_hand():
 
 
 def test_inconsistent_arguments_are_refused():
-    with pytest.raises(ValueError, match=r"shapes \(2,\) \(3,\)"):
-        rewards.balance(np.array([0, 2]), EVEN)  # a label of a third class
+    with pytest.raises(ValueError, match="one of the target's 2 classes"):
+        rewards.balance(np.array([0, 2]), EVEN)
     with pytest.raises(ValueError, match="sum to 1"):
         rewards.balance_loo(np.array([[0.5, 0.1]]), EVEN)

@@ -90,5 +90,10 @@ def groups(prompts: Sequence[str]) -> dict[str, np.ndarray]:
 
 def _frequency(labels: np.ndarray, num_classes: int) -> np.ndarray:
     """Shares among recognised images, float64 [K]; zeros if there is none."""
+    if labels.size and not NONE <= labels.min() <= labels.max() < num_classes:
+        raise ValueError(
+            f"labels from {labels.min()} to {labels.max()}: each must be NONE={NONE}"
+            f" or one of the target's {num_classes} classes"
+        )
     counts = np.bincount(labels[labels != NONE], minlength=num_classes)
     return counts / max(counts.sum(), 1)
