@@ -84,6 +84,7 @@ def evaluate(where: tuple[Path, int | None], options: flags.FlagValues) -> Path:
     # Seconds of imports, which --help and a wrong flag do not wait for.
     from ddpo_fair import parallel
     from ddpo_fair.auditing import calibration
+    from ddpo_fair.classifiers import audit_classifier
     from ddpo_fair.evaluation import evaluation_models, evaluation_plan, evaluation_run
     from ddpo_fair.training import description, saved_run
 
@@ -101,7 +102,16 @@ def evaluate(where: tuple[Path, int | None], options: flags.FlagValues) -> Path:
     fields = description.fields(configuration.flatten(saved.config))
     saved = saved_run.with_weights(saved, *fields)
     parallel.start(saved.config.distributed.cpu_devices)
-    plan, notes = evaluation_plan.make(saved, number, options)
+    plan, notes = evaluation_plan.make(
+        saved,
+        number,
+        audit_classifier.choose(options.audit),
+        sets=options.sets,
+        further=options.prompt,
+        samplers=options.samplers,
+        images=options.images,
+        seed=options.seed,
+    )
     folder = saved.folder / f"evaluation_{number:04d}"
     if options.output is not None:
         folder = files.given("--output", options.output)

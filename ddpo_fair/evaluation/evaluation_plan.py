@@ -2,12 +2,11 @@
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from absl import flags
 
 from ddpo_fair import config as configuration
 from ddpo_fair import parallel, prompts
@@ -67,26 +66,33 @@ class Job(NamedTuple):
 
 
 def make(
-    saved: saved_run.SavedRun, checkpoint: int, options: flags.FlagValues
+    saved: saved_run.SavedRun,
+    checkpoint: int,
+    audit: str,
+    *,
+    sets: Sequence[str],
+    further: Sequence[str],
+    samplers: str,
+    images: int,
+    seed: int,
 ) -> tuple[Plan, list[str]]:
     """What will be drawn, and a sentence for everything that cannot be.
 
-    Of a checkpoint's number and the command's flags. A UserError if there is nothing to
-    draw, or what is asked for cannot be drawn.
+    Of a checkpoint's number, the audit of `audit_classifier.choose`, and flags. A
+    UserError if there is nothing to draw, or what is asked for cannot be drawn.
     """
-    config, sample, further = saved.config, saved.config.sample, options.prompt
-    audit = audit_classifier.choose(options.audit)
+    config, sample = saved.config, saved.config.sample
     wrong = list(prompts.problems(further)) if further else []
     if config.model in configuration.SHIPPED and not wrong:
         wrong = prompts.unknown(further)
     if wrong:
         raise UserError(f"--prompt: {' '.join(wrong)}")
-    asked, notes = prompts.build(config.prompts, options.sets, further)
+    asked, notes = prompts.build(config.prompts, sets, further)
     if not asked:
         raise UserError(f"There is nothing to draw. {' '.join(notes)}")
     training = Sampler(sample.eta, sample.guidance_scale, sample.num_steps)
-    chosen = parse_samplers(options.samplers, training)
-    if TRAINED not in options.sets:
+    chosen = parse_samplers(samplers, training)
+    if TRAINED not in sets:
         chosen = chosen[:1]  # the others draw trained prompts only
     place = saved.folder / run_folder.CHECKPOINTS
     source = {
@@ -99,8 +105,7 @@ def make(
     }
     devices = parallel.num_devices()
     batch = sample.batch_per_device * devices
-    how = options.images, options.seed, batch, devices
-    plan = Plan(source, chosen, asked, *how)
+    plan = Plan(source, chosen, asked, images, seed, batch, devices)
     classifier_folders(plan)  # which may be refused
     return plan, notes
 
