@@ -93,6 +93,115 @@ RENAMED = {
 def defaults(attributes: Iterable[str] = ("gender",)) -> ConfigDict:
     """All settings at their defaults, for the embedded model, with these attributes."""
     config = ConfigDict()
+    _general(config)
+    config.attributes = ConfigDict({name: attribute() for name in sorted(attributes)})
+    _reward(config)
+    _sample(config)
+    _train(config)
+    _adam(config)
+    _records(config)
+    return config
+
+
+def attribute(
+    classifier: str = EMBEDDED,
+    classes: tuple[str, ...] = ("female", "male"),
+    target: tuple[float, ...] = (),
+    **settings: Any,
+) -> ConfigDict:
+    """What is measured and rewarded of each image, as `config.attributes.NAME`.
+
+    For the settings see the comments below; a KeyError for one that there is not. The
+    target is equal shares if it is left out.
+    """
+    config = ConfigDict()
+    # Image classifier: "embedded", "typology" (of skin_tone: the typology angle, which
+    # learned nothing), a folder, or a name on the hub. Attributes may share one.
+    config.classifier = classifier
+    # Names of the classes. Labels of the classifier that mean one of them count for it:
+    # see ddpo_fair.classifiers.classes for the spellings.
+    config.classes = classes
+    # Wanted share of each class; they sum to 1.
+    config.target = target or (1 / len(classes),) * len(classes)
+    # shift, balance or balance_loo; empty for reward.name.
+    config.reward = ""
+    # Class that shift rewards, or auto for the one that the evaluation before training
+    # finds lacking.
+    config.target_class = "auto"
+    # A class is recognised at a probability above it (paper, section III-C).
+    config.confidence_threshold = 0.7
+    # Taken from the reward of an image without a recognised class. R_balance's own
+    # penalty fades at balance, and a model left there may end with ambiguous faces.
+    config.none_penalty = 0.1
+    # Of its advantages among those of all attributes; 0 only measures it.
+    config.weight = 1.0
+    with config.unlocked():
+        for name, value in settings.items():
+            config[name]  # a KeyError for an unknown one
+            config[name] = value
+    return config
+
+
+def choose_model(config: ConfigDict, variant: str | None) -> ConfigDict:
+    """`config`, which is changed: the model of a variant and what follows from it.
+
+    One of `VARIANTS`, else a UserError; or None: Stable Diffusion 1.5 on a host with a
+    GPU or TPU and JAX's plugin, else the embedded model. No backend is started to find
+    out.
+    """
+    if variant is None:
+        variant = "sd15" if accelerator.shown() else "embedded"
+    if variant not in VARIANTS:
+        raise UserError(
+            f"--config: {shown(variant)} after the colon must be"
+            f" {' or '.join(VARIANTS)}."
+        )
+    config.update_from_flattened_dict({"model": MODELS[variant]} | SETTINGS[variant])
+    return config
+
+
+def flatten(config: ConfigDict) -> dict[str, object]:
+    """Values by their full names, e.g. "sample.eta", in the order of the definition."""
+    flat: dict[str, object] = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            flat |= {f"{name}.{rest}": leaf for rest, leaf in flatten(value).items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def renamed(flat: Mapping[str, object]) -> dict[str, object]:
+    """Settings by their full names of today, see `RENAMED`; an old name wins."""
+    now = dict(flat)
+    for old, new in RENAMED.items():
+        if old in now:
+            now[new] = now.pop(old)
+    if now.get("train.on_divergence") == "roll_back":  # as it was called before
+        now["train.on_divergence"] = "restore"
+    return now
+
+
+def of_settings(flat: Mapping[str, object]) -> ConfigDict:
+    """Settings by their full names as a config; those that are missing are default.
+
+    Lists become tuples, old names are read, and unknown ones left out.
+    """
+    now = renamed(flat)
+    names = {found[1] for found in map(ATTRIBUTE.fullmatch, now) if found}
+    config = defaults(names or ("gender",))
+    known = flatten(config)
+    given = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in now.items()
+        if name in known
+    }
+    with config.ignore_type():
+        config.update_from_flattened_dict(given)
+    return config
+
+
+def _general(config: ConfigDict) -> None:
     # Of everything random in the run; 0 to 2147483647.
     config.seed = 0
     # Rounds of sampling, scoring and updating.
@@ -116,9 +225,9 @@ def defaults(attributes: Iterable[str] = ("gender",)) -> ConfigDict:
     # A JSON file of targets that differ by prompt, {prompt: {attribute: shares}}; empty
     # for none. What it leaves out has its attribute's target.
     config.targets = ""
-    # Of each, see `attribute`.
-    config.attributes = ConfigDict({name: attribute() for name in sorted(attributes)})
 
+
+def _reward(config: ConfigDict) -> None:
     config.reward = ConfigDict()
     # shift (paper eq. 1), balance (eq. 3) or balance_loo (leave-one-out: unbiased, also
     # for uneven targets and few images, with advantage.name=fixed).
@@ -147,6 +256,8 @@ def defaults(attributes: Iterable[str] = ("gender",)) -> ConfigDict:
     # With fewer remembered, per_prompt whitens by the batch; 16 in DDPO.
     config.advantage.min_count = 16
 
+
+def _sample(config: ConfigDict) -> None:
     config.sample = ConfigDict()
     # Denoising steps of an image, T.
     config.sample.num_steps = 15
@@ -179,6 +290,8 @@ def defaults(attributes: Iterable[str] = ("gender",)) -> ConfigDict:
     # Factor of train.base_kl_weight on their images, if there are any.
     config.sample.preserve_weight = 1.0
 
+
+def _train(config: ConfigDict) -> None:
     config.train = ConfigDict()
     # ppo, ppo_rollback, tr_ppo, tr_ppo_rollback or truly_ppo.
     config.train.objective = "ppo"
@@ -246,6 +359,9 @@ def defaults(attributes: Iterable[str] = ("gender",)) -> ConfigDict:
         "up_blocks.0.attentions.0.transformer_blocks.0.attn2",
         "up_blocks.0.attentions.1.transformer_blocks.0.attn2",
     )
+
+
+def _adam(config: ConfigDict) -> None:
     # AdamW's step size.
     config.train.learning_rate = 1e-3
     # Of the learning rate at the end, as a share of it; falls linearly. 1 is constant.
@@ -263,6 +379,8 @@ def defaults(attributes: Iterable[str] = ("gender",)) -> ConfigDict:
     # The gradient's global norm is clipped to it; 1 in DDPO.
     config.train.max_grad_norm = 1.0
 
+
+def _records(config: ConfigDict) -> None:
     config.eval = ConfigDict()
     # Fresh images that measure q, the same sampler as in training; 0 is none.
     config.eval.images = 224
@@ -305,100 +423,3 @@ def defaults(attributes: Iterable[str] = ("gender",)) -> ConfigDict:
     config.distributed.process_id = -1
     # Without a heartbeat for so long a process counts as lost, and all others end.
     config.distributed.timeout_seconds = 100
-    return config
-
-
-def attribute(
-    classifier: str = EMBEDDED,
-    classes: tuple[str, ...] = ("female", "male"),
-    target: tuple[float, ...] = (),
-    **settings: Any,
-) -> ConfigDict:
-    """What is measured and rewarded of each image, as `config.attributes.NAME`.
-
-    The target is equal shares if left out; a KeyError for a setting that there is not.
-    """
-    config = ConfigDict()
-    # Image classifier: "embedded", "typology" (of skin_tone: the typology angle, which
-    # learned nothing), a folder, or a name on the hub. Attributes may share one.
-    config.classifier = classifier
-    # Names of the classes. Labels of the classifier that mean one of them count for it:
-    # see ddpo_fair.classifiers.classes for the spellings.
-    config.classes = classes
-    # Wanted share of each class; they sum to 1.
-    config.target = target or (1 / len(classes),) * len(classes)
-    # shift, balance or balance_loo; empty for reward.name.
-    config.reward = ""
-    # Class that shift rewards, or auto for the one that the evaluation before training
-    # finds lacking.
-    config.target_class = "auto"
-    # A class is recognised at a probability above it (paper, section III-C).
-    config.confidence_threshold = 0.7
-    # Taken from the reward of an image without a recognised class. R_balance's own
-    # penalty fades at balance, and a model left there may end with ambiguous faces.
-    config.none_penalty = 0.1
-    # Of its advantages among those of all attributes; 0 only measures it.
-    config.weight = 1.0
-    with config.unlocked():
-        for name, value in settings.items():
-            config[name]  # a KeyError for an unknown one
-            config[name] = value
-    return config
-
-
-def choose_model(config: ConfigDict, variant: str | None) -> ConfigDict:
-    """`config`, which is changed: the model of a variant and what follows from it.
-
-    One of `VARIANTS`, else a UserError; or None: Stable Diffusion 1.5 on a host with a
-    GPU or TPU and JAX's plugin, which starts no backend, else the embedded model.
-    """
-    if variant is None:
-        variant = "sd15" if accelerator.shown() else "embedded"
-    if variant not in VARIANTS:
-        raise UserError(
-            f"--config: {shown(variant)} after the colon must be"
-            f" {' or '.join(VARIANTS)}."
-        )
-    config.update_from_flattened_dict({"model": MODELS[variant]} | SETTINGS[variant])
-    return config
-
-
-def flatten(config: ConfigDict) -> dict[str, object]:
-    """Values by their full names, e.g. "sample.eta", in the order of the definition."""
-    flat: dict[str, object] = {}
-    for name, value in config.items():
-        if isinstance(value, ConfigDict):
-            flat |= {f"{name}.{rest}": leaf for rest, leaf in flatten(value).items()}
-        else:
-            flat[name] = value
-    return flat
-
-
-def renamed(flat: Mapping[str, object]) -> dict[str, object]:
-    """Settings by their full names of today, see `RENAMED`; an old name wins."""
-    now = dict(flat)
-    for old, new in RENAMED.items():
-        if old in now:
-            now[new] = now.pop(old)
-    if now.get("train.on_divergence") == "roll_back":  # as it was called before
-        now["train.on_divergence"] = "restore"
-    return now
-
-
-def of_settings(flat: Mapping[str, object]) -> ConfigDict:
-    """Settings by their full names as a config; those that are missing are default.
-
-    Lists become tuples, old names are read, and unknown ones left out.
-    """
-    now = renamed(flat)
-    names = {found[1] for found in map(ATTRIBUTE.fullmatch, now) if found}
-    config = defaults(names or ("gender",))
-    known = flatten(config)
-    given = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in now.items()
-        if name in known
-    }
-    with config.ignore_type():
-        config.update_from_flattened_dict(given)
-    return config
