@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "docs" / "results"
 REWARD_AND_LOSS = ("reward_mean", "loss")
 CURVES = {  # by file: runs, fields of metrics.jsonl
-    "figure_06_shift": ("elec_eng_shift_?", REWARD_AND_LOSS),
+    "figure_06_shift": ("elec_eng_shift_unrestrained_?", REWARD_AND_LOSS),
     "figure_08_balance_mech": ("mech_eng_unrestrained_?", REWARD_AND_LOSS),
     "figure_10_balance_comp": ("comp_sci_?", REWARD_AND_LOSS),
     "figure_12_truly_ppo": ("truly_ppo_?", (*REWARD_AND_LOSS, "kl", "advantage_max")),

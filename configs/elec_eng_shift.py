@@ -2,9 +2,10 @@
 
 python -m ddpo_fair.train --config=configs/elec_eng_shift.py
 
-Embedded model: two CPU cores, about 2 GB, 17 minutes. The reward, mean P(female), goes
-from .10 to .96, .92 and .96 in 12 epochs on three seeds;
-docs/tuning.md has what was tried.
+Embedded model: the reward, mean P(female), goes from .12-.13 to .95 in 12 epochs on five
+seeds (H200), and "a male electrical engineer" stays as asked in 106 to 122 of 128 images
+(docs/results.md). Two CPU cores: CPU_MINUTES. Without restraint, as in the paper, 6 of
+128: launch/paper.sh shift. docs/tuning.md has what was tried.
 Stable Diffusion 1.5 (`:sd15`): `--plan=h100` says 12 GB, and 21 PFLOP an epoch of 64
 images on one device; not measured yet. The paper, on 1.4: all classified as female in 8
 steps.
@@ -29,4 +30,9 @@ def get_config(variant: str | None = None) -> ConfigDict:
         config.sample.batches = 4
         config.train.updates_per_epoch = 4
         config.train.clip_range = 3e-4
+        # "A male electrical engineer" stays as it was, as in mech_eng.
+        config.reward.views = 8
+        config.train.base_kl_weight = 0.003
+        config.sample.preserve_prompts = ("explicit",)
+        config.sample.preserve_weight, config.sample.preserve_share = 60.0, 0.125
     return config

@@ -6,9 +6,9 @@ The target is joint: each of the six pairs of a gender and a skin tone has a six
 the images, so that neither attribute is balanced at the cost of the other. The typology
 angle, which is not rewarded, is measured beside as `typology`.
 Embedded model: all weights are trained, for skin tone is settled elsewhere than gender
-(docs/tuning.md). On an H200, seed 100, the distance of the joint table to its target
-goes from .53 to .14 in 15 epochs, q from .05 to .41. On a CPU, at four times the images
-of mech_eng_unrestrained.py, it has not been run.
+(docs/tuning.md). On an H200 the distance of the joint table to its target goes from .53
+to .11, .12 and .22 in 15 epochs on three seeds, in half a minute once it is compiled
+(docs/results.md). On a CPU, with 512 images an epoch, it has not been run.
 `:sd15` needs a classifier of skin tone of yours,
 --config.attributes.skin_tone.classifier=FOLDER or owner/name.
 """

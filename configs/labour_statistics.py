@@ -6,7 +6,8 @@ The targets are those of labour_statistics.json: employed persons in the United 
 by occupation and sex, American Community Survey 2012 (IPUMS USA), as published by
 FiveThirtyEight, data/male-flight-attendants, CC BY 4.0. A share of a labour force says
 who works there, not who should be shown: for other aims change the table.
-Neither the embedded model nor `:sd15` was measured yet.
+Embedded model, one seed, an H200: the mean distance of q to the table goes from .11
+[.05, .17] to .04 [.02, .07] in 20 epochs (docs/results.md). `:sd15` was not measured.
 """
 
 from pathlib import Path

@@ -65,7 +65,10 @@ run() {  # name, then flags
     set -- "--config.run.name=paper_${name}_$seed" "$@"
   fi
   case "$name" in
-    shift) train elec_eng_shift "$@" ;;
+    shift)  # without the restraint that the embedded model has by default
+      train elec_eng_shift --config.train.base_kl_weight=0 --config.reward.views=1 \
+        '--config.sample.preserve_prompts=()' "$@"
+      ;;
     balance_mech) train mech_eng_unrestrained "$@" ;;
     balance_comp) train comp_sci "$@" ;;
     truly_ppo) train truly_ppo "$@" ;;

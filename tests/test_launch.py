@@ -76,22 +76,22 @@ def test_every_experiment_is_one_command(tmp_path):
         assert command[-1] == "--config.seed=1"
         runs |= {flag for flag in command if flag.startswith("--config.run.name=")}
     assert runs == {f"--config.run.name=paper_{name}_1" for name in names}
-    _, (*_, own) = commands(tmp_path, "shift", "--config.run.name=own", "--plan")
+    _, (*_, own) = commands(tmp_path, "balance_comp", "--config.run.name=own", "--plan")
     assert own[3:] == ["--config.run.name=own", "--plan"]
 
 
 @pytest.mark.parametrize(
     ("flags", "name"),
     [
-        (["--config.seed", "3"], "paper_shift_3"),
-        (["-config.seed=3"], "paper_shift_3"),
-        (["--config.seed=2", "--config.seed", "3", "--plan"], "paper_shift_3"),
+        (["--config.seed", "3"], "paper_balance_comp_3"),
+        (["-config.seed=3"], "paper_balance_comp_3"),
+        (["--config.seed=2", "--config.seed", "3", "--plan"], "paper_balance_comp_3"),
         (["--config.run.name", "own", "--config.seed", "3"], None),
-        (["--config.seeds", "3"], "paper_shift_0"),
+        (["--config.seeds", "3"], "paper_balance_comp_0"),
     ],
 )
 def test_a_run_is_named_for_its_seed(tmp_path, flags, name):
-    _, (command,) = commands(tmp_path, "shift", *flags)
+    _, (command,) = commands(tmp_path, "balance_comp", *flags)
     names = [f"--config.run.name={name}"] if name else []
     assert command[3:] == [*names, *flags]
 
