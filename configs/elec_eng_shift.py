@@ -2,10 +2,10 @@
 
 python -m ddpo_fair.train --config=configs/elec_eng_shift.py
 
-Embedded model: the reward, mean P(female), goes from .12-.13 to .95 in 12 epochs on five
-seeds (H200), and "a male electrical engineer" stays as asked in 106 to 122 of 128 images
-(docs/results.md). Two CPU cores: CPU_MINUTES. Without restraint, as in the paper, 6 of
-128: launch/paper.sh shift. docs/tuning.md has what was tried.
+Embedded model: the reward, mean P(female), goes from .12-.13 to .95 in 12 epochs on
+five seeds (H200), and "a male electrical engineer" is as asked in 106 to 122 of 128
+images (docs/results.md). Two CPU cores: about half an hour. Without restraint, as in
+the paper, in 6 of 128: launch/paper.sh shift. docs/tuning.md has what was tried.
 Stable Diffusion 1.5 (`:sd15`): `--plan=h100` says 12 GB, and 21 PFLOP an epoch of 64
 images on one device; not measured yet. The paper, on 1.4: all classified as female in 8
 steps.
