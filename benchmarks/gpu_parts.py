@@ -156,11 +156,10 @@ def peer(options: Any, compiled: bool = False) -> dict[str, Any]:
     loop = peer.Peer(unet, chain, gpu_setup.GUIDANCE, autocast=True)
     if compiled:
         unet.compile()  # in place: adapters added later are compiled with it
-    size, channels = configs["unet"]["sample_size"], configs["unet"]["in_channels"]
-    width = configs["unet"]["cross_attention_dim"]
+    size, width = unet.config.sample_size, unet.config.cross_attention_dim
     text = torch.randn((options.batch, 77, width), device=device)
     null = torch.randn((1, 77, width), device=device)
-    shape = (channels, size, size)
+    shape = (unet.config.in_channels, size, size)
     sample = peer.synchronised(lambda: loop.sample(options.batch, shape, text, null))
     sampling = gpu_setup.time_of(sample, repeats=2)
     trajectory = sample()
