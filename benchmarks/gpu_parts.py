@@ -1,9 +1,12 @@
 """What gpu.py measures, a function each; torch and JAX never share a process."""
 
 import functools
+import time
 from typing import Any
 
 import gpu_setup
+
+TURNS = 4  # microbatches of the peer's update
 
 
 def matmul(options: Any) -> dict[str, Any]:
@@ -25,110 +28,64 @@ def matmul(options: Any) -> dict[str, Any]:
     }
 
 
-def sample(options: Any) -> dict[str, Any]:
-    """Guided sampling of one batch by the pmapped sampler."""
+def _program(kind: str, options: Any) -> dict[str, Any]:
+    """A program of a run, compiled here and called with random numbers."""
     import jax
 
-    from ddpo_fair.diffusion import sampler
+    from ddpo_fair import config_rules, parallel
+    from ddpo_fair.models import published
+    from ddpo_fair.training import plan, programs
 
-    setup = gpu_setup.make(options)
-    sample = functools.partial(sampler.sample, setup.policy)
-    arguments = (setup.unet, setup.keys, setup.text, setup.null)
-    timing = gpu_setup.time_of(
-        lambda: jax.block_until_ready(sample(*arguments)), repeats=3
-    )
-    gpu_setup.profile(options, lambda: jax.block_until_ready(sample(*arguments)))
-    flops = 2 * options.batch * setup.steps * gpu_setup.unet_flops(setup)
+    config, problems = gpu_setup.config(options, options.variant)
+    parallel.start(1)
+    config_rules.validate(config, problems, parallel.num_devices())
+    if options.tiny and config.model in published.MODELS:
+        published.MODELS[config.model] = gpu_setup.configs(options.variant, True)
+    begin = time.perf_counter()
+    lowered = programs.lower(config, *programs.read(config))
+    program = next(x for x in lowered if x.name.startswith(kind))
+    middle = time.perf_counter()
+    compiled = program.lowered.compile()
+    end = time.perf_counter()
+    shapes, tree = jax.tree.flatten(program.lowered.args_info)
+    drawn = jax.tree.leaves(gpu_setup.draw(program.lowered.args_info))
+    kept = [  # a call uses up what is donated: that is put there before each
+        x if shape.donated else jax.device_put(x)
+        for x, shape in zip(drawn, shapes, strict=True)
+    ]
+
+    def arguments() -> tuple:
+        return jax.block_until_ready(jax.device_put(jax.tree.unflatten(tree, kept)))
+
+    def call(positional: tuple, named: dict) -> None:
+        jax.block_until_ready(compiled(*positional, **named))
+
+    timing = gpu_setup.time_of(call, 3, arguments)
+    needs, peak = program.needs(compiled), parallel.memory_gb()
+    if options.profile:
+        given = arguments()
+        with jax.profiler.trace(options.profile):
+            call(*given)
+    # The old log-probs are calls of their own; what is recomputed is no useful work.
+    config.train.update(recompute_log_probs=False, remat="none")
+    work = plan.flops(config, parallel.num_devices(), kind)[kind] / program.calls
+    count, unit = program.name.split()[1:3]
     return {
-        "images_per_second": options.batch / timing["seconds"],
-        **gpu_setup.rates(flops, timing),
-        **timing,
+        "program": program.name,
+        "lowering_seconds": middle - begin,
+        "compile_seconds": end - middle,
+        "seconds": timing["seconds"],
+        f"{unit}_per_second": int(count) * parallel.num_devices() / timing["seconds"],
+        "tflops": work / timing["seconds"] / 1e12,
+        "peak_gb": peak,
+        "beside_gb": needs.pop("beside") / 1e9,  # which a run holds meanwhile
+        "needs_gb": sum(needs.values()) / 1e9,  # of the rest
     }
 
 
-def decode(options: Any) -> dict[str, Any]:
-    """Decoding of one batch."""
-    import jax
-
-    from ddpo_fair.diffusion import sampler, stable_diffusion
-
-    setup = gpu_setup.make(options)
-    shape = (options.batch, *setup.model.latent_shape)
-    latents = jax.random.normal(jax.random.key(0), (1, *shape))
-    decode = functools.partial(sampler.decode, setup.model)
-    arguments = (setup.vae, latents)
-    timing = gpu_setup.time_of(
-        lambda: decode(*arguments).block_until_ready(), repeats=5
-    )
-    flops = gpu_setup.flops_of(
-        lambda params, x: stable_diffusion.decode(setup.model, params, x),
-        setup.vae,
-        latents[0],
-    )
-    return {
-        "images_per_second": options.batch / timing["seconds"],
-        **gpu_setup.rates(flops, timing),
-        **timing,
-    }
-
-
-def update(options: Any) -> dict[str, Any]:
-    """One optimizer step over `gpu_setup.TURNS` microbatches, LoRA on attention.
-
-    The trajectories are noise: they cost the same.
-    """
-    import jax
-    import jax.numpy as jnp
-
-    from ddpo_fair.diffusion import sampler
-
-    setup = gpu_setup.make(options)
-    random = jax.random.key(1)
-    shape = (1, options.batch, setup.steps + 1, *setup.model.latent_shape)
-    trajectory = sampler.Trajectory(
-        latents=jax.random.normal(random, shape),
-        log_probs=jnp.zeros((*shape[:2], setup.steps)),
-        keys=setup.keys,
-        text=setup.text,
-    )
-    update, state, arguments = gpu_setup.update(
-        options, setup, trajectory, gpu_setup.TURNS
-    )
-    holder = [state]
-
-    def once() -> None:
-        holder[0], *_ = update(holder[0], *arguments)
-        jax.block_until_ready(holder[0].updates)
-
-    timing = gpu_setup.time_of(once, repeats=3)
-    gpu_setup.profile(options, once)
-    pairs = options.batch * gpu_setup.TURNS
-    # Forward, and twice that for the gradients of activations and of weights. The
-    # latter is smaller for adapters, but theirs alone is not what a device is for.
-    flops = 2 * pairs * 3 * gpu_setup.unet_flops(setup)
-    return {
-        "microbatch": options.batch,
-        "pairs_per_second": pairs / timing["seconds"],
-        "trajectories_per_second": pairs / timing["seconds"] / setup.steps,
-        **gpu_setup.rates(flops, timing),
-        **timing,
-    }
-
-
-def ratio(options: Any) -> dict[str, Any]:
-    """Largest |ratio - 1| at the first update, sampler and learner in bfloat16."""
-    import jax
-
-    from ddpo_fair.diffusion import sampler
-
-    setup = gpu_setup.make(options)
-    trajectory = sampler.sample(
-        setup.policy, setup.unet, setup.keys, setup.text, setup.null
-    )
-    update, state, arguments = gpu_setup.update(options, setup, trajectory, setup.steps)
-    _, metrics, _ = jax.device_get(update(state, *arguments))
-    names = ("ratio_deviation", "kl", "grad_norm")
-    return {name: float(metrics[name]) for name in names}
+sampling, decoding, updating = (
+    functools.partial(_program, kind) for kind in ("sampling", "decoding", "updating")
+)
 
 
 def peer_compiled(options: Any) -> dict[str, Any]:
@@ -143,42 +100,42 @@ def peer(options: Any, compiled: bool = False) -> dict[str, Any]:
     from diffusers import UNet2DConditionModel
 
     from ddpo_fair.diffusion import ddim
-    from ddpo_fair.models import lora
 
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
-    configs, steps = gpu_setup.configs(options), gpu_setup.num_steps(options)
+    config, _ = gpu_setup.config(options, "sd15")
+    configs = gpu_setup.configs("sd15", options.tiny)
+    batch, steps = config.sample.batch_per_device, config.sample.num_steps
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    chain = ddim.schedule(configs["scheduler"], steps, 1.0)
+    chain = ddim.schedule(configs["scheduler"], steps, config.sample.eta)
     with torch.device(device):
         unet = UNet2DConditionModel.from_config(configs["unet"])
     unet = unet.to(torch.bfloat16).to(memory_format=torch.channels_last)
-    loop = peer.Peer(unet, chain, gpu_setup.GUIDANCE, autocast=True)
+    loop = peer.Peer(unet, chain, config.sample.guidance_scale, autocast=True)
     if compiled:
         unet.compile()  # in place: adapters added later are compiled with it
-    size, width = unet.config.sample_size, unet.config.cross_attention_dim
-    text = torch.randn((options.batch, 77, width), device=device)
+    width, size = unet.config.cross_attention_dim, unet.config.sample_size
+    text = torch.randn((batch, 77, width), device=device)
     null = torch.randn((1, 77, width), device=device)
     shape = (unet.config.in_channels, size, size)
-    sample = peer.synchronised(lambda: loop.sample(options.batch, shape, text, null))
+    sample = peer.synchronised(lambda: loop.sample(batch, shape, text, null))
     sampling = gpu_setup.time_of(sample, repeats=2)
     trajectory = sample()
-    loop.add_adapters(gpu_setup.RANK, lora.ATTENTION, learning_rate=3e-4)
+    train = config.train
+    loop.add_adapters(train.lora.rank, train.lora.target_modules, train.learning_rate)
     result = {
         "torch": torch.__version__,
-        "images_per_second": options.batch / sampling["seconds"],
+        "images_per_second": batch / sampling["seconds"],
         "sample_seconds": sampling["seconds"],
     }
-    advantages = torch.randn(options.batch, device=device)
+    advantages = torch.randn(batch, device=device)
     for microbatch in (4, 8):
-        pairs = microbatch * gpu_setup.TURNS
-        images = torch.randint(options.batch, (pairs,), device=device)
+        pairs = microbatch * TURNS
+        images = torch.randint(batch, (pairs,), device=device)
         at = torch.randint(steps, (pairs,), device=device)
-        update = peer.synchronised(
-            lambda microbatch=microbatch, images=images, at=at: loop.update(
-                trajectory, advantages, text, null, microbatch, images, at, 1e-4
-            )
-        )
+        chosen = (microbatch, images, at, train.clip_range)
+        update = functools.partial(loop.update, trajectory, advantages, text, null)
+        update = peer.synchronised(functools.partial(update, *chosen))
         try:
             updating = gpu_setup.time_of(update, repeats=2)
         except torch.OutOfMemoryError:

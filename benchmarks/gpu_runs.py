@@ -12,14 +12,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import gpu_setup
 import kill
-
-ROOT = Path(__file__).resolve().parents[1]
-CONFIG = ROOT / "configs" / "mech_eng_unrestrained.py"
 
 
 def train_embedded(options: Any) -> dict[str, Any]:
@@ -112,18 +108,13 @@ def save_models(variant: str, tiny: bool, folder: Path) -> None:
 
     The tokenizer knows few words, and the text encoder's table is as short.
     """
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     import tiny_model
 
-    from ddpo_fair.models import published
-
     prompts = [f"photo of the face of a {x}mechanical engineer" for x in ("", "male ")]
-    found = gpu_setup.configs(SimpleNamespace(tiny=tiny))
-    if variant == "sdxl":
-        found = tiny_model.XL if tiny else published.STABLE_DIFFUSION_XL
+    found = gpu_setup.configs(variant, tiny)
     configs = {part: {**KINDS[part], **found[part]} for part in found}
-    draw = gpu_setup.random_weights
-    tiny_model.save_model(folder / "model", prompts, configs, draw, 77)
+    draw, length = gpu_setup.draw, None if tiny else 77
+    tiny_model.save_model(folder / "model", prompts, configs, draw, length)
     vit = {"model_type": "vit", "id2label": {"0": "female", "1": "male"}}
     tiny_model.save_vit(folder / "classifier", vit, 224, draw)
     (folder / "made").touch()
@@ -137,18 +128,19 @@ class _Run:
     ) -> None:
         self.variant, self.flags, self.seconds = variant, {**flags, **more}, 0.0
         self.flags |= {"run.dir": Path(options.runs), "run.name": name}
-        self.folder = Path(options.runs) / name
+        self.folder, self.settings = Path(options.runs) / name, options.settings
         self._log = Path(options.runs) / f"{name}.log"
 
     def start(self, **environment: str) -> subprocess.Popen:
         command = [sys.executable, "-m", "ddpo_fair.train"]
-        command += [f"--config={CONFIG}:{self.variant}"]
+        command += [f"--config={gpu_setup.CONFIG}:{self.variant}"]
         command += [f"--config.{name}={value}" for name, value in self.flags.items()]
+        command += self.settings
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         log = self._log.open("ab")
         return subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=gpu_setup.ROOT,
             env={**os.environ, **environment},
             stdout=log,
             stderr=subprocess.STDOUT,

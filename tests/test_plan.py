@@ -99,6 +99,7 @@ def test_recomputed_log_probs_count_as_a_forward_pass(monkeypatch, devices, upda
     monkeypatch.setattr(programs, "read", lambda _: ())
     monkeypatch.setattr(programs, "lower", lower)
     assert plan.flops(config, devices) == {"sampling": 40, "updating": updating}
+    assert plan.flops(config, devices, "sampling") == {"sampling": 40}
 
 
 def test_the_command_prints_a_plan_and_runs_nothing(tiny, capsys, monkeypatch):

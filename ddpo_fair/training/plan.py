@@ -100,14 +100,19 @@ def write(config: ConfigDict, target: str | None, say: Say = print) -> None:
     )
 
 
-def flops(config: ConfigDict, num_devices: int) -> dict[str, float]:
-    """Operations of each of the devices in an epoch, by program, as XLA counts them."""
+def flops(
+    config: ConfigDict, num_devices: int, last: str = "updating"
+) -> dict[str, float]:
+    """Operations of a device in an epoch, by program up to `last`, as XLA counts."""
     found = {}
     with parallel.made_for(parallel.one_cpu()):
         for program in programs.lower(config, *programs.read(config)):
+            name = program.name.split()[0]
             turn = program.lowered.cost_analysis()["flops"]  # XLA counts one of a loop
-            found[program.name.split()[0]] = turn * program.turns * program.calls
-    if config.train.recompute_log_probs:  # see `with_old_policy`
+            found[name] = turn * program.turns * program.calls
+            if name == last:
+                break
+    if "updating" in found and config.train.recompute_log_probs:  # `with_old_policy`
         steps = config_rules.steps_per_update(configuration.flatten(config))
         share = config.train.inner_epochs * steps / config.sample.num_steps
         forward = found["sampling"] * share
