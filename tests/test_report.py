@@ -480,6 +480,10 @@ def test_evaluation_joins_the_report(tmp_path):
     assert "80\xa0% [70,\xa090]" in text
     assert "alike</th><td>85\xa0% [75,\xa095]</td><td>85\xa0%" in text
     assert "<script>" not in text
+    # Of several seeds each opinion says whose it is.
+    seed = made_runs.make(tmp_path / "other", made_runs.balancing(3), seed=1)
+    evaluate(seed, 3, content)
+    assert "other: By an audit classifier, 41" in read_page(folder, seed)
     shutil.copytree(folder / "evaluation_0003", folder / "evaluation_0003_of_others")
     (folder / "checkpoints" / "3" / "rest").mkdir(parents=True)
     (folder / "checkpoints" / "3" / "rest" / "metadata").write_text("{}")

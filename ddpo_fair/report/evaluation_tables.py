@@ -61,8 +61,11 @@ def of_run(run: Record) -> tuple[str, list[Table], list[str]] | None:
     return opening, [table for table in tables if table.rows], notes
 
 
-def second_opinion(run: Record) -> str | None:
-    """What the audit classifier says of the trained prompt; None without one."""
+def second_opinion(run: Record, several: bool = False) -> str | None:
+    """What the audit classifier says of the trained prompt; None without one.
+
+    It names the run where `several` are summarised together.
+    """
     place = "after", "prompts", run.prompts[0], "audit"
     samplers = _drawn_with(run)[:1] if len(run.prompts) == 1 else []
     audit = [_text(x, "%", *place, y) for x in samplers for y in ("q", "q_corrected")]
@@ -70,7 +73,8 @@ def second_opinion(run: Record) -> str | None:
         return None
     share, corrected, *_ = audit
     known = f"; corrected for its known mistakes: {corrected}" if corrected else ""
-    return f"By an audit classifier, {share} are classified as female{known}."
+    name = f"{run.name}: " if several else ""
+    return f"{name}By an audit classifier, {share} are classified as female{known}."
 
 
 def _drawn_with(run: Record) -> list[dict[str, Any]]:

@@ -126,7 +126,7 @@ def differences(groups: Sequence[Sequence[Record]]) -> Table | None:
     names = dict.fromkeys(name for run in firsts for name in run.settings)
     rows = []
     for name in names:
-        values = [formatting.value_text(run.settings.get(name)) for run in firsts]
+        values = [formatting.value_text(x.settings.get(name, "–")) for x in firsts]
         if name not in run_reader.OF_ONE_RUN and len(set(values)) > 1:
             rows.append([name, *(textwrap.shorten(v, MOST_LETTERS) for v in values)])
     head = ["Setting that differs", *(run.name for run in firsts)]
