@@ -8,7 +8,7 @@ import pytest
 
 from ddpo_fair import config as configuration
 from ddpo_fair import prompts
-from ddpo_fair.diffusion import prompt_tokens
+from ddpo_fair.diffusion import prompt_tokens, stable_diffusion
 from ddpo_fair.embedded import occupations
 from ddpo_fair.errors import UserError
 from ddpo_fair.loggers import progress, run_log
@@ -77,6 +77,15 @@ def test_any_script_has_tokens_and_no_prompt_is_cut(tiny):
     small = dataclasses.replace(config, vocab_size=5)
     with pytest.raises(UserError, match="vocabulary is larger than the text"):
         prompt_tokens.of(tokenizer, small, ["photo of a nurse"])
+
+
+def test_a_long_prompt_is_refused_before_weights_are_read(tiny, tmp_path):
+    model = shutil.copytree(tiny[0], tmp_path / "model")
+    (model / "unet" / stable_diffusion.WEIGHTS).unlink()
+    with pytest.raises(UserError, match="has 17 tokens"):
+        stable_diffusion.load(model, prompts=[15 * "photo "])
+    with pytest.raises(UserError, match=stable_diffusion.WEIGHTS):
+        stable_diffusion.load(model, prompts=[14 * "photo "])
 
 
 @pytest.mark.parametrize("copied", [False, True])

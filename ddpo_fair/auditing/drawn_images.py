@@ -99,7 +99,8 @@ def _draw_all(
     if missing:
         variant, dtype = planned.variant or None, jnp.dtype(planned.dtype)
         folder = sources.model_folder(planned.model, planned.variant)
-        model = stable_diffusion.load(folder, dtype, False, variant, lora_file)
+        given = dtype, False, variant, lora_file, planned.prompts
+        model = stable_diffusion.load(folder, *given)
         models = evaluation_models.of_model(model, plan)
         policy = evaluation_models.make_policy(models, how)
 

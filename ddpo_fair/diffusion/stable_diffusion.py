@@ -104,6 +104,7 @@ def load(
     remat: bool | str = False,
     variant: str | None = None,
     base_lora: str = "",
+    prompts: Sequence[str] = (),
 ) -> Model:
     """The model of a local folder in the diffusers layout.
 
@@ -113,10 +114,11 @@ def load(
         remat: of the UNet, see `unet.UNet`.
         variant: e.g. "fp16" for files named so.
         base_lora: a file of adapters to merge into the weights; "" for none.
+        prompts: that its text encoders must read to their ends.
 
     Raises:
         UserError: if a part is missing, its weights or the adapters do not fit its
-            config, or the parts do not fit together.
+            config, the parts do not fit together, or a prompt is too long.
     """
     folder = Path(folder)
     parts = networks.parts_of(folder)
@@ -125,10 +127,6 @@ def load(
     model = of_configs(folder, read_configs(folder), dtype, remat)
     # Before the weights, which take far longer to read.
     adapters = lora_files.load(base_lora, model.params) if base_lora else {}
-    params = {
-        part: weights.load(folder / part, template, variant)
-        for part, template in model.params.items()
-    }
     tokenizers = {
         part: prompt_tokens.load(
             folder / tokenizer_folder(part),
@@ -143,6 +141,11 @@ def load(
             ends = (2, None, tokenizer.eos_token_id)
             rule = options.among(config, "eos_token_id", ends)
             options.check(f"{folder / part}/config.json", vars(config), [rule])
+        prompt_tokens.of(tokenizer, config, ["", *prompts])
+    params = {
+        part: weights.load(folder / part, template, variant)
+        for part, template in model.params.items()
+    }
     params = lora.merge(params, adapters)
     return dataclasses.replace(model, tokenizers=tokenizers, params=params)
 

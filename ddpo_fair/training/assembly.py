@@ -57,9 +57,10 @@ def build(config: ConfigDict) -> tuple[Run, TrainState]:
     folder = sources.model_folder(config.model, config.variant)
     loaded = load_classifiers(config, dtype)
     remat, variant = remat_of(config), config.variant or None
-    model = stable_diffusion.load(folder, dtype, remat, variant, config.base_lora)
-    _check_memory(config, model)
     all_texts, time_ids = ["", *texts(config)], config.sample.time_ids
+    how = dtype, remat, variant, config.base_lora, all_texts
+    model = stable_diffusion.load(folder, *how)
+    _check_memory(config, model)
     text = stable_diffusion.encode_prompts(model, all_texts, time_ids)
     return assemble(config, model, loaded, text)
 
