@@ -195,7 +195,7 @@ def _flags() -> flags.FlagValues:
     where = "a folder, or owner/name on the Hugging Face hub"
     texts("model", None, f"Draws images instead: embedded, embedded_flow, {where}")
     texts("variant", "", "Which of its files, e.g. fp16; the usual ones if empty")
-    texts("lora", None, "LoRA to merge into it: a file, or a folder of export")
+    texts("lora", None, "LoRA to merge into it: a file, a folder, a name on the hub")
     engines = "Draws: our networks, or diffusers (extra torch), whatever it can load"
     flags.DEFINE_enum("engine", OWN, (OWN, DIFFUSERS), engines, flag_values=values)
     texts("prompt", None, "The prompt of all images")

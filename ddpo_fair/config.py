@@ -214,7 +214,8 @@ def _general(config: ConfigDict) -> None:
     # so, half as large to download. Another --config.model makes it "", if not given.
     config.variant = ""
     # A file of LoRA to merge into the model, which is then the base policy: PEFT's,
-    # diffusers' or kohya's, of UNet or transformer and text encoders; empty for none.
+    # diffusers' or kohya's, of UNet or transformer and text encoders; its folder, or
+    # "owner/name" on the hub; empty for none.
     config.base_lora = ""
     # Of the networks' computation: float32, or bfloat16 with recompute_log_probs.
     # Weights, log-probs and advantages are float32 in any case. GPUs before Ampere and

@@ -74,7 +74,7 @@ def export(
             adapters = saved_run.trained_params(saved, number, template)
             metadata = {
                 "base_model": saved.config.model,
-                "base_lora": Path(merged).name,
+                "base_lora": lora_files.called(merged),
                 "prompts": json.dumps(list(saved.config.prompts)),
                 "result": json.dumps(model_card.result(saved, number)),
                 "rank": str(settings.rank),

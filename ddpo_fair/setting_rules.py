@@ -101,7 +101,7 @@ A_MODEL = (PATH, "'embedded', a folder, or owner/name on the Hugging Face hub")
 TEXTS = {
     "model": A_MODEL,
     "attributes.*.classifier": A_MODEL,
-    "base_lora": (r"[^\x00-\x1f]*", "the path of a *.safetensors file, or empty"),
+    "base_lora": (r"[^\x00-\x1f]*", "a *.safetensors file, owner/name, or empty"),
     "targets": (r"[^\x00-\x1f]*", "a JSON file's path, or empty"),
     "variant": (
         r"[A-Za-z0-9_]{0,40}",

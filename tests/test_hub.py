@@ -14,7 +14,7 @@ import pytest
 from huggingface_hub import constants
 
 from ddpo_fair.errors import UserError
-from ddpo_fair.models import hub, sources
+from ddpo_fair.models import hub, lora_files, sources
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "someone/sd"
@@ -186,6 +186,32 @@ def test_the_classifier_comes_without_pickles(server):
     assert files_of(folder) == sorted(list(CLASSIFIER)[:3])
     with pytest.raises(UserError, match=r"has no unet/config\.json"):
         sources.model_folder(NAME)
+
+
+def test_a_lora_comes_alone_and_is_known_by_its_commit(server):
+    server.files = contents("README.md style.safetensors old/style.safetensors x.bin")
+    file = lora_files.find(NAME)
+    assert file.read_text() == "content of style.safetensors"
+    assert server.got() == ["style.safetensors"]
+    known = lora_files.identity(f"{NAME}@v1")
+    assert known["revision"] == COMMIT and [*known["files"]] == ["style.safetensors"]
+    assert lora_files.called(f"{NAME}@v1") == NAME
+    server.files |= contents(f"{lora_files.PEFT} {lora_files.PEFT_CONFIG}")
+    file = lora_files.find(f"{NAME}@{40 * 'b'}")  # which readers look for
+    assert file.name == lora_files.PEFT
+    assert file.with_name(lora_files.PEFT_CONFIG).exists()
+
+
+def test_a_repository_of_several_lora_or_none_is_refused(server):
+    server.files = contents("README.md a.safetensors b.safetensors")
+    message = "it has a.safetensors, b.safetensors.*hf download someone/sd FILE"
+    with pytest.raises(UserError, match=message):
+        lora_files.find(f"{NAME}@two")
+    server.files = contents("README.md pytorch_lora_weights.bin")
+    with pytest.raises(UserError, match="it has none"):
+        lora_files.find(f"{NAME}@none")
+    with pytest.raises(UserError, match="is no file"):  # which is not asked for
+        lora_files.find("someone/sd.safetensors")
 
 
 def test_processes_of_a_host_download_once(server):

@@ -3,7 +3,7 @@
 import contextlib
 import errno
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ddpo_fair.errors import UserError
@@ -44,20 +44,30 @@ def download(
     the top, each with the stem of its weights' name, or None to leave them; `others`
     are fetched where the model has them.
     """
+    setting = f"{field}={reference!r}"
+    return fetch(
+        setting, reference, lambda x: [*others, *_checked(setting, x, parts, variant)]
+    )
+
+
+def fetch(
+    setting: str, reference: str, wanted: Callable[[set[str]], list[str]]
+) -> Path:
+    """The local folder with files of a repository of the hub; see `download`.
+
+    Of the names of all its files `wanted` makes patterns, or it raises a UserError.
+    """
     import huggingface_hub  # half a second, and only where a hub is wanted
 
     name, _, revision = reference.partition("@")
     version = revision or None
-    setting = f"{field}={reference!r}"
     try:
         info = huggingface_hub.HfApi().model_info(
             name, revision=version, timeout=TIMEOUT_SECONDS
         )
         listed = {file.rfilename for file in info.siblings or ()}
-        wanted = [*others, *_checked(setting, listed, parts, variant)]
-        folder = huggingface_hub.snapshot_download(
-            name, revision=version, allow_patterns=wanted, etag_timeout=TIMEOUT_SECONDS
-        )
+        how = {"allow_patterns": wanted(listed), "etag_timeout": TIMEOUT_SECONDS}
+        folder = huggingface_hub.snapshot_download(name, revision=version, **how)
     except UserError:
         raise
     except Exception as error:  # whatever the network and the disk come up with
@@ -69,7 +79,7 @@ def download(
         found = Path(folder).rglob("*.*") if folder else ()
         try:
             names = {path.relative_to(folder).as_posix() for path in found}
-            _checked(setting, names, parts, variant)
+            wanted(names)
         except UserError:
             raise UserError(_reason(setting, name, revision, error)) from error
         offline = huggingface_hub.constants.HF_HUB_OFFLINE

@@ -1,5 +1,6 @@
 """Files of LoRA adapters: those of diffusers, PEFT, and kohya, written and read."""
 
+import functools
 import json
 import math
 import os
@@ -12,7 +13,7 @@ import safetensors.numpy
 
 from ddpo_fair import files
 from ddpo_fair.errors import UserError, shown
-from ddpo_fair.models import lora, lora_names, sources, tensor_files, weights
+from ddpo_fair.models import hub, lora, lora_names, sources, tensor_files, weights
 from ddpo_fair.models.lora import Adapters
 
 # What load_lora_weights(folder) and PeftModel.from_pretrained(unet, folder) look for.
@@ -80,18 +81,52 @@ def save(
 
 
 def find(file: str | os.PathLike, setting: str = "--lora") -> Path:
-    """The file of a setting, which may be its folder; a UserError if there is none."""
+    """The file of a setting, its folder's, or the hub's; a UserError without one."""
     path = files.given(setting, file)
+    name = os.fspath(file)
+    is_name = sources.MODEL_NAME.fullmatch(name) and path.suffix != ".safetensors"
+    if is_name and not path.exists():
+        return _of_hub(name, setting)
     if path.is_dir():
         inside = (path / name for name in (DIFFUSERS, PEFT, KOHYA))
         path = next(filter(Path.is_file, inside), path)
     if not path.is_file():
         raise UserError(
-            f"{setting}={shown(os.fspath(file))} is no file, nor a folder with"
-            f" {DIFFUSERS}, {PEFT} or {KOHYA}; give a *.safetensors of LoRA, or what"
-            " ddpo_fair.export wrote."
+            f"{setting}={shown(name)} is no file, nor a folder with"
+            f" {DIFFUSERS}, {PEFT} or {KOHYA}; give a *.safetensors of LoRA, what"
+            " ddpo_fair.export wrote, or owner/name on the Hugging Face hub."
         )
     return path
+
+
+@functools.cache  # who asks again shall not wait for the hub again
+def _of_hub(reference: str, setting: str) -> Path:
+    """The file of adapters of "owner/name", downloaded if need be; or a UserError."""
+
+    def chosen(names: set[str]) -> str:
+        usual = [name for name in (DIFFUSERS, PEFT, KOHYA) if name in names]
+        at_top = sorted(x for x in names if "/" not in x and x.endswith(".safetensors"))
+        if not usual and len(at_top) != 1:
+            there = f"it has {', '.join(at_top)}" if at_top else "it has none"
+            name = reference.partition("@")[0]
+            raise UserError(
+                f"{setting}={shown(reference)} must have one *.safetensors of LoRA, and"
+                f" {shown(there)}; `hf download {name} FILE --local-dir FOLDER`, and"
+                " give that file."
+            )
+        return (usual or at_top)[0]
+
+    def wanted(names: set[str]) -> list[str]:
+        return [chosen(names), PEFT_CONFIG]
+
+    folder = hub.fetch(f"{setting}={reference!r}", reference, wanted)
+    return folder / chosen({path.name for path in folder.iterdir()})
+
+
+def called(reference: str) -> str:
+    """A file's name, or that of the hub without its revision, to write on exports."""
+    path = Path(reference)
+    return path.name if path.is_absolute() else reference.partition("@")[0]
 
 
 def identity(file: str | os.PathLike, setting: str = "--lora") -> dict[str, Any]:
@@ -99,7 +134,8 @@ def identity(file: str | os.PathLike, setting: str = "--lora") -> dict[str, Any]
     path = find(file, setting)
     paths = [path, *[path.with_name(PEFT_CONFIG)] * (path.name == PEFT)]
     found = sources.fingerprint({x.name: x for x in paths if x.is_file()})
-    return {"folder": str(path.parent), "revision": None, **found}
+    revision = None if files.given(setting, file).exists() else path.parent.name
+    return {"folder": str(path.parent), "revision": revision, **found}
 
 
 def load(file: str | os.PathLike, params: dict[str, Any]) -> Adapters:

@@ -57,7 +57,8 @@ def write(
     """
     config, record, flat = run.config, run.record, configuration.flatten(run.config)
     embedded = sources.SHIPPED["model"].get(config.model, Path()).name
-    name, base_lora = config.model.partition("@")[0], Path(config.base_lora).name
+    name = config.model.partition("@")[0]
+    base_lora = lora_files.called(config.base_lora)
     own = f"the {config.model.replace('_', ' ')} model of `ddpo_fair`"
     base = own if embedded else f"`{config.model}`"
     rewarded = {name: one for name, one in config.attributes.items() if one.weight}
