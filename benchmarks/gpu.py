@@ -54,14 +54,13 @@ def main() -> None:
         result = getattr(importlib.import_module(room), options.part)(options)
         print(MARK + json.dumps(result), flush=True)
         return
-    wanted = options.parts.split(",") if options.parts else None
     end, results = time.monotonic() + options.seconds, []
     given = {"batch": options.batch, "variant": options.variant}
     for part, flags, allowed in PROGRAM:
         flags = {name: x for name in flags if (x := given[name] or flags[name])}
         named = {"part": part, **flags}
         known = any(named.items() <= result.items() for result in results)
-        if known or (wanted and part not in wanted):
+        if known or part not in options.parts:
             continue
         left = end - time.monotonic()
         if left < 0.4 * allowed:
@@ -139,11 +138,16 @@ def _table(results: list[dict[str, Any]]) -> str:
 
 
 def _parse() -> argparse.Namespace:
+    from ddpo_fair.config import VARIANTS
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=480, help="in all")
-    parser.add_argument("--parts", default="", help="names, with commas between")
+    parts = list(dict.fromkeys(part for part, *_ in PROGRAM))
+    every = ",".join(parts)
+    parser.add_argument("--parts", default=every, help="names, with commas between")
     parser.add_argument("--batch", type=int, default=0, help="instead of the usual")
-    parser.add_argument("--variant", default="", help="e.g. sd35, of the programs")
+    variants = {"choices": VARIANTS, "help": "of the programs"}
+    parser.add_argument("--variant", default="", **variants)
     parser.add_argument("--output", default="", help="JSON file")
     parser.add_argument("--runs", default="", help="folder for what `train` writes")
     parser.add_argument("--profile", default="", help="folder for JAX's profiles")
@@ -152,6 +156,14 @@ def _parse() -> argparse.Namespace:
     options, options.settings = parser.parse_known_args()
     if strange := [x for x in options.settings if not x.startswith("--config.")]:
         parser.error(f"{' '.join(strange)}: only --config.NAME=VALUE may follow")
+    options.parts = options.parts.split(",")
+    if unknown := set(options.parts) - set(parts):
+        parser.error(f"--parts: {', '.join(sorted(unknown))} must be of {every}")
+    try:
+        if options.output:
+            Path(options.output).touch()  # before minutes of measuring
+    except OSError as error:
+        parser.error(f"--output: {error}; choose another path")
     options.runs = options.runs or tempfile.mkdtemp(prefix="ddpo_fair_gpu_")
     if options.part in PEERS and not importlib.util.find_spec("diffusers"):
         parser.error("the peer needs diffusers")

@@ -12,7 +12,7 @@ import sys
 
 import jax.numpy as jnp
 
-from ddpo_fair import train
+from ddpo_fair import setting_rules, train
 from ddpo_fair.learning import losses, policy_update
 
 
@@ -36,6 +36,7 @@ def main() -> None:
         ratio = normalised(log_ratio, step.kl, step.num_dims, std / mean)
         return ppo(step._replace(ratio=ratio), settings)
 
+    setting_rules.CHOICES["train.objective"] = ("ppo",)  # others would go unguarded
     losses.ppo, policy_update.step_log_prob = guarded, step_log_prob
     sys.exit(train.main(sys.argv[1:]))
 

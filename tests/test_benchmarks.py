@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 import tiny_run
 
+from ddpo_fair import setting_rules
+from ddpo_fair.learning import losses, policy_update
+
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
@@ -18,6 +21,28 @@ def test_what_is_no_run_is_refused(tmp_path, monkeypatch, capsys, script):
     with pytest.raises(SystemExit, match="2"):
         importlib.import_module(script).main()
     assert f"{tmp_path} " in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("script", "flag", "words"),
+    [
+        ("gpu", "--parts=matmul,sample", "--parts: sample must be of matmul,"),
+        ("gpu", "--variant=sd99", "--variant: invalid choice: 'sd99'"),
+        ("gpu", "--output=/dev/null/x", "--output: "),
+        ("grpo_guard", "--config=configs/truly_ppo.py", "'truly_ppo' must be one of"),
+    ],
+)
+def test_no_script_measures_something_else(script, flag, words, monkeypatch, capsys):
+    monkeypatch.chdir(BENCHMARKS.parent)
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.setattr("sys.argv", [script, flag])
+    for name in (losses, "ppo"), (policy_update, "step_log_prob"):
+        monkeypatch.setattr(*name, getattr(*name))  # what the guard replaces
+    choices = setting_rules.CHOICES
+    monkeypatch.setitem(choices, "train.objective", choices["train.objective"])
+    with pytest.raises(SystemExit, match="2"):
+        importlib.import_module(script).main()
+    assert words in capsys.readouterr().err
 
 
 @pytest.mark.long
