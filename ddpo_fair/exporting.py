@@ -174,6 +174,7 @@ def _new_folder(output: Path) -> Iterator[Path]:
     """A folder to write to, moved to `output` if nothing fails, deleted otherwise."""
     part = output.parent / f".{output.name}.part"
     with files.writing(f"--output={str(output)!r}"):
+        part.mkdir(parents=True, exist_ok=True)  # or `hold` names the part
         files.hold(part, "--output")
         shutil.rmtree(part)  # an export that was killed left something
         files.hold(part, "--output")

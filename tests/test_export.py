@@ -437,3 +437,11 @@ def test_two_exports_to_one_folder_do_not_mix(tmp_path):
             (new / name).touch()
     assert [path.name for path in target.iterdir()] == ["second"]
     assert sorted(tmp_path.iterdir()) == [target, tmp_path / "third"]
+
+
+def test_an_output_that_cannot_be_written_is_named_as_it_was_given(tmp_path):
+    (tmp_path / "file").touch()
+    output = tmp_path / "file" / "fair"
+    refusal = pytest.raises(UserError, match=f"^--output='{output}' cannot be written")
+    with refusal, exporting._new_folder(output):
+        pass
