@@ -54,6 +54,12 @@ def test_any_name_can_be_a_label(name):
         assert "<svg" in plots.svg(sheet, "label")
 
 
+def test_long_names_of_seeds_have_labels_of_their_own():
+    names = [f"elec_eng_shift_unrestrained_{seed}" for seed in range(3)]
+    labels = [plots.label(name) for name in names]
+    assert labels == [f"elec_eng_shift_un~ined_{seed}" for seed in range(3)]
+
+
 def test_seeds_of_an_experiment_differ_in_dash_alone():
     def run(name, **changes):
         settings = made_runs.settings(**changes)

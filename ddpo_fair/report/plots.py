@@ -162,8 +162,11 @@ def looks(runs: Sequence[Record]) -> list[Look]:
 
 
 def label(name: str) -> str:
-    """A run's name in letters that every font has, never as a formula."""
-    name = name if len(name) <= 24 else f"{name[:23]}~"
+    """A run's name in letters that every font has, never as a formula.
+
+    A long one keeps its end, where seeds of one experiment differ.
+    """
+    name = name if len(name) <= 24 else f"{name[:17]}~{name[-6:]}"
     return ascii(name)[1:-1].replace("$", r"\$").lstrip("_")
 
 
