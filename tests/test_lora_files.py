@@ -16,7 +16,7 @@ from ddpo_fair import exporting, train
 from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.errors import UserError
 from ddpo_fair.evaluation import evaluation_models, evaluation_plan
-from ddpo_fair.models import lora, lora_files, lora_names, weights
+from ddpo_fair.models import lora, lora_files, lora_names, rows, weights
 from ddpo_fair.prompts import Prompt
 from ddpo_fair.training import assembly, description, run_folder, saved_run
 
@@ -28,6 +28,7 @@ XL = tiny_model.XL | {  # with every kind of layer that SDXL has
         "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
         "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
         "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "transformer_layers_per_block": [1, rows.MANY],
     }
 }
 FLOW = tiny_model.CONFIGS_3["scheduler"]["_class_name"]
@@ -45,7 +46,7 @@ HALVES = {
 
 def save_lora(folder, style):
     """A file of random adapters of all layers of a model but the VAE's, and these."""
-    kernels = lora.kernels_of(stable_diffusion.load(folder).params)
+    kernels = rows.apart(lora.kernels_of(stable_diffusion.load(folder).params))
     names = [x for x in lora_names.layers(kernels).items() if x[0][:5] == "lora_"]
     if not any(layer.startswith("text_encoder_2") for layer in kernels):
         names.reverse()  # the last are SDXL's, its UNet's in Stability AI's code
@@ -86,7 +87,9 @@ def test_every_layer_is_merged_as_diffusers_merges_it(torch, tmp_path, family, s
     (folder / "model_index.json").write_text(json.dumps(index))
     path, adapters = save_lora(folder, style)
     before, found = (
-        lora.kernels_of(stable_diffusion.load(folder, base_lora=file).params)
+        rows.apart(
+            lora.kernels_of(stable_diffusion.load(folder, base_lora=file).params)
+        )
         for file in ("", str(path))
     )
     absent = dict.fromkeys(name for name in index if name.endswith("_3"))

@@ -13,7 +13,7 @@ from flax import traverse_util
 
 from ddpo_fair import config as configuration
 from ddpo_fair import errors
-from ddpo_fair.models import clip, sd3_transformer, t5, unet, vae, vit, weights
+from ddpo_fair.models import clip, rows, sd3_transformer, t5, unet, vae, vit, weights
 from ddpo_fair.training import assembly, programs
 
 # Two levels, attention on one, as Stable Diffusion 1.x: convolutional projections.
@@ -35,6 +35,7 @@ ONE_LEVEL = UNET_1 | {
     "sample_size": 8, "block_out_channels": (32,), "mid_block_type": None,
     "down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("UpBlock2D",),
 }  # fmt: skip
+A_ROW = ONE_LEVEL | {"transformer_layers_per_block": rows.MANY}
 VAE = {
     "block_out_channels": (32, 64), "down_block_types": ("DownEncoderBlock2D",) * 2,
     "up_block_types": ("UpDecoderBlock2D",) * 2, "layers_per_block": 1,
@@ -229,8 +230,12 @@ def test_output_equals_torch_and_torch_opens_what_we_save(
 
 @pytest.mark.parametrize(
     ("kind", "config", "tolerance"),
-    # float32 sums in another order through some 30 layers, and some 10
-    [("unet", UNET_1, 1e-4), ("sd3", SD35, 1e-5)],
+    # float32 sums in another order through some 60 layers, and some 20; equal ones are
+    # a row
+    [
+        ("unet", UNET_1 | {"transformer_layers_per_block": rows.MANY}, 1e-4),
+        ("sd3", SD35 | {"num_layers": 1 + rows.MANY + 1}, 1e-5),
+    ],
     ids=["unet 1.x", "sd 3.5"],
 )
 def test_output_and_gradient_equal_torch(torch, tmp_path, kind, config, tolerance):
@@ -267,8 +272,8 @@ def test_output_and_gradient_equal_torch(torch, tmp_path, kind, config, toleranc
 
 @pytest.mark.long
 def test_recomputing_changes_no_gradient():
-    network, template = make("unet", ONE_LEVEL)
-    params, inputs = parity.draw(template), inputs_of("unet", ONE_LEVEL)
+    network, template = make("unet", A_ROW)
+    params, inputs = parity.draw(template), inputs_of("unet", A_ROW)
     gradients = []
     config = configuration.defaults()
     for config.train.remat in ("none", "full", "dots_saveable"):
@@ -284,6 +289,25 @@ def test_recomputing_changes_no_gradient():
         # XLA fuses the recomputed blocks differently
         worst = max(parity.relative_error(found[k], expected[k]) for k in found)
         assert worst < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "two", "many"),
+    [
+        ("unet", "transformer_layers_per_block", 8, 20),
+        ("sd3", "num_layers", 8 + 1, 20),  # the last one is another
+    ],
+)
+def test_equal_layers_are_compiled_once(kind, config, two, many):
+    base = ONE_LEVEL if kind == "unet" else SD3
+
+    def products(number):
+        network, template = make(kind, base | {config: number})
+        inputs = inputs_of(kind, base)
+        program = jax.jit(network.apply).lower({"params": template}, *inputs)
+        return program.as_text().count("dot_general")
+
+    assert products(many) == products(two)
 
 
 def test_bfloat16_keeps_float32_and_a_scalar_timestep_means_all():
@@ -451,10 +475,7 @@ def test_inputs_of_another_size_are_refused(kind, config, shapes, named):
 
 def check_names_and_shapes(torch, kind, config, template):
     """That parameters have torch's names, in torch's order of axes."""
-    found = {
-        weights._tensor_name(path): weights._torch_shape(path, leaf.shape)
-        for path, leaf in traverse_util.flatten_dict(template).items()
-    }
+    found = weights.tensor_shapes(template)
     with torch.device("meta"):
         reference = make_torch(kind, config)
     # transformers 5 left out the prefix that published files have

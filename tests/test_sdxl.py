@@ -24,7 +24,7 @@ PROMPT = tiny_model.PROMPTS[0]
 UNET = UNET_1 | {
     "sample_size": 8, "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": [1, 2], "attention_head_dim": [2, 4],
+    "transformer_layers_per_block": [1, 8], "attention_head_dim": [2, 4],
     "use_linear_projection": True, "addition_embed_type": "text_time",
     "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 12 + 6 * 8,
 }  # fmt: skip
@@ -46,8 +46,8 @@ def folder(tmp_path_factory):
         # SSD-1B's form, without the middle's attention.
         pytest.param(
             {
-                "transformer_layers_per_block": [1, [2]],
-                "reverse_transformer_layers_per_block": [[2, 1], 1],
+                "transformer_layers_per_block": [1, [8]],
+                "reverse_transformer_layers_per_block": [[8, 1], 1],
                 "mid_block_type": "UNetMidBlock2D",
             },
             False,

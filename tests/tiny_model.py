@@ -64,7 +64,7 @@ UNET_XL = {
     "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
     "projection_class_embeddings_input_dim": 20 + 6 * 8, "mid_block_type": None,
     "cross_attention_dim": 16 + 24, "down_block_types": ["CrossAttnDownBlock2D"],
-    "use_linear_projection": True,
+    "use_linear_projection": True, "transformer_layers_per_block": 8,
 }  # fmt: skip
 SCHEDULER_XL = {
     "_class_name": "EulerDiscreteScheduler", "interpolation_type": "linear",
@@ -78,11 +78,11 @@ XL = {
     "vae": VAE | {"scaling_factor": 0.13025, "force_upcast": True},
     "scheduler": SCHEDULER | SCHEDULER_XL,
 }
-# Stable Diffusion 3, as small, and a T5 for it.
+# Stable Diffusion 3, as small: a layer, a row and the last one; and a T5 for it.
 TEXT_OF_3 = TEXT | {"projection_dim": 8}
 TRANSFORMER = {
     "_class_name": "SD3Transformer2DModel", "sample_size": 8, "patch_size": 2,
-    "in_channels": 4, "out_channels": 4, "num_layers": 2, "attention_head_dim": 8,
+    "in_channels": 4, "out_channels": 4, "num_layers": 10, "attention_head_dim": 8,
     "num_attention_heads": 2, "joint_attention_dim": 40, "caption_projection_dim": 16,
     "pooled_projection_dim": 16, "pos_embed_max_size": 6, "dual_attention_layers": [0],
     "qk_norm": "rms_norm",

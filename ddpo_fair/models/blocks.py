@@ -4,12 +4,13 @@ Every module's name is a piece of the path of its tensors in the official files.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ddpo_fair.models import layers
+from ddpo_fair.models import layers, rows
 
 
 class ResnetBlock(nn.Module):
@@ -91,16 +92,17 @@ class Transformer(nn.Module):
     num_groups: int
     use_linear_projection: bool
     dtype: jax.typing.DTypeLike = jnp.float32
+    remat: bool | str = False
 
     @nn.compact
     def __call__(self, x: jax.Array, text_states: jax.Array) -> jax.Array:
         N, H, W, C = x.shape
         h = layers.group_norm(x, self.num_groups, 1e-6, "norm", self.dtype)
         h = self._project(h, "proj_in").reshape(N, H * W, C)
-        for i in range(self.num_layers):
-            h = TransformerBlock(
-                self.num_heads, self.dtype, name=f"transformer_blocks.{i}"
-            )(h, text_states)
+        block = recomputed(self.remat, TransformerBlock)
+        block = partial(block, self.num_heads, self.dtype)
+        numbers = range(self.num_layers)
+        h = rows.apply(block, "transformer_blocks", numbers, h, text_states)
         return x + self._project(h.reshape(N, H, W, C), "proj_out")
 
     def _project(self, x: jax.Array, name: str) -> jax.Array:

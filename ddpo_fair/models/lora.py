@@ -2,7 +2,8 @@
 
 An adapter is {"down", "up"}: a dense kernel [in, out] gets down [in, r] and up
 [r, out]; a convolution [k, k, in, out] gets down [k, k, in, r] and up [1, 1, r, out].
-These are the two layers of diffusers' and PEFT's format (lora_A and lora_B).
+These are the two layers of diffusers' and PEFT's format (lora_A and lora_B). A row of
+layers, see `rows`, gets those of each layer in one: down [n, in, r] and up [n, r, out].
 """
 
 import functools
@@ -16,7 +17,7 @@ import numpy as np
 from flax import traverse_util
 
 from ddpo_fair.errors import UserError
-from ddpo_fair.models import layers
+from ddpo_fair.models import layers, rows
 
 Adapters = dict[str, dict[str, jax.Array]]  # by the dotted path of the layer
 
@@ -29,7 +30,8 @@ def init(
 ) -> Adapters:
     """Adapters that change nothing yet: `up` is zero.
 
-    A layer's `down` depends on the key and its path, not on the other layers.
+    A layer's `down` depends on the key and its path, not on the other layers. Of a row
+    all layers are adapted, or none.
 
     Args:
         key: one PRNG key.
@@ -43,28 +45,43 @@ def init(
     if rank < 1:
         raise UserError(f"LoRA rank={rank} must be at least 1.")
     kernels = kernels_of(params)
-    chosen = set()
-    for target in target_modules:
-        matches = {path for path in kernels if has_part(path, target)}
-        if not matches:
-            parts = sorted({part for path in kernels for part in path.split(".")})
-            raise UserError(
-                f"train.lora.target_modules={target!r} is no part of a layer's path; "
-                f"the parts are {', '.join(parts)}. Name some of them."
-            )
-        chosen |= matches
+    chosen = {x for target in target_modules for x in _matches(kernels, target)}
     most = max(min(*kernels[path].shape[-2:]) for path in chosen)
     if rank > most:
         raise UserError(
             f"train.lora.rank={rank} must be at most {most}, the smaller side of the"
             " largest layer that is adapted; or 0, which trains all weights."
         )
-    return {
-        path: _init_one(
-            key, np.uint32(zlib.crc32(path.encode())), kernels[path].shape, rank
+
+    def of(path: str) -> dict[str, jax.Array]:
+        layers = rows.apart({path: kernels[path]})
+        numbers = {x: np.uint32(zlib.crc32(x.encode())) for x in layers}
+        return rows.together(
+            [_init_one(key, numbers[x], layers[x].shape, rank) for x in layers]
         )
-        for path in sorted(chosen)
-    }
+
+    return {path: of(path) for path in sorted(chosen)}
+
+
+def _matches(kernels: dict[str, Any], target: str) -> list[str]:
+    """The kernels' paths that a target module names; a UserError for an unfit one."""
+    layers = {path: rows.members(path) for path in kernels}
+    named = {path: [has_part(x, target) for x in layers[path]] for path in kernels}
+    found = [path for path in kernels if any(named[path])]
+    setting = f"train.lora.target_modules={target!r}"
+    if not found:
+        all_layers = (x for each in layers.values() for x in each)
+        parts = sorted({part for path in all_layers for part in path.split(".")})
+        raise UserError(
+            f"{setting} is no part of a layer's path; the parts are"
+            f" {', '.join(parts)}. Name some of them."
+        )
+    if cut := next((path for path in found if not all(named[path])), None):
+        raise UserError(
+            f"{setting} names some layers of {cut}, which are trained together, or not"
+            " at all; name a part of the path that they all have."
+        )
+    return found
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "rank"))  # one of each shape
@@ -96,7 +113,7 @@ def adapted(
 ) -> dict[str, jax.Array]:
     """The kernels that `merge` puts in place, by the dotted path of their layer.
 
-    Of the shapes of those in `params`: [in, out] or [k, k, in, out].
+    Of the shapes of those in `params`: [in, out], [k, k, in, out], or [n, in, out].
     """
     kernels = kernels_of(params)
     strangers = sorted(lora.keys() - kernels.keys())
@@ -106,7 +123,9 @@ def adapted(
         )
     merged = {}
     for path, adapter in lora.items():
-        up = adapter["up"].reshape(adapter["up"].shape[-2:])  # [r, out]
+        up = adapter["up"]
+        if up.ndim == 4:  # of a convolution
+            up = up.reshape(up.shape[-2:])
         merged[path] = kernels[path] + scale * (adapter["down"] @ up)
     return merged
 
@@ -132,7 +151,7 @@ def _cast(x: Any, dtype: Any) -> Any:
 def replace(params: dict[str, Any], kernels: dict[str, jax.Array]) -> dict[str, Any]:
     """Parameters with other kernels, by the dotted path of their layer.
 
-    Of the same shapes, [in, out] or [k, k, in, out]; `params` is not changed.
+    Of the same shapes, see `adapted`; `params` is not changed.
     """
 
     def choose(path: tuple[str, ...], leaf: Any) -> Any:

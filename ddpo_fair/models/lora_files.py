@@ -13,7 +13,7 @@ import safetensors.numpy
 
 from ddpo_fair import files
 from ddpo_fair.errors import UserError, shown
-from ddpo_fair.models import hub, lora, lora_names, sources, tensor_files, weights
+from ddpo_fair.models import hub, lora, lora_names, rows, sources, tensor_files, weights
 from ddpo_fair.models.lora import Adapters
 
 # What load_lora_weights(folder) and PeftModel.from_pretrained(unet, folder) look for.
@@ -34,7 +34,7 @@ def tensors(
     the file means the same to every reader.
     """
     named = {}
-    for path, adapter in adapters.items():
+    for path, adapter in rows.apart(adapters).items():
         down = weights.to_torch("kernel", adapter["down"])
         up = np.asarray(adapter["up"], np.float32) * np.float32(scale)
         up = weights.to_torch("kernel", up)
@@ -75,7 +75,7 @@ def save(
             "peft_type": "LORA",
             "r": rank,
             "lora_alpha": rank,
-            "target_modules": list(adapters),
+            "target_modules": list(rows.apart(adapters)),
         }
         files.replace(path.with_name(PEFT_CONFIG), files.json_text(config, indent=2))
 
@@ -150,7 +150,10 @@ def load(file: str | os.PathLike, params: dict[str, Any]) -> Adapters:
         alpha / rank is multiplied into `up`.
     """
     path = find(file)
-    tensors, kernels = tensor_files.open_all([path]), lora.kernels_of(params)
+    tensors, kernels = (
+        tensor_files.open_all([path]),
+        rows.apart(lora.kernels_of(params)),
+    )
     layers, found = lora_names.layers(kernels), {}
     for name in tensors:
         stem, kind = lora_names.parse(name) or ("", "")
@@ -173,10 +176,43 @@ def load(file: str | os.PathLike, params: dict[str, Any]) -> Adapters:
         raise UserError(f"{path} holds no adapters; give what ddpo_fair.export wrote.")
     parts = {layer: layer.partition(".")[0] for layer in found}
     alphas = {part: _alpha(path, part) for part in {*parts.values()}}
-    return {
-        layer: _adapter(tensors, names, kernels[layer].shape, alphas[parts[layer]])
-        for layer, names in found.items()
-    }
+    return _in_rows(
+        {
+            layer: _adapter(tensors, names, kernels[layer].shape, alphas[parts[layer]])
+            for layer, names in found.items()
+        },
+        lora.kernels_of(params),
+    )
+
+
+def _in_rows(adapters: Adapters, kernels: dict[str, Any]) -> Adapters:
+    """Adapters of layers, those of a row together, by the paths of the kernels.
+
+    A row has the largest rank of its layers; what is missing is zeros.
+    """
+    found = {}
+    for path, kernel in kernels.items():
+        each = [adapters.get(layer) for layer in rows.members(path)]
+        if not any(each):
+            continue
+        if len(each) > 1:
+            rank = max(x["down"].shape[-1] for x in each if x)
+            *_, fan_in, fan_out = kernel.shape
+            each = [_filled(x, fan_in, rank, fan_out) for x in each]
+        found[path] = rows.together(each, np)
+    return found
+
+
+def _filled(
+    adapter: dict[str, np.ndarray] | None, fan_in: int, rank: int, fan_out: int
+) -> dict[str, np.ndarray]:
+    """The adapter, or none, of a dense layer, of a larger rank by zeros."""
+    filled = {"down": np.zeros((fan_in, rank), np.float32)}
+    filled["up"] = np.zeros((rank, fan_out), np.float32)
+    if adapter:
+        own = adapter["down"].shape[-1]
+        filled["down"][:, :own], filled["up"][:own] = adapter["down"], adapter["up"]
+    return filled
 
 
 def _adapter(

@@ -5,7 +5,9 @@ the pooled text shift, scale and gate every layer (Esser et al. 2024, arXiv 2403
 """
 
 import dataclasses
+import itertools
 import math
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -14,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpo_fair import errors
-from ddpo_fair.models import blocks, layers, options
+from ddpo_fair.models import blocks, layers, options, rows
 
 PLACE = "SD3Transformer2DModel: config.json"
 EPSILON = 1e-6  # of every norm, fixed in diffusers
@@ -152,8 +154,9 @@ class JointBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, text: jax.Array, embedding: jax.Array
+        self, states: tuple[jax.Array, jax.Array], embedding: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
+        x, text = states
         count = 9 if self.is_dual else 6
         shift, scale, gate, *of_ff = self._modulations("norm1", count, embedding)
         of_ff, of_dual = of_ff[:3], of_ff[3:]
@@ -230,16 +233,22 @@ class SD3Transformer(nn.Module):
             last = jnp.repeat(states[:, -1:], last_counts - 1, axis=1)
             states, last_counts = jnp.concatenate([states, last], axis=1), 1
         block = blocks.recomputed(self.remat, JointBlock)
-        for i in range(c.num_layers):
-            x, states = block(
+        kinds = [
+            (i in (c.dual_attention_layers or ()), i == c.num_layers - 1)
+            for i in range(c.num_layers)
+        ]
+        for kind, alike in itertools.groupby(range(c.num_layers), kinds.__getitem__):
+            make = partial(
+                block,
                 c.num_attention_heads,
                 c.qk_norm is not None,
-                i in (c.dual_attention_layers or ()),
-                i == c.num_layers - 1,
+                *kind,
                 last_counts,
                 self.dtype,
-                name=f"transformer_blocks.{i}",
-            )(x, states, embedding)
+            )
+            x, states = rows.apply(
+                make, "transformer_blocks", list(alike), (x, states), embedding
+            )
         h = dense(embedding, 2 * c.size, "norm_out.linear", self.dtype)
         scale, shift = jnp.split(h, 2, axis=-1)
         size = c.patch_size**2 * c.out_channels

@@ -217,9 +217,10 @@ class UNet(nn.Module):
         if not isinstance(depths, tuple):
             depths = (depths,) * (c.layers_per_block + (way == "up"))
         heads = c.num_heads if way == "down" else c.num_heads[::-1]
-        others = c.norm_num_groups, c.use_linear_projection, self.dtype
-        module = blocks.recomputed(self.remat, blocks.Transformer)
-        return tuple(partial(module, heads[i], depth, *others) for depth in depths)
+        others = c.norm_num_groups, c.use_linear_projection, self.dtype, self.remat
+        return tuple(
+            partial(blocks.Transformer, heads[i], depth, *others) for depth in depths
+        )
 
     def _embed(self, timesteps: jax.Array, pooled: jax.Array | None) -> jax.Array:
         """[N, 4 block_out_channels[0]] of timesteps [N] and the text's last row."""

@@ -21,7 +21,7 @@ from flax import traverse_util
 
 from ddpo_fair import files
 from ddpo_fair.errors import UserError, shown
-from ddpo_fair.models import tensor_files
+from ddpo_fair.models import rows, tensor_files
 
 Params = dict[str, Any]  # nested dicts of arrays
 
@@ -76,40 +76,49 @@ def load(
 ) -> Params:
     """Parameters of a folder, as float32 NumPy arrays; the caller places them.
 
-    One tensor is read at a time, so the peak is the parameters and one tensor. For
-    folder and variant see `tensor_files.find`. The template is nested dicts of shapes,
-    e.g. of `init_template`; kernels [in, out] or [k, k, in, out], where the files have
-    [out, in] and [out, in, k, k]. Raises a UserError that names every tensor that is
-    missing, left over or misshapen, or one that is not finite, and the file; or says
-    why there is no file to read.
+    One tensor is read at a time, so the peak is the parameters and one tensor, or those
+    of one row (`rows`). For folder and variant see `tensor_files.find`. The template is
+    nested dicts of shapes, e.g. of `init_template`; kernels [in, out] or
+    [k, k, in, out], where the files have [out, in] and [out, in, k, k]. Raises a
+    UserError that names every tensor that is missing, left over or misshapen, or one
+    that is not finite, and the file; or says why there is no file to read.
     """
     paths = tensor_files.find(pathlib.Path(folder), variant)
     tensors = tensor_files.open_all(paths)
-    leaves = traverse_util.flatten_dict(template)
     if adapter := next(filter(ADAPTERS.search, tensors), None):
         raise UserError(
             f"{tensors[adapter][1]} holds adapters ({adapter}), and not their scale;"
             " merge them into the weights first, with PEFT's merge_and_unload() or"
             " diffusers' fuse_lora() and unload_lora_weights(), and save it again."
         )
-    names = {path: _spelling(_tensor_name(path), tensors) for path in leaves}
-    if wrong := list(_misfits(leaves, names, tensors)):
+    wanted = tensor_shapes(template)
+    spelled = {name: _spelling(name, tensors) for name in wanted}
+    shapes = {spelled[name]: shape for name, shape in wanted.items()}
+    if wrong := list(_misfits(shapes, tensors)):
         more = f"; and {len(wrong) - MOST_NAMED} more" if wrong[MOST_NAMED:] else ""
         raise UserError(
             f"{' and '.join(map(str, paths))}: the weights do not fit config.json:"
             f" {'; '.join(wrong[:MOST_NAMED])}{more}. Take both from the same model."
         )
-    params = {}
-    for path, name in names.items():
-        array = from_torch(path[-1], tensor_files.read(tensors, name))
-        if not np.isfinite([array.min(), array.max()]).all():  # a NaN is both
-            raise UserError(
-                f"{name} of {tensors[name][1]} is not finite (NaN or infinite in"
-                " float32): the weights are broken. Take an earlier checkpoint of this"
-                " model, or another one."
-            )
-        params[path] = array
-    return traverse_util.unflatten_dict(params)
+
+    def read(path: tuple[str, ...], _: Any) -> np.ndarray:
+        names = rows.members(_tensor_name(path))
+        layers = [_read(path[-1], tensors, spelled[name]) for name in names]
+        return rows.together(layers, np)
+
+    return traverse_util.path_aware_map(read, template)
+
+
+def _read(leaf: str, tensors: tensor_files.Tensors, name: str) -> np.ndarray:
+    """One tensor as our parameter; a UserError if it is not finite."""
+    array = from_torch(leaf, tensor_files.read(tensors, name))
+    if not np.isfinite([array.min(), array.max()]).all():  # a NaN is both
+        raise UserError(
+            f"{name} of {tensors[name][1]} is not finite (NaN or infinite in"
+            " float32): the weights are broken. Take an earlier checkpoint of this"
+            " model, or another one."
+        )
+    return array
 
 
 def save(
@@ -129,13 +138,13 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {}
     for path, array in traverse_util.flatten_dict(params).items():
-        name = _tensor_name(path)
-        tensors[name] = to_torch(path[-1], array, dtype)
-        if not np.isfinite(tensors[name].astype(np.float32)).all():
-            raise UserError(
-                f"{folder / filename}: {name} is not finite in "
-                f"{jnp.dtype(dtype).name}; nothing was written."
-            )
+        for name, layer in rows.apart({_tensor_name(path): array}).items():
+            tensors[name] = to_torch(path[-1], layer, dtype)
+            if not np.isfinite(tensors[name].astype(np.float32)).all():
+                raise UserError(
+                    f"{folder / filename}: {name} is not finite in "
+                    f"{jnp.dtype(dtype).name}; nothing was written."
+                )
     with files.replacing(folder / filename) as part:
         safetensors.numpy.save_file(tensors, part, metadata={"format": "pt"})
         part.chmod(0o644)  # safetensors writes for the owner's eyes alone
@@ -168,10 +177,16 @@ def to_torch(
         return np.ascontiguousarray(array, dtype=jnp.dtype(dtype))
 
 
-def _torch_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    if path[-1] == "kernel":
-        return (*shape[:-3:-1], *shape[:-2])  # [k, k, in, out] -> [out, in, k, k]
-    return tuple(shape)
+def tensor_shapes(template: Params) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors in a file of parameters, by their official names."""
+    shapes = {}
+    for path, leaf in traverse_util.flatten_dict(template).items():
+        for name, layer in rows.apart({_tensor_name(path): leaf}).items():
+            shape = tuple(layer.shape)
+            if path[-1] == "kernel":  # [k, k, in, out] -> [out, in, k, k]
+                shape = (*shape[:-3:-1], *shape[:-2])
+            shapes[name] = shape
+    return shapes
 
 
 def _spelling(name: str, tensors: dict[str, Any]) -> str:
@@ -181,11 +196,11 @@ def _spelling(name: str, tensors: dict[str, Any]) -> str:
 
 
 def _misfits(
-    leaves: dict[tuple, Any], names: dict[tuple, str], tensors: tensor_files.Tensors
+    shapes: dict[str, tuple[int, ...]], tensors: tensor_files.Tensors
 ) -> Iterator[str]:
-    """What the files lack of the template, or have instead or besides."""
-    for path, leaf in leaves.items():
-        name, expected = names[path], list(_torch_shape(path, leaf.shape))
+    """What the files lack of the tensors of a template, or have instead or besides."""
+    for name, shape in shapes.items():
+        expected = list(shape)
         if name not in tensors:
             yield f"{name} {expected} is missing"
             continue
@@ -197,7 +212,7 @@ def _misfits(
         elif kind not in FLOATS:
             allowed = ", ".join(FLOATS)
             yield f"{name} of {where} is of type {kind}, expected one of {allowed}"
-    for name in sorted(tensors.keys() - set(names.values())):
+    for name in sorted(tensors.keys() - shapes.keys()):
         if not UNREAD.fullmatch(name):
             file, where, there = tensors[name]
             shape = shown(file.get_slice(there).get_shape())
