@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ LONGEST_BEGINNING = 4096  # bytes of a file that say of which kind it is
 ADDRESS = re.compile(r"[a-zA-Z][\w+.-]*:/")  # gs://bucket; Path leaves out a slash
 VARIABLE = re.compile(r"\$\w+|\$\{\w+\}")
 
-_held: dict[Path, int] = {}  # open folders that are locked
+_held: dict[tuple[int, Path], int] = {}  # open folders that a thread has locked
 
 
 def given(name: str, text: str | os.PathLike) -> Path:
@@ -194,15 +195,16 @@ def lock(descriptor: int, folder: Path) -> None:
 
 
 def hold(folder: Path, flag: str) -> None:
-    """Makes a folder, and keeps other processes out until this ends, or `let_go`.
+    """Makes a folder, and keeps all but this thread out until this ends, or `let_go`.
 
-    A UserError, which names the flag, if another process is there or it is closed.
+    A UserError, which names the flag, if another is there or it is closed.
     """
     name = f"{flag}={shown(str(folder))}"
     with writing(name):
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
-    held = _held.get(folder)
+    key = threading.get_ident(), folder
+    held = _held.get(key)
     if held is not None and os.path.samestat(os.fstat(held), os.fstat(descriptor)):
         return os.close(descriptor)
     try:
@@ -210,21 +212,27 @@ def hold(folder: Path, flag: str) -> None:
     except BlockingIOError:
         os.close(descriptor)
         raise UserError(
-            f"{name}: another process works there; wait for it, stop it, or choose"
-            " another folder."
+            f"{name}: another process or thread works there; wait for it, stop it, or"
+            " choose another folder."
         ) from None
     if held is not None:  # of a folder that is gone
         os.close(held)
-    _held[folder] = descriptor
+    _held[key] = descriptor
 
 
 def let_go() -> None:
-    """Lets other processes into all folders that are on `hold`."""
+    """Lets others into all folders that this thread has on `hold`."""
+    for key in [key for key in _held if key[0] == threading.get_ident()]:
+        os.close(_held.pop(key))
+
+
+def _forked() -> None:
+    """Holds nothing: a worker may outlive who holds."""
     while _held:
         os.close(_held.popitem()[1])
 
 
-os.register_at_fork(after_in_child=let_go)  # a worker may outlive who holds
+os.register_at_fork(after_in_child=_forked)
 
 
 def bind(path: Path, settings: dict[str, Any], flag: str, *free: str) -> None:

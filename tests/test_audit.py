@@ -376,7 +376,7 @@ def test_a_second_audit_in_the_folder_is_refused(tmp_path, capsys, monkeypatch):
     fcntl.flock(other, fcntl.LOCK_EX)
     flags = (f"--images={images}", "--prompt=x", f"--output={output}", *TONE)
     said = refusals.refused(audit.main, flags, capsys)
-    assert "--output=" in said and "another process works there; wait for" in said
+    assert "--output=" in said and "process or thread works there; wait for" in said
     assert not any(output.iterdir())
     os.close(other)
 

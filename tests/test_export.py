@@ -426,7 +426,7 @@ def test_two_exports_to_one_folder_do_not_mix(tmp_path):
     (part / "first").touch()
     first = os.open(part, os.O_RDONLY)  # as another process would
     fcntl.flock(first, fcntl.LOCK_EX)
-    with pytest.raises(UserError, match="another process works there"):
+    with pytest.raises(UserError, match="another process or thread works there"):
         exporting._new_folder(target).__enter__()
     assert sorted(path.name for path in part.iterdir()) == ["first", "unet"]
     os.close(first)  # killed, which leaves all that

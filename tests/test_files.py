@@ -5,11 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from ddpo_fair import files
+from ddpo_fair.errors import UserError
 
 FORK = """
 import os, sys, time
@@ -51,6 +53,11 @@ def test_a_folder_made_again_is_held_again(tmp_path):
         assert not is_free(folder)
         folder.rmdir()
     files.hold(folder, "--output")
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(UserError, match="another process or thread works there"):
+            pool.submit(files.hold, folder, "--output").result()
+        pool.submit(files.let_go).result()
+    assert not is_free(folder)
     files.let_go()
     assert is_free(folder)
 
