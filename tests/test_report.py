@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from html import parser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -17,6 +18,7 @@ from made_runs import ENGINEER, HOSTILE
 from PIL import Image
 
 from ddpo_fair import config as configuration
+from ddpo_fair import files
 from ddpo_fair.errors import UserError
 from ddpo_fair.report import __main__ as report
 from ddpo_fair.report import (
@@ -413,6 +415,14 @@ def test_command_names_the_page_or_the_mistake(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--output"):
         page.write([folder], tmp_path / "file" / "x")
+    own = [folder], tmp_path / "a.html"
+    with ThreadPoolExecutor(1) as another:  # which has just begun the same page
+        another.submit(files.hold, tmp_path / "a_figures", "--output").result()
+        with pytest.raises(UserError, match="another process or thread works there"):
+            page.write(*own)
+        another.submit(files.let_go).result()
+        assert (tmp_path / "a_figures").is_dir()
+        assert page.write(*own) == another.submit(page.write, *own).result() == own[1]
     kept = sorted(tmp_path.rglob("*"))
     with tiny_run.full_disk(9000), pytest.raises(UserError, match="cannot be written"):
         page.write([folder], tmp_path / "page.html")

@@ -53,12 +53,15 @@ def write(run_folders: Sequence[str | Path], output: str | Path | None = None) -
         "--output", output or Path(os.path.commonpath(list(folders))) / PAGE, MARK
     )
     figures = target.with_name(f"{target.stem}_figures")
-    with files.writing(f"--output={str(target)!r}"), contextlib.ExitStack() as undo:
-        if not figures.exists():
-            undo.callback(shutil.rmtree, figures, ignore_errors=True)
-        figures.mkdir(parents=True, exist_ok=True)
-        files.replace(target, _page(groups, figures))
-        undo.pop_all()
+    try:
+        with files.writing(f"--output={str(target)!r}"), contextlib.ExitStack() as undo:
+            files.hold(figures, "--output")
+            if not any(figures.iterdir()):
+                undo.callback(shutil.rmtree, figures, ignore_errors=True)
+            files.replace(target, _page(groups, figures))
+            undo.pop_all()
+    finally:
+        files.let_go()
     return target
 
 
