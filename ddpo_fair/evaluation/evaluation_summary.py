@@ -15,6 +15,7 @@ from ddpo_fair.diffusion import gaussian_step
 from ddpo_fair.evaluation import evaluation_parts, evaluation_plan
 from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Plan, Sampler
 from ddpo_fair.learning import scoring
+from ddpo_fair.report import formatting
 from ddpo_fair.statistics import accuracy, image_quality, intervals, prompt_metrics
 from ddpo_fair.statistics.prompt_metrics import Answers, Reference
 from ddpo_fair.training import run_folder
@@ -27,6 +28,10 @@ WINDOW = (
     "Training's sampler has noise from step {} to {} alone, counted from 0. The KL to"
     " the base policy is that of these steps: the others have no density, and between"
     " two of their outcomes it would be infinite."
+)
+SILENT = (
+    "Of {} of the set {} the audit classifier recognised no image; its figures of the"
+    " set are of the others."
 )
 OTHER = "attribute_"  # and its name: an array of a further attribute's probabilities
 
@@ -69,6 +74,10 @@ def summarise(
         entry: dict[str, Any] = {**how._asdict(), "of_training": index == 0}
         for model in (BEFORE, AFTER):
             entry[model] = _of_model(arrays[how, model], plan, reference, config)
+            for name, one in entry[model]["sets"].items():
+                if left := one["prompts"] - one.get("audit", one)["prompts"]:
+                    said = SILENT.format(formatting.count(left, "prompt"), name)
+                    notes = dict.fromkeys([*notes, said])
         entry["change"] = _changes(entry)
         samplers.append(entry)
     ends = [arrays[plan.samplers[0], model] for model in (BEFORE, AFTER)]
@@ -85,7 +94,7 @@ def summarise(
         "samplers": samplers,
         "quality": _quality(*ends, plan, renders),
         "kl_to_base": trajectory_kl(ends[1], plan),
-        "notes": notes,
+        "notes": list(notes),
     }
 
 

@@ -121,16 +121,19 @@ def of_set(prompts: Sequence[Figures], reference: Reference) -> Figures:
     """The figures of a set, averaged over its prompts' figures of `of_prompt`.
 
     Intervals speak about new prompts, those of one or two prompts about these alone.
+    The audit classifier's are of the prompts of which it said something.
     """
     shares = {name: _mean(prompts, name) for name in ("none", "mean_confidence_margin")}
     images = sum(one["images"] for one in prompts)
     figures = {"prompts": len(prompts), "images": images, **shares}
+    audited = [one["audit"] for one in prompts if "audit" in one]
+    if audited:
+        agreement = _mean(audited, "agreement")
+        figures["audit"] = {"prompts": len(audited), "agreement": agreement}
     if prompts[0]["set"] == EXPLICIT:
         figures["adherence"] = _mean(prompts, "adherence")
-        if all("audit" in one for one in prompts):
-            audited = [one["audit"] for one in prompts]
-            both = "adherence", "agreement"
-            figures["audit"] = {name: _mean(audited, name) for name in both}
+        if audited:
+            figures["audit"]["adherence"] = _mean(audited, "adherence")
         return figures
     figures |= _biases(prompts, reference.confusions.get(GENDER))
     figures["classified"] = classified = {}
@@ -143,10 +146,8 @@ def of_set(prompts: Sequence[Figures], reference: Reference) -> Figures:
             of_prompts = counts, confusion, targets
             mean = correction.over_prompts(mean, *of_prompts)._asdict()
             classified[name]["distance_corrected"] = mean
-    audited = [one["audit"] for one in prompts if "audit" in one]
     if audited:
-        figures["audit"] = _biases(audited, reference.audit_confusion)
-        figures["audit"]["agreement"] = _mean(audited, "agreement")
+        figures["audit"] |= _biases(audited, reference.audit_confusion)
     counts = [
         {name: found["counts"] for name, found in one["attributes"].items()}
         for one in prompts
