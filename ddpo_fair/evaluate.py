@@ -102,7 +102,7 @@ def evaluate(where: tuple[Path, int | None], options: flags.FlagValues) -> Path:
     fields = description.fields(configuration.flatten(saved.config))
     saved = saved_run.with_weights(saved, *fields)
     parallel.start(saved.config.distributed.cpu_devices)
-    plan, notes = evaluation_plan.make(
+    plan, classifiers, notes = evaluation_plan.make(
         saved,
         number,
         audit_classifier.choose(options.audit),
@@ -118,7 +118,7 @@ def evaluate(where: tuple[Path, int | None], options: flags.FlagValues) -> Path:
     described = folder / evaluation_plan.PLAN, plan._asdict(), "--output"
     files.bind(*described, "source.run")  # whose folder may have another name now
     started = time.monotonic()
-    models = evaluation_models.load(saved, plan)
+    models = evaluation_models.load(saved, plan, classifiers)
     own = models.classifiers[0], *models.others
     calibrations |= calibration.of(references, saved.config, models=own)
     evaluation_run.draw(plan, folder, models)

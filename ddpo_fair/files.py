@@ -238,7 +238,8 @@ os.register_at_fork(after_in_child=_forked)
 def bind(path: Path, settings: dict[str, Any], flag: str, *free: str) -> None:
     """Keeps `settings` in a new file, which makes its folder that of these settings.
 
-    A UserError, which names the flag, if others than the `free` differ from its own.
+    A UserError, which names the flag, if others than the `free` differ from its own. In
+    a group an older version may have kept less.
     """
     output(flag, path.parent, path.name)
     hold(path.parent, flag)
@@ -248,11 +249,15 @@ def bind(path: Path, settings: dict[str, Any], flag: str, *free: str) -> None:
         if not any(map(os.path.isfile, others)):  # a start that failed binds nothing
             replace(path, json_text(settings, indent=2))
         before = dict(json.loads(content(path)))
+        now = json.loads(json_text(settings))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(
             f"{name} cannot be used ({error}); choose another folder."
         ) from error
-    if changes := differences(before, json.loads(json_text(settings)), free):
+    for name, group in now.items():
+        if isinstance(group, dict) and isinstance(known := before.get(name), dict):
+            now[name] = {x: group[x] for x in group if x in known}
+    if changes := differences(before, now, free):
         raise UserError(
             f"{name} was begun with other settings: {'; '.join(changes)}. Give the same"
             " to go on with it, or another folder."

@@ -167,6 +167,34 @@ def test_a_classifier_does_not_audit_itself(tiny, run, capsys):
     assert "it is the run's own; give one that may disagree" in text
 
 
+def test_the_second_classifier_is_known_by_its_files(run, tiny, tmp_path):
+    second = tiny_model.save_classifier(tmp_path / "second", ("Woman", "Man"))
+    kept = tmp_path / "out" / evaluation_plan.PLAN
+
+    def begin():
+        plan, folders, _ = evaluation_plan.make(
+            saved_run.read(run), 3, str(second), sets=["trained"], further=(),
+            samplers="training", images=2, seed=0,
+        )  # fmt: skip
+        assert folders == [tiny[1], second]
+        files.bind(kept, plan._asdict(), "--output")
+
+    begin()
+    (kept.parent / "part").touch()
+    begin()
+    config = second / "config.json"
+    config.write_text(config.read_text() + " ")
+    with pytest.raises(
+        UserError, match=r"other settings: source\.audit_fingerprint was"
+    ):
+        begin()
+    plan = json.loads(kept.read_text())
+    del plan["source"]["audit_fingerprint"]  # as an older version
+    kept.write_text(json.dumps(plan))
+    begin()
+    files.let_go()
+
+
 def test_an_audit_draws_what_an_evaluation_draws(tiny, run, result, tmp_path):
     images = run / "evaluation_0003" / "images" / "eta1_guidance3_steps2"
     flags = {"steps": 2, "guidance_scale": 3, "eta": 1, "batch": 1}
@@ -243,13 +271,11 @@ def test_another_evaluation_in_the_same_folder_is_refused(
     assert "other settings: source.fingerprint was" in capsys.readouterr().err
 
 
-def test_trajectory_kl_is_the_formula_written_again(run):
+def test_trajectory_kl_is_the_formula_written_again(tiny, run):
     saved = saved_run.read(run)
     how = Sampler(1.0, 3.0, 2)  # of training, and so compiled before
-    source = {"classifier": saved.config.attributes.gender.classifier}
-    source |= {"checkpoint": 3, "audit": "none"}
-    plan = Plan(source, (how,), (Prompt(NURSE, "trained"),), 8, 0, 8, 8)
-    models = evaluation_models.load(saved, plan)
+    plan = Plan({"checkpoint": 3}, (how,), (Prompt(NURSE, "trained"),), 8, 0, 8, 8)
+    models = evaluation_models.load(saved, plan, [tiny[1]])
     rows = np.zeros(8, np.int64)
     job = evaluation_plan.Job(how, AFTER, 0, rows, np.arange(8), 8)
     policy = evaluation_models.make_policy(models, how)

@@ -154,10 +154,9 @@ def test_a_run_trains_and_is_measured_upon_the_merged_model(styled, tiny):
     text = stable_diffusion.encode_prompts(merged, prompts)
     # The encoder multiplies the kernels' rounding: scale * up @ down is up to 17.
     np.testing.assert_allclose(made.text, text, rtol=0, atol=1e-4)
-    source = {"checkpoint": 3, "classifier": str(tiny[1]), "audit": "none"}
     texts = (Prompt(prompts[0], "trained"),)
-    plan = evaluation_plan.Plan(source, (), texts, 1, 0, 1, 1)
-    models = evaluation_models.load(saved, plan)
+    plan = evaluation_plan.Plan({"checkpoint": 3}, (), texts, 1, 0, 1, 1)
+    models = evaluation_models.load(saved, plan, [tiny[1]])
     trained = saved_run.trained_params(saved, 3, expected["unet"])
     scale = saved.config.train.lora.scale
     after = lora.merge(expected["unet"], jax.device_get(trained), scale)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import zlib
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,7 +15,6 @@ from ddpo_fair import parallel, rng
 from ddpo_fair.classifiers import classes, classifier
 from ddpo_fair.diffusion import flow, gaussian_step, sampler, stable_diffusion
 from ddpo_fair.errors import UserError
-from ddpo_fair.evaluation import evaluation_plan
 from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Job, Plan, Sampler
 from ddpo_fair.learning.policy_update import step_log_prob
 from ddpo_fair.models import lora, sources
@@ -40,10 +40,13 @@ class EvaluationModels:
     sde_window: tuple[int, int] = gaussian_step.ALL_STEPS  # of training's sampler
 
 
-def load(saved: saved_run.SavedRun, plan: Plan) -> EvaluationModels:
+def load(
+    saved: saved_run.SavedRun, plan: Plan, folders: Sequence[Path]
+) -> EvaluationModels:
     """The models of a run, before training and at the plan's checkpoint.
 
-    A UserError for weights that are missing, damaged, or do not fit.
+    And its classifier, and perhaps a second, of these folders. A UserError for weights
+    that are missing, damaged, or do not fit.
     """
     config = saved.config
     dtype = jnp.dtype(config.dtype)
@@ -61,7 +64,6 @@ def load(saved: saved_run.SavedRun, plan: Plan) -> EvaluationModels:
     if adapters:  # all other kernels are shared
         adapted = jax.jit(lora.adapted)(base, adapters, config.train.lora.scale)
         trained = lora.replace(base, adapted)
-    folders = evaluation_plan.classifier_folders(plan)
     loaded = [classifier.load(place, dtype) for place in folders]
     others = assembly.load_classifiers(config, dtype, beside=classes.GENDER.name)
     loaded, others = (

@@ -75,10 +75,11 @@ def make(
     samplers: str,
     images: int,
     seed: int,
-) -> tuple[Plan, list[str]]:
-    """What will be drawn, and a sentence for everything that cannot be.
+) -> tuple[Plan, list[Path], list[str]]:
+    """What will be drawn, the classifiers' folders, a sentence for what cannot be.
 
-    Of a checkpoint's number, the audit of `audit_classifier.choose`, and flags. A
+    The first folder is of the run's own classifier, another may follow. Of a
+    checkpoint's number, the audit of `audit_classifier.choose`, and flags. A
     UserError if there is nothing to draw, or what is asked for cannot be drawn.
     """
     config, sample = saved.config, saved.config.sample
@@ -95,19 +96,21 @@ def make(
     if TRAINED not in sets:
         chosen = chosen[:1]  # the others draw trained prompts only
     place = saved.folder / run_folder.CHECKPOINTS
+    own = config.attributes.gender.classifier
+    folders, second = _classifiers(own, audit)
     source = {
         "run": saved.folder.name,
         "checkpoint": checkpoint,
         "model": config.model,
-        "classifier": config.attributes.gender.classifier,
+        "classifier": own,
         "audit": audit,
+        "audit_fingerprint": second,
         "fingerprint": run_folder.fingerprint(place, checkpoint),
     }
     devices = parallel.num_devices()
     batch = sample.batch_per_device * devices
     plan = Plan(source, chosen, asked, images, seed, batch, devices)
-    classifier_folders(plan)  # which may be refused
-    return plan, notes
+    return plan, folders, notes
 
 
 def parse_samplers(text: str, training: Sampler) -> tuple[Sampler, ...]:
@@ -169,15 +172,16 @@ def jobs(plan: Plan) -> Iterator[Job]:
             yield Job(sampler, model, number, prompts[rows], images[rows], count)
 
 
-def classifier_folders(plan: Plan) -> list[Path]:
-    """Folders of the run's own classifier and, where there is one, the second."""
-    audit = plan.source["audit"]
-    folders = [sources.classifier_folder(plan.source["classifier"])]
-    if audit not in (audit_classifier.DLIB, audit_classifier.NO_AUDIT):
-        try:
-            folders.append(sources.classifier_folder(audit))
-            if folders[0] == folders[1]:
-                raise UserError("it is the run's own; give one that may disagree.")
-        except UserError as error:
-            raise UserError(f"--audit={shown(audit)}: {error}") from error
-    return folders
+def _classifiers(own: str, audit: str) -> tuple[list[Path], str | None]:
+    """The folders of both classifiers, the second's fingerprint; None without one."""
+    folders = [sources.classifier_folder(own)]
+    if audit in (audit_classifier.DLIB, audit_classifier.NO_AUDIT):
+        return folders, None
+    try:
+        second = sources.identity("classifier", audit)
+        folders.append(Path(second["folder"]))
+        if folders[0] == folders[1]:
+            raise UserError("it is the run's own; give one that may disagree.")
+    except UserError as error:
+        raise UserError(f"--audit={shown(audit)}: {error}") from error
+    return folders, second["fingerprint"]
