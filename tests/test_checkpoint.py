@@ -73,6 +73,9 @@ def test_the_newest_are_kept_and_come_again_exactly(tmp_path):
     assert_same(found, 4)
     assert found.complaints == ()
     assert {name: found.metadata[name] for name in REST} == REST
+    gone = r"2 was deleted meanwhile.* start again .* there are \[3, 4\]"
+    with pytest.raises(UserError, match=gone):  # evaluate may have begun with it
+        checkpoint.read_one(tmp_path, 2, checkpoint.shapes(make_state(2)))
 
 
 def cut(path: pathlib.Path) -> None:

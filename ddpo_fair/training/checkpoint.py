@@ -195,14 +195,18 @@ def shapes(state: Any) -> Any:
 
 
 def read_one(folder: Path, epochs_done: int, template: Any) -> Any:
-    """The state of one checkpoint, only looked at; a UserError if it is damaged."""
+    """The state of one checkpoint, only looked at; a UserError if it is not sound."""
     with _manager(folder, read_only=True) as manager:
         found = _read(manager, epochs_done, template)
     if isinstance(found, str):
+        path = folder / str(epochs_done)
         others = [x for x in run_folder.numbers(folder) if x != epochs_done]
+        what = f"is damaged ({found}); restore it from a copy"
+        if not path.exists():
+            what = "was deleted meanwhile: training goes on; start again for the newest"
         raise UserError(
-            f"Checkpoint {folder / str(epochs_done)} is damaged ({found}); restore it"
-            f" from a copy, or choose another with --checkpoint: there are {others}."
+            f"Checkpoint {path} {what}, or choose another with --checkpoint: there are"
+            f" {others}."
         )
     return found[0]
 
