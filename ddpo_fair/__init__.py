@@ -3,12 +3,11 @@
 import os
 import signal
 import sys
-from typing import Any
 
 __version__ = "0.1.0"
 
 
-def leave_early(number: int, *_: Any) -> None:
+def leave_early(number: int, *_: object) -> None:
     """Ends a command at a signal while it still imports what it needs."""
     os.write(2, b"\nInterrupted; nothing was begun.\n")
     os._exit(130 if number == signal.SIGINT else 75)
