@@ -6,6 +6,7 @@ Arrays of images travel as [D, n, ...]: D devices (of all hosts), n images on ea
 import contextlib
 import ctypes
 import dataclasses
+import functools
 import os
 import resource
 import signal
@@ -193,6 +194,7 @@ def start(cpu_devices: int, distributed: Any = None) -> None:
         f"but JAX reserves more than it uses, {LEAST_BYTES / 1e9:.0f} GB at least. Call"
         " `ulimit -v unlimited`, or ask the cluster for as much virtual memory.",
     )
+    _check_flags(os.environ.get("XLA_FLAGS", ""))
     if jax.config.jax_compilation_cache_dir is None:  # else a variable of JAX's own
         jax.config.update("jax_compilation_cache_dir", str(files.cache() / "jax"))
     # A host's CPU becomes several devices, so that a batch is divided among its cores:
@@ -204,19 +206,32 @@ def start(cpu_devices: int, distributed: Any = None) -> None:
             jax.config.update("jax_num_cpu_devices", cpu_devices)
     if distributed is not None and distributed.enabled:
         _join_hosts(distributed)
-    flags = os.environ.get("XLA_FLAGS", "")  # which XLA refuses in C++
-    wrong = f" XLA_FLAGS={shown(flags)} may be the cause: unset it." * bool(flags)
     try:
-        with last_words(wrong.strip()):
-            jax.devices()
+        jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter without a plugin
         platforms = os.environ.get("JAX_PLATFORMS", "")
         reason = first_line(error) if str(error) else "there are none"
         raise UserError(
             f"JAX cannot start the devices that JAX_PLATFORMS={shown(platforms)} names"
             f" ({reason}). Unset it, to have what there is, or give cpu. NVIDIA GPUs"
-            f' need pip install "ddpo_fair[cuda]", TPUs "ddpo_fair[tpu]".' + wrong
+            f' need pip install "ddpo_fair[cuda]", TPUs "ddpo_fair[tpu]".'
         ) from error
+
+
+@functools.cache
+def _check_flags(flags: str) -> None:
+    """Raises a UserError for XLA_FLAGS for which XLA would end the process, in C++."""
+    if not flags:
+        return
+    parse = "from jaxlib import xla_client; xla_client.CompileOptions()"
+    command = [sys.executable, "-c", parse]
+    tried = subprocess.run(command, capture_output=True, text=True, check=False)
+    if tried.returncode and "parse_flags" in tried.stderr:  # a file of XLA
+        reason = tried.stderr.splitlines()[0].partition("] ")[2].rstrip(".")
+        raise UserError(
+            f"XLA_FLAGS={shown(flags)} of the environment cannot be used ({reason});"
+            " unset it, or give another value."
+        )
 
 
 def gather(array: jax.Array) -> np.ndarray:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from refusals import CONFIG, ROOT, SCALARS, SECONDS, STEADY, named, refused
 
 from ddpo_fair import config as configuration
-from ddpo_fair import config_rules, experiment, process, train
+from ddpo_fair import config_rules, experiment, parallel, process, train
 from ddpo_fair.errors import HostLost, UserError
 
 LONG = 10_000
@@ -335,6 +335,20 @@ def test_whatever_ends_a_command_is_one_paragraph(
         monkeypatch.setenv(process.DEBUG, "1")
         with pytest.raises(type(error)):
             process.run("ddpo_fair.x", work, "")
+
+
+@pytest.mark.parametrize(
+    ("flags", "part"),
+    [
+        ("--nonsense=1", r"Unknown flag in XLA_FLAGS: --nonsense=1\)"),
+        ("--xla_cpu_prefer_vector_width=x", "Couldn't interpret value x for flag"),
+        ("nonsense", 'Could not open file "nonsense"'),
+    ],
+)
+def test_flags_for_which_xla_would_end_the_process(flags, part, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    with pytest.raises(UserError, match=f"^XLA_FLAGS='{flags}' of the env.*{part}"):
+        parallel.start(1)
 
 
 @pytest.mark.long
