@@ -85,10 +85,12 @@ def by_attribute(
             )
         name, said = (name, said) if equals and name in names else ("", value)
         if (before := given.setdefault(name, said)) != said:
+            several = not name and len([*names]) > 1
             raise UserError(
                 f"--{flag} is given twice, as {shown(before)} and {shown(said)}; leave"
-                " out one, or say of which attributes they are, with NAME= before"
-                " each."
+                " out one"
+                + ", or say of which attributes they are, with NAME= before" * several
+                + "."
             )
     return {x: given.get(x, given.get("")) for x in names if {x, ""} & given.keys()}
 

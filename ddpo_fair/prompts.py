@@ -71,7 +71,9 @@ def problems(prompts: Sequence[str], setting: str = "prompts") -> Iterator[str]:
             )
         kinds = unicodedata.category, unicodedata.bidirectional
         odd = [c for c in prompt if UNSEEN & {kind(c) for kind in kinds}]
-        if odd:
+        if any("\ud800" <= c <= "\udfff" for c in odd):
+            yield f"{name} holds bytes that are not UTF-8; write it in UTF-8."
+        elif odd:
             yield (
                 f"{name} holds the control character {odd[0]!r}, which no reader sees;"
                 " remove it."

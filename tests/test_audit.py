@@ -125,8 +125,13 @@ def test_several_attributes_a_limit_and_a_baseline(tiny, tmp_path, capsys):
         "a": "x",
         "b": "y",
     }
-    with pytest.raises(UserError, match="given twice, as 'x' and 'z'"):
-        attribute_rules.by_attribute("x", ["x", "b=y", "z"], ("a", "b"))
+    for values, names, said in (
+        (["x", "b=y", "z"], "ab", "'x' and 'z'; leave out one, or say of which"),
+        (["b=x", "b=z"], "ab", r"'x' and 'z'; leave out one\.$"),
+        (["x", "z"], "a", r"'x' and 'z'; leave out one\.$"),
+    ):
+        with pytest.raises(UserError, match=f"given twice, as {said}"):
+            attribute_rules.by_attribute("x", values, names)
     _, old = run(first, tmp_path / "old", *own)
     assert old["attributes"]["gender"]["classifier"] == str(tiny[1])
     limit, before = "--fail-above=0.25", f"--baseline={tmp_path / 'old'}"

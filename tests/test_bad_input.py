@@ -138,7 +138,7 @@ def test_command_lines(capsys, arguments, part):
         ("prompts=(best quality) nurse", "where one begins with a bracket"),
         (f"prompts={LONG * 'x'}", "(10002 characters) must have at most 1000"),
         ("prompts=a\0b", "control character '\\x00', which no reader sees; remove"),
-        ("prompts=a \ud800", "control character '\\ud800'"),
+        ("prompts=a \udcff", "holds bytes that are not UTF-8; write it in UTF-8."),
         ("prompts=a \u202eesrun", "control character '\\u202e', which no reader"),
         ("prompts=('a b', 'a b')", "'a b' stands there twice"),
         ("prompts=photo of the face of a wizard", "its nouns are accountant,"),
