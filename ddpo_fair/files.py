@@ -87,6 +87,8 @@ def writing(
         yield
     except OSError as error:
         reason = error.strerror or error
+        if error.errno in (errno.EEXIST, errno.EISDIR):  # of another kind
+            way_out = f"move {error.filename} away, or choose another path"
         raise UserError(f"{name} cannot be written ({reason}); {way_out}.") from error
 
 

@@ -440,8 +440,12 @@ def test_two_exports_to_one_folder_do_not_mix(tmp_path):
 
 
 def test_an_output_that_cannot_be_written_is_named_as_it_was_given(tmp_path):
-    (tmp_path / "file").touch()
-    output = tmp_path / "file" / "fair"
-    refusal = pytest.raises(UserError, match=f"^--output='{output}' cannot be written")
-    with refusal, exporting._new_folder(output):
-        pass
+    for name in ("file", ".fair.part"):
+        (tmp_path / name).touch()
+    for output, way_out in (
+        (tmp_path / "file" / "fair", "free some space"),
+        (tmp_path / "fair", f"move {tmp_path / '.fair.part'} away, or choose"),
+    ):
+        said = f"^--output='{output}' cannot be written .*; {way_out}"
+        with pytest.raises(UserError, match=said), exporting._new_folder(output):
+            pass
