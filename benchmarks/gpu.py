@@ -138,6 +138,9 @@ def _table(results: list[dict[str, Any]]) -> str:
 
 
 def _parse() -> argparse.Namespace:
+    import gpu_setup
+
+    from ddpo_fair import config_rules
     from ddpo_fair.config import VARIANTS
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -156,6 +159,9 @@ def _parse() -> argparse.Namespace:
     options, options.settings = parser.parse_known_args()
     if strange := [x for x in options.settings if not x.startswith("--config.")]:
         parser.error(f"{' '.join(strange)}: only --config.NAME=VALUE may follow")
+    config, problems = gpu_setup.config(options, options.variant or "sd15")
+    if problems := [*problems, *config_rules.violations(config)]:
+        parser.error(" ".join(problems))
     options.parts = options.parts.split(",")
     if unknown := set(options.parts) - set(parts):
         parser.error(f"--parts: {', '.join(sorted(unknown))} must be of {every}")

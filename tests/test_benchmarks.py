@@ -29,6 +29,8 @@ def test_what_is_no_run_is_refused(tmp_path, monkeypatch, capsys, script):
         ("gpu", "--parts=matmul,sample", "--parts: sample must be of matmul,"),
         ("gpu", "--variant=sd99", "--variant: invalid choice: 'sd99'"),
         ("gpu", "--output=/dev/null/x", "--output: "),
+        ("gpu", "--config.train.remta=full", "--config.train.remat.\n"),
+        ("gpu", "--config.train.remat=ful", "train.remat='ful' must be one of"),
         ("grpo_guard", "--config=configs/truly_ppo.py", "'truly_ppo' must be one of"),
     ],
 )
