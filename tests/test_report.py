@@ -711,11 +711,12 @@ def test_targets_by_prompt_are_what_distances_are_from(tmp_path):
         line["prompts"] = {"a nurse": first, "a pilot": second}
     settings = {"prompts": list(shares), "targets": "table.json"}
     folder = made_runs.make(tmp_path / "run", lines, **settings)
-    unknown = summary.of_runs([run_reader.read(folder)])
-    assert unknown.word == "No known target"
     about = json.loads((folder / "config.json").read_text())
-    about["targets"] = {"gender": shares}
-    (folder / "config.json").write_text(json.dumps(about))
+    for given in ({}, {"gender": dict.fromkeys(shares, (2, 3))}, {"gender": shares}):
+        unknown = summary.of_runs([run_reader.read(folder)])
+        assert unknown.word == "No known target"
+        about["targets"] = given
+        (folder / "config.json").write_text(json.dumps(about))
     (found,) = changes.of_runs([run_reader.read(folder)])
     # 54 of 64 are 5.6 points from .9, 58 are .6; the other prompt mirrors it.
     assert found.distance.before.estimate == pytest.approx(0.9 - 54 / 64)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ddpo_fair import attribute_rules
 from ddpo_fair import config as configuration
 from ddpo_fair.classifiers import classes
 from ddpo_fair.learning import goals
@@ -88,6 +89,10 @@ def goals_of(record: Record) -> dict[str, goals.Goal]:
     try:
         config = configuration.of_settings(record.settings)
         config.prompts = tuple(record.prompts)
+        each = [one.target for one in config.attributes.values()]
+        each += [shares for own in targets.values() for shares in own.values()]
+        if not all(attribute_rules.distribution(x, len(x)) for x in each):
+            return {}
         for combine in ("marginal", config.reward.combine):
             config.reward.combine = combine
             found |= {goal.name: goal for goal in goals.of(config, targets)}
