@@ -82,6 +82,13 @@ def test_updates_that_are_not_finite_change_nothing_and_too_many_end_the_run(
     assert "updates skipped 2" in capsys.readouterr().out
 
 
+def test_one_epoch_is_counted_as_one(config, tmp_path):
+    policy = types.SimpleNamespace(model=types.SimpleNamespace(image_size=16))
+    made = types.SimpleNamespace(config=config, num_images=IMAGES, policy=policy)
+    for config.epochs, said in ((1, "1 epoch of 16"), (2, "2 epochs of 16")):
+        assert f"begins; {said} images of 16 x 16" in run._plan(made, tmp_path, 0)
+
+
 @pytest.mark.long
 def test_broken_images_count_as_none(config, tmp_path, capsys):
     """The decoder gives NaN: no face is recognised, q is undefined, all goes on."""

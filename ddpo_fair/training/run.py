@@ -167,9 +167,10 @@ def _entered(folder: Path, config: ConfigDict) -> Iterator[tuple[dict[str, Any],
 def _plan(run: Run, folder: Path, done: int) -> str:
     """What is about to happen, and where."""
     how = f"continues after epoch {done - 1}" if done else "begins"
+    epochs = f"{run.config.epochs} epoch{'s' * (run.config.epochs > 1)}"
     size = run.policy.model.image_size
     text = (
-        f"Run: {folder} {how}; {run.config.epochs} epochs of {run.num_images} images of"
+        f"Run: {folder} {how}; {epochs} of {run.num_images} images of"
         f" {size} x {size} pixels on {', '.join(parallel.describe())}; Ctrl-C saves and"
         " leaves, the same command continues. The first epoch compiles for a while."
     )
