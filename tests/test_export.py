@@ -3,8 +3,10 @@
 import fcntl
 import json
 import os
+import re
 import shutil
 from functools import partial
+from pathlib import Path
 
 import jax
 import made_runs
@@ -15,6 +17,7 @@ import safetensors.numpy
 import tiny_model
 import tiny_run
 
+import ddpo_fair
 from ddpo_fair import export, exporting
 from ddpo_fair.diffusion import stable_diffusion
 from ddpo_fair.errors import UserError
@@ -326,6 +329,19 @@ def test_cards_say_use_effect_and_limits(exported):
     assert {path.name for path in output.iterdir()} == {"README.md", lora_files.KOHYA}
 
 
+CODE = re.compile("```python\n(.*?)```", re.DOTALL)
+
+
+@pytest.mark.parametrize("format", ["diffusers", "lora", "kohya"])
+def test_the_code_of_a_card_runs_in_its_folder(torch, exported, format, monkeypatch):
+    pytest.importorskip("diffusers")
+    pytest.importorskip("peft")
+    monkeypatch.chdir(exported[format])
+    (code,), names = CODE.findall(Path("README.md").read_text()), {}
+    exec(code, names)
+    assert names["image"].size == (16, 16)
+
+
 def test_the_card_has_rows_of_each_attribute(folders, tmp_path):
     several = made_runs.of_several("gender", "skin_tone")
     folder = copied(folders, tmp_path / "run", **several, **{"reward.combine": "joint"})
@@ -353,7 +369,9 @@ def test_the_card_has_rows_of_each_attribute(folders, tmp_path):
     result = model_card.result(run, 2)
     assert result["after"]["attributes"]["skin_tone"]["counts"]["dark"] == 12
     assert "q" not in result["after"]
-    assert "Not measured" in model_card.write(run, 1, "lora")
+    assert "| images | 2 epochs of" in card
+    card = model_card.write(run, 1, "lora")
+    assert "Not measured" in card and "| images | 1 epoch of" in card
     run = saved_run.read(folders["lora"])
     assert model_card.result(run, 1)["after"] is None
     assert "Not measured" in model_card.write(run, 1, "lora")
@@ -362,7 +380,11 @@ def test_the_card_has_rows_of_each_attribute(folders, tmp_path):
         (folder / "metrics.jsonl").write_text("\n".join(lines))
         assert "Not measured" in model_card.write(saved_run.read(folder), 3, "lora")
     run.config.model = "embedded_flow"
-    assert "the embedded flow model of `dd" in model_card.write(run, 1, "lora")
+    card = model_card.write(run, 1, "lora")
+    assert "the embedded flow model of `dd" in card
+    names = {"Path": Path, "ddpo_fair": ddpo_fair}
+    exec(re.search("base = .*", card)[0], names)
+    assert (names["base"] / "model_index.json").is_file()
 
 
 @pytest.mark.parametrize(
