@@ -212,6 +212,8 @@ def test_an_audit_draws_what_an_evaluation_draws(tiny, run, result, tmp_path):
             old, new = (np.asarray(Image.open(path), np.int32) for path in pair)
             # Merged adapters are rounded in another order than a run's.
             assert np.abs(old - new).max() <= (0 if name == BEFORE else 1)
+        title = f"<title>model{' with lora' * bool(more)}: audit</title>"
+        assert title in (output / "audit.html").read_text()
         # Between the two classifications the PNGs were rounded; no answer is so near.
         (gender,) = found.attributes.values()
         evaluated = result["samplers"][0][name]["prompts"][NURSE]

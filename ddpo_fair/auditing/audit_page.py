@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from pathlib import Path
+import os
 from typing import Any
 
 from ddpo_fair.auditing import figures
@@ -45,7 +45,7 @@ def build(content: dict[str, Any]) -> str:
             remark = f"observed: {_text(one[OBSERVED]['mean_bias'])}"
         cards.append((f"Mean bias, {formatting.title(name)}", bias_text(one), remark))
     text = page.TEMPLATES.get_template("audit.html.j2").render(
-        title=Path(content["source"].get("model") or content["source"]["images"]).name,
+        title=_title(content["source"]),
         written_by=content["written_by"],
         opening=opening,
         summary={"word": _word(attributes), "sentence": " ".join(sentences(content))},
@@ -59,6 +59,12 @@ def build(content: dict[str, Any]) -> str:
         tables_of=_tables,
     )
     return page.FORBIDDEN.sub("\ufffd", text)
+
+
+def _title(source: dict[str, str | None]) -> str:
+    """The name of what was audited: of images, or of a model with its LoRA."""
+    named = [source.get("model") or source["images"], source.get("lora")]
+    return " with ".join(os.path.basename(os.path.abspath(x)) for x in named if x)
 
 
 def sentences(content: dict[str, Any]) -> list[str]:
