@@ -193,7 +193,10 @@ def test_a_lora_comes_alone_and_is_known_by_its_commit(server):
     file = lora_files.find(NAME)
     assert file.read_text() == "content of style.safetensors"
     assert server.got() == ["style.safetensors"]
-    known = lora_files.identity(f"{NAME}@v1")
+    known = lora_files.identity(f"{NAME}@v1", "base_lora")
+    server.revisions.clear()
+    lora_files.find(f"{NAME}@v1", "--lora")  # as training does, to load it
+    assert not server.revisions
     assert known["revision"] == COMMIT and [*known["files"]] == ["style.safetensors"]
     assert lora_files.called(f"{NAME}@v1") == NAME
     server.files |= contents(f"{lora_files.PEFT} {lora_files.PEFT_CONFIG}")

@@ -1,6 +1,5 @@
 """Files of LoRA adapters: those of diffusers, PEFT, and kohya, written and read."""
 
-import functools
 import json
 import math
 import os
@@ -20,6 +19,8 @@ from ddpo_fair.models.lora import Adapters
 DIFFUSERS, PEFT = "pytorch_lora_weights.safetensors", "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
 KOHYA = "kohya_lora.safetensors"  # ComfyUI and AUTOMATIC1111 take any name
+
+_of_hubs: dict[str, Path] = {}  # that this process has asked for
 
 
 def tensors(
@@ -86,7 +87,9 @@ def find(file: str | os.PathLike, setting: str = "--lora") -> Path:
     name = os.fspath(file)
     is_name = sources.MODEL_NAME.fullmatch(name) and path.suffix != ".safetensors"
     if is_name and not path.exists():
-        return _of_hub(name, setting)
+        if name not in _of_hubs:  # who asks again shall not wait for the hub again
+            _of_hubs[name] = _of_hub(name, setting)
+        return _of_hubs[name]
     if path.is_dir():
         inside = (path / name for name in (DIFFUSERS, PEFT, KOHYA))
         path = next(filter(Path.is_file, inside), path)
@@ -99,7 +102,6 @@ def find(file: str | os.PathLike, setting: str = "--lora") -> Path:
     return path
 
 
-@functools.cache  # who asks again shall not wait for the hub again
 def _of_hub(reference: str, setting: str) -> Path:
     """The file of adapters of "owner/name", downloaded if need be; or a UserError."""
 
