@@ -281,7 +281,7 @@ def hostile_run(folder: Path) -> Path:
     for line in lines:
         line["prompts"] = {
             HOSTILE: made_runs.evaluation(10, 20),
-            "\u202egnp.\ud800\x00": made_runs.evaluation(10, 20 + line["epoch"]),
+            "\u202egnp.\u2067\ud800\x00": made_runs.evaluation(10, 20 + line["epoch"]),
         }
     made = made_runs.make(folder, lines, (0, 3), prompts=[HOSTILE, "b"], model=HOSTILE)
     about = json.loads((made / "config.json").read_text())
@@ -316,6 +316,7 @@ def assert_harmless(text: str) -> None:
     assert loaded <= {"data:"}
     assert "http:" not in text.replace("http://www.w3.org", "")
     assert "https:" not in text
+    assert not re.search("[\u202a-\u202e\u2066-\u2069]", text)  # an older run's prompts
 
 
 def test_hostile_texts_stay_text(drawn, tmp_path):

@@ -34,9 +34,11 @@ from ddpo_fair.report.run_reader import Record
 
 PAGE = "report.html"
 MARK = b": fairness report</title>"  # of every page
-# What no HTML document may hold: control characters, surrogates, non-characters.
+# What no HTML document may hold: control characters, surrogates, non-characters; nor
+# ours, for it turns the order of letters: bidirectional embeddings and isolates.
 FORBIDDEN = re.compile(
-    r"[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+    r"[^\t\n\r\x20-\x7e\xa0-\u2029\u202f-\u2065\u206a-\ud7ff"
+    r"\ue000-\ufffd\U00010000-\U0010ffff]"
 )
 
 
