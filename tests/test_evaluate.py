@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 import refusals
+import safetensors.numpy
 import tiny_model
 import tiny_run
 from PIL import Image
@@ -25,7 +26,7 @@ from ddpo_fair.evaluation import (
     evaluation_summary,
 )
 from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Plan, Sampler
-from ddpo_fair.models import sources
+from ddpo_fair.models import lora_files, sources
 from ddpo_fair.prompts import Prompt
 from ddpo_fair.statistics import appearance, intervals, prompt_metrics
 from ddpo_fair.training import run_folder, saved_run
@@ -219,6 +220,11 @@ def test_an_audit_draws_what_an_evaluation_draws(tiny, run, result, tmp_path):
         evaluated = result["samplers"][0][name]["prompts"][NURSE]
         counts = [evaluated["num_female"], evaluated["num_male"]]
         assert gender["prompts"][0]["counts"] == counts
+    path = lora["lora"] / lora_files.DIFFUSERS
+    tensors = safetensors.numpy.load_file(path)
+    safetensors.numpy.save_file({x: 2 * y for x, y in tensors.items()}, path)
+    with pytest.raises(UserError, match="begun with other settings: lora was"):
+        audit.model(tiny[0], 5, output=output, **flags, **lora)
 
 
 def test_a_calibration_corrects_each_attribute(run, tmp_path, tiny, capsys):
