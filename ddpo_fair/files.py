@@ -256,9 +256,9 @@ def bind(path: Path, settings: dict[str, Any], flag: str, *free: str) -> None:
         raise UserError(
             f"{name} cannot be used ({error}); choose another folder."
         ) from error
-    for name, group in now.items():
-        if isinstance(group, dict) and isinstance(known := before.get(name), dict):
-            now[name] = {x: group[x] for x in group if x in known}
+    for setting, group in now.items():
+        if isinstance(group, dict) and isinstance(known := before.get(setting), dict):
+            now[setting] = {x: group[x] for x in group if x in known}
     if changes := differences(before, now, free):
         raise UserError(
             f"{name} was begun with other settings: {'; '.join(changes)}. Give the same"
