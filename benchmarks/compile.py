@@ -29,7 +29,8 @@ COLUMNS = ("row", "program", *GB, "flash", "logits_mb", "products", "copied_mb")
 COLUMNS += ("exchanged", "seconds")  # of the CPU, to compile
 
 
-def main() -> None:
+def main() -> int:
+    """The number of rows that failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", default=",".join(ROWS))
     parser.add_argument("--output", type=Path, default=Path("compile.jsonl"))
@@ -37,13 +38,17 @@ def main() -> None:
     parser.add_argument("--here", action="store_true", help="one row, in this process")
     options = parser.parse_args()
     if options.here:
-        return compile_row(options.rows, options.output, options.keep)
+        compile_row(options.rows, options.output, options.keep)
+        return 0
+    failed = 0
     for row in filter(None, options.rows.split(",")):
         if not any("updating" in x for x in done(options.output, row)):
             command = [sys.executable, *sys.argv, "--here", f"--rows={row}"]
             if status := subprocess.run(command).returncode:
                 print(f"{row} ended with status {status}", file=sys.stderr)
+                failed += 1
     print(table(lines(options.output)))
+    return failed
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -109,4 +114,4 @@ def table(lines: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -196,7 +196,7 @@ def test_the_second_classifier_is_known_by_its_files(run, tiny, tmp_path):
     files.let_go()
 
 
-def test_an_audit_draws_what_an_evaluation_draws(tiny, run, result, tmp_path):
+def test_an_audit_draws_what_an_evaluation_draws(tiny, run, result, tmp_path, capsys):
     images = run / "evaluation_0003" / "images" / "eta1_guidance3_steps2"
     flags = {"steps": 2, "guidance_scale": 3, "eta": 1, "batch": 1}
     flags |= {"prompt": NURSE, "classifier": tiny[1], "confidence": 0.5}
@@ -213,6 +213,7 @@ def test_an_audit_draws_what_an_evaluation_draws(tiny, run, result, tmp_path):
             old, new = (np.asarray(Image.open(path), np.int32) for path in pair)
             # Merged adapters are rounded in another order than a run's.
             assert np.abs(old - new).max() <= (0 if name == BEFORE else 1)
+        assert ("and a LoRA (" in capsys.readouterr().out) == bool(more)
         title = f"<title>model{' with lora' * bool(more)}: audit</title>"
         assert title in (output / "audit.html").read_text()
         # Between the two classifications the PNGs were rounded; no answer is so near.

@@ -158,6 +158,7 @@ def opening(planned: Plan, places: list[list[Path]], devices: str) -> str:
     return (
         f"Drawing {formatting.count(len(places[0]), 'image')} of each of"
         f" {formatting.count(len(places), 'prompt')} with {planned.model}"
+        f"{' and a LoRA' * bool(planned.lora)}"
         f" ({said or 'its own steps and guidance'}), on {devices};"
         f" {sum(map(evaluation_parts.is_image, each)):,} of {len(each):,} are there."
     )
