@@ -41,10 +41,10 @@ def save(folder, *numbers, keep=3):
     checkpoints.close()
 
 
-def restore(folder):
+def restore(folder, template=None):
     checkpoints = checkpoint.Checkpoints(folder, 3)
     try:
-        return checkpoints.restore(make_state(0))
+        return checkpoints.restore(template or make_state(0))
     finally:
         checkpoints.close()
 
@@ -76,6 +76,18 @@ def test_the_newest_are_kept_and_come_again_exactly(tmp_path):
     gone = r"2 was deleted meanwhile.* start again .* there are \[3, 4\]"
     with pytest.raises(UserError, match=gone):  # evaluate may have begun with it
         checkpoint.read_one(tmp_path, 2, checkpoint.shapes(make_state(2)))
+
+
+def test_one_of_other_arrays_is_another_versions_and_stays(tmp_path):
+    save(tmp_path, 1, 2)
+    state = make_state(2)
+    other = state | {"conv": state["conv"] | {"up": state["conv"]["down"]}}
+    said = "2 holds other arrays than this version"
+    with pytest.raises(UserError, match=said):
+        restore(tmp_path, other)
+    with pytest.raises(UserError, match=said):
+        checkpoint.read_one(tmp_path, 2, checkpoint.shapes(other))
+    assert_same(restore(tmp_path), 2)
 
 
 def cut(path: pathlib.Path) -> None:

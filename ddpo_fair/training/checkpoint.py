@@ -30,6 +30,7 @@ ITEMS = STATE, METADATA  # of a checkpoint
 EPOCHS = "epochs_done"  # in the metadata: the checkpoint's number
 # In what Orbax raises when another process, or the connection to it, is gone.
 LOST = re.compile("Gloo|UNAVAILABLE|DEADLINE_EXCEEDED|Connection (reset|closed)")
+OTHER_ARRAYS = "tree structures do not match"  # orbax says
 DAMAGED = "damaged_"  # what a damaged checkpoint's folder is renamed to
 
 
@@ -214,7 +215,10 @@ def read_one(folder: Path, epochs_done: int, template: Any) -> Any:
 def _read(
     manager: ocp.CheckpointManager, step: int, target: Any
 ) -> tuple[Any, dict] | str:
-    """State and metadata of one checkpoint, or what is wrong with it."""
+    """State and metadata of one checkpoint, or what is wrong with it.
+
+    A UserError for one that is sound, but of another version.
+    """
     items = {STATE: ocp.args.StandardRestore(target), METADATA: ocp.args.JsonRestore()}
     try:
         for path in (Path(manager.directory) / str(step)).rglob("*"):
@@ -229,6 +233,13 @@ def _read(
         if (number := metadata[EPOCHS]) != step:
             return f"it is a copy of checkpoint {number}"
     except Exception as error:  # a cut file raises whatever its reader pleases
+        if OTHER_ARRAYS in str(error):
+            raise UserError(
+                f"Checkpoint {Path(manager.directory) / str(step)} holds other arrays"
+                " than this version makes by the same settings: another version wrote"
+                " it. Go on with that one, or begin again with another"
+                " --config.run.name."
+            ) from error
         return f"{type(error).__name__}: {errors.first_line(error)}"
     return state, metadata
 
