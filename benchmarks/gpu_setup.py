@@ -59,7 +59,8 @@ def draw(shapes: Any) -> Any:
         if name == "bias" or np.issubdtype(leaf.dtype, np.integer):
             return np.zeros(leaf.shape, leaf.dtype)
         array = np.resize(pool[:size], leaf.shape)
-        array /= np.float32(math.sqrt(math.prod(leaf.shape[:-1])))
+        fan_in = leaf.shape[leaf.ndim == 3 : -1]  # without the layers of a row
+        array /= np.float32(math.sqrt(math.prod(fan_in)))
         return array.astype(leaf.dtype, copy=False)
 
     return jax.tree_util.tree_map_with_path(one, shapes)

@@ -88,7 +88,8 @@ def writing(
     except OSError as error:
         reason = error.strerror or error
         if error.errno in (errno.EEXIST, errno.EISDIR):  # of another kind
-            way_out = f"move {error.filename} away, or choose another path"
+            there = error.filename2 or error.filename  # what a file was to replace
+            way_out = f"move {there} away, or choose another path"
         raise UserError(f"{name} cannot be written ({reason}); {way_out}.") from error
 
 
@@ -197,7 +198,9 @@ def lock(descriptor: int, folder: Path) -> None:
 
 
 def hold(folder: Path, flag: str) -> None:
-    """Makes a folder, and keeps all but this thread out until this ends, or `let_go`.
+    """Makes a folder, and keeps all but this thread out, until its `let_go`.
+
+    Or until the process ends.
 
     A UserError, which names the flag, if another is there or it is closed.
     """

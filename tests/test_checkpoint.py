@@ -78,11 +78,11 @@ def test_the_newest_are_kept_and_come_again_exactly(tmp_path):
         checkpoint.read_one(tmp_path, 2, checkpoint.shapes(make_state(2)))
 
 
-def test_one_of_other_arrays_is_another_versions_and_stays(tmp_path):
-    save(tmp_path, 1, 2)
+def test_one_of_other_arrays_may_be_another_versions(tmp_path):
+    save(tmp_path, 2)
     state = make_state(2)
     other = state | {"conv": state["conv"] | {"up": state["conv"]["down"]}}
-    said = "2 holds other arrays than this version"
+    said = "2.* other arrays than this version .* if another version wrote it, that one"
     with pytest.raises(UserError, match=said):
         restore(tmp_path, other)
     with pytest.raises(UserError, match=said):

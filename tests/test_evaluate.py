@@ -540,16 +540,20 @@ def test_a_prompt_that_the_audit_classifier_cannot_answer_is_left_out(tiny, tmp_
     plan = Plan({}, (how,), both, images=4, seed=0, batch=8, num_devices=1)
     arrays = {"prompts": of_image, "probabilities": np.tile([0.9, 0.1], (8, 1))}
     arrays |= {"angles": unknown, "ages": unknown, "features": np.eye(8)}
-    # It says female, male, male and nothing of "a", and nothing of "b".
+    # It says female, male, male and nothing of "a", and after training nothing of "b".
     arrays["audit"] = np.array([0.8, 0.3, 0.3, *[np.nan] * 5])
-    given = {(how, model): arrays for model in (BEFORE, AFTER)}, plan, NO_REFERENCE
+    first = arrays | {"audit": np.array([0.8, 0.3, 0.3, np.nan, *[0.1] * 4])}
+    given = {(how, BEFORE): first, (how, AFTER): arrays}, plan, NO_REFERENCE
     config = tiny_model.config(*tiny, tmp_path)
     found = evaluation_summary.summarise(*given, config, None, ["Kept."])
-    audit = found["samplers"][0][AFTER]["sets"]["explicit"]["audit"]
-    assert audit["adherence"]["estimate"] == pytest.approx(1 / 4)
-    assert audit["agreement"]["estimate"] == pytest.approx(1 / 3)
+    for model in (BEFORE, AFTER):  # which are compared
+        audit = found["samplers"][0][model]["sets"]["explicit"]["audit"]
+        assert audit["prompts"] == 1
+        assert audit["adherence"]["estimate"] == pytest.approx(1 / 4)
+        assert audit["agreement"]["estimate"] == pytest.approx(1 / 3)
+    assert "audit" in found["samplers"][0][BEFORE]["prompts"]["b"]
     kept, said = found["notes"]
-    assert kept == "Kept." and said.startswith("Of 1 prompt of the set explicit the")
+    assert kept == "Kept." and said.startswith("Sampler 1: of 1 prompt of the set expl")
 
 
 def test_missing_audit_is_an_error_before_any_work(monkeypatch):

@@ -80,3 +80,10 @@ def test_too_little_memory_is_no_damage(tmp_path, monkeypatch):
     monkeypatch.setattr("numpy.load", load)
     with pytest.raises(MemoryError):
         files.load_arrays(path)
+
+
+def test_a_folder_in_a_files_place_is_named(tmp_path):
+    (tmp_path / "result.json").mkdir()
+    said = f"^It cannot be written .*; move {tmp_path / 'result.json'} away, or choose"
+    with pytest.raises(UserError, match=said), files.writing("It"):
+        files.replace(tmp_path / "result.json", "{}")

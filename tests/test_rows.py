@@ -77,8 +77,11 @@ def test_adapters_are_those_of_each_layer(params, apart):
         rows.apart(merged), each,
     )  # fmt: skip
     assert lora.init(key, params, 2, ("blocks",)).keys() == {ROW}
+    every = [f"blocks.{i}" for i in (6, 5, 4, 3)]
+    assert lora.init(key, params, 2, every).keys() == {ROW}
     for target in ("blocks.4", "4.to_q"):
-        with pytest.raises(UserError, match=rf"'{target}' names some .*{ROW}, which"):
+        said = rf"'{target}'\) names some of {ROW}, .* but not blocks\.3\.to_q"
+        with pytest.raises(UserError, match=said):
             lora.init(key, params, 2, ("conv_in", target))
 
 

@@ -78,14 +78,14 @@ XL = {
     "vae": VAE | {"scaling_factor": 0.13025, "force_upcast": True},
     "scheduler": SCHEDULER | SCHEDULER_XL,
 }
-# Stable Diffusion 3, as small: a layer, a row and the last one; and a T5 for it.
+# Stable Diffusion 3, as small: a row and the last layer; and a T5 for it.
 TEXT_OF_3 = TEXT | {"projection_dim": 8}
 TRANSFORMER = {
     "_class_name": "SD3Transformer2DModel", "sample_size": 8, "patch_size": 2,
-    "in_channels": 4, "out_channels": 4, "num_layers": 10, "attention_head_dim": 8,
+    "in_channels": 4, "out_channels": 4, "num_layers": 9, "attention_head_dim": 8,
     "num_attention_heads": 2, "joint_attention_dim": 40, "caption_projection_dim": 16,
-    "pooled_projection_dim": 16, "pos_embed_max_size": 6, "dual_attention_layers": [0],
-    "qk_norm": "rms_norm",
+    "pooled_projection_dim": 16, "pos_embed_max_size": 6, "qk_norm": "rms_norm",
+    "dual_attention_layers": [*range(8)],
 }  # fmt: skip
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}
 CONFIGS_3 = {
@@ -112,7 +112,7 @@ def draw(template: dict) -> dict:
     def rescale(path: tuple, array: np.ndarray) -> np.ndarray:
         if path[-1].key != "kernel":
             return array
-        fan_in = math.prod(array.shape[:-1])
+        fan_in = math.prod(array.shape[array.ndim == 3 : -1])  # of one layer of a row
         return np.float32(array * 10.0 / math.sqrt(fan_in))  # parity.draw has 0.1
 
     return jax.tree_util.tree_map_with_path(rescale, flat)

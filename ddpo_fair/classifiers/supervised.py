@@ -69,8 +69,8 @@ def _kernels(params: Any) -> Any:
     def axes(path: tuple, leaf: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
         if path[-1].key != "kernel":
             return None
-        last = leaf.ndim - 1
-        return optax.contrib.MuonDimensionNumbers(tuple(range(last)), (last,))
+        first, last = int(leaf.ndim == 3), leaf.ndim - 1  # the layers of a row apart
+        return optax.contrib.MuonDimensionNumbers(tuple(range(first, last)), (last,))
 
     return jax.tree_util.tree_map_with_path(axes, params)
 

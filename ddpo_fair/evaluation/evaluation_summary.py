@@ -1,7 +1,7 @@
 """evaluation.json: the figures of all batches of an evaluation together."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 import ddpo_fair
 from ddpo_fair import prompts
-from ddpo_fair.classifiers import classes
+from ddpo_fair.classifiers import audit_classifier, classes
 from ddpo_fair.diffusion import gaussian_step
 from ddpo_fair.evaluation import evaluation_parts, evaluation_plan
 from ddpo_fair.evaluation.evaluation_plan import AFTER, BEFORE, Plan, Sampler
@@ -30,8 +30,8 @@ WINDOW = (
     " two of their outcomes it would be infinite."
 )
 SILENT = (
-    "Of {} of the set {} the audit classifier recognised no image; its figures of the"
-    " set are of the others."
+    "Sampler {}: of {} of the set {} the audit classifier recognised no image before or"
+    " none after training; its figures of the set are of the others."
 )
 OTHER = "attribute_"  # and its name: an array of a further attribute's probabilities
 
@@ -72,12 +72,19 @@ def summarise(
         notes = [*notes, WINDOW.format(first, end - 1)]
     for index, how in enumerate(plan.samplers):
         entry: dict[str, Any] = {**how._asdict(), "of_training": index == 0}
-        for model in (BEFORE, AFTER):
-            entry[model] = _of_model(arrays[how, model], plan, reference, config)
-            for name, one in entry[model]["sets"].items():
-                if left := one["prompts"] - one.get("audit", one)["prompts"]:
-                    said = SILENT.format(formatting.count(left, "prompt"), name)
-                    notes = dict.fromkeys([*notes, said])
+        measured = [
+            _of_prompts(arrays[how, model], plan, reference, config)
+            for model in (BEFORE, AFTER)
+        ]
+        answered = [{x for x, y in of.items() if "audit" in y} for of in measured]
+        for model, of in zip((BEFORE, AFTER), measured, strict=True):
+            sets = _of_sets(of, answered[0] & answered[1], reference)
+            entry[model] = {"sets": sets, "prompts": of}
+        for name, one in entry[AFTER]["sets"].items():
+            left = one["prompts"] - one.get("audit", {"prompts": 0})["prompts"]
+            if left and plan.source.get("audit") != audit_classifier.NO_AUDIT:
+                count = formatting.count(left, "prompt")
+                notes = [*notes, SILENT.format(index + 1, count, name)]
         entry["change"] = _changes(entry)
         samplers.append(entry)
     ends = [arrays[plan.samplers[0], model] for model in (BEFORE, AFTER)]
@@ -94,7 +101,7 @@ def summarise(
         "samplers": samplers,
         "quality": _quality(*ends, plan, renders),
         "kl_to_base": trajectory_kl(ends[1], plan),
-        "notes": list(notes),
+        "notes": notes,
     }
 
 
@@ -127,22 +134,32 @@ def answers_of(
     )
 
 
-def _of_model(
+def _of_prompts(
     arrays: dict[str, np.ndarray], plan: Plan, reference: Reference, config: ConfigDict
 ) -> dict[str, Any]:
-    """The figures of a model's images, of each set and prompt."""
-    prompts: dict[str, Any] = {}
-    by_set: dict[str, list] = {}
+    """The figures of a model's images, of each prompt."""
+    found = {}
     for index in np.unique(arrays["prompts"]):
         prompt = plan.prompts[index]
         answers = answers_of(arrays, arrays["prompts"] == index, config)
-        figures = prompt_metrics.of_prompt(answers, prompt, reference)
-        prompts[prompt.text] = figures
-        by_set.setdefault(prompt.set, []).append(figures)
-    sets = {
+        found[prompt.text] = prompt_metrics.of_prompt(answers, prompt, reference)
+    return found
+
+
+def _of_sets(
+    of_prompts: dict[str, Any], answered: Collection[str], reference: Reference
+) -> dict[str, Any]:
+    """The figures of each set; of the audit classifier those of prompts `answered`.
+
+    They are the same before training and after, or the two could not be compared.
+    """
+    by_set: dict[str, list] = {}
+    for text, figures in of_prompts.items():
+        own = {x: y for x, y in figures.items() if x != "audit" or text in answered}
+        by_set.setdefault(figures["set"], []).append(own)
+    return {
         name: prompt_metrics.of_set(found, reference) for name, found in by_set.items()
     }
-    return {"sets": sets, "prompts": prompts}
 
 
 def _changes(entry: dict[str, Any]) -> dict[str, Any]:

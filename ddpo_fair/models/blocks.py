@@ -85,7 +85,10 @@ class TransformerBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Transformer over the pixels of [N, H, W, C], attending to a text [N, S, E]."""
+    """Transformer over the pixels of [N, H, W, C], attending to a text [N, S, E].
+
+    `remat` recomputes each of its layers, see `recomputed`.
+    """
 
     num_heads: int
     num_layers: int

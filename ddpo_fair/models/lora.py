@@ -45,7 +45,7 @@ def init(
     if rank < 1:
         raise UserError(f"LoRA rank={rank} must be at least 1.")
     kernels = kernels_of(params)
-    chosen = {x for target in target_modules for x in _matches(kernels, target)}
+    chosen = _chosen(kernels, target_modules)
     most = max(min(*kernels[path].shape[-2:]) for path in chosen)
     if rank > most:
         raise UserError(
@@ -63,25 +63,29 @@ def init(
     return {path: of(path) for path in sorted(chosen)}
 
 
-def _matches(kernels: dict[str, Any], target: str) -> list[str]:
-    """The kernels' paths that a target module names; a UserError for an unfit one."""
+def _chosen(kernels: dict[str, Any], target_modules: Sequence[str]) -> set[str]:
+    """The kernels' paths that target modules name; a UserError for unfit ones."""
     layers = {path: rows.members(path) for path in kernels}
-    named = {path: [has_part(x, target) for x in layers[path]] for path in kernels}
-    found = [path for path in kernels if any(named[path])]
-    setting = f"train.lora.target_modules={target!r}"
-    if not found:
-        all_layers = (x for each in layers.values() for x in each)
-        parts = sorted({part for path in all_layers for part in path.split(".")})
-        raise UserError(
-            f"{setting} is no part of a layer's path; the parts are"
-            f" {', '.join(parts)}. Name some of them."
-        )
-    if cut := next((path for path in found if not all(named[path])), None):
-        raise UserError(
-            f"{setting} names some layers of {cut}, which are trained together, or not"
-            " at all; name a part of the path that they all have."
-        )
-    return found
+    names = {name for each in layers.values() for name in each}
+    named: set[str] = set()
+    for target in target_modules:
+        found = {name for name in names if has_part(name, target)}
+        if not found:
+            parts = sorted({part for name in names for part in name.split(".")})
+            raise UserError(
+                f"train.lora.target_modules={target!r} is no part of a layer's path; "
+                f"the parts are {', '.join(parts)}. Name some of them."
+            )
+        named |= found
+    chosen = {path for path, each in layers.items() if named & {*each}}
+    for path in sorted(chosen):
+        if left := sorted({*layers[path]} - named):
+            raise UserError(
+                f"train.lora.target_modules={tuple(target_modules)} names some of"
+                f" {path}, layers that are trained together or not at all, but not"
+                f" {left[0]}; name a part of the path that all have, or none of them."
+            )
+    return chosen
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "rank"))  # one of each shape

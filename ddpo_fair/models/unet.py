@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ddpo_fair import errors
-from ddpo_fair.models import blocks, layers, options
+from ddpo_fair.models import blocks, layers, options, rows
 
 PLACE = "UNet2DConditionModel: config.json"
 CROSS_DOWN, PLAIN_DOWN = "CrossAttnDownBlock2D", "DownBlock2D"
@@ -217,10 +217,15 @@ class UNet(nn.Module):
         if not isinstance(depths, tuple):
             depths = (depths,) * (c.layers_per_block + (way == "up"))
         heads = c.num_heads if way == "down" else c.num_heads[::-1]
-        others = c.norm_num_groups, c.use_linear_projection, self.dtype, self.remat
-        return tuple(
-            partial(blocks.Transformer, heads[i], depth, *others) for depth in depths
-        )
+        others = c.norm_num_groups, c.use_linear_projection, self.dtype
+
+        def maker(depth: int) -> Callable[..., nn.Module]:
+            # A whole row's activations would be there at once.
+            whole, each = (self.remat, False)[:: 1 if depth < rows.MANY else -1]
+            module = blocks.recomputed(whole, blocks.Transformer)
+            return partial(module, heads[i], depth, *others, each)
+
+        return tuple(map(maker, depths))
 
     def _embed(self, timesteps: jax.Array, pooled: jax.Array | None) -> jax.Array:
         """[N, 4 block_out_channels[0]] of timesteps [N] and the text's last row."""

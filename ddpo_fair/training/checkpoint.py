@@ -215,10 +215,7 @@ def read_one(folder: Path, epochs_done: int, template: Any) -> Any:
 def _read(
     manager: ocp.CheckpointManager, step: int, target: Any
 ) -> tuple[Any, dict] | str:
-    """State and metadata of one checkpoint, or what is wrong with it.
-
-    A UserError for one that is sound, but of another version.
-    """
+    """State and metadata of one checkpoint, or what is wrong with it."""
     items = {STATE: ocp.args.StandardRestore(target), METADATA: ocp.args.JsonRestore()}
     try:
         for path in (Path(manager.directory) / str(step)).rglob("*"):
@@ -234,12 +231,10 @@ def _read(
             return f"it is a copy of checkpoint {number}"
     except Exception as error:  # a cut file raises whatever its reader pleases
         if OTHER_ARRAYS in str(error):
-            raise UserError(
-                f"Checkpoint {Path(manager.directory) / str(step)} holds other arrays"
-                " than this version makes by the same settings: another version wrote"
-                " it. Go on with that one, or begin again with another"
-                " --config.run.name."
-            ) from error
+            return (
+                "it holds other arrays than this version makes of these settings; if"
+                " another version wrote it, that one can read it"
+            )
         return f"{type(error).__name__}: {errors.first_line(error)}"
     return state, metadata
 
