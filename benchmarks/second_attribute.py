@@ -22,7 +22,7 @@ sys.path.insert(0, {configs!r})
 import mech_eng
 from ddpo_fair import config as configuration
 
-def get_config():
+def get_config(variant=None):
     config = mech_eng.get_config("embedded")
     config.eval.images, config.log.images = 0, 1
     if {both}:

@@ -355,7 +355,8 @@ def _train(config: ConfigDict) -> None:
     # Weight of the adapters' product, alpha / rank.
     config.train.lora.scale = 16.0
     # Parts of the paths of layers to adapt, e.g. to_q or mid_block, or all. Here: the
-    # coarsest cross-attention up. Most others learn noise: see docs/tuning.md.
+    # coarsest cross-attention up. Most others learn noise: see docs/tuning.md. Of eight
+    # or more equal layers in a row all are adapted, or none.
     config.train.lora.target_modules = (
         "up_blocks.0.attentions.0.transformer_blocks.0.attn2",
         "up_blocks.0.attentions.1.transformer_blocks.0.attn2",
