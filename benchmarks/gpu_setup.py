@@ -59,7 +59,7 @@ def draw(shapes: Any) -> Any:
         if name == "bias" or np.issubdtype(leaf.dtype, np.integer):
             return np.zeros(leaf.shape, leaf.dtype)
         array = np.resize(pool[:size], leaf.shape)
-        fan_in = leaf.shape[leaf.ndim == 3 : -1]  # without the layers of a row
+        fan_in = leaf.shape[len(leaf.shape) == 3 : -1]  # without the layers of a row
         array /= np.float32(math.sqrt(math.prod(fan_in)))
         return array.astype(leaf.dtype, copy=False)
 
