@@ -46,10 +46,12 @@ def main() -> None:
     print(_table(report))
 
 
-def our_epochs(epochs: int, flags: list[str]) -> tuple[dict[str, float], int]:
+def our_epochs(
+    epochs: int, flags: list[str], config: str = CONFIG
+) -> tuple[dict[str, float], int]:
     """Median seconds of an epoch's phases, from a run's own metrics; its images."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "ddpo_fair.train", f"--config={CONFIG}"]
+        command = [sys.executable, "-m", "ddpo_fair.train", f"--config={config}"]
         command += [f"--config.run.dir={folder}", f"--config.epochs={epochs}"]
         command += ["--config.eval.images=0", "--config.log.images=1"]
         command += [f"--config.checkpoint.every_epochs={epochs}", *flags]

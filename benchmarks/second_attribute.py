@@ -9,11 +9,10 @@ of each compiles and is left out. Prints the medians and the ratio of each pair.
 
 import argparse
 import json
-import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
+
+import cpu
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = """
@@ -24,7 +23,6 @@ from ddpo_fair import config as configuration
 
 def get_config(variant=None):
     config = mech_eng.get_config("embedded")
-    config.eval.images, config.log.images = 0, 1
     if {both}:
         config.attributes.skin_tone = configuration.attribute(
             classes=("light", "medium", "dark"), confidence_threshold=0.5
@@ -53,14 +51,7 @@ def epoch_seconds(both: bool, epochs: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.py"
         file.write_text(CONFIG.format(configs=str(ROOT / "configs"), both=both))
-        command = [sys.executable, "-m", "ddpo_fair.train", f"--config={file}"]
-        command += [f"--config.run.dir={folder}", f"--config.epochs={epochs}"]
-        command.append(f"--config.checkpoint.every_epochs={epochs}")
-        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-        (metrics,) = Path(folder).glob("*/metrics.jsonl")
-        lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    times = [line["sample_seconds"] + line["update_seconds"] for line in lines]
-    return statistics.median(times[1:])
+        return cpu.our_epochs(epochs, [], str(file))[0]["epoch"]
 
 
 if __name__ == "__main__":

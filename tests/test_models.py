@@ -292,13 +292,13 @@ def test_recomputing_changes_no_gradient():
 
 
 @pytest.mark.parametrize(
-    ("kind", "config", "two", "many"),
+    ("kind", "config", "few", "many"),
     [
         ("unet", "transformer_layers_per_block", 8, 20),
         ("sd3", "num_layers", 8 + 1, 20),  # the last one is another
     ],
 )
-def test_equal_layers_are_compiled_once(kind, config, two, many):
+def test_equal_layers_are_compiled_once(kind, config, few, many):
     base = ONE_LEVEL if kind == "unet" else SD3
 
     def products(number):
@@ -307,7 +307,7 @@ def test_equal_layers_are_compiled_once(kind, config, two, many):
         program = jax.jit(network.apply).lower({"params": template}, *inputs)
         return program.as_text().count("dot_general")
 
-    assert products(many) == products(two)
+    assert products(many) == products(few)
 
 
 def test_bfloat16_keeps_float32_and_a_scalar_timestep_means_all():

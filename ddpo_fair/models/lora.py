@@ -54,10 +54,10 @@ def init(
         )
 
     def of(path: str) -> dict[str, jax.Array]:
-        layers = rows.apart({path: kernels[path]})
-        numbers = {x: np.uint32(zlib.crc32(x.encode())) for x in layers}
+        each = rows.apart({path: kernels[path]})
+        numbers = {x: np.uint32(zlib.crc32(x.encode())) for x in each}
         return rows.together(
-            [_init_one(key, numbers[x], layers[x].shape, rank) for x in layers]
+            [_init_one(key, numbers[x], each[x].shape, rank) for x in each]
         )
 
     return {path: of(path) for path in sorted(chosen)}
@@ -65,8 +65,8 @@ def init(
 
 def _chosen(kernels: dict[str, Any], target_modules: Sequence[str]) -> set[str]:
     """The kernels' paths that target modules name; a UserError for unfit ones."""
-    layers = {path: rows.members(path) for path in kernels}
-    names = {name for each in layers.values() for name in each}
+    members = {path: rows.members(path) for path in kernels}
+    names = {name for each in members.values() for name in each}
     named: set[str] = set()
     for target in target_modules:
         found = {name for name in names if has_part(name, target)}
@@ -77,9 +77,9 @@ def _chosen(kernels: dict[str, Any], target_modules: Sequence[str]) -> set[str]:
                 f"the parts are {', '.join(parts)}. Name some of them."
             )
         named |= found
-    chosen = {path for path, each in layers.items() if named & {*each}}
+    chosen = {path for path, each in members.items() if named & {*each}}
     for path in sorted(chosen):
-        if left := sorted({*layers[path]} - named):
+        if left := sorted({*members[path]} - named):
             raise UserError(
                 f"train.lora.target_modules={tuple(target_modules)} names some of"
                 f" {path}, layers that are trained together or not at all, but not"

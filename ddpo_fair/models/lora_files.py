@@ -152,10 +152,8 @@ def load(file: str | os.PathLike, params: dict[str, Any]) -> Adapters:
         alpha / rank is multiplied into `up`.
     """
     path = find(file)
-    tensors, kernels = (
-        tensor_files.open_all([path]),
-        rows.apart(lora.kernels_of(params)),
-    )
+    tensors, together = tensor_files.open_all([path]), lora.kernels_of(params)
+    kernels = rows.apart(together)
     layers, found = lora_names.layers(kernels), {}
     for name in tensors:
         stem, kind = lora_names.parse(name) or ("", "")
@@ -178,13 +176,11 @@ def load(file: str | os.PathLike, params: dict[str, Any]) -> Adapters:
         raise UserError(f"{path} holds no adapters; give what ddpo_fair.export wrote.")
     parts = {layer: layer.partition(".")[0] for layer in found}
     alphas = {part: _alpha(path, part) for part in {*parts.values()}}
-    return _in_rows(
-        {
-            layer: _adapter(tensors, names, kernels[layer].shape, alphas[parts[layer]])
-            for layer, names in found.items()
-        },
-        lora.kernels_of(params),
-    )
+    adapters = {
+        layer: _adapter(tensors, names, kernels[layer].shape, alphas[parts[layer]])
+        for layer, names in found.items()
+    }
+    return _in_rows(adapters, together)
 
 
 def _in_rows(adapters: Adapters, kernels: dict[str, Any]) -> Adapters:

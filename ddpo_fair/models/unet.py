@@ -220,10 +220,10 @@ class UNet(nn.Module):
         others = c.norm_num_groups, c.use_linear_projection, self.dtype
 
         def maker(depth: int) -> Callable[..., nn.Module]:
-            # A whole row's activations would be there at once.
-            whole, each = (self.remat, False)[:: 1 if depth < rows.MANY else -1]
-            module = blocks.recomputed(whole, blocks.Transformer)
-            return partial(module, heads[i], depth, *others, each)
+            # Of a row each layer: the activations of all would be there at once.
+            is_row = depth >= rows.MANY
+            module = blocks.recomputed(not is_row and self.remat, blocks.Transformer)
+            return partial(module, heads[i], depth, *others, is_row and self.remat)
 
         return tuple(map(maker, depths))
 
